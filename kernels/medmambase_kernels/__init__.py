@@ -1,0 +1,24 @@
+"""Selective scans and the squeeze-and-excitation gate, for any model, on a GPU without a compiler and on any CPU.
+
+Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels, ``l`` length, ``n`` state, ``r`` rank of delta,
+``g`` groups of channels that share B and C, ``h w`` rows and columns, ``c`` image channels. A, B, C and D are the state-space
+matrices, hence the lower-case axes.
+"""
+
+from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
+from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
+from medmambase_kernels.selective_scan_2d import selective_scan_2d
+from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
+
+__all__ = [
+    "BACKENDS",
+    "BackendError",
+    "SelectiveScan",
+    "SqueezeExcite",
+    "describe_backend",
+    "initial_dt_bias",
+    "selective_scan",
+    "selective_scan_2d",
+    "squeeze_excite",
+    "use_backend",
+]

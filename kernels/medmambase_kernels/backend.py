@@ -1,0 +1,130 @@
+"""Which engine runs, and why: decided here and nowhere else.
+
+``triton`` runs our kernels on an NVIDIA GPU; ``cpu`` is the portable engine, plain PyTorch operations on any device;
+``reference`` is the definition itself, a slow loop in float64. The wish of an argument comes before ``use_backend``, that
+before the environment variable MEDMAMBASE_BACKEND, that before the automatic choice. A wish that cannot be met raises;
+only the automatic choice falls back. Next stop: the engine's file.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+BACKENDS = ("triton", "cpu", "reference")
+_ENVIRONMENT = "MEDMAMBASE_BACKEND"
+
+
+class _Wish(threading.local):
+    """What ``use_backend`` asked for in this thread. (A ContextVar cannot be read inside torch.compile.)"""
+
+    name: str | None = None
+
+
+_wish = _Wish()
+
+
+class BackendError(RuntimeError):
+    """An engine that was asked for cannot run here; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine's name and, in one clause, why it was taken."""
+
+    name: str
+    reason: str
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within ``with use_backend(name):`` every operator of this thread runs on that engine; "auto" leaves the choice open.
+
+    Raises BackendError for a name that does not exist; whether the engine can run is known when an operator is called.
+    """
+    if name != "auto":
+        _known(name, "use_backend")
+    before = _wish.name
+    _wish.name = name
+    try:
+        yield
+    finally:
+        _wish.name = before
+
+
+def describe_backend(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """One line: which engine an operator on ``device`` with ``dtype`` inputs would run on, and why."""
+    choice = choose(torch.device(device), dtype, None)
+    return f"{choice.name}: {choice.reason}"
+
+
+def choose(device: torch.device, dtype: torch.dtype, argument: str | None) -> Choice:
+    """The engine for tensors of ``dtype`` on ``device``. Raises BackendError if an explicit wish cannot be met."""
+    wish, origin = _explicit(argument)
+    if wish is None:
+        return _automatic(device, dtype)
+    obstacle = _obstacle(device, dtype) if wish == "triton" else None
+    if obstacle is not None:
+        raise BackendError(f"backend 'triton' was asked for ({origin}), but {obstacle}; ask for 'cpu', or for none to choose automatically")
+    return Choice(wish, f"asked for by {origin}")
+
+
+def engine(operator: str, name: str) -> ModuleType:
+    """The module of ``operator``'s engine, imported on first use. Raises BackendError if its packages do not load."""
+    try:
+        return importlib.import_module(f"medmambase_kernels.{operator}_{name}")
+    except ImportError as error:
+        raise BackendError(f"backend {name!r} does not load: {error}; reinstall Triton, or ask for backend 'cpu'") from error
+
+
+def _explicit(argument: str | None) -> tuple[str | None, str]:
+    for wish, origin in ((argument, "the backend argument"), (_wish.name, "use_backend"), (os.environ.get(_ENVIRONMENT) or None, _ENVIRONMENT)):
+        if wish is not None and wish != "auto":
+            _known(wish, origin)
+            return wish, origin
+    return None, ""
+
+
+def _known(name: str, origin: str) -> None:
+    if name not in BACKENDS:
+        raise BackendError(f"there is no backend {name!r} (from {origin}); the backends are {', '.join(map(repr, BACKENDS))}")
+
+
+def _automatic(device: torch.device, dtype: torch.dtype) -> Choice:
+    if device.type == "cpu":
+        return Choice("cpu", "the tensors are on the CPU")
+    obstacle = _obstacle(device, dtype)
+    if obstacle is None:
+        return Choice("triton", f"the tensors are on {device} and Triton is installed")
+    if device.type == "cuda" and dtype != torch.float64:  # float64 is only ever wanted for checking: nobody is slower than they hoped
+        _announce(obstacle)
+    return Choice("cpu", f"the portable engine runs on every device, and {obstacle}")
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps Triton from running, if anything."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton, on Windows triton-windows)"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the Triton kernels take float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None  # Triton's interpreter runs the kernels on any device
+    if device.type != "cuda":
+        return f"the tensors are on {device}, and Triton needs a CUDA GPU"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return None
+
+
+@functools.cache
+def _announce(obstacle: str) -> None:
+    """Say once what an automatic choice gave up: a silent fallback is the commonest reason for a slow training."""
+    warnings.warn(f"medmambase runs its portable engine on the GPU, many times slower than Triton: {obstacle}", RuntimeWarning, stacklevel=2)

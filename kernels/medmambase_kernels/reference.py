@@ -1,0 +1,89 @@
+"""The definitions: each operator once, as a plain loop in float64. Every engine must equal these.
+
+Differentiable by autograd, twice if need be; slow on purpose. Next stop before: the operator's file.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """h_l = exp(delta_l A) h_{l-1} + delta_l u_l B_l;  y_l = (<C_l, h_l> + D u_l) silu(z_l).
+
+    u, delta, z (b, d, l); A (d, n); B, C (d, n) or (b, g, n, l) with channel i in group i // (d / g); D, delta_bias (d,);
+    initial_state (b, d, n). Returns y (b, d, l) and the last state (b, d, n), both float64.
+    """
+    u, delta, A, B, C = (t.double() for t in (u, delta, A, B, C))
+    batch, channels, length = u.shape
+    if delta_bias is not None:
+        delta = delta + delta_bias.double()[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)  # beta 1, threshold 20
+    h = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.double()
+    outputs = []
+    for step in range(length):
+        B_l, C_l = (_at_step(t, step, channels) for t in (B, C))
+        h = torch.exp(delta[:, :, step, None] * A) * h + (delta * u)[:, :, step, None] * B_l
+        outputs.append((C_l * h).sum(-1))
+    y = torch.stack(outputs, -1) if outputs else u.clone()  # an empty sequence
+    if D is not None:
+        y = y + D.double()[:, None] * u
+    return (y if z is None else y * F.silu(z.double())), h
+
+
+def _at_step(t: Tensor, step: int, channels: int) -> Tensor:
+    """B or C at one step, one row of states a channel: (d, n) or (b, d, n)."""
+    return t if t.dim() == 2 else t[..., step].repeat_interleave(channels // t.shape[1], 1)
+
+
+def scan_order(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Row-major positions in each direction's order, (k, h * w): 0 by rows, 1 by columns, 2 and 3 those reversed."""
+    rows = torch.arange(height * width, device=device)
+    columns = rows.view(height, width).t().reshape(-1)
+    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
+
+
+def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> Tensor:
+    """SS2D's core: four selective scans over one image, each in its own order, put back in place and added.
+
+    x (b, h, w, d); x_dbl (b, h, w, k, r + 2n), per position and direction the columns [delta rank | B | C];
+    dt_weight (k, d, r), dt_bias (k, d), A (k, d, n), D (k, d); k = 4. delta = softplus(dt_weight . rank + dt_bias).
+    Returns y (b, h, w, d) in float64.
+    """
+    batch, height, width, channels = x.shape
+    rank, state = dt_weight.shape[2], A.shape[2]
+    positions = x.double().reshape(batch, height * width, channels)
+    projected = x_dbl.double().reshape(batch, height * width, len(A), rank + 2 * state)
+    y = torch.zeros_like(positions)
+    for k, order in enumerate(scan_order(height, width, x.device)):
+        low_rank, B, C = projected[:, order, k].split([rank, state, state], -1)  # each (b, l, .)
+        delta = low_rank @ dt_weight[k].double().t()
+        in_order, _ = selective_scan(
+            positions[:, order].transpose(1, 2), delta.transpose(1, 2), A[k], B.transpose(1, 2)[:, None], C.transpose(1, 2)[:, None],
+            D[k], None, dt_bias[k], True, None,
+        )  # fmt: skip  # one argument list, in the operator's order
+        y = y + torch.zeros_like(y).index_copy(1, order, in_order.transpose(1, 2))
+    return y.reshape(x.shape)
+
+
+def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> Tensor:
+    """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)).
+
+    x (b, h, w, c); squeeze (hidden, c); excite (c, hidden). Returns (b, h, w, c) in float64.
+    """
+    x = x.double()
+    hidden = F.relu(x.mean((1, 2)) @ squeeze.double().t())
+    gate = scale * torch.sigmoid(hidden @ excite.double().t())
+    return x * gate[:, None, None, :]
