@@ -1,0 +1,199 @@
+"""Every default in the project: network shapes, preprocessing, recipes.
+
+Next stop: ``model/network.py`` builds a network from a ``ModelConfig``; ``training/loop.py`` follows a ``TrainConfig``.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
+
+Block = Literal["medmambase", "medmamba", "notebook", "medmamba_v0"]
+Odd = Literal["pad", "crop"]
+Init = Literal["corrected", "upstream"]
+Resize = Literal["letterbox", "stretch"]
+HighDepth = Literal["percentile", "range"]
+Optimizer = Literal["adamw", "adam"]
+Schedule = Literal["cosine", "constant"]
+Augmentation = Literal["ultrasound", "crop_flip", "none"]
+Metric = Literal["auc", "balanced_accuracy", "accuracy"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be meant: the message names it, what was got and what is wanted."""
+
+
+def _one_of(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(choices)))}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ConfigError(f"{name} is {value!r}; it must be at least {least}")
+
+
+class _Config:
+    """Reading and writing as plain dictionaries, strict about names."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values; tuples become lists."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}  # type: ignore[call-overload]  # every subclass is a dataclass
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """The shape of a network.
+
+    ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation between concat and shuffle),
+    ``medmamba``, ``notebook`` (MedMambaSE as its authors coded it), ``medmamba_v0`` (notebook without SE).
+    ``se_scale`` multiplies the sigmoid gate: 2 starts a new network with every gate at exactly 1, 1 is the published gate,
+    which starts at 0.5; None takes 2 with ``init="corrected"`` and 1 with ``init="upstream"``.
+    ``odd`` says what patch merging does with a map of odd height or width: add a row/column of zeros, or drop the last.
+    """
+
+    num_classes: int = 6
+    in_chans: int = 3
+    block: Block = "medmambase"
+    depths: tuple[int, ...] = (2, 2, 4, 2)
+    dims: tuple[int, ...] = (96, 192, 384, 768)
+    state: int = 16
+    se_reduction: int = 16
+    se_hidden_min: int = 8
+    se_scale: float | None = None
+    drop_rate: float = 0.0
+    drop_path: float = 0.1
+    odd: Odd = "pad"
+    init: Init = "corrected"
+
+    def __post_init__(self) -> None:
+        _one_of("block", self.block, Block)
+        _one_of("odd", self.odd, Odd)
+        _one_of("init", self.init, Init)
+        for name in ("num_classes", "state", "se_reduction", "se_hidden_min"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("drop_rate", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and below 1")
+        if self.in_chans not in (1, 3):
+            raise ConfigError(f"in_chans is {self.in_chans!r}; it must be 1 (grey) or 3 (RGB)")
+        if len(self.depths) != len(self.dims) or not self.depths or min(self.depths) < 1:
+            raise ConfigError(f"depths {self.depths} and dims {self.dims} must be as long as each other, every depth at least 1")
+        if self.se_scale is not None and not self.se_scale > 0:
+            raise ConfigError(f"se_scale is {self.se_scale!r}; it must be above 0, or None")
+        if any(dim < 2 or dim % 2 for dim in self.dims):
+            raise ConfigError(f"dims is {self.dims}; every width must be even, since each block splits its channels in two")
+        if any(wide != 2 * narrow for narrow, wide in zip(self.dims, self.dims[1:], strict=False)):
+            raise ConfigError(f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it")
+
+
+# nano and micro are new, so their SE is never narrower than 8; tiny, small and base keep the published C/16.
+PRESETS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(depths=(2, 2, 4, 2), dims=(48, 96, 192, 384)),
+    "micro": ModelConfig(depths=(2, 2, 4, 2), dims=(64, 128, 256, 512)),
+    "tiny": ModelConfig(depths=(2, 2, 4, 2), dims=(96, 192, 384, 768), se_hidden_min=1),
+    "small": ModelConfig(depths=(2, 2, 8, 2), dims=(96, 192, 384, 768), se_hidden_min=1),
+    "base": ModelConfig(depths=(2, 2, 12, 2), dims=(128, 256, 512, 1024), se_hidden_min=1),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing(_Config):
+    """From an image file to the network's input; saved with the weights, so that prediction does the same as training.
+
+    ``channels`` 1 or 3; ``size`` in pixels, square; ``resize`` pads to a square first (``letterbox``) or distorts
+    (``stretch``). ``high_depth``: how 16-bit and float images become 8-bit, by each image's own 0.1 and 99.9 percentile
+    or by the format's full range. Values enter the network as (value / 255 - mean) / std.
+    """
+
+    size: int = 128
+    channels: int = 3
+    resize: Resize = "letterbox"
+    high_depth: HighDepth = "percentile"
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __post_init__(self) -> None:
+        _one_of("resize", self.resize, Resize)
+        _one_of("high_depth", self.high_depth, HighDepth)
+        _at_least("size", self.size, 1)
+        if self.channels not in (1, 3):
+            raise ConfigError(f"channels is {self.channels!r}; it must be 1 (grey) or 3 (RGB)")
+        if not self.std > 0:
+            raise ConfigError(f"std is {self.std!r}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Config):
+    """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs (patience 0: never stop early).
+
+    ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None keeps the preset's.
+    """
+
+    recipe: str = "ultrasound"
+    block: Block | None = None
+    depths: tuple[int, ...] | None = None
+    optimizer: Optimizer = "adamw"
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    schedule: Schedule = "cosine"
+    warmup: float = 3.0
+    epochs: int = 50
+    batch_size: int = 16
+    patience: int = 15
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.05
+    augmentation: Augmentation = "ultrasound"
+    image_size: int = 128
+    resize: Resize = "letterbox"
+    select: Metric = "auc"
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("optimizer", Optimizer),
+            ("schedule", Schedule),
+            ("augmentation", Augmentation),
+            ("resize", Resize),
+            ("select", Metric),
+            ("precision", Precision),
+        ):
+            _one_of(name, getattr(self, name), choices)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 1), ("patience", 0), ("warmup", 0), ("clip_norm", 0), ("weight_decay", 0)):
+            _at_least(name, getattr(self, name), least)
+        if not self.lr > 0:
+            raise ConfigError(f"lr is {self.lr!r}; it must be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing!r}; it must be at least 0 and below 1")
+
+    def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
+        """``preset`` with this recipe's block and depths, then ``changes``."""
+        own = {name: getattr(self, name) for name in ("block", "depths") if getattr(self, name) is not None}
+        return replace(preset, **(own | changes))
+
+
+# The original's README, its notebook and MedMamba's script disagree; each is named here, ours comes first.
+RECIPES: dict[str, TrainConfig] = {
+    "ultrasound": TrainConfig(),
+    "readme": TrainConfig(
+        recipe="readme", block="medmambase", optimizer="adam", lr=1e-3, weight_decay=1e-4, schedule="constant", warmup=0, epochs=20, patience=0,
+        clip_norm=0, label_smoothing=0, augmentation="none", resize="stretch", select="accuracy",
+    ),
+    "notebook": TrainConfig(
+        recipe="notebook", block="notebook", depths=(2, 2, 2, 2), optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=30,
+        patience=10, clip_norm=0, label_smoothing=0, augmentation="crop_flip", resize="stretch", select="accuracy",
+    ),
+    "medmamba": TrainConfig(
+        recipe="medmamba", block="medmamba", optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=100, batch_size=32,
+        patience=0, clip_norm=0, label_smoothing=0, augmentation="crop_flip", image_size=224, resize="stretch", select="accuracy",
+    ),
+}  # fmt: skip  # one recipe a paragraph, to be read side by side

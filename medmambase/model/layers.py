@@ -1,0 +1,170 @@
+"""The boxes of the architecture figure, one class each: patch embedding, SS-Conv-SSM block and its two branches, patch merging.
+
+Maps are channels-last (b, h, w, c) throughout. Last stop before: ``network.py``; next stop: ``medmambase_kernels``.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmambase.config import Block, ModelConfig
+from medmambase_kernels import SqueezeExcite, selective_scan_2d
+
+PATCH = 4
+
+
+def convolve(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module that wants (b, c, h, w) to a channels-last map; the permutations are views, not copies."""
+    y: Tensor = module(x.permute(0, 3, 1, 2))
+    return y.permute(0, 2, 3, 1)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros below and to the right of x (..., h, w), until h and w are multiples."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
+
+
+class DropPath(nn.Module):
+    """In training, drop a whole branch of an image with probability ``rate`` and scale the others up (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, ...) -> the same shape."""
+        if self.rate == 0 or not self.training:
+            return x
+        kept = torch.rand((len(x),) + (1,) * (x.dim() - 1), device=x.device, dtype=torch.float32) >= self.rate
+        return x * (kept.to(x.dtype) / (1 - self.rate))
+
+
+class PatchEmbedding(nn.Module):
+    """The image (b, in_chans, h, w) in patches of 4 x 4 pixels, each a vector: (b, h / 4, w / 4, dims[0])."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pad = config.odd == "pad"
+        self.proj = nn.Conv2d(config.in_chans, config.dims[0], PATCH, PATCH)
+        self.norm = nn.LayerNorm(config.dims[0])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (b, in_chans, h, w) of any size -> (b, h', w', dims[0])."""
+        patches = self.proj(pad_to_multiple(image, PATCH) if self.pad else image)
+        x: Tensor = self.norm(patches.permute(0, 2, 3, 1))
+        return x
+
+
+class PatchMerging(nn.Module):
+    """Halve the map and double its channels: (b, h, w, c) -> (b, h / 2, w / 2, 2c)."""
+
+    def __init__(self, channels: int, pad: bool) -> None:
+        super().__init__()
+        self.pad = pad
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """An odd row or column gets a neighbour of zeros, or is dropped."""
+        if self.pad:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+        corners = [x[:, row:height:2, column:width:2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        y: Tensor = self.reduction(self.norm(torch.cat(corners, -1)))
+        return y
+
+
+class ConvBranch(nn.Sequential):
+    """Two 3x3 convolutions and a 1x1. ``norm_first`` adds BatchNorm before the first and ReLU after the last, as MedMamba does."""
+
+    def __init__(self, channels: int, norm_first: bool) -> None:
+        def conv_norm_relu() -> list[nn.Module]:
+            return [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+
+        before: list[nn.Module] = [nn.BatchNorm2d(channels)] if norm_first else []
+        after: list[nn.Module] = [nn.ReLU()] if norm_first else []
+        super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
+
+
+class SS2D(nn.Module):
+    """The state-space branch: every position reads the whole image along four scans. (b, h, w, channels) -> the same shape.
+
+    Inside, the width is doubled to d = 2 channels; x and its gate z come from one projection, delta, B and C from another.
+    """
+
+    def __init__(self, channels: int, state: int) -> None:
+        super().__init__()
+        inner, rank, directions = 2 * channels, -(-channels // 16), 4
+        self.rank, self.state = rank, state
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.x_proj = nn.Parameter(torch.empty(directions, rank + 2 * state, inner))
+        self.dt_weight = nn.Parameter(torch.empty(directions, inner, rank))
+        self.dt_bias = nn.Parameter(torch.empty(directions, inner))
+        self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(directions, inner, 1))
+        self.D = nn.Parameter(torch.ones(directions, inner))
+        self.norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels)."""
+        x, z = self.in_proj(x).chunk(2, -1)
+        x = F.silu(convolve(self.conv, x))
+        x_dbl = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
+        A = -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
+        # The sum of four scans leaves float32 only after the norm: in float16 it can overflow.
+        y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
+        gated: Tensor = self.out_proj(self.norm(y).to(x.dtype) * F.silu(z))
+        return gated
+
+
+def channel_shuffle(x: Tensor) -> Tensor:
+    """Interleave the two halves of the channels: out[2i] = x[i], out[2i + 1] = x[c / 2 + i]."""
+    return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
+class SSConvSSM(nn.Module):
+    """One block: half the channels through convolutions, half through SS2D, then recalibrated, mixed and added to the input.
+
+    The four published variants differ in four places: BatchNorm first in the conv branch, SS2D's own residual, SE, and a
+    1x1 convolution (``mix``) in place of the channel shuffle.
+    """
+
+    def __init__(self, channels: int, config: ModelConfig, drop_path: float) -> None:
+        super().__init__()
+        self.inner_residual = as_coded(config.block)
+        self.conv_branch = ConvBranch(channels // 2, norm_first=not as_coded(config.block))
+        self.ssm_norm = nn.LayerNorm(channels // 2)
+        self.ssm_branch = SS2D(channels // 2, config.state)
+        self.drop_path = DropPath(drop_path)
+        self.se = SqueezeExcite(channels, reduction=config.se_reduction, hidden_min=config.se_hidden_min, scale=se_scale(config)) if has_se(config) else None
+        self.mix = nn.Linear(channels, channels) if as_coded(config.block) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels)."""
+        conv_in, ssm_in = x.chunk(2, -1)
+        conv = convolve(self.conv_branch, conv_in)
+        ssm = self.drop_path(self.ssm_branch(self.ssm_norm(ssm_in)))
+        if self.inner_residual:
+            ssm = ssm + ssm_in
+        y = torch.cat([conv, ssm], -1)
+        if self.se is not None:
+            y = self.se(y)
+        y = channel_shuffle(y) if self.mix is None else self.mix(y)
+        return x + y
+
+
+def as_coded(block: Block) -> bool:
+    """Whether the block is one of the two that the originals' first code had: convolution first, inner residual, 1x1 convolution."""
+    return block in ("notebook", "medmamba_v0")
+
+
+def has_se(config: ModelConfig) -> bool:
+    """Whether the block recalibrates its channels."""
+    return config.block in ("medmambase", "notebook")
+
+
+def se_scale(config: ModelConfig) -> float:
+    """The factor of the sigmoid gate; see ``ModelConfig``."""
+    return config.se_scale if config.se_scale is not None else 2.0 if config.init == "corrected" else 1.0

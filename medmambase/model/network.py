@@ -1,0 +1,141 @@
+"""MedMambaSE from image to logits, in the order of its figure: patch embedding, four stages with patch merging between, head.
+
+As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kernels`` -> logits -> ``evaluation/metrics.py``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from medmambase.config import Block, ModelConfig, Odd, Preprocessing
+from medmambase.model import weights
+from medmambase.model.initialise import initialise
+from medmambase.model.layers import PatchEmbedding, PatchMerging, SSConvSSM, as_coded
+
+
+class Stage(nn.Module):
+    """Blocks at one width, preceded by the patch merging that leads to it (none before the first)."""
+
+    def __init__(self, channels: int, config: ModelConfig, drop_paths: Sequence[float], first: bool) -> None:
+        super().__init__()
+        self.merging = None if first else PatchMerging(channels // 2, pad=config.odd == "pad")
+        self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate) for rate in drop_paths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, c) -> (b, h', w', channels)."""
+        if self.merging is not None:
+            x = self.merging(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class MedMambaSE(nn.Module):
+    """The network that ``config`` describes. It knows the names of its classes and how its images are prepared.
+
+    ``forward`` maps images (b, in_chans, h, w), prepared as ``preprocessing`` says and of any height and width, to logits
+    (b, num_classes). With ``features_only`` there is no head, and it returns the stages' maps instead, a list of
+    (b, dims[i], h / 4 / 2^i, w / 4 / 2^i), for segmentation or detection.
+
+    Raises ValueError if ``classes`` are not ``config.num_classes`` or the image is not (b, in_chans, h, w).
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, classes: Sequence[str] | None = None, preprocessing: Preprocessing | None = None, features_only: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = tuple(classes) if classes is not None else tuple(str(i) for i in range(config.num_classes))
+        self.preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
+        if len(self.classes) != config.num_classes:
+            raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
+        if self.preprocessing.channels != config.in_chans:
+            raise ValueError(f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}")
+        self.features_only = features_only
+        self.embedding = PatchEmbedding(config)
+        self.dropout = nn.Dropout(config.drop_rate)
+        blocks = sum(config.depths)
+        drop_paths = iter(config.drop_path * block / max(1, blocks - 1) for block in range(blocks))
+        self.stages = nn.ModuleList(
+            Stage(channels, config, [next(drop_paths) for _ in range(depth)], first=index == 0)
+            for index, (depth, channels) in enumerate(zip(config.depths, config.dims, strict=True))
+        )
+        self.head = None if features_only else nn.Linear(config.dims[-1], config.num_classes)
+        initialise(self, config.init)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """image (b, in_chans, h, w) -> the last map (b, h', w', dims[-1])."""
+        return self._maps(image)[-1]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The last map (b, h', w', dims[-1]) -> logits (b, num_classes): mean over positions, then linear."""
+        if self.head is None:
+            raise RuntimeError("this network was built with features_only=True and has no head")
+        logits: Tensor = self.head(features.mean((1, 2)))
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """image (b, in_chans, h, w) -> logits (b, num_classes), or the stages' maps (b, c, h, w) with ``features_only``."""
+        if self.features_only:
+            return [x.permute(0, 3, 1, 2) for x in self._maps(image)]
+        return self.forward_head(self.forward_features(image))
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        if image.dim() != 4 or image.shape[1] != self.config.in_chans or 0 in image.shape[2:]:
+            raise ValueError(f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, height, width)")
+        if self.config.odd == "crop" and min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
+            raise ValueError(f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least {least}: use odd='pad'")
+        x = self.dropout(self.embedding(image))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing) into ``folder``, each in one step."""
+        description = {"model": self.config.to_dict(), "classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
+        weights.write_folder(Path(folder), self.state_dict(), description)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, features_only: bool = False) -> Self:
+        """The network that ``save`` wrote, in evaluation mode. Raises WeightsError if the folder is not one."""
+        tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
+        if features_only:
+            tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
+        network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
+        weights.fill(network, tensors, str(folder))
+        return network.eval()
+
+    @classmethod
+    def from_upstream(
+        cls,
+        source: Path | str | Mapping[str, Any],
+        odd: Odd = "crop",
+        *,
+        block: Block | None = None,
+        num_classes: int | None = None,
+        in_chans: int | None = None,
+        say: Callable[[str], object] = print,
+    ) -> Self:
+        """A network with the weights of a MedMamba or MedMambaSE notebook checkpoint, in evaluation mode.
+
+        The architecture is read off the shapes, never off the file's name. ``source`` is a file (.pth, .pt, .safetensors,
+        .npz; nothing is unpickled with code) or a mapping from upstream's names to tensors. ``odd`` "crop" does with maps of
+        odd size what upstream does. ``block``, ``num_classes`` and ``in_chans`` ask for another network than the file's:
+        its head is skipped if the number of classes differs, RGB weights are summed for grey input, and an SE gate that
+        the file lacks starts at exactly 1. ``say`` gets the account of matched, skipped and new keys.
+
+        Raises WeightsError if the file cannot be read, is neither network, or cannot become the ``block`` asked for.
+        """
+        tensors, config = weights.read_upstream(source)
+        if block is not None and as_coded(block) != as_coded(config.block):
+            raise weights.WeightsError(f"these are weights of {config.block!r}, whose convolutions are ordered otherwise than those of {block!r}")
+        changes: dict[str, Any] = {"odd": odd}
+        changes |= {key: value for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans)) if value is not None}
+        network = cls(replace(config, **changes))
+        say(weights.fill_upstream(network, tensors))
+        return network.eval()
