@@ -1,0 +1,254 @@
+"""A folder of images to classes, splits and, decoded once, tensors in memory.
+
+Stop before: a path typed by a person. Each file is read by ``data/images.py``. Stop after: ``training/loop.py``.
+
+Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's files are only ever read.
+"""
+
+import difflib
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmambase.config import Preprocessing
+from medmambase.data.images import ImageError, load
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k"}
+)
+SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+# Folders that archivers and network disks leave behind: they hold resource forks and thumbnails that look like images.
+_LITTER = frozenset({"__macosx", "@eadir"})
+_HELD_BACK = 0.15
+
+
+class DataError(Exception):
+    """A folder that cannot be trained on: the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file. ``label`` indexes the classes; ``split`` is train, val or test; ``name`` is the path below the root, with slashes."""
+
+    path: Path
+    label: int
+    split: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Every image of a folder, in the order of the names; ``classes`` sorted as the folders of train are; ``notes`` are one line each."""
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """The samples of "train", "val" or "test"; empty where there is none."""
+        return tuple(sample for sample in self.samples if sample.split == name)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), and the samples they came from, in the same order."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    samples: tuple[Sample, ...]
+
+    def split(self, name: str) -> "ImageSet":
+        """The part of "train", "val" or "test" (a copy; n may be 0)."""
+        rows = [row for row, sample in enumerate(self.samples) if sample.split == name]
+        return ImageSet(self.images[rows], self.labels[rows], tuple(self.samples[row] for row in rows))
+
+    def is_grey(self) -> bool:
+        """Whether every pixel of every image has equal channels."""
+        return all(torch.equal(image[:1].expand_as(image), image) for image in self.images)
+
+    def to_grey(self) -> "ImageSet":
+        """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each file is read once."""
+        return replace(self, images=self.images[:, :1].clone())
+
+
+def scan_folder(root: Path, seed: int = 0) -> Manifest:
+    """Find the images below ``root`` and give each a class and a split.
+
+    ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case. What is missing is taken from train (or from all),
+    class by class, by a hash of seed and relative path: 15 % for val, and 15 % for test if there is no val either.
+    Raises DataError for a folder that cannot be trained on.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder; give the folder that holds train/, val/ and test/, or one folder for each class")
+    if not root.is_dir():
+        raise DataError(f"{root}: this is a file; give the folder that holds train/, val/ and test/, or one folder for each class")
+    notes: list[str] = []
+    split_folders = _split_folders(root, notes)
+    found = {split: _classes_in(root, folder, notes) for split, folder in split_folders.items()}
+    train = found["train"]
+    classes = tuple(sorted(name for name, paths in train.items() if paths))
+    _check_classes(root, split_folders["train"], classes, found)
+
+    samples = [
+        Sample(path, classes.index(name), split, path.relative_to(root).as_posix())
+        for split, folders in found.items()
+        for name, paths in folders.items()
+        for path in paths
+    ]
+    samples.sort(key=lambda sample: sample.name)
+    samples = _hold_back(root, samples, seed, notes)
+    counts = Counter((sample.split, sample.label) for sample in samples)
+    for split in SPLITS:
+        absent = [name for label, name in enumerate(classes) if not counts[split, label]]
+        if 0 < len(absent) < len(classes):
+            notes.append(f"{split} has no images of {', '.join(absent)}: its results leave these out")
+    return Manifest(root, classes, tuple(samples), tuple(notes))
+
+
+def decode(
+    samples: Sequence[Sample], preprocessing: Preprocessing, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None
+) -> tuple[ImageSet, list[ImageError]]:
+    """Read every file once, in threads (Pillow frees the interpreter while it decodes), and keep the order.
+
+    ``progress(results, total)`` may wrap the iteration, as tqdm does. Returns the images that could be read and one error for
+    each that could not. Raises DataError where memory does not suffice.
+    """
+
+    def read(sample: Sample) -> torch.Tensor | ImageError:
+        try:
+            return load(sample.path, preprocessing)
+        except ImageError as error:
+            return ImageError(error.path, error.reason)  # a new one: this one's traceback holds the half-decoded image
+
+    shape = (len(samples), preprocessing.channels, preprocessing.size, preprocessing.size)
+    try:
+        images = torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        need = f"{len(samples)} images of {preprocessing.size} px need {math.prod(shape) / 1e9:.1f} GB of memory"
+        raise DataError(f"{need}, more than there is; use a smaller image size") from error
+    kept: list[Sample] = []
+    errors: list[ImageError] = []
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    try:
+        results: Iterable[torch.Tensor | ImageError] = pool.map(read, samples)
+        for sample, result in zip(samples, progress(results, len(samples)) if progress else results, strict=True):
+            if isinstance(result, ImageError):
+                errors.append(result)
+            else:
+                images[len(kept)] = result
+                kept.append(sample)
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the few files in work, not for the whole queue
+    labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
+    return ImageSet(images[: len(kept)], labels, tuple(kept)), errors
+
+
+def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:
+    """Which folder is train, val and test; without any such folder the root itself is train."""
+    folders = _subfolders(root)
+    splits: dict[str, Path] = {}
+    for folder in folders:
+        split = _SPLIT_NAMES.get(folder.name.casefold())
+        if split in splits:
+            raise DataError(f"{root}: {splits[split].name}/ and {folder.name}/ both mean {split}; keep one of them")
+        if split is not None:
+            splits[split] = folder
+    if not splits:
+        return {"train": root}
+    if "train" not in splits:
+        raise DataError(f"{root}: there is {' and '.join(f.name + '/' for f in splits.values())} but no train/; add train/ with one folder for each class")
+    others = [folder.name for folder in folders if folder not in splits.values()]
+    if others:
+        notes.append(f"ignored beside the splits: {', '.join(others)}")
+    return splits
+
+
+def _classes_in(root: Path, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """Class name -> its image files at any depth; classes without any are named in a note."""
+    classes = {child.name: _images(child) for child in _subfolders(folder)}
+    empty = [name for name, paths in classes.items() if not paths]
+    where = "" if folder == root else f" in {folder.name}/"
+    if empty:
+        notes.append(f"no images{where} in class folder {', '.join(empty)}")
+    loose = sum(_is_image(child.name) and child.is_file() for child in folder.iterdir())
+    if loose:
+        notes.append(f"{loose} images lie directly in {folder.name}/, in no class folder: ignored")
+    return {name: paths for name, paths in classes.items() if paths}
+
+
+def _check_classes(root: Path, train: Path, classes: Sequence[str], found: dict[str, dict[str, list[Path]]]) -> None:
+    if not any(found.values()):
+        raise DataError(f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, jp2 are read)")
+    if not classes:
+        raise DataError(f"{train}: the training folder has no images; put them in one folder for each class")
+    for split, folders in found.items():
+        for name in sorted(set(folders) - set(classes)):
+            near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in classes], n=1, cutoff=0)[0]
+            nearest = next(known for known in classes if known.casefold() == near)
+            raise DataError(
+                f"{split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the folder, or add images to train"
+            )
+    if len(classes) == 1:
+        inner = [child for child in _subfolders(train / classes[0]) if child.name.casefold() in _SPLIT_NAMES]
+        advice = f"give {train / classes[0]} instead" if inner else "a classifier needs at least two class folders with images"
+        raise DataError(f"{train}: only one class found, {classes[0]!r}; {advice}")
+
+
+def _hold_back(root: Path, samples: Sequence[Sample], seed: int, notes: list[str]) -> list[Sample]:
+    """Turn part of train into val, and into test where there is no val either.
+
+    Ranking by a hash of each path, not shuffling the list, keeps an image in its place when others come or go in another class,
+    on every system and in every version of every library.
+    """
+    present = {sample.split for sample in samples}
+    if "val" in present:
+        if "test" not in present:
+            notes.append("there is no test split: there will be no test results")
+        return list(samples)
+    wanted = ("val",) if "test" in present else ("val", "test")
+
+    def rank(sample: Sample) -> bytes:
+        return hashlib.sha256(f"{seed}/{sample.name}".encode("utf-8", "surrogatepass")).digest()
+
+    moved: dict[str, str] = {}
+    for label in {sample.label for sample in samples}:
+        ranked = sorted((sample for sample in samples if sample.label == label and sample.split == "train"), key=rank)
+        share = max(1, round(_HELD_BACK * len(ranked))) if len(ranked) > len(wanted) else 0
+        for position, split in enumerate(wanted):
+            moved |= {sample.name: split for sample in ranked[position * share : (position + 1) * share]}
+    if not moved:
+        raise DataError(f"{root}: no class has more than {len(wanted)} images, too few to hold some back for validation; add images, or a val/ folder")
+    taken = "70/15/15 into train, val and test" if len(wanted) == 2 else "85/15 into train and val"
+    notes.append(f"split {taken} by image with seed {seed}: if patients have several images, split by patient into train/, val/ and test/ yourself")
+    return [replace(sample, split=moved.get(sample.name, sample.split)) for sample in samples]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if _visible(child.name) and child.is_dir())
+
+
+def _images(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if _visible(name)]
+        found += [Path(parent, name) for name in files if _is_image(name)]
+    return found
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name.casefold() not in _LITTER
+
+
+def _is_image(name: str) -> bool:
+    return _visible(name) and Path(name).suffix.casefold() in SUFFIXES
