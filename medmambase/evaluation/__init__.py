@@ -1,0 +1,1 @@
+"""From probabilities to figures, pictures and one page: metrics, figures, explain, report."""
