@@ -1,0 +1,1 @@
+"""One file for each console command: parse, call, print."""
