@@ -1,0 +1,77 @@
+"""What all tests share: the tolerances, poisoned memory, engines, and the optional folder of reference numbers."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined: Triton decides at its decorator
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+ENGINES = ["cpu", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))]
+
+# Largest difference from the definition over the largest magnitude. Arithmetic is float32 throughout, so half-precision
+# results differ by their last rounding only.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+
+
+def engine_device(engine: str) -> torch.device:
+    """Where tests run an engine: Triton on the GPU if there is one, everything else on the CPU."""
+    return torch.device("cuda" if engine == "triton" and torch.cuda.is_available() else "cpu")
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """max |actual - expected| / max |expected|; infinite for anything that is not a number."""
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    if expected.numel() == 0:
+        return 0.0
+    difference = (actual.detach().double().cpu() - expected.detach().double().cpu()).abs().max().item()
+    scale = expected.detach().double().abs().max().item()
+    return difference / max(scale, 1e-30) if difference == difference else float("inf")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what ``torch.empty`` and its kin return with NaN, so that an output nobody wrote cannot be right by luck."""
+
+    def poisoned(make):
+        def filled(*args, **kwargs):
+            t = make(*args, **kwargs)
+            return t.fill_(float("nan")) if t.is_floating_point() and not t.requires_grad else t
+
+        return filled
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty"), (Tensor, "new_empty_strided")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> Iterator[None]:
+    """Each test starts from the same random numbers, and from the threads it found."""
+    torch.manual_seed(0)
+    yield
+
+
+def reference_folder() -> Path | None:
+    """The folder beside the project that holds reference numbers and images, known by its contents; None if there is none."""
+    found = sorted(Path(__file__).resolve().parents[2].glob("*/parity/meta.json"))
+    return found[0].parents[1] if found else None
+
+
+@pytest.fixture
+def shared() -> Path:
+    """``reference_folder``; the test is skipped where it is absent."""
+    folder = reference_folder()
+    if folder is None:
+        pytest.skip("no folder of reference numbers beside the project")
+    return folder

@@ -1,0 +1,100 @@
+"""The chooser: an explicit wish is met or refused with a reason; only the automatic choice falls back, and says so once."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+
+from medmambase_kernels import BackendError, backend, describe_backend, selective_scan, use_backend
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find(name, *rest))
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where Triton compiles: no interpreter, Triton installed, a card of compute capability 9.0."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object() if name == "triton" else find(name, *rest))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+    backend._announce.cache_clear()
+
+
+def test_the_argument_comes_before_use_backend_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDMAMBASE_BACKEND", "reference")
+    assert backend.choose(CPU, torch.float32, None) == backend.Choice("reference", "asked for by MEDMAMBASE_BACKEND")
+    with use_backend("cpu"):
+        assert backend.choose(CPU, torch.float32, None) == backend.Choice("cpu", "asked for by use_backend")
+        assert backend.choose(CPU, torch.float32, "reference") == backend.Choice("reference", "asked for by the backend argument")
+        with use_backend("auto"):
+            assert backend.choose(CPU, torch.float32, None).name == "reference"
+    assert backend.choose(CPU, torch.float32, None).name == "reference"
+
+
+@pytest.mark.parametrize("wish", ["argument", "use_backend", "environment"])
+def test_a_name_that_does_not_exist_is_refused_with_its_origin(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"no backend 'cuda' \(from .*'triton', 'cpu', 'reference'"):
+        if wish == "use_backend":
+            with use_backend("cuda"):
+                pass
+        if wish == "environment":
+            monkeypatch.setenv("MEDMAMBASE_BACKEND", "cuda")
+        backend.choose(CPU, torch.float32, "cuda" if wish == "argument" else None)
+
+
+def test_on_a_gpu_with_triton_triton_is_chosen(compiled: None) -> None:
+    assert backend.choose(GPU, torch.bfloat16, None).name == "triton"
+    assert describe_backend("cpu") == "cpu: the tensors are on the CPU"
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_wish_for_triton_that_cannot_be_met_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match="needs a CUDA GPU"):
+        backend.choose(CPU, torch.float32, "triton")
+    with pytest.raises(BackendError, match="not float64"):
+        backend.choose(GPU, torch.float64, "triton")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(BackendError, match=r"older than compute capability 8\.0"):
+        backend.choose(GPU, torch.float32, "triton")
+    without_triton(monkeypatch)
+    with pytest.raises(BackendError, match="Triton is not installed"):
+        backend.choose(GPU, torch.float32, "triton")
+
+
+@pytest.mark.usefixtures("compiled")
+def test_an_automatic_choice_that_falls_back_on_a_gpu_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_triton(monkeypatch)
+    with pytest.warns(RuntimeWarning, match="Triton is not installed"):
+        assert backend.choose(GPU, torch.float32, None).name == "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend.choose(GPU, torch.float32, None).name == "cpu"
+
+
+def test_an_engine_that_does_not_load_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("DLL load failed while importing libtriton")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(BackendError, match=r"DLL load failed.*ask for backend 'cpu'"):
+        backend.engine("selective_scan", "triton")
+
+
+def test_a_wish_made_in_one_thread_does_not_reach_another() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with use_backend("reference"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(backend.choose, CPU, torch.float32, None).result().name == "cpu"
+
+
+def test_the_operators_can_be_compiled_without_a_graph_break() -> None:
+    args = [torch.randn(2, 4, 5), torch.rand(2, 4, 5), -torch.rand(4, 2), torch.randn(2, 2, 5), torch.randn(2, 2, 5)]
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*args), selective_scan(*args, backend="cpu"))

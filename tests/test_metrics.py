@@ -1,0 +1,243 @@
+"""Figures of merit: right where defined, None where not, and recomputable from the file to the last digit."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+
+from medmambase.evaluation.metrics import Metrics, MetricsError, evaluate, read_predictions, write_predictions
+
+NASTY = ["plain", "comma, quote \" and 'tick'", "Gebärmutter\nzwei Zeilen", "prob_", "=1+1", "名前", " space "]
+
+
+def predictions(count: int, classes: int, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    scores = np.exp(rng.normal(size=(count, classes)) + skill * np.eye(classes)[labels])
+    return labels, scores / scores.sum(axis=1, keepdims=True)
+
+
+def names(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]
+
+
+def test_every_figure_equals_scikit_learn_on_six_classes() -> None:
+    labels, probabilities = predictions(400, 6)
+    predicted = probabilities.argmax(axis=1)
+    ours = evaluate(labels, probabilities, names(6))
+    assert ours.accuracy == pytest.approx(sk.accuracy_score(labels, predicted), abs=1e-12)
+    assert ours.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, predicted), abs=1e-12)
+    assert ours.auc == pytest.approx(sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"), abs=1e-12)
+    assert ours.confusion == tuple(map(tuple, sk.confusion_matrix(labels, predicted).tolist()))
+    recall = sk.recall_score(labels, predicted, average=None)
+    f1 = sk.f1_score(labels, predicted, average=None)
+    for index, one in enumerate(ours.per_class):
+        assert one.support == (labels == index).sum()
+        assert one.sensitivity == pytest.approx(recall[index], abs=1e-12)
+        assert one.f1 == pytest.approx(f1[index], abs=1e-12)
+        assert one.specificity == pytest.approx(sk.recall_score(labels != index, predicted != index), abs=1e-12)
+        assert one.auc == pytest.approx(sk.roc_auc_score(labels == index, probabilities[:, index]), abs=1e-12)
+
+
+def test_two_classes_give_the_usual_auc_of_the_second() -> None:
+    labels, probabilities = predictions(90, 2)
+    # Saturated in float32: the first column ties at 1 where the second still tells images apart, so the two columns' AUCs differ.
+    probabilities[:, 1] = 1e-12 * np.random.default_rng(1).random(90) * (1 + labels)
+    probabilities[:, 0] = np.float32(1) - probabilities[:, 1].astype(np.float32)
+    ours = evaluate(labels, probabilities, names(2))
+    assert ours.auc == pytest.approx(sk.roc_auc_score(labels, probabilities[:, 1]), abs=1e-12)
+    assert ours.per_class[0].auc == 0.5 != ours.auc
+
+
+def test_a_hand_counted_example_comes_out() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 0, 2])
+    ours = evaluate(labels, np.eye(3)[predicted], names(3))
+    assert ours.confusion == ((2, 1, 0), (1, 1, 0), (0, 0, 1))
+    assert ours.accuracy == 4 / 6
+    assert ours.balanced_accuracy == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    first = ours.per_class[0]
+    assert (first.support, first.sensitivity, first.specificity, first.f1) == (3, 2 / 3, 2 / 3, 4 / 6)
+
+
+def test_a_class_without_images_is_undefined_and_left_out_of_the_means() -> None:
+    labels, probabilities = predictions(60, 3)
+    labels = labels % 2
+    ours = evaluate(labels, probabilities, names(3))
+    missing = ours.per_class[2]
+    assert (missing.support, missing.sensitivity, missing.auc) == (0, None, None)
+    assert missing.specificity == (probabilities.argmax(axis=1) != 2).mean()
+    assert ours.balanced_accuracy == pytest.approx(np.mean([one.sensitivity for one in ours.per_class[:2]]))
+    assert ours.auc == pytest.approx(np.mean([one.auc for one in ours.per_class[:2]]))
+
+
+def test_one_image_has_an_accuracy_but_no_auc() -> None:
+    ours = evaluate(np.array([1]), np.array([[0.2, 0.5, 0.3]]), names(3))
+    assert (ours.accuracy, ours.balanced_accuracy, ours.auc) == (1.0, 1.0, None)
+    assert ours.per_class[1].specificity is None
+    assert ours.per_class[0].f1 is None
+    assert ours.per_class[1].f1 == 1.0
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_an_empty_set_has_no_figures_at_all(classes: int) -> None:
+    ours = evaluate(np.array([]), np.zeros((0, classes)), names(classes))
+    assert (ours.accuracy, ours.balanced_accuracy, ours.auc) == (None, None, None)
+    assert all((one.support, one.sensitivity, one.specificity, one.f1, one.auc) == (0, None, None, None, None) for one in ours.per_class)
+
+
+def test_a_perfect_predictor_scores_one_everywhere() -> None:
+    labels = np.arange(12) % 4
+    ours = evaluate(labels, np.eye(4)[labels], names(4))
+    assert (ours.accuracy, ours.balanced_accuracy, ours.auc) == (1.0, 1.0, 1.0)
+    assert all((one.sensitivity, one.specificity, one.f1, one.auc) == (1.0, 1.0, 1.0, 1.0) for one in ours.per_class)
+
+
+def test_a_constant_predictor_guesses_and_ties_go_to_the_first_class() -> None:
+    labels = np.array([0, 1, 2, 2])
+    ours = evaluate(labels, np.full((4, 3), 1 / 3), names(3))
+    assert (ours.accuracy, ours.auc) == (1 / 4, 0.5)
+    assert ours.balanced_accuracy == pytest.approx(1 / 3)
+    assert [row[0] for row in ours.confusion] == [1, 1, 2]
+
+
+def test_small_integer_labels_do_not_overflow() -> None:
+    labels = (np.arange(100) % 20).astype(np.uint8)
+    assert evaluate(labels, np.eye(20)[labels], names(20)).accuracy == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), count=st.integers(0, 12), classes=st.integers(1, 4))
+def test_figures_are_in_range_or_none_and_survive_json(data: st.DataObject, count: int, classes: int) -> None:
+    labels = data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1)))
+    raw = data.draw(hnp.arrays(np.float64, (count, classes), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0]))) + 1e-9
+    ours = evaluate(labels, raw / raw.sum(axis=1, keepdims=True), names(classes))
+    text = json.dumps(ours.to_dict(), allow_nan=False)
+    assert Metrics.from_dict(json.loads(text)) == ours
+    assert sum(map(sum, ours.confusion)) == count
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "classes", "words"),
+    [
+        ([0, 1], [[1.0, 0.0]], ["a", "b"], "do not fit"),
+        ([0], [[1.0, 0.0, 0.0]], ["a", "b"], "do not fit"),
+        ([2], [[1.0, 0.0]], ["a", "b"], "from 2 to 2"),
+        ([-1], [[1.0, 0.0]], ["a", "b"], "wanted 0 to 1"),
+        ([0.0], [[1.0, 0.0]], ["a", "b"], "integers"),
+        ([0], [[math.nan, 1.0]], ["a", "b"], "row 1"),
+        ([0], [[math.inf, -math.inf]], ["a", "b"], "row 1"),
+        ([0, 0], [[1.0, 0.0], [3.0, -2.0]], ["a", "b"], "row 2.*softmax"),
+        ([0], [[0.3, 0.3]], ["a", "b"], "sum to 1"),
+        ([0], [[0.5, 0.5]], ["a", "a"], "each once"),
+        ([], np.zeros((0, 0)), [], "at least one"),
+    ],
+)
+def test_input_that_cannot_be_evaluated_is_named(labels: list[float], probabilities: list[list[float]], classes: list[str], words: str) -> None:
+    with pytest.raises(MetricsError, match=words):
+        evaluate(np.array(labels), np.array(probabilities), classes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predictions_come_back_to_the_last_digit(tmp_path: Path, dtype: type) -> None:
+    labels, probabilities = predictions(50, len(NASTY))
+    probabilities = probabilities.astype(dtype)
+    images = [f"test/{NASTY[label]}/Bild {index}, groß.png" for index, label in enumerate(labels)]
+    path = tmp_path / "Vorhersagen ü.csv"
+    write_predictions(path, images, labels, probabilities, NASTY)
+    images_back, labels_back, probabilities_back, classes_back = read_predictions(path)
+    assert (images_back, classes_back) == (images, NASTY)
+    assert np.array_equal(labels_back, labels)
+    assert np.array_equal(probabilities_back, probabilities.astype(np.float64))
+    assert evaluate(labels_back, probabilities_back, classes_back) == evaluate(labels, probabilities, NASTY)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_file_holds_names_and_not_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, ["test/a/1.png"], np.array([0]), np.array([[0.25, 0.75]]), ["Fötus", "other"])
+    assert path.read_bytes().decode("utf-8") == "path,label,predicted,prob_Fötus,prob_other\ntest/a/1.png,Fötus,other,0.25,0.75\n"
+
+
+def test_an_empty_set_makes_a_file_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, [], np.array([], dtype=np.int64), np.zeros((0, 2)), ["a", "b"])
+    images, labels, probabilities, classes = read_predictions(path)
+    assert (images, labels.shape, probabilities.shape, classes) == ([], (0,), (0, 2), ["a", "b"])
+
+
+def test_a_file_name_that_is_no_unicode_does_not_cost_the_results(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, ["test/a/\udcfc.png"], np.array([0]), np.array([[1.0]]), ["a"])
+    assert read_predictions(path)[0] == ["test/a/\\udcfc.png"]
+
+
+def test_a_spreadsheets_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_bytes("path,label,predicted,prob_a\r\nx.png,a,a,1.0\r\n".encode("utf-8-sig"))
+    assert read_predictions(path)[0] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "first line"),
+        ("path,label,predicted\n", "first line"),
+        ("path,label,prob_a\nx,a,1\n", "first line"),
+        ("path,label,predicted,prob_a,auc\nx,a,a,1,1\n", "first line"),
+        ("path,label,predicted,prob_a,prob_a\n", "each once"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0\n", "line 2"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,0.0,0.0\n", "line 2"),
+        ("path,label,predicted,prob_a,prob_b\nx,a\n", "line 2"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,0.0\nx,c,a,1.0,0.0\n", "line 3"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,zero\n", "line 2"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,0.1,0.9\n", "line 2"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,0.6,0.1\n", "row 1"),
+        ("path,label,predicted,prob_a,prob_b\nx,a,a,nan,1.0\n", "row 1"),
+        ('path,label,predicted,prob_a\n"x,a,a,1.0\n', "end of"),
+        (b"path,label,predicted,prob_\xfc\n", "codec"),
+    ],
+)
+def test_a_bad_predictions_file_is_named_with_its_line(tmp_path: Path, content: str | bytes, words: str) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(MetricsError, match=words) as caught:
+        read_predictions(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_predictions_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MetricsError, match=r"nowhere\.csv"):
+        read_predictions(tmp_path / "nowhere.csv")
+
+
+def test_names_that_do_not_match_the_labels_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(MetricsError, match="2 names for 1 labels"):
+        write_predictions(tmp_path / "p.csv", ["a", "b"], np.array([0]), np.array([[1.0]]), ["a"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": "high"},
+        {"auc": math.nan},
+        {"per_class": []},
+        {"per_class": [1]},
+        {"confusion": [[1, 0]]},
+        {"confusion": [[5, 0], [0, 1]]},
+        {"confusion": 3},
+        {"surprise": 1},
+    ],
+)
+def test_metrics_of_another_shape_are_refused(change: dict[str, object]) -> None:
+    good = evaluate(np.array([0, 1]), np.eye(2), ["a", "b"]).to_dict()
+    assert Metrics.from_dict(good).to_dict() == good
+    with pytest.raises(MetricsError):
+        Metrics.from_dict(good | change)

@@ -1,0 +1,89 @@
+"""The squeeze-and-excitation gate: every engine equals the definition."""
+
+import pytest
+import torch
+from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from medmambase_kernels import SqueezeExcite, squeeze_excite
+
+
+@st.composite
+def cases(draw):
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    b, h, w, c, hidden = draw(st.integers(0, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 40)), draw(st.integers(1, 5))
+    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
+    x = torch.randn(b, h, w, c, generator=g).to(dtype)
+    if draw(st.booleans()):
+        x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    return [x, torch.randn(hidden, c, generator=g), torch.randn(c, hidden, generator=g)], draw(st.sampled_from([1.0, 2.0]))
+
+
+def outputs_and_gradients(args: list[Tensor], scale: float, engine: str) -> list[Tensor]:
+    leaves = [t.detach().to(engine_device(engine)).requires_grad_() for t in args]
+    y = squeeze_excite(*leaves, scale=scale, backend=engine)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(y)
+    (y * weight).float().sum().backward()
+    return [y, *(t.grad for t in leaves)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=30)
+@given(case=cases())
+def test_every_engine_equals_the_definition(engine: str, case) -> None:
+    args, scale = case
+    for actual, expected in zip(outputs_and_gradients(args, scale, engine), outputs_and_gradients(args, scale, "reference"), strict=True):
+        assert actual.dtype == expected.dtype
+        assert relative_error(actual, expected) <= TOLERANCE[args[0].dtype]
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_gradcheck_passes_in_float64(engine: str) -> None:
+    args = [t.double().requires_grad_() for t in (torch.randn(2, 2, 3, 4), torch.randn(3, 4), torch.randn(4, 3))]
+    assert torch.autograd.gradcheck(lambda *a: squeeze_excite(*a, scale=2.0, backend=engine), args)
+
+
+def test_a_new_gate_of_scale_two_changes_nothing_and_can_learn() -> None:
+    module = SqueezeExcite(32, scale=2.0)
+    x = torch.randn(2, 3, 3, 32)
+    y = module(x)
+    assert torch.equal(y, x)
+    y.square().sum().backward()
+    assert module.excite.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_gate_is_what_forward_multiplies_by(scale: float) -> None:
+    module = SqueezeExcite(16, scale=scale)
+    torch.nn.init.normal_(module.excite)
+    x = torch.rand(2, 3, 4, 16) + 1
+    assert relative_error(module(x) / x, module.gate(x)[:, None, None].expand_as(x)) < 1e-6
+
+
+def test_the_hidden_width_is_never_below_its_minimum() -> None:
+    assert SqueezeExcite(16).squeeze.shape == (8, 16)
+    assert SqueezeExcite(16, hidden_min=1).squeeze.shape == (1, 16)
+    assert SqueezeExcite(768).squeeze.shape == (48, 768)
+
+
+@pytest.mark.parametrize(
+    ("index", "wrong", "message"),
+    [
+        (0, torch.randn(2, 4, 5), "x has shape"),
+        (0, torch.randn(2, 0, 5, 4), "at least one position"),
+        (1, torch.randn(2, 3), "squeeze has shape"),
+        (2, torch.randn(3, 4), "excite"),
+    ],
+)
+def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> None:
+    args = [torch.randn(1, 2, 2, 4), torch.randn(2, 4), torch.randn(4, 2)]
+    args[index] = wrong
+    with pytest.raises(ValueError, match=message):
+        squeeze_excite(*args)
+
+
+def test_the_custom_operator_passes_torchs_own_checks() -> None:
+    args = [t.requires_grad_() for t in (torch.randn(2, 3, 4, 5), torch.randn(2, 5), torch.randn(5, 2))]
+    torch.library.opcheck(torch.ops.medmambase.squeeze_excite, (*args, 2.0, "cpu"))

@@ -1,0 +1,299 @@
+"""What quickstart.py and check.py decide and say. Nothing is installed here: running the tools from a bare clone is the other half."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import check
+import environment
+import quickstart
+from environment import Card, Interpreter, Machine, SetupError, choose_torch, choose_triton, read_card
+
+TOOLS = Path(environment.__file__).parent
+PINNED = f"torch=={environment.TORCH}"
+CPU_INDEX, CU126, CU130 = (("--index-url", environment.WHEELS + build) for build in ("cpu", "cu126", "cu130"))
+AMPERE_NEW, AMPERE_OLD = Card((13, 0), (8, 6)), Card((12, 4), (8, 6))
+READY = Interpreter((3, 11), True, True, "2.13.0+cpu", True)
+
+
+def machine(system: str = "Linux", card: Card | None = None, python: tuple[int, int] = (3, 12), architecture: str | None = None) -> Machine:
+    usual = {"Linux": "x86_64", "Windows": "win-amd64", "Darwin": "arm64"}
+    return Machine(system, architecture or usual[system], python, card)
+
+
+@pytest.mark.parametrize(
+    ("system", "card", "found", "expected"),
+    [
+        ("Linux", None, "2.7.0", ()),
+        ("Linux", AMPERE_NEW, "2.15.0+cu132", ()),
+        ("Windows", None, "2.10.0a0+git1", ()),
+        ("Linux", None, "2.6.1", (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30")),
+        ("Linux", None, None, (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30")),
+        ("Linux", AMPERE_NEW, None, (PINNED,)),
+        ("Linux", AMPERE_OLD, None, (PINNED, *CU126)),
+        ("Linux", Card(None, None), None, (PINNED, *CU126)),
+        ("Linux", Card((13, 0), (6, 1)), None, (PINNED, *CU126)),
+        ("Linux", Card((12, 8), (12, 0)), None, (PINNED,)),
+        ("Windows", None, None, (PINNED,)),
+        ("Windows", AMPERE_NEW, "1.13.1", (PINNED, *CU130)),
+        ("Windows", AMPERE_OLD, None, (PINNED, *CU126)),
+        ("Windows", Card((13, 1), None), None, (PINNED, *CU130)),
+        ("Windows", Card((13, 0), (7, 0)), None, (PINNED, *CU126)),
+        ("Windows", Card((12, 9), (12, 0)), None, (PINNED, *CU130)),
+        ("Darwin", None, None, (PINNED,)),
+    ],
+)
+def test_the_torch_fits_the_machine(system: str, card: Card | None, found: str | None, expected: tuple[str, ...]) -> None:
+    assert choose_torch(machine(system, card), found).arguments == expected
+
+
+def test_without_a_card_linux_never_gets_the_cuda_build() -> None:
+    for architecture in environment.ARCHITECTURES["Linux"]:
+        assert PINNED not in choose_torch(machine(architecture=architecture), None).arguments
+
+
+def test_a_driver_too_old_for_its_card_is_told_to_be_updated() -> None:
+    assert "update it" in choose_torch(machine("Windows", Card((12, 8), (12, 0))), None).reason
+
+
+@pytest.mark.parametrize(
+    ("impossible", "advice"),
+    [
+        (machine("Darwin", architecture="x86_64"), "Apple silicon"),
+        (machine("Windows", architecture="win32"), "64-bit"),
+        (machine("Windows", architecture="win-arm64"), "x64"),
+        (machine("Linux", architecture="armv7l"), "aarch64"),
+        (machine("FreeBSD", architecture="amd64"), "Linux"),
+        (machine(python=(3, 15)), "3.11 to 3.14"),
+    ],
+)
+def test_a_machine_without_a_wheel_hears_what_to_use_unless_it_has_a_torch(impossible: Machine, advice: str) -> None:
+    with pytest.raises(SetupError, match=advice):
+        choose_torch(impossible, None)
+    assert choose_torch(impossible, "2.8.0").arguments == ()
+
+
+@pytest.mark.parametrize(
+    ("system", "torch", "test", "expected"),
+    [
+        ("Linux", "2.13.0+cpu", True, "triton==3.7.1"),
+        ("Linux", "2.13.0+cpu", False, None),
+        ("Linux", "2.1.0", True, None),
+        ("Linux", "2.15.0", True, None),
+        ("Windows", "2.13.0", False, "triton-windows==3.7.1.*"),
+        ("Windows", "2.12.0", True, None),
+        ("Darwin", "2.13.0", True, None),
+    ],
+)
+def test_triton_is_the_one_made_for_the_pinned_torch(system: str, torch: str, test: bool, expected: str | None) -> None:
+    assert choose_triton(machine(system), torch, test) == expected
+
+
+@pytest.mark.parametrize(
+    ("overview", "capabilities", "expected"),
+    [
+        ("| NVIDIA-SMI 581.15    Driver Version: 581.15    CUDA Version: 13.0     |", "8.6\n", Card((13, 0), (8, 6))),
+        ("| NVIDIA-SMI 535.183.01  Driver Version: 535.183.01  CUDA Version: 12.2 |", "7.5\r\n8.9\r\n", Card((12, 2), (8, 9))),
+        ("| NVIDIA-SMI 595.10   CUDA UMD Version: 13.2 |", "12.0\n", Card((13, 2), (12, 0))),
+        ("| CUDA Version: N/A |", 'Field "compute_cap" is not a valid field to query.\n', Card(None, None)),
+        ("", "[N/A]\n", Card(None, None)),
+    ],
+)
+def test_the_card_is_read_from_nvidia_smi(overview: str, capabilities: str, expected: Card) -> None:
+    assert read_card(overview, capabilities) == expected
+
+
+@pytest.mark.parametrize(("listing", "expected"), [("GPU 0: NVIDIA GeForce RTX 4070 (UUID: x)\n", True), ("No devices found.\n", False), (None, False)])
+def test_a_driver_without_a_card_is_no_card(monkeypatch: pytest.MonkeyPatch, listing: str | None, expected: bool) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(environment, "_output", lambda command: listing if "-L" in command else "")
+    assert (environment.find_card() is not None) is expected
+
+
+@pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
+def test_help_says_what_stands_after_the_dashes(tool: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(TOOLS / tool), "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", errors="replace")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "What stands after -- goes to" in done.stdout
+    assert "--venv" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
+def test_an_old_python_can_parse_the_tool_up_to_its_message(tool: str) -> None:
+    body = ast.parse((TOOLS / tool).read_text(encoding="utf-8"), feature_version=(3, 6)).body
+    message = next(i for i, node in enumerate(body) if isinstance(node, ast.If) and "version_info" in ast.unparse(node.test))
+    imports = [ast.unparse(node) for node in body[:message] if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports == ["import sys"]
+
+
+def test_arguments_after_the_dashes_are_passed_on() -> None:
+    assert environment.split(["--venv", "a", "--", "-k", "x", "--", "y"]) == (["--venv", "a"], ["-k", "x", "--", "y"])
+    assert environment.split(["--venv", "a"]) == (["--venv", "a"], [])
+
+
+class Calls(list[list[str]]):
+    """Stands in for ``environment.call``: remembers the commands, makes a folder for ``venv``, and fails the commands that contain ``failing``."""
+
+    failing = "nothing"
+
+    def __call__(self, command: Sequence[str]) -> int:
+        self.append(list(command))
+        if "venv" in command:
+            Path(command[-1]).mkdir(exist_ok=True)
+        return int(any(self.failing in word for word in command))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    made = Calls()
+    monkeypatch.setattr(environment, "call", made)
+    monkeypatch.setattr(environment, "find_card", lambda: None)
+    return made
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, *answers: Interpreter | None) -> None:
+    """Let the interpreters that are asked, one after the other, say this."""
+    left = list(answers)
+    monkeypatch.setattr(environment, "ask", lambda python: left.pop(0))
+
+
+def test_a_bare_folder_gets_an_environment_then_torch_then_the_project(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    bare = Interpreter((3, 11), True, True, None, False)
+    answer(monkeypatch, None, bare, bare, Interpreter((3, 11), True, True, "2.13.0+cpu", False))
+    monkeypatch.setattr(environment, "this_machine", machine)
+    folder = tmp_path / "with spaçe 肺"
+    folder.mkdir()
+    environment.prepare(folder, test=True)
+    venv, torch, triton, project, smoke = calls
+    assert venv == [sys.executable, "-m", "venv", "--clear", str(folder)]
+    assert f"{PINNED}+cpu" in torch
+    assert triton[-1] == "triton==3.7.1"
+    assert project[-3:] == ["-e", ".[test]", f"{PINNED}+cpu"], "the torch that is there must be named, or pip may replace it"
+    assert "import torch" in smoke[-1]
+
+
+@pytest.mark.parametrize(("nested", "torch", "shared"), [(False, "2.9.1", True), (False, "2.6.0", False), (True, "2.9.1", False), (False, None, False)])
+def test_a_torch_of_the_base_python_is_shared(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, nested: bool, torch: str | None, shared: bool
+) -> None:
+    answer(monkeypatch, None, Interpreter((3, 11), nested, True, torch, False), READY)
+    environment.prepare(tmp_path / "venv")
+    assert ("--system-site-packages" in calls[0]) is shared
+
+
+@pytest.mark.parametrize(
+    ("folder", "encoding", "python", "editable"),
+    [("C:/kidney", "cp1252", (3, 11), True), ("C:/肺", "cp1252", (3, 12), False), ("C:/肺", "cp1252", (3, 13), True), ("/肺", "utf-8", (3, 11), True)],
+)
+def test_a_path_that_an_old_python_misreads_gets_a_copy(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, folder: str, encoding: str, python: tuple[int, int], editable: bool
+) -> None:
+    monkeypatch.setattr("locale.getencoding", lambda: encoding)
+    monkeypatch.setattr(environment, "ROOT", Path(folder))
+    monkeypatch.setattr(environment, "_state", lambda test: {})
+    answer(monkeypatch, Interpreter(python, True, True, "2.13.0", True))
+    environment.prepare(tmp_path)
+    assert ("-e" in calls[0]) is editable
+    assert (tmp_path / "medmambase.json").exists() is editable, "a copy must be made anew each time"
+
+
+def test_a_second_run_installs_nothing(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    answer(monkeypatch, READY, READY, READY, READY)
+    environment.prepare(tmp_path, test=True)
+    made = len(calls)
+    environment.prepare(tmp_path, test=True)
+    environment.prepare(tmp_path)
+    assert len(calls) == made > 0
+    (tmp_path / "medmambase.json").write_text(json.dumps({"project": "elsewhere"}), encoding="utf-8", newline="\n")
+    environment.prepare(tmp_path)
+    assert len(calls) > made
+
+
+def test_a_half_made_environment_is_made_again(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    (tmp_path / "pyvenv.cfg").touch()
+    answer(monkeypatch, None, None, READY)
+    environment.prepare(tmp_path)
+    assert calls[0][1:4] == ["-m", "venv", "--clear"]
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    answer(monkeypatch, None)
+    with pytest.raises(SetupError, match="is no virtual environment"):
+        environment.prepare(tmp_path)
+    assert calls == []
+
+
+def test_an_environment_of_an_old_python_is_left_alone(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    answer(monkeypatch, Interpreter((3, 10), True, True, None, False))
+    with pytest.raises(SetupError, match=r"holds Python 3\.10"):
+        environment.prepare(tmp_path)
+    assert calls == []
+
+
+def test_a_python_without_venv_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer(monkeypatch, None)
+    with pytest.raises(SetupError, match="apt install python3-venv"):
+        environment.prepare(tmp_path / "venv")
+    assert calls == []
+
+
+@pytest.mark.parametrize(("failing", "message"), [("venv", "could not be made"), ("pip", "pip failed.*\n.*install -e"), ("import torch", "cannot be imported")])
+def test_a_step_that_fails_shows_its_command_and_leaves_no_stamp(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, failing: str, message: str
+) -> None:
+    calls.failing = failing
+    folder = tmp_path / "new"
+    answer(monkeypatch, None, None, READY)
+    with pytest.raises(SetupError, match=message):
+        environment.prepare(folder)
+    assert not (folder / "medmambase.json").exists()
+
+
+def test_an_interpreter_tells_what_it_can_import_without_importing_it() -> None:
+    said = environment.ask(Path(sys.executable))
+    assert said is not None
+    assert said.python == sys.version_info[:2]
+    assert said.torch is not None
+    assert "torch" in environment.PROBE
+    assert "import torch" not in environment.PROBE
+
+
+def test_a_missing_interpreter_says_nothing(tmp_path: Path) -> None:
+    assert environment.ask(tmp_path / "python") is None
+
+
+@pytest.mark.parametrize(("error", "code", "text"), [(SetupError("delete it"), 1, "delete it"), (KeyboardInterrupt(), 130, "stopped")])
+def test_a_failure_is_a_message_and_an_exit_code(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(_: Sequence[str]) -> int:
+        raise error
+
+    assert environment.run(fails) == code
+    assert text in capsys.readouterr().err
+
+
+def test_check_runs_every_step_and_fails_if_one_does(monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(environment, "prepare", lambda folder, test: Path("python"))
+    calls.failing = "--platform"
+    assert check.main(["--", "-k", "house"]) == 1
+    assert [command[2] for command in calls] == ["ruff", "ruff", "mypy", "mypy", "pytest"]
+    assert calls[-1][-2:] == ["-k", "house"]
+    lines = capsys.readouterr().out.splitlines()[-5:]
+    assert ["FAILED" in line for line in lines] == [False, False, False, True, False]
+    calls.failing = "nothing"
+    assert check.main(["--only", "lint", "types", "--skip", "types"]) == 0
+    assert calls[5:] == [["python", "-m", *check.STEPS["lint"]]]
+
+
+def test_quickstart_trains_and_passes_the_exit_code_on(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "prepare", lambda folder: folder)
+    calls.failing = "medmambase-train"
+    assert quickstart.main(["--venv", str(tmp_path), "--", "--epochs", "2"]) == 1
+    assert calls == [[str(tmp_path / ("Scripts" if os.name == "nt" else "bin") / Path(calls[0][0]).name), "--demo", "--epochs", "2"]]

@@ -1,0 +1,172 @@
+"""Files of weights: what is saved comes back, foreign checkpoints are known by their shapes, bad files are named."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from medmambase import MedMambaSE, ModelConfig, Preprocessing
+from medmambase.model import weights
+from medmambase.model.weights import WeightsError
+
+SMALL = ModelConfig(num_classes=3, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), se_hidden_min=1, se_scale=1.0, odd="crop")
+CLASSES = ("Ärmel", "b, with comma", "肺")
+TO_UPSTREAM = [  # written out a second time, from the published key lists, so that a slip in the table is seen
+    (r"^embedding\.", "patch_embed."),
+    (r"^stages\.(\d+)\.merging\.", lambda m: f"layers.{int(m[1]) - 1}.downsample."),
+    (r"^stages\.", "layers."),
+    (r"\.ssm_norm\.", ".ln_1."),
+    (r"\.ssm_branch\.x_proj$", ".self_attention.x_proj_weight"),
+    (r"\.ssm_branch\.dt_weight$", ".self_attention.dt_projs_weight"),
+    (r"\.ssm_branch\.dt_bias$", ".self_attention.dt_projs_bias"),
+    (r"\.ssm_branch\.A_log$", ".self_attention.A_logs"),
+    (r"\.ssm_branch\.D$", ".self_attention.Ds"),
+    (r"\.ssm_branch\.conv\.", ".self_attention.conv2d."),
+    (r"\.ssm_branch\.norm\.", ".self_attention.out_norm."),
+    (r"\.ssm_branch\.", ".self_attention."),
+    (r"\.conv_branch\.", ".conv33conv33conv11."),
+    (r"\.mix\.", ".finalconv11."),
+    (r"\.se\.squeeze$", ".se.fc.0.weight"),
+    (r"\.se\.excite$", ".se.fc.2.weight"),
+]
+
+
+def as_upstream(network: MedMambaSE) -> dict[str, Tensor]:
+    """The checkpoint that the original's code would have written for these weights."""
+    tensors = {}
+    for key, t in network.state_dict().items():
+        for pattern, replacement in TO_UPSTREAM:
+            key = re.sub(pattern, replacement, key)
+        if key.endswith(("A_logs", "Ds")):
+            t = t.flatten(0, 1)
+        if key.endswith("finalconv11.weight"):
+            t = t[:, :, None, None]
+        tensors[key] = t
+    return tensors
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(1, 3, 64, 64)
+
+
+def network_of(block: str, **changes: object) -> MedMambaSE:
+    network = MedMambaSE(replace(SMALL, block=block, **changes)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def test_a_saved_network_comes_back_with_its_classes_and_preprocessing(tmp_path: Path, image: Tensor) -> None:
+    network = MedMambaSE(SMALL, classes=CLASSES, preprocessing=Preprocessing(size=64, resize="stretch")).eval()
+    folder = tmp_path / "netz mit Leerzeichen ü"
+    network.save(folder)
+    back = MedMambaSE.load(folder)
+    assert (back.config, back.classes, back.preprocessing, back.training) == (SMALL, CLASSES, network.preprocessing, False)
+    assert torch.equal(back(image), network(image))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    maps = MedMambaSE.load(folder, features_only=True)(image)
+    assert torch.equal(maps[-1].permute(0, 2, 3, 1), network.forward_features(image))
+
+
+@pytest.mark.parametrize("block", ["medmamba", "medmambase", "notebook", "medmamba_v0"])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
+def test_an_upstream_checkpoint_is_known_by_its_shapes(block: str, wrapper: str | None, tmp_path: Path, image: Tensor) -> None:
+    network = network_of(block, state=4)
+    checkpoint = {f"module.{key}": t for key, t in as_upstream(network).items()}
+    path = tmp_path / "MedMamba_base.pth"  # the name lies about the size
+    torch.save({wrapper: checkpoint, "epoch": 3} if wrapper else checkpoint, path)
+    said: list[str] = []
+    back = MedMambaSE.from_upstream(path, say=said.append)
+    assert back.config == replace(network.config, se_scale=1.0 if "se" in block or block == "notebook" else None)
+    assert torch.equal(back(image), network(image))
+    assert said == [f"{len(network.state_dict())} keys matched, 0 skipped, 0 new"]
+
+
+def test_the_renaming_covers_every_published_key(shared: Path) -> None:
+    blocks = {"medmamba": "medmamba", "se_nb": "notebook", "se_mm": "medmambase"}
+    for name, block in blocks.items():
+        lines = (shared / "parity" / f"keys_{name}_tiny.txt").read_text(encoding="utf-8").splitlines()
+        theirs = {line.split("\t")[0] for line in lines}
+        with torch.device("meta"):
+            own = MedMambaSE(ModelConfig(block=block)).state_dict()
+        assert {weights.renamed(key) for key in theirs} == own.keys()
+
+
+def test_medmamba_weights_in_a_medmambase_give_the_same_logits_and_an_account(image: Tensor) -> None:
+    network = network_of("medmamba")
+    said: list[str] = []
+    gated = MedMambaSE.from_upstream(as_upstream(network), block="medmambase", say=said.append)
+    assert torch.equal(gated(image), network(image))
+    assert "0 skipped, 10 new" in said[0]
+    assert "new: stages.0.blocks.0.se.excite" in said[0]
+
+
+def test_weights_do_not_become_a_block_with_other_convolutions() -> None:
+    with pytest.raises(WeightsError, match="weights of 'notebook'"):
+        MedMambaSE.from_upstream(as_upstream(network_of("notebook")), block="medmambase")
+
+
+def test_rgb_weights_summed_for_grey_input_give_the_same_logits() -> None:
+    network = network_of("medmamba")
+    grey = torch.randn(2, 1, 64, 64)
+    single = MedMambaSE.from_upstream(as_upstream(network), in_chans=1, say=lambda _: None)
+    assert torch.allclose(single(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_another_number_of_classes_starts_a_new_head_and_says_so() -> None:
+    said: list[str] = []
+    network = MedMambaSE.from_upstream(as_upstream(network_of("medmamba")), num_classes=7, say=said.append)
+    assert network.head.weight.shape == (7, 128)
+    assert "2 skipped, 2 new" in said[0]
+    assert "skipped: head.weight (shape (3, 128), this network has (7, 128))" in said[0]
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    torch.save({"head.weight": Evil()}, tmp_path / "evil.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"conv.weight": torch.ones(2)}, tmp_path / "resnet.pth")
+    (tmp_path / "text.pth").write_text("hello", encoding="utf-8")
+    for name in ("evil.pth", "list.pth", "resnet.pth", "text.pth", "absent.pth", "absent.safetensors"):
+        with pytest.raises(WeightsError, match=re.escape(name)):
+            MedMambaSE.from_upstream(tmp_path / name)
+
+
+def test_nothing_is_unpickled_with_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    torch.save({"head.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError):
+        MedMambaSE.from_upstream(tmp_path / "evil.pth")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"config\.json: not there"):
+        MedMambaSE.load(tmp_path / "nowhere")
+    folder = tmp_path / "net"
+    MedMambaSE(SMALL).save(folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read"):
+        MedMambaSE.load(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for change, message in (({"format": 99}, "format is 99"), ({"model": description["model"] | {"depht": 1}}, "no field 'depht'")):
+        (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
+        with pytest.raises(WeightsError, match=message):
+            MedMambaSE.load(folder)
+    wider = description | {"model": description["model"] | {"state": 4}}
+    (folder / "config.json").write_text(json.dumps(wider), encoding="utf-8")
+    with pytest.raises(WeightsError, match="wants"):
+        MedMambaSE.load(folder)
