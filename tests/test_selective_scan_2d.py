@@ -157,3 +157,12 @@ def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> N
 def test_the_custom_operator_passes_torchs_own_checks() -> None:
     args = [t.requires_grad_() for t in make_case(2, 3, 4, 5, 2, 1)]
     torch.library.opcheck(torch.ops.medmambase.selective_scan_2d, (*args, torch.float32, True, "cpu"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_autocast_does_not_reach_the_arithmetic(engine: str) -> None:
+    args = make_case(1, 4, 5, 8, 4, 3)
+    expected = outputs_and_gradients(args, engine)
+    with torch.autocast(engine_device(engine).type, torch.bfloat16):
+        actual = outputs_and_gradients(args, engine)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)

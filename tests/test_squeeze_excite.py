@@ -87,3 +87,12 @@ def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> N
 def test_the_custom_operator_passes_torchs_own_checks() -> None:
     args = [t.requires_grad_() for t in (torch.randn(2, 3, 4, 5), torch.randn(2, 5), torch.randn(5, 2))]
     torch.library.opcheck(torch.ops.medmambase.squeeze_excite, (*args, 2.0, "cpu"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_autocast_does_not_reach_the_arithmetic(engine: str) -> None:
+    args = [torch.randn(2, 3, 4, 16), torch.randn(8, 16), torch.randn(16, 8)]
+    expected = outputs_and_gradients(args, 2.0, engine)
+    with torch.autocast(engine_device(engine).type, torch.bfloat16):
+        actual = outputs_and_gradients(args, 2.0, engine)
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))

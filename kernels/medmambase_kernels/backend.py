@@ -13,9 +13,10 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -83,6 +84,17 @@ def engine(operator: str, name: str) -> ModuleType:
         return importlib.import_module(f"medmambase_kernels.{operator}_{name}")
     except ImportError as error:
         raise BackendError(f"backend {name!r} does not load: {error}; reinstall Triton, or ask for backend 'cpu'") from error
+
+
+def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
+    """Call an engine's ``step``, "forward" or "backward", on the device of the first argument and in the engine's own precision.
+
+    Autocast is switched off inside: it would round the engine's float32 products to 16 bits.
+    """
+    device = arguments[0].device
+    autocast = torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+    with autocast, torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return getattr(engine(operator, name), step)(*arguments)
 
 
 def _explicit(argument: str | None) -> tuple[str | None, str]:

@@ -183,7 +183,7 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
     "ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.engine("selective_scan", engine).forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save)
+    return engines.run("selective_scan", engine, "forward", u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save)
 
 
 @_forward.register_fake
@@ -199,7 +199,7 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype
     "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    gradients = engines.engine("selective_scan", engine).backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
+    gradients = engines.run("selective_scan", engine, "backward", dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
     return tuple(A.new_empty(0) if t is None else t for t in gradients)
 
 

@@ -73,7 +73,7 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     schema="(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor)",
 )
 def _forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.engine("selective_scan_2d", engine).forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save)
+    return engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save)
 
 
 @_forward.register_fake
@@ -89,7 +89,7 @@ def _(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ign
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.engine("selective_scan_2d", engine).backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints)
+    return engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints)
 
 
 @_backward.register_fake

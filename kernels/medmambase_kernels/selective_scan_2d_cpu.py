@@ -51,7 +51,7 @@ def forward(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Ten
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     y = x.new_empty(x.shape, dtype=out_dtype)
     checkpoints = A.new_empty(checkpoint_shape(x, A) if save else (0,))
-    for images in batch_slices(len(x), CHUNK * A.numel()):
+    for images in batch_slices(len(x), min(CHUNK, len(directions.order)) * A.numel()):
         x_t, x_dbl_t = directions.time_first(directions.x, images), directions.time_first(directions.x_dbl, images)
         y_t = x_t * D.sum(0)  # the four skips read the same x
         buffers = Buffers.like(directions.A, x_t.shape[1], min(CHUNK, len(x_t)), backward=False)
@@ -74,7 +74,7 @@ def backward(
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     dx, dx_dbl = torch.empty_like(x), torch.empty_like(x_dbl)
     d_dt_weight, d_dt_bias, dA, dD = (t.new_zeros(t.shape) for t in (dt_weight, dt_bias, A, D))
-    for images in batch_slices(len(x), CHUNK * A.numel()):
+    for images in batch_slices(len(x), min(CHUNK, len(directions.order)) * A.numel()):
         x_t, x_dbl_t = directions.time_first(directions.x, images), directions.time_first(directions.x_dbl, images)
         dy_t = directions.time_first(dy.flatten(1, 2), images)
         dx_t, dx_dbl_t = dy_t * D.sum(0), torch.empty_like(x_dbl_t)

@@ -174,7 +174,7 @@ def forward(
     y = u.new_empty(u.shape, dtype=out_dtype)
     last = A.new_zeros(batch, *A.shape) if initial_state is None else initial_state.clone()
     checkpoints = A.new_empty(checkpoint_shape(u, A) if save else (0,))
-    for images in batch_slices(batch, CHUNK * A.numel()):
+    for images in batch_slices(batch, min(CHUNK, length) * A.numel()):
         buffers = Buffers.like(grouped.A, images.stop - images.start, min(CHUNK, length), backward=False)
         entry = grouped.states(last[images])
         for index, steps in enumerate(_chunks(length)):
@@ -212,7 +212,7 @@ def backward(
     dA, dD, dbias = A.new_zeros(A.shape), A.new_zeros(channels), A.new_zeros(channels)
     dB, dC = (t.new_zeros(t.shape, dtype=A.dtype if t.dim() == 2 else t.dtype) for t in (B, C))  # constants are summed over all chunks
     dinitial = dlast.clone()
-    for images in batch_slices(batch, CHUNK * A.numel()):
+    for images in batch_slices(batch, min(CHUNK, length) * A.numel()):
         buffers = Buffers.like(grouped.A, images.stop - images.start, min(CHUNK, length), backward=True)
         carry = grouped.states(dlast[images]).contiguous()
         for index, steps in reversed(list(enumerate(_chunks(length)))):

@@ -80,7 +80,7 @@ def _check(x: Tensor, squeeze: Tensor, excite: Tensor) -> None:
     schema="(Tensor x, Tensor squeeze, Tensor excite, float scale, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.engine("squeeze_excite", engine).forward(x, squeeze, excite, scale)
+    return engines.run("squeeze_excite", engine, "forward", x, squeeze, excite, scale)
 
 
 @_forward.register_fake
@@ -95,7 +95,7 @@ def _(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the
     schema="(Tensor dy, Tensor x, Tensor squeeze, Tensor excite, float scale, Tensor pooled, Tensor gate, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.engine("squeeze_excite", engine).backward(dy, x, squeeze, excite, scale, pooled, gate)
+    return engines.run("squeeze_excite", engine, "backward", dy, x, squeeze, excite, scale, pooled, gate)
 
 
 @_backward.register_fake

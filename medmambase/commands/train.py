@@ -31,7 +31,7 @@ from medmambase_kernels import BACKENDS, BackendError, describe_backend, use_bac
 
 DEMO_IMAGES_PER_CLASS = 400
 # What --demo does differently, so that it ends in minutes without a GPU; a flag given by hand still wins.
-DEMO = {"model": "nano", "image_size": 48, "epochs": 6, "lr": 2e-3, "augmentation": "none", "in_chans": "1"}
+DEMO = {"model": "nano", "depths": (1, 1, 2, 1), "image_size": 48, "epochs": 6, "lr": 3e-3, "augmentation": "none", "in_chans": "1"}
 # What a person should do about each kind of failure is in its message; the exit code says which kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
     loop.TrainingError: 1, ConfigError: 2, DataError: 3, WeightsError: 3, BackendError: 4, run_folder.RunFolderError: 4, torch.OutOfMemoryError: 4, OSError: 4,
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.demo:
         for name, value in DEMO.items():
-            if getattr(options, name) is None:
+            if getattr(options, name, None) is None:
                 setattr(options, name, value)
     overrides = {f.name: value for f in fields(TrainConfig) if f.name != "recipe" and (value := getattr(options, f.name, None)) is not None}
     config = replace(RECIPES[options.recipe], **overrides)
