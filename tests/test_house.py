@@ -21,7 +21,7 @@ LONGEST = 350
 # Who may import whom, first match first: the importer, then what it may import of ours. Of medmambase_kernels the others see the public names only.
 # An engine is imported by no statement: backend.py loads it by its name, on first use.
 KERNELS = "medmambase_kernels"
-OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite"))
+OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"))
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
     ("medmambase.config", ()),
@@ -30,10 +30,11 @@ IMPORTS = (
     ("medmambase.evaluation.explain", ("medmambase.config", "medmambase.model*", "medmambase.data.images", "medmambase.evaluation*", KERNELS)),
     ("medmambase.evaluation*", ("medmambase.config", "medmambase.data.images", "medmambase.evaluation*")),
     ("medmambase.training*", ("medmambase.config", "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
-    ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS)),
+    ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels.reference", ()),
     ("medmambase_kernels.backend", ("medmambase_kernels.reference",)),
-    ("medmambase_kernels.*_triton", ("medmambase_kernels.*_triton",)),
+    ("medmambase_kernels.launch", ()),
+    ("medmambase_kernels.*_triton", ("medmambase_kernels.*_triton", "medmambase_kernels.launch")),
     ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.reference")),
     ("medmambase_kernels.bench", (KERNELS, "medmambase_kernels.*")),
     ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.reference", *OPERATORS)),

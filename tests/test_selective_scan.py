@@ -117,6 +117,21 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
     assert_equal_to_the_definition(stiff_case(2, l, 2, -1.0, -0.5), True, engine)
 
 
+@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
+@pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
+def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str) -> None:
+    from medmambase_kernels import scan_launch_triton
+
+    monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
+    args = stiff_case(3, l, 2, -1.0, -0.5) | {"delta": torch.randn(1, 3, l), "delta_bias": torch.randn(3)}
+    if kinds != "varying":
+        args["B"] = torch.randn(3, 2)
+    if kinds == "constant":
+        args["C"] = torch.randn(3, 2)
+    assert_equal_to_the_definition(args, True, engine)
+
+
 def test_the_portable_engine_in_float64_agrees_to_rounding_and_passes_gradcheck() -> None:
     args = [torch.randn(2, 4, 35), torch.rand(2, 4, 35), -torch.rand(4, 3), torch.randn(2, 2, 3, 35), torch.randn(2, 2, 3, 35), torch.randn(4)]
     args = [t.double().requires_grad_() for t in args]

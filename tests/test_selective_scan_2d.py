@@ -70,6 +70,26 @@ def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, 
     assert_equal_to_the_definition(make_case(1, h, w, d, n, r), engine)
 
 
+@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
+@pytest.mark.parametrize(("b", "h", "w", "d", "n", "r"), [(1, 9, 9, 3, 2, 3), (1, 8, 12, 33, 2, 6), (4, 3, 5, 3, 4, 5), (1, 49, 2, 2, 1, 1)])
+def test_every_way_to_launch_a_scan_of_an_image_is_exact(
+    monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, b: int, h: int, w: int, d: int, n: int, r: int
+) -> None:
+    from medmambase_kernels import scan_launch_triton
+
+    monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
+    assert_equal_to_the_definition(make_case(b, h, w, d, n, r), engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_an_image_beyond_the_reach_of_32_bit_indices_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    from medmambase_kernels import scan_launch_triton
+
+    monkeypatch.setattr(scan_launch_triton, "_REACH", 1)
+    assert_equal_to_the_definition(make_case(1, 7, 10, 3, 2, 2), engine)
+
+
 def test_batches_larger_than_the_work_space_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     from medmambase_kernels import selective_scan_cpu
 

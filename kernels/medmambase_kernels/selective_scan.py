@@ -4,9 +4,12 @@ Next stop: ``selective_scan_triton`` or ``selective_scan_cpu``; the definition i
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
@@ -58,10 +61,9 @@ def selective_scan(
         y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
         last = last.to(work)
     else:
-        wanted = [t for t in (u, delta, A, B, C, D, delta_bias, initial_state) if t is not None]
-        save = torch.is_grad_enabled() and any(t.requires_grad for t in wanted)
+        save = worth_saving(u, delta, A, B, C, D, delta_bias, initial_state)
         out_dtype = u.dtype if z is None else work  # gate first, round once
-        y, last, _ = torch.ops.medmambase.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, choice.name)
+        y, last, _ = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, choice.name)
         if z is not None:
             y = y * F.silu(z.to(work))
     y = y.to(u.dtype)
@@ -176,6 +178,65 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
             raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
 
 
+def worth_saving(*tensors: Tensor | None) -> bool:
+    """Whether to keep states for a backward pass over these inputs: a hint, since backward runs forward once more where there are none.
+
+    An exported graph is for use and keeps nothing. Under vmap a tensor does not show that it requires a gradient.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_exporting() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def contiguous(results: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """What an operator returns: every tensor contiguous, since a compiled graph reads memory as the fake says; None becomes an empty tensor."""
+    given = next(t for t in results if t is not None)
+    return tuple(given.new_empty(0) if t is None else t.contiguous() for t in results)
+
+
+def contiguous_fake(*arguments: Tensor | None) -> tuple[Tensor, ...]:
+    """The fakes of ``contiguous`` gradients of the arguments."""
+    given = next(t for t in arguments if t is not None)
+    return tuple(given.new_empty(0) if t is None else t.new_empty(t.shape) for t in arguments)
+
+
+def differentiable(
+    name: str, forward: Any, backward: Any, gradients: Callable[..., Any], setup: Callable[..., None]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Give a pair of custom operators derivatives and a rule for vmap. Returns what to call in their place.
+
+    ``gradients``, which calls the second of the pair, and ``setup`` are as in ``torch.library.register_autograd``.
+    """
+
+    def no_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    return _callable(name, forward, gradients, setup), _callable(f"{name}Gradients", backward, _no_such_derivative, no_setup)
+
+
+def _callable(name: str, operator: Any, gradients: Callable[..., Any], setup: Callable[..., None]) -> Callable[..., Any]:
+    def one_by_one(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # The axis of vmap cannot become part of the batch: each sample may have weights of its own, and has gradients of its own for them.
+        parts = [operator(*(t if dim is None else t.select(dim, i) for t, dim in zip(arguments, dims, strict=True))) for i in range(info.batch_size)]
+        stacked = tuple(map(torch.stack, zip(*parts, strict=True)))
+        return stacked, (0,) * len(stacked)
+
+    operator.register_vmap(one_by_one)
+    operator.register_autograd(gradients, setup_context=setup)
+    methods = {"forward": operator, "setup_context": setup, "backward": gradients, "jvp": _no_such_derivative}
+    function: Any = type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **{key: staticmethod(method) for key, method in methods.items()}})
+
+    def call(*arguments: Any) -> Any:
+        # What torch.library registers fails under torch.func.grad (https://github.com/pytorch/pytorch/issues/170834) and lets a forward-mode
+        # derivative be zero without a word. There, and only there since it costs 0.1 ms, the same formulas go by a Function.
+        transformed = not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+        return function.apply(*arguments) if transformed else operator(*arguments)
+
+    return call
+
+
+def _no_such_derivative(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError("backends 'triton' and 'cpu' have first derivatives in reverse mode only; ask for backend 'reference', which has all")
+
+
 @torch.library.custom_op(
     "medmambase::selective_scan",
     mutates_args=(),
@@ -183,7 +244,7 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
     "ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.run("selective_scan", engine, "forward", u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save)
+    return contiguous(engines.run("selective_scan", engine, "forward", u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save))
 
 
 @_forward.register_fake
@@ -199,32 +260,33 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype
     "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    gradients = engines.run("selective_scan", engine, "backward", dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
-    return tuple(A.new_empty(0) if t is None else t for t in gradients)
+    arguments = (dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
+    return contiguous(engines.run("selective_scan", engine, "backward", *arguments))
 
 
 @_backward.register_fake
 def _(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return tuple(A.new_empty(0) if t is None else torch.empty_like(t) for t in (u, delta, A, B, C, D, delta_bias, initial_state))
+    return contiguous_fake(u, delta, A, B, C, D, delta_bias, initial_state)
 
 
 def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    u, delta, A, B, C, D, delta_bias, ctx.delta_softplus, initial_state, _, _, ctx.engine = inputs
-    ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, initial_state, output[2])
+    *tensors, ctx.delta_softplus, initial_state, ctx.out_dtype, ctx.saved, ctx.engine = inputs
+    ctx.save_for_backward(*tensors, initial_state, output[2])
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dy, dlast, _):  # type: ignore[no-untyped-def]  # the schema types it
-    u, delta, A, B, C, D, delta_bias, initial_state, checkpoints = ctx.saved_tensors
+    *tensors, initial_state, checkpoints = ctx.saved_tensors
+    u, _, A, *_ = tensors
     dy = u.new_zeros(u.shape) if dy is None else dy
     dlast = A.new_zeros((u.shape[0], *A.shape)) if dlast is None else dlast
-    du, ddelta, dA, dB, dC, dD, dbias, dinitial = torch.ops.medmambase.selective_scan_backward(
-        dy, dlast, u, delta, A, B, C, D, delta_bias, ctx.delta_softplus, initial_state, checkpoints, ctx.engine
-    )
-    return (
-        du, ddelta, dA, dB, dC, None if D is None else dD, None if delta_bias is None else dbias, None,
-        None if initial_state is None else dinitial, None, None, None,
-    )  # fmt: skip  # one gradient for each of the operator's arguments
+    arguments = (*tensors, ctx.delta_softplus, initial_state)
+    if not ctx.saved:
+        _, _, checkpoints = _scan(*arguments, ctx.out_dtype, True, ctx.engine)
+    *gradients, dinitial = _scan_backward(dy, dlast, *arguments, checkpoints, ctx.engine)
+    gradients = [None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
+    return *gradients, None, None if initial_state is None else dinitial, None, None, None  # one for each of the operator's arguments
 
 
-_forward.register_autograd(_gradients, setup_context=_setup)
+_scan, _scan_backward = differentiable("SelectiveScan", _forward, _backward, _gradients, _setup)

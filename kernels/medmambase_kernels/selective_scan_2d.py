@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors
+from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable, worth_saving
 
 
 def selective_scan_2d(
@@ -47,8 +47,8 @@ def selective_scan_2d(
     dt_weight, dt_bias, A, D = (t.to(work) for t in (dt_weight, dt_bias, A, D))
     if choice.name == "reference":
         return reference.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D).to(out_dtype)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-    y, _ = torch.ops.medmambase.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, choice.name)
+    save = worth_saving(x, x_dbl, dt_weight, dt_bias, A, D)
+    y, _ = _scan(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, choice.name)
     assert isinstance(y, Tensor)
     return y
 
@@ -73,7 +73,7 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     schema="(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor)",
 )
 def _forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save)
+    return contiguous(engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save))
 
 
 @_forward.register_fake
@@ -89,24 +89,28 @@ def _(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ign
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints)
+    return contiguous(engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints))
 
 
 @_backward.register_fake
 def _(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return tuple(torch.empty_like(t) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
+    return contiguous_fake(x, x_dbl, dt_weight, dt_bias, A, D)
 
 
 def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, _, _, ctx.engine = inputs
+    *tensors, ctx.out_dtype, ctx.saved, ctx.engine = inputs
     ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # the schema types it
-    tensors = ctx.saved_tensors
-    dy = torch.zeros_like(tensors[0]) if dy is None else dy
-    return (*torch.ops.medmambase.selective_scan_2d_backward(dy, *tensors, ctx.engine), None, None, None)
+    if dy is None:  # torch asks this way whether a gradient may be missing
+        return (None,) * 9
+    *tensors, checkpoints = ctx.saved_tensors
+    if not ctx.saved:
+        _, checkpoints = _scan(*tensors, ctx.out_dtype, True, ctx.engine)
+    return *_scan_backward(dy, *tensors, checkpoints, ctx.engine), None, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_setup)
+_scan, _scan_backward = differentiable("SelectiveScan2d", _forward, _backward, _gradients, _setup)

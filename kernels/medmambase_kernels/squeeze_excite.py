@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors
+from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable
 
 
 def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float = 1.0, backend: str | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float =
     squeeze, excite = squeeze.to(work), excite.to(work)
     if choice.name == "reference":
         return reference.squeeze_excite(x, squeeze, excite, scale).to(x.dtype)
-    y, _, _ = torch.ops.medmambase.squeeze_excite(x, squeeze, excite, scale, choice.name)
+    y, _, _ = _gate(x, squeeze, excite, scale, choice.name)
     assert isinstance(y, Tensor)
     return y
 
@@ -80,7 +80,7 @@ def _check(x: Tensor, squeeze: Tensor, excite: Tensor) -> None:
     schema="(Tensor x, Tensor squeeze, Tensor excite, float scale, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.run("squeeze_excite", engine, "forward", x, squeeze, excite, scale)
+    return contiguous(engines.run("squeeze_excite", engine, "forward", x, squeeze, excite, scale))
 
 
 @_forward.register_fake
@@ -95,24 +95,26 @@ def _(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the
     schema="(Tensor dy, Tensor x, Tensor squeeze, Tensor excite, float scale, Tensor pooled, Tensor gate, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return engines.run("squeeze_excite", engine, "backward", dy, x, squeeze, excite, scale, pooled, gate)
+    return contiguous(engines.run("squeeze_excite", engine, "backward", dy, x, squeeze, excite, scale, pooled, gate))
 
 
 @_backward.register_fake
 def _(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return torch.empty_like(x), torch.empty_like(squeeze), torch.empty_like(excite)
+    return contiguous_fake(x, squeeze, excite)
 
 
 def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
     x, squeeze, excite, ctx.scale, ctx.engine = inputs
-    ctx.save_for_backward(x, squeeze, excite, output[1], output[2])
+    ctx.save_for_backward(x, squeeze, excite, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dy, _, __):  # type: ignore[no-untyped-def]  # the schema types it
+    if dy is None:  # torch asks this way whether a gradient may be missing
+        return (None,) * 5
     x, squeeze, excite, pooled, gate = ctx.saved_tensors
-    dy = torch.zeros_like(x) if dy is None else dy
-    return (*torch.ops.medmambase.squeeze_excite_backward(dy, x, squeeze, excite, ctx.scale, pooled, gate, ctx.engine), None, None)
+    return *_gate_backward(dy, x, squeeze, excite, ctx.scale, pooled, gate, ctx.engine), None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_setup)
+_gate, _gate_backward = differentiable("SqueezeExcite", _forward, _backward, _gradients, _setup)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medmambase_kernels.selective_scan_triton import load, softplus
+from medmambase_kernels.numerics_triton import load, sigmoid
 
 # positions and channels a step of a program; four warps
 _TILE = {"BL": 64, "BC": 32, "num_warps": 4, "enable_fp_fusion": True}
@@ -53,8 +53,7 @@ def _gate(pooled_ptr, squeeze_ptr, excite_ptr, gate_ptr, hidden, c, scale, ROWS:
         unit = tl.sum(tl.load(squeeze_ptr + tile, mask=live, other=0.0) * pooled[None, :], 1)
         unit = tl.where(unit > 0, unit, 0.0)
         logit += tl.sum(tl.load(excite_ptr + tile, mask=live, other=0.0) * unit[:, None], 0)
-    _, sigmoid = softplus(logit)
-    tl.store(gate_ptr + i_b * c + channel, scale * sigmoid, mask=in_c)
+    tl.store(gate_ptr + i_b * c + channel, scale * sigmoid(logit), mask=in_c)
 
 
 @triton.jit

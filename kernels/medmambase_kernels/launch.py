@@ -1,0 +1,92 @@
+"""The launch table: how the scan kernels are launched, as pure functions of shape and GPU. Nothing is tuned at run time.
+
+First-call latency and run-to-run variation are worse than the last few per cent, and a configuration that depended on timings could change bits.
+Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. ``medmambase-bench --sweep`` measures the candidates beside these choices.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+# (states up to, steps loaded together) forward: a lane holds all states of one channel, so that the tile's registers grow with the states.
+_FORWARD = ((16, 4), (32, 2), (64, 1))
+# (states up to, channels a program) backward: the sweep holds about twelve tiles of 16 numbers a lane.
+_BACKWARD = ((16, 32), (32, 16), (64, 8))
+_SHORT = 64  # a sequence up to this long is one chunk: nothing is kept for backward but the inputs
+_CHUNK = 32
+_RANK_INSIDE = 4  # up to here the product with delta's rank hides behind the exp unit; from 8 on it is cheaper outside
+WARPS = 4  # schedulers of a multiprocessor, each wants a program of one warp
+
+
+@dataclass(frozen=True)
+class ForwardLaunch:
+    """``channels`` a program (one a lane), ``steps`` loaded together, ``chunk`` steps between kept states.
+
+    ``chunked``: the chunks of a sequence run beside each other, in two passes. ``pair``: one program takes a direction and its reverse and adds
+    them in place. ``rank_inside``: delta is projected in the scan, not before it.
+    """
+
+    channels: int
+    steps: int
+    chunk: int
+    chunked: bool
+    pair: bool
+    rank_inside: bool
+
+
+@dataclass(frozen=True)
+class BackwardLaunch:
+    """As ForwardLaunch; ``programs`` share the items out, so that their scratch fits into the cache."""
+
+    channels: int
+    steps: int
+    chunk: int
+    chunked: bool
+    programs: int
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n (n >= 1)."""
+    return 1 << (n - 1).bit_length()
+
+
+def chunk_of(length: int) -> int:
+    """Steps between the states kept for backward: by length alone, so that forward and backward agree on any GPU."""
+    return _CHUNK if length > _SHORT else max(4, -(-length // 4) * 4)
+
+
+def chunks_of(length: int) -> int:
+    """Number of chunks of a sequence."""
+    return -(-length // chunk_of(length))
+
+
+def forward(batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int, groups: int = 1) -> ForwardLaunch:
+    """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many multiprocessors."""
+    steps = next(steps for states, steps in _FORWARD if state <= states)
+    programs = batch * directions * groups * -(-channels // groups // 32)
+    few = programs < 0.7 * WARPS * processors
+    rank_inside = 0 < rank <= _RANK_INSIDE
+    pair = directions == 4 and not rank_inside and programs >= 4 * WARPS * processors  # half as many programs still fill the GPU twice over
+    return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside)
+
+
+def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int, groups: int = 1) -> BackwardLaunch:
+    """The backward launch for the same."""
+    width = next(width for states, width in _BACKWARD if state <= states)
+    chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
+    items = batch * directions * groups * -(-channels // groups // width)
+    chunked = items < most and chunks_of(length) > 1
+    return BackwardLaunch(width, 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
+
+
+def candidates(chosen: ForwardLaunch | BackwardLaunch) -> Iterator[ForwardLaunch | BackwardLaunch]:
+    """What a sweep tries beside the chosen launch, all correct for the same inputs."""
+    for steps in (1, 2, 4, 8):
+        if chosen.chunk % steps == 0:
+            yield replace(chosen, steps=steps)
+    yield replace(chosen, chunked=not chosen.chunked)
+    if isinstance(chosen, ForwardLaunch):
+        yield replace(chosen, pair=not chosen.pair, chunked=False)
+        yield replace(chosen, rank_inside=not chosen.rank_inside)
+    else:
+        for channels in (8, 16, 32):
+            yield replace(chosen, channels=channels)

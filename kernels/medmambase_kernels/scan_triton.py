@@ -1,0 +1,212 @@
+"""The forward kernels of both scans: one warp walks a sequence, or one direction of an image, with its [state, channel] tile in registers.
+
+    h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t      A2 = A log2(e), so that one exp2 instruction is the whole decay
+    y_t = sum_n C_t h_t + D x_t
+
+A lane holds one channel and all its states: no shuffle, no barrier, no shared memory. A direction is a signed stride over the one image, so no
+turned copy exists. Bytes an element of x and direction, float32: x 4 (from the cache after the first direction), y 4, given delta 4; and 16 n / CHUNK
+for the states kept for backward. B, C and the rank of delta come as rows (b, l, k g, [B | C | rank]) in float32, padded to powers of two: bfloat16 rows
+would cost 3 instructions a state in conversions, unpadded ones single loads.
+
+Three ways to launch ``forward``: WHOLE, a program for each whole sequence; or, where that is too few programs, ENDS (each chunk from a zero state: its
+last state and the sum of its deltas), then ``carry`` along the chunks, then CHUNKS (each chunk from its entry state). The entry states are what
+backward starts from.
+
+Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop: scan_backward_triton.py.
+"""
+
+import triton
+import triton.language as tl
+
+from medmambase_kernels.numerics_triton import LOG2E, softplus
+
+WHOLE = tl.constexpr(0)
+ENDS = tl.constexpr(1)
+CHUNKS = tl.constexpr(2)
+
+
+@triton.jit
+def route(i_k, height, width):
+    """Direction i_k over a row-major image: first position, steps in a line, stride of a step, and from a line's end to the next line."""
+    down = i_k % 2 == 1
+    sign = tl.where(i_k >= 2, -1, 1)
+    inner = tl.where(down, height, width)
+    step = tl.where(down, width, 1) * sign
+    return tl.where(i_k >= 2, height * width - 1, 0), inner, step, tl.where(down, 1, width) * sign - step * (inner - 1)
+
+
+@triton.jit
+def place_at(t, first, inner, step, wrap):
+    """Where step t of a route is: its position, and its place in its line."""
+    place = t % inner
+    return first + t // inner * (wrap + step * (inner - 1)) + place * step, place
+
+
+@triton.jit
+def step_on(p, place, inner, step, wrap, K: tl.constexpr):
+    """The position and place after p."""
+    if K == 1:
+        return p + step, place
+    at_end = place + 1 == inner
+    return p + tl.where(at_end, wrap, step), tl.where(at_end, 0, place + 1)
+
+
+@triton.jit
+def step_delta(raw, SOFTPLUS: tl.constexpr):
+    """delta from what goes into the softplus, and its slope."""
+    if SOFTPLUS:
+        return softplus(raw)
+    return raw, tl.zeros_like(raw) + 1.0
+
+
+@triton.jit
+def _advance(
+    h, total, p, place, begin, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
+    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
+    MODE: tl.constexpr, ADDS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
+    """The steps from begin to end, a multiple of STEPS: the state, the sum of deltas, the position and its place in its line afterwards."""
+    state, low = tl.arange(0, N), tl.arange(0, RANK if RANK > 0 else 1)
+    for _ in range(begin, end, STEPS):
+        ps, xs, raws, Bs, Cs, before = (), (), (), (), (), ()
+        for _ in tl.static_range(STEPS):  # every load of a group before its first store: loads may not move over stores
+            ps += (p,)
+            xs += (tl.load(x_row + p * d).to(tl.float32),)
+            if RANK > 0:
+                rank = tl.load(row + p * ROW + (VARY_B + VARY_C) * N + low)
+                raws += (tl.sum(rank[:, None] * W, 0) + bias,)
+            else:
+                raws += (tl.load(delta_row + p * d * K).to(tl.float32) + bias,)
+            Bs += (tl.load(row + p * ROW + state)[:, None] if VARY_B else B,)
+            if MODE != ENDS:
+                Cs += (tl.load(row + p * ROW + VARY_B * N + state)[:, None] if VARY_C else C,)
+                if ADDS:
+                    before += (tl.load(y_row + p * d),)
+            p, place = step_on(p, place, inner, step, wrap, K)
+        for s in tl.static_range(STEPS):
+            delta, _ = step_delta(raws[s], SOFTPLUS)
+            h = tl.exp2(delta[None, :] * A2) * h + (delta * xs[s])[None, :] * Bs[s]
+            if MODE == ENDS:
+                total += delta
+            else:
+                y = tl.sum(h * Cs[s], 0) + D * xs[s]
+                if ADDS:
+                    y += before[s]
+                tl.store(y_row + ps[s] * d, y.to(y_row.dtype.element_ty), mask=in_d)
+    return h, total, p, place
+
+
+# ``zero`` is always 0 and keeps the compiler from seeing that tiles are aligned: it would load 4 channels a lane, spread a channel's states over
+# lanes, and sum them by shuffles. Loads are not masked, since a mask costs an instruction for each value: channels past the end read the last one
+# instead, and are masked where they are stored. Steps past the last whole group are taken one by one.
+@triton.jit(do_not_specialize=["zero"])
+def forward(
+    x_ptr, delta_ptr, rows_ptr, W_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, y_ptr, last_ptr, entry_ptr, total_ptr,
+    batch, height, width, d, segment, blocks, zero,
+    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr,
+    SOFTPLUS: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr, MODE: tl.constexpr, PAIR: tl.constexpr, EVEN: tl.constexpr,
+    INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip  # tensors; sizes and strides; switches; tile sizes
+    i = tl.program_id(0).to(tl.int64)
+    PARTS: tl.constexpr = K // PAIR
+    ROW: tl.constexpr = K * GROUPS * WIDTH
+    within = (i % blocks).to(tl.int32) * BD + tl.arange(0, BD)
+    in_d = within < segment
+    i_g, i_part = i // blocks % GROUPS, i // (blocks * GROUPS) % PARTS
+    i_b, i_c = i // (blocks * GROUPS * PARTS) % batch, i // (blocks * GROUPS * PARTS * batch)
+    # Right in either width, but so the assembler spills nothing.
+    channel = (i_g if K == 1 else i_g.to(tl.int32)) * segment + tl.minimum(within, segment - 1)
+    state = tl.arange(0, N)
+    tile = state[:, None] * d + channel[None, :] + zero  # [N, BD] of an (n, d) table
+    in_tile = in_d[None, :] & (state >= 0)[:, None]
+    l = height * width
+    chunks = (l + CHUNK - 1) // CHUNK
+    x_row, y_row = x_ptr + i_b * l * d + channel, y_ptr + (i_part * batch + i_b) * l * d + channel
+    for i_pair in tl.static_range(PAIR):  # a direction, then its reverse, whose result is added in place
+        i_k = i_part + 2 * i_pair
+        row = rows_ptr + (i_b * l * (K * GROUPS) + i_k * GROUPS + i_g) * WIDTH
+        delta_row = delta_ptr + (i_b * l * K + i_k) * d + channel
+        entry = entry_ptr + (i_b * K + i_k) * chunks * N * d
+        A2 = tl.load(A_ptr + i_k * N * d + tile) * LOG2E
+        D, bias = tl.load(D_ptr + i_k * d + channel), tl.load(bias_ptr + i_k * d + channel)
+        W, B, C = A2, A2, A2  # where there is none, it is not used
+        if RANK > 0:
+            W = tl.load(W_ptr + (i_k * RANK + tl.arange(0, RANK)[:, None]) * d + channel[None, :] + zero)
+        if not VARY_B:
+            B = tl.load(B_ptr + tile)
+        if not VARY_C:
+            C = tl.load(C_ptr + tile)
+        h = tl.zeros([N, BD], tl.float32)
+        from_chunk, to_chunk = i_c.to(tl.int32), i_c.to(tl.int32) + 1
+        if MODE == WHOLE:  # i_c is 0
+            to_chunk = chunks
+            if INITIAL:
+                h = tl.load(initial_ptr + i_b * N * d + tile)
+        if MODE == CHUNKS:
+            h = tl.load(entry + i_c * N * d + tile)
+        first, inner, step, wrap = route(i_k, height, width)
+        first, inner, step, wrap = first.to(INDEX), inner.to(INDEX), step.to(INDEX), wrap.to(INDEX)
+        p, place = place_at(from_chunk * CHUNK, first, inner, step, wrap)
+        for chunk in range(from_chunk, to_chunk):
+            if MODE == WHOLE and SAVE:
+                tl.store(entry + (tl.full([], chunk, INDEX) * (N * d) + tile), h, mask=in_tile)
+            total = tl.zeros([BD], tl.float32)
+            begin, end = chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, l)
+            whole = end if EVEN else begin + (end - begin) // STEPS * STEPS
+            h, total, p, place = _advance(
+                h, total, p, place, begin, whole, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
+                K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, STEPS,
+            )  # fmt: skip  # line by line the function's parameters
+            if not EVEN:
+                h, total, p, place = _advance(
+                    h, total, p, place, whole, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
+                    K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, 1,
+                )  # fmt: skip  # line by line the function's parameters
+            if MODE == ENDS:
+                tl.store(entry + (tl.full([], chunk, INDEX) * (N * d) + tile), h, mask=in_tile)
+                tl.store(total_ptr + ((i_b * K + i_k) * chunks + chunk) * d + channel, total, mask=in_d)
+        if MODE == WHOLE and K == 1:
+            tl.store(last_ptr + i_b * N * d + tile, h, mask=in_tile)
+
+
+@triton.jit(do_not_specialize=["zero"])
+def carry(
+    entry_ptr, total_ptr, A_ptr, initial_ptr, last_ptr, d, blocks, chunks, zero,
+    K: tl.constexpr, N: tl.constexpr, INITIAL: tl.constexpr, REVERSE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip  # tensors; sizes; switches and tile sizes
+    """From what each chunk makes of a zero state to what enters each chunk, in place; in REVERSE from the last chunk to the first, for the adjoint."""
+    i = tl.program_id(0).to(tl.int64)
+    i_k, i_b = i // blocks % K, i // (blocks * K)
+    within = (i % blocks).to(tl.int32) * BD + tl.arange(0, BD)
+    in_d = within < d
+    channel = tl.minimum(within, d - 1)
+    state = tl.arange(0, N)
+    tile = state[:, None] * d + channel[None, :] + zero
+    in_tile = in_d[None, :] & (state >= 0)[:, None]
+    A2 = tl.load(A_ptr + i_k * N * d + tile) * LOG2E
+    entry = entry_ptr + (i_b * K + i_k) * chunks * N * d + tile
+    total = total_ptr + (i_b * K + i_k) * chunks * d + channel
+    h = tl.load(initial_ptr + i_b * N * d + tile) if INITIAL else tl.zeros([N, BD], tl.float32)
+    for n_th in range(0, chunks):
+        chunk = tl.full([], chunks - 1 - n_th if REVERSE else n_th, tl.int64)
+        made = tl.load(entry + chunk * N * d)
+        decay = tl.exp2(tl.load(total + chunk * d)[None, :] * A2)
+        tl.store(entry + chunk * N * d, h, mask=in_tile)
+        h = decay * h + made
+    if K == 1:
+        tl.store(last_ptr + i_b * N * d + tile, h, mask=in_tile)
+
+
+@triton.jit
+def project(rows_ptr, W_ptr, raw_ptr, positions, d, blocks, K: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr):
+    """raw (positions, k, d) = rank . W, for ranks of delta too large to be multiplied inside the scan."""
+    i = tl.program_id(0).to(tl.int64)
+    i_k = i // blocks % K
+    channel = i % blocks * BD + tl.arange(0, BD)
+    at = i // (blocks * K) * BL + tl.arange(0, BL)
+    in_d, in_l = channel < d, at < positions
+    raw = tl.zeros([BL, BD], tl.float32)
+    for low in range(0, RANK):
+        rank = tl.load(rows_ptr + (at * K + i_k) * WIDTH + (WIDTH - RANK) + low, mask=in_l, other=0.0)
+        raw += rank[:, None] * tl.load(W_ptr + (i_k * RANK + low) * d + channel, mask=in_d, other=0.0)[None, :]
+    tl.store(raw_ptr + (at[:, None] * K + i_k) * d + channel[None, :], raw, mask=in_l[:, None] & in_d[None, :])

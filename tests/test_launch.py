@@ -1,0 +1,52 @@
+"""The launch table: a pure function of shape and GPU, whose rows fit each other and the kernels."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmambase_kernels import launch
+
+SHAPES = {"batch": st.integers(1, 256), "directions": st.sampled_from([1, 4]), "channels": st.integers(1, 2048), "length": st.integers(1, 70_000)}
+
+
+@given(**SHAPES, state=st.integers(1, 64), rank=st.integers(0, 64), processors=st.integers(1, 200))
+def test_forward_and_backward_agree_on_the_chunks_and_the_kernels_can_run_them(
+    batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int
+) -> None:
+    forward = launch.forward(batch, directions, channels, length, state, rank, processors)
+    backward = launch.backward(batch, directions, channels, length, state, processors)
+    assert forward.chunk == backward.chunk == launch.chunk_of(length)
+    assert forward.chunk % forward.steps == forward.chunk % backward.steps == 0
+    assert launch.chunks_of(length) * forward.chunk >= length > (launch.chunks_of(length) - 1) * forward.chunk
+    assert not (forward.pair and (forward.chunked or directions == 1))
+    assert not (forward.chunked and launch.chunks_of(length) == 1)
+    assert not (backward.chunked and launch.chunks_of(length) == 1)
+    assert backward.programs <= 8 * processors
+    assert forward.channels in (32,) and backward.channels in (8, 16, 32)
+
+
+@given(**SHAPES, state=st.integers(1, 64))
+def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(batch: int, directions: int, channels: int, length: int, state: int) -> None:
+    chunks = {launch.forward(batch, directions, channels, length, state, 3, processors).chunk for processors in (1, 46, 132)}
+    assert chunks == {launch.chunk_of(length)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "length", "channels", "rank", "chunked", "inside"), [(1, 1024, 96, 3, True, True), (2, 256, 192, 6, False, False), (4, 16, 768, 24, False, False)]
+)
+def test_the_stages_of_tiny_at_batch_16_take_the_rows_they_were_counted_for(
+    stage: int, length: int, channels: int, rank: int, chunked: bool, inside: bool
+) -> None:
+    forward = launch.forward(16, 4, channels, length, 16, rank, 128)
+    assert (forward.chunked, forward.rank_inside) == (chunked, inside), f"stage {stage}"
+
+
+def test_nothing_is_kept_for_up_to_64_steps() -> None:
+    assert [launch.chunks_of(length) for length in (1, 4, 49, 64, 65)] == [1, 1, 1, 1, 3]
+
+
+def test_the_candidates_of_a_sweep_are_other_launches_of_the_same_chunks() -> None:
+    for chosen in (launch.forward(16, 4, 96, 1024, 16, 3, 132), launch.backward(16, 4, 96, 1024, 16, 132)):
+        others = list(launch.candidates(chosen))
+        assert len(others) >= 5
+        assert {other.chunk for other in others} == {chosen.chunk}

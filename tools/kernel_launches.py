@@ -1,0 +1,162 @@
+"""Every launch of every Triton kernel, without a GPU: the launchers run on tensors without storage, with a recorder in the place of each kernel.
+
+What is recorded is what they would launch, for every row of the launch table. Next stop: compile_kernels.py.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernels"))  # runs from a bare clone; spawned processes come past here too
+
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
+MODULES = ("scan_triton", "scan_backward_triton", "squeeze_excite_triton")  # those that hold kernels
+MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
+# states, rank of delta, height, width, multiprocessors; between them every row of the launch table, lengths that a group of steps divides and others
+IMAGES = (
+    (16, 3, 32, 32, MANY), (16, 3, 32, 32, FEW), (16, 6, 16, 16, MANY), (16, 24, 7, 7, FEW), (16, 3, 15, 15, MANY), (16, 3, 15, 15, FEW),
+    (1, 1, 8, 8, MANY), (32, 6, 16, 16, FEW), (64, 12, 8, 8, MANY),
+)  # fmt: skip  # a table
+# states, length, groups, whether B and C vary, multiprocessors
+SEQUENCES = ((16, 1024, 2, True, True, MANY), (16, 1023, 1, True, True, FEW), (16, 49, 1, True, False, MANY), (8, 64, 1, False, True, MANY),
+             (4, 256, 1, False, False, FEW), (64, 100, 3, True, True, MANY))  # fmt: skip  # a table
+GATES = ((96, 8), (768, 48))  # channels, hidden units
+
+
+@dataclass
+class Launch:
+    """One specialisation of one kernel, as Triton's own launch would make it."""
+
+    module: str
+    kernel: str
+    dtype: str
+    case: str = field(compare=False)  # a label only: shapes that specialise alike are one launch
+    signature: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, object] = field(default_factory=dict)
+    multiples_of_16: list[int] = field(default_factory=list)
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The kernel after its file, as scan.forward."""
+        return f"{self.module.removesuffix('_triton')}.{self.kernel.lstrip('_')}"
+
+    @property
+    def states(self) -> float:
+        """States a lane passes in one turn of a scan's loop; 0 for a kernel that is no scan."""
+        steps, states, channels = (self.constants.get(name) for name in ("STEPS", "N", "BD"))
+        return steps * states * channels / 32 if isinstance(steps, int) and isinstance(states, int) and isinstance(channels, int) else 0.0
+
+
+class _Recorder:
+    """Stands in for a kernel and notes how it is launched."""
+
+    def __init__(self, kernel: Any, label: tuple[str, str, str, str], launches: list[Launch]) -> None:
+        self.kernel, self.label, self.launches = kernel, label, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self.note
+
+    def note(self, *args: object, **options: object) -> None:
+        launch = Launch(*self.label)
+        given = dict(zip(self.kernel.arg_names, args, strict=False))  # the rest came by name
+        for i, parameter in enumerate(self.kernel.params):
+            _specialise(launch, i, parameter, given[parameter.name] if parameter.name in given else options.pop(parameter.name))
+        launch.options = options
+        self.launches.append(launch)
+
+
+def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
+    """Notes an argument's type, and what the compiler may assume of it: that it is this constant, or a multiple of 16."""
+    if hasattr(value, "dtype"):
+        launch.signature[parameter.name] = "*" + DTYPES[str(value.dtype).removeprefix("torch.")]
+        aligned = True  # as torch allocates
+    elif parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        launch.signature[parameter.name] = "constexpr"
+        launch.constants[parameter.name] = value
+        aligned = False
+    else:
+        launch.signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+        aligned = isinstance(value, int) and value % 16 == 0
+    if aligned and not parameter.do_not_specialize_on_alignment:
+        launch.multiples_of_16.append(i)
+
+
+def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels import launch, selective_scan_2d_triton
+
+    new = partial(torch.empty, device="meta")
+    for n, r, h, w, processors in IMAGES:
+        b, d = 16, 96
+        x, x_dbl = new(b, h, w, d, dtype=dtype), new(b, h, w, 4, r + 2 * n, dtype=dtype)
+        weights = (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
+        forward, backward = launch.forward(b, 4, d, h * w, n, r, processors), launch.backward(b, 4, d, h * w, n, processors)
+        kept = new(selective_scan_2d_triton.checkpoint_shape(x, weights[2]))
+        case = f"n{n} r{r} {h}x{w}"
+        yield case + _way(forward), partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, config=forward)
+        yield case + _way(backward), partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, kept, config=backward)
+
+
+def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels import launch, selective_scan_triton
+
+    new = partial(torch.empty, device="meta")
+    for n, l, groups, vary_B, vary_C, processors in SEQUENCES:
+        b, d = 16, 96
+        u, A, D, state = new(b, d, l, dtype=dtype), new(d, n), new(d), new(b, d, n)
+        B, C = (new(b, groups, n, l, dtype=dtype) if vary else new(d, n) for vary in (vary_B, vary_C))
+        forward, backward = launch.forward(b, 1, d, l, n, 0, processors, groups), launch.backward(b, 1, d, l, n, processors, groups)
+        kept = new(selective_scan_triton.checkpoint_shape(u, A))
+        case = f"n{n} l{l} g{groups}"
+        yield case + _way(forward), partial(selective_scan_triton.forward, u, u, A, B, C, D, D, True, state, dtype, True, config=forward)
+        yield case + _way(backward), partial(selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, True, state, kept, config=backward)
+
+
+def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels import squeeze_excite_triton
+
+    new = partial(torch.empty, device="meta")
+    for c, hidden in GATES:
+        x, squeeze, excite, row = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, c)
+        yield f"c{c}", partial(squeeze_excite_triton.forward, x, squeeze, excite, 2.0)
+        yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, row, row)
+
+
+def _way(config: Any) -> str:
+    return " chunked" if config.chunked else " pair" if getattr(config, "pair", False) else ""
+
+
+CALLS = (_images, _sequences, _gates)
+
+
+def kernels_of(module: str) -> dict[str, Any]:
+    """A file's kernels by name. Kernels, unlike what they call, have parameters named like x_ptr."""
+    members = vars(importlib.import_module(f"medmambase_kernels.{module}"))
+    return {name: f for name, f in members.items() if any(argument.endswith("_ptr") for argument in getattr(f, "arg_names", ()))}
+
+
+def record(dtype: str) -> list[Launch]:
+    """Every launch the engines make for inputs of dtype, each specialisation once."""
+    import torch
+
+    launches: list[Launch] = []
+    for calls in CALLS:
+        for case, call in calls(getattr(torch, dtype)):
+            with ExitStack() as stack:
+                for module in MODULES:
+                    recorders = {name: _Recorder(kernel, (module, name, dtype, case), launches) for name, kernel in kernels_of(module).items()}
+                    stack.enter_context(mock.patch.dict(vars(importlib.import_module(f"medmambase_kernels.{module}")), recorders))
+                call()
+    return [launch for i, launch in enumerate(launches) if launch not in launches[:i]]
