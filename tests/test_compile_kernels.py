@@ -26,6 +26,10 @@ KERNELS = {
     "squeeze_excite.gate",
     "squeeze_excite.gate_back",
     "squeeze_excite.scale",
+    "gated_norm.norm",
+    "gated_norm.norm_back",
+    "depthwise_silu.stencil",
+    "depthwise_silu.slope",
 }
 has_report = pytest.mark.skipif(triton.__version__.startswith("3.3."), reason="Triton 3.3 throws the assembler's report away")
 

@@ -16,7 +16,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernels"))  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
-MODULES = ("scan_triton", "scan_backward_triton", "squeeze_excite_triton")  # those that hold kernels
+MODULES = ("scan_triton", "scan_backward_triton", "squeeze_excite_triton", "gated_norm_triton", "depthwise_silu_triton")  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table, lengths that a group of steps divides and others
 IMAGES = (
@@ -27,6 +27,7 @@ IMAGES = (
 SEQUENCES = ((16, 1024, 2, True, True, MANY), (16, 1023, 1, True, True, FEW), (16, 49, 1, True, False, MANY), (8, 64, 1, False, True, MANY),
              (4, 256, 1, False, False, FEW), (64, 100, 3, True, True, MANY))  # fmt: skip  # a table
 GATES = ((96, 8), (768, 48))  # channels, hidden units
+WIDTHS = (96, 768)  # channels around a scan
 
 
 @dataclass
@@ -134,11 +135,26 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, row, row)
 
 
+def _around_the_scan(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels import depthwise_silu_triton, gated_norm_triton
+
+    new = partial(torch.empty, device="meta")
+    for d in WIDTHS:
+        x, z = new(2, 14, 14, 2 * d, dtype=dtype).chunk(2, -1)
+        y, row, taps, statistic = new(2, 14, 14, d), new(d), new(d, 1, 3, 3), new(2, 14, 14, 1)
+        yield f"d{d}", partial(gated_norm_triton.forward, y, z, row, row, 1e-5, True)
+        yield f"d{d}", partial(gated_norm_triton.backward, z, y, z, row, row, 1e-5, statistic, statistic, new(0))
+        yield f"d{d}", partial(depthwise_silu_triton.forward, x, taps, row, True)
+        yield f"d{d}", partial(depthwise_silu_triton.backward, x, x, taps, row, new(0))
+
+
 def _way(config: Any) -> str:
     return " chunked" if config.chunked else " pair" if getattr(config, "pair", False) else ""
 
 
-CALLS = (_images, _sequences, _gates)
+CALLS = (_images, _sequences, _gates, _around_the_scan)
 
 
 def kernels_of(module: str) -> dict[str, Any]:

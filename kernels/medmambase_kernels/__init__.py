@@ -1,4 +1,4 @@
-"""Selective scans and the squeeze-and-excitation gate, for any model, on a GPU without a compiler and on any CPU.
+"""Selective scans, what stands around them in a block, and the squeeze-and-excitation gate: for any model, on a GPU without a compiler and on any CPU.
 
 Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels, ``l`` length, ``n`` state, ``r`` rank of delta,
 ``g`` groups of channels that share B and C, ``h w`` rows and columns, ``c`` image channels. A, B, C and D are the state-space
@@ -6,6 +6,8 @@ matrices, hence the lower-case axes.
 """
 
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
+from medmambase_kernels.depthwise_silu import depthwise_silu
+from medmambase_kernels.gated_norm import gated_norm
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
@@ -15,7 +17,9 @@ __all__ = [
     "BackendError",
     "SelectiveScan",
     "SqueezeExcite",
+    "depthwise_silu",
     "describe_backend",
+    "gated_norm",
     "initial_dt_bias",
     "selective_scan",
     "selective_scan_2d",

@@ -87,3 +87,28 @@ def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> 
     hidden = F.relu(x.mean((1, 2)) @ squeeze.double().t())
     gate = scale * torch.sigmoid(hidden @ excite.double().t())
     return x * gate[:, None, None, :]
+
+
+def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(weight * (y - mean) / sqrt(variance + eps) + bias) * silu(z), mean and variance of each position over its channels.
+
+    y, z (b, h, w, d); weight, bias (d,). Returns (b, h, w, d) in float64.
+    """
+    y = y.double()
+    centred = y - y.mean(-1, keepdim=True)
+    deviation = torch.sqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return (weight.double() * centred / deviation + bias.double()) * F.silu(z.double())
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """silu(bias + the 3x3 neighbourhood of each position, channel by channel, weighted); zeros lie around the map.
+
+    x (b, h, w, d); weight (d, 1, 3, 3), as nn.Conv2d holds it, rows before columns; bias (d,). Returns (b, h, w, d) in float64.
+    """
+    height, width = x.shape[1:3]
+    framed = F.pad(x.double(), (0, 0, 1, 1, 1, 1))
+    v = torch.zeros_like(x, dtype=torch.float64) + bias.double()
+    for row in range(3):
+        for column in range(3):
+            v = v + weight.double()[:, 0, row, column] * framed[:, row : row + height, column : column + width]
+    return F.silu(v)

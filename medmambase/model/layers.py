@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase.config import Block, ModelConfig
-from medmambase_kernels import SqueezeExcite, selective_scan_2d
+from medmambase_kernels import SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
 
 PATCH = 4
 
@@ -91,6 +91,7 @@ class SS2D(nn.Module):
     """The state-space branch: every position reads the whole image along four scans. (b, h, w, channels) -> the same shape.
 
     Inside, the width is doubled to d = 2 channels; x and its gate z come from one projection, delta, B and C from another.
+    ``conv`` and ``norm`` only hold their parameters: each is one operator with the SiLU that follows it.
     """
 
     def __init__(self, channels: int, state: int) -> None:
@@ -110,13 +111,14 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
         x, z = self.in_proj(x).chunk(2, -1)
-        x = F.silu(convolve(self.conv, x))
+        assert self.conv.bias is not None  # it was built with one
+        x = depthwise_silu(x, self.conv.weight, self.conv.bias)
         x_dbl = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
         A = -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
         # The sum of four scans leaves float32 only after the norm: in float16 it can overflow.
         y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
-        gated: Tensor = self.out_proj(self.norm(y).to(x.dtype) * F.silu(z))
-        return gated
+        out: Tensor = self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps))
+        return out
 
 
 def channel_shuffle(x: Tensor) -> Tensor:

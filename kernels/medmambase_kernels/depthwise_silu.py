@@ -1,0 +1,97 @@
+"""What precedes the scan in SS2D: a depthwise 3x3 convolution and SiLU. Checks, then the custom operator, then the engine.
+
+Bytes moved for an element of the map, by the operations in its place (a copy of the half of the projection, convolution, silu; and what autograd makes
+of them) and by this one on a GPU:
+
+                     float32             bfloat16
+                 forward  backward   forward  backward
+    in its place      24        40        12        22
+    fused              8        20         4        14
+
+Next stop: ``depthwise_silu_triton`` or ``depthwise_silu_cpu``; the definition is ``reference.depthwise_silu``.
+"""
+
+import torch
+from torch import Tensor
+
+from medmambase_kernels import backend as engines
+from medmambase_kernels import reference
+from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable, worth_saving
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
+    """silu(bias + weight * x), a convolution of each channel with its own 3x3 weights; zeros lie around the map.
+
+    Args:
+        x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64; read in place if it is half of a projection (b, h, w, 2d).
+        weight: (d, 1, 3, 3) and bias: (d,), as nn.Conv2d(d, d, 3, padding=1, groups=d) holds them.
+        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+
+    Returns:
+        (b, h, w, d), contiguous, in x's dtype; arithmetic is float32 (float64 for float64), rounded once.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+    """
+    _check(x, weight, bias)
+    choice = engines.choose(x.device, x.dtype, backend)
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight, bias = weight.to(work), bias.to(work)
+    if choice.name == "reference":
+        return reference.depthwise_silu(x, weight, bias).to(x.dtype)
+    y, _ = _convolve(x, weight, bias, worth_saving(x, weight, bias), choice.name)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    if x.dim() != 4 or x.shape[1] * x.shape[2] * x.shape[3] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position and channel")
+    for name, t, shape in (("weight", weight, (x.shape[3], 1, 3, 3)), ("bias", bias, (x.shape[3],))):
+        if t.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} it must be {shape}")
+    check_tensors(x, {"weight": weight, "bias": bias})
+
+
+@torch.library.custom_op(
+    "medmambase::depthwise_silu",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, bool save, str engine) -> (Tensor, Tensor)",
+)
+def _forward(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
+    return contiguous(engines.run("depthwise_silu", engine, "forward", x, weight, bias, save))
+
+
+@_forward.register_fake
+def _(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
+    return x.new_empty(x.shape), weight.new_empty(engines.engine("depthwise_silu", engine).kept_shape(x) if save else (0,))
+
+
+@torch.library.custom_op(
+    "medmambase::depthwise_silu_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor kept, str engine) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(dy, x, weight, bias, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
+    return contiguous(engines.run("depthwise_silu", engine, "backward", dy, x, weight, bias, kept))
+
+
+@_backward.register_fake
+def _(dy, x, weight, bias, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
+    return contiguous_fake(x, weight, bias)
+
+
+def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
+    *tensors, _, ctx.engine = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # the schema types it
+    if dy is None:  # torch asks this way whether a gradient may be missing
+        return (None,) * 5
+    return *_convolve_backward(dy, *ctx.saved_tensors, ctx.engine), None, None
+
+
+_convolve, _convolve_backward = differentiable("DepthwiseSilu", _forward, _backward, _gradients, _setup)
