@@ -22,6 +22,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object() if name == "triton" else find(name, *rest))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
     backend._announce.cache_clear()
@@ -52,6 +53,14 @@ def test_a_name_that_does_not_exist_is_refused_with_its_origin(wish: str, monkey
 def test_on_a_gpu_with_triton_triton_is_chosen(compiled: None) -> None:
     assert backend.choose(GPU, torch.bfloat16, None).name == "triton"
     assert describe_backend("cpu") == "cpu: the tensors are on the CPU"
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_gpu_that_is_not_there_is_described_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: pytest.fail("asked a GPU that is not there"))
+    assert describe_backend("cuda").startswith("cpu: ")
+    assert "sees no CUDA GPU" in describe_backend("cuda")
 
 
 @pytest.mark.usefixtures("compiled")

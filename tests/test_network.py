@@ -245,3 +245,15 @@ def test_a_wrong_image_is_refused_with_its_shape() -> None:
         network(torch.randn(2, 1, 64, 64))
     with pytest.raises(ValueError, match="odd='pad'"):
         MedMambaSE(replace(SMALL, odd="crop"))(torch.randn(1, 3, 31, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_cast_to_another_precision_runs_and_learns_in_it(dtype: torch.dtype) -> None:
+    network = MedMambaSE(SMALL).eval()
+    image = torch.randn(2, 3, 32, 32)
+    expected = network(image)
+    logits = network.to(dtype)(image.to(dtype))
+    assert logits.dtype == dtype
+    assert relative_error(logits, expected) < (0.1 if dtype == torch.bfloat16 else 1e-4)
+    logits.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())

@@ -253,6 +253,7 @@ def test_only_chunk_entry_states_are_kept_for_backward() -> None:
         ("u", torch.randn(2, 4), "u has shape"),
         ("delta", torch.randn(2, 4, 6), "delta has shape"),
         ("A", torch.randn(3, 2), "A has shape"),
+        ("A", torch.randn(4, 0), "state must be at least 1"),
         ("A", torch.randn(4, 2, dtype=torch.complex64), "A is complex"),
         ("B", torch.randn(2, 3, 2, 5), "B has shape"),
         ("C", torch.randn(2, 2, 2, 5), "different numbers of groups"),

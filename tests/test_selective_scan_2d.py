@@ -64,7 +64,20 @@ def test_the_triton_kernels_equal_the_definition(engine: str, args: list[Tensor]
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("h", "w", "d", "n", "r"), [(7, 5, 33, 16, 3), (1, 13, 5, 1, 1), (13, 1, 4, 3, 6), (1, 1, 2, 4, 1), (6, 9, 40, 2, 2), (2, 2, 2, 64, 1)]
+    ("h", "w", "d", "n", "r"),
+    [
+        (7, 5, 33, 16, 3),
+        (7, 7, 24, 8, 6),
+        (14, 14, 24, 4, 2),
+        (1, 1, 96, 16, 24),
+        (7, 5, 96, 4, 3),
+        (1, 13, 5, 1, 1),
+        (13, 1, 4, 3, 6),
+        (1, 1, 2, 4, 1),
+        (6, 9, 40, 2, 2),
+        (2, 2, 2, 64, 1),
+        (3, 3, 3, 33, 1),
+    ],  # fmt: skip  # a table
 )
 def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, d: int, n: int, r: int) -> None:
     assert_equal_to_the_definition(make_case(1, h, w, d, n, r), engine)

@@ -96,3 +96,11 @@ def test_autocast_does_not_reach_the_arithmetic(engine: str) -> None:
     with torch.autocast(engine_device(engine).type, torch.bfloat16):
         actual = outputs_and_gradients(args, 2.0, engine)
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale is"):
+        squeeze_excite(torch.randn(1, 2, 2, 4), torch.randn(2, 4), torch.randn(4, 2), scale=scale)
+    with pytest.raises(ValueError, match="scale is"):
+        SqueezeExcite(16, scale=scale)

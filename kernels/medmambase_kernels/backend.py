@@ -116,7 +116,9 @@ def _automatic(device: torch.device, dtype: torch.dtype) -> Choice:
     obstacle = _obstacle(device, dtype)
     if obstacle is None:
         return Choice("triton", f"the tensors are on {device} and Triton is installed")
-    if device.type == "cuda" and dtype != torch.float64:  # float64 is only ever wanted for checking: nobody is slower than they hoped
+    if (
+        device.type == "cuda" and torch.cuda.is_available() and dtype != torch.float64
+    ):  # float64 is only ever wanted for checking: nobody is slower than they hoped
         _announce(obstacle)
     return Choice("cpu", f"the portable engine runs on every device, and {obstacle}")
 
@@ -131,6 +133,8 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         return None  # Triton's interpreter runs the kernels on any device
     if device.type != "cuda":
         return f"the tensors are on {device}, and Triton needs a CUDA GPU"
+    if not torch.cuda.is_available():
+        return f"{device} was named, but this torch ({torch.__version__}) sees no CUDA GPU"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     return None

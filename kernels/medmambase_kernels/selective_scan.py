@@ -140,6 +140,8 @@ def _check(
         raise ValueError(f"u has shape {tuple(u.shape)}; it must be (batch, channels, length)")
     if A.dim() != 2 or A.shape[0] != u.shape[1]:
         raise ValueError(f"A has shape {tuple(A.shape)}; it must be (channels, state) with the {u.shape[1]} channels of u")
+    if A.shape[1] == 0:
+        raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
     if A.is_complex():
         raise ValueError("A is complex; only a real A is supported")
     batch, channels, length = u.shape

@@ -58,8 +58,12 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels)")
     if A.dim() != 3 or A.shape[:2] != (4, x.shape[3]):
         raise ValueError(f"A has shape {tuple(A.shape)}; it must be (4, channels, state) with the {x.shape[3]} channels of x")
+    if A.shape[2] == 0:
+        raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
     if dt_weight.dim() != 3 or dt_weight.shape[:2] != A.shape[:2]:
         raise ValueError(f"dt_weight has shape {tuple(dt_weight.shape)}; it must be (4, {x.shape[3]}, rank)")
+    if dt_weight.shape[2] == 0:
+        raise ValueError(f"dt_weight has shape {tuple(dt_weight.shape)}; the rank must be at least 1")
     columns = dt_weight.shape[2] + 2 * A.shape[2]
     for name, t, shape in (("x_dbl", x_dbl, (*x.shape[:3], 4, columns)), ("dt_bias", dt_bias, A.shape[:2]), ("D", D, A.shape[:2])):
         if t.shape != shape:

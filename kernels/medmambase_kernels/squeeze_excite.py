@@ -25,9 +25,9 @@ def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float =
         (b, h, w, c) in x's dtype; means and gates are float32 (float64 for float64).
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+        ValueError: a shape, dtype or device that does not fit, or a scale of 0 or less. BackendError: the engine asked for cannot run.
     """
-    _check(x, squeeze, excite)
+    _check(x, squeeze, excite, scale)
     choice = engines.choose(x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     squeeze, excite = squeeze.to(work), excite.to(work)
@@ -49,6 +49,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         if channels < 1 or reduction < 1 or hidden_min < 1:
             raise ValueError(f"channels {channels}, reduction {reduction} and hidden_min {hidden_min} must all be at least 1")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale is {scale}; it must be a number above 0")
         hidden = max(hidden_min, channels // reduction)
         self.scale, self.backend = scale, backend
         self.squeeze = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(hidden, channels), nonlinearity="relu"))
@@ -64,13 +66,15 @@ class SqueezeExcite(nn.Module):
         return self.scale * torch.sigmoid(F.relu(pooled @ self.squeeze.t()) @ self.excite.t())
 
 
-def _check(x: Tensor, squeeze: Tensor, excite: Tensor) -> None:
+def _check(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> None:
     if x.dim() != 4 or x.shape[1] * x.shape[2] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position")
     if squeeze.dim() != 2 or squeeze.shape[1] != x.shape[3]:
         raise ValueError(f"squeeze has shape {tuple(squeeze.shape)}; it must be (hidden, channels) with the {x.shape[3]} channels of x")
     if excite.shape != (x.shape[3], squeeze.shape[0]):
         raise ValueError(f"excite has shape {tuple(excite.shape)}; with squeeze {tuple(squeeze.shape)} it must be {(x.shape[3], squeeze.shape[0])}")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale is {scale}; it must be a number above 0")
     check_tensors(x, {"squeeze": squeeze, "excite": excite})
 
 
