@@ -204,6 +204,27 @@ def test_a_sequence_cut_anywhere_and_carried_on_is_the_whole_sequence(engine: st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -> None:
+    args = {name: None if t is None else t.to(torch.bfloat16) for name, t in (stiff_case(5, 40, 4, 0.0, -0.7) | {"delta": torch.rand(1, 5, 40)}).items()}
+    args["initial_state"] = None
+    exact = outputs_and_gradients(args, False, "reference")
+    leaves = {name: t.clone().requires_grad_() for name, t in args.items() if t is not None}
+    u, delta, A, B, C, D = (leaves[name] for name in ("u", "delta", "A", "B", "C", "D"))
+    h, outputs = torch.zeros(1, 5, 4, dtype=torch.bfloat16), []
+    for step in range(40):
+        h = torch.exp(delta[..., step, None] * A) * h + (delta[..., step] * u[..., step])[..., None] * B[:, None, :, step]
+        outputs.append((h * C[:, None, :, step]).sum(-1) + D * u[..., step])
+    g = torch.Generator().manual_seed(7)
+    y = torch.stack(outputs, -1)
+    weight, weight_last = torch.randn(y.shape, generator=g).to(y), torch.randn(h.shape, generator=g)
+    ((y * weight).float().sum() + (h * weight_last).sum()).backward()
+    loop = {"y": y, "last state": h} | {f"gradient of {name}": t.grad for name, t in leaves.items()}
+    for name, actual in outputs_and_gradients(args, False, engine).items():
+        rounding = 2.0**-8  # a result that the loop happens to hit may still be rounded once
+        assert relative_error(actual, exact[name]) <= 2 * relative_error(loop[name], exact[name]) + rounding, name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_permuted_images_and_channels_give_permuted_results(engine: str) -> None:
     device = engine_device(engine)
     u, delta, A, B, C, D = (

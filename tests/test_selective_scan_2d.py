@@ -77,7 +77,7 @@ def test_the_triton_kernels_equal_the_definition(engine: str, args: list[Tensor]
         (6, 9, 40, 2, 2),
         (2, 2, 2, 64, 1),
         (3, 3, 3, 33, 1),
-    ],  # fmt: skip  # a table
+    ],
 )
 def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, d: int, n: int, r: int) -> None:
     assert_equal_to_the_definition(make_case(1, h, w, d, n, r), engine)
