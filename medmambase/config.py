@@ -3,6 +3,7 @@
 Next stop: ``model/network.py`` builds a network from a ``ModelConfig``; ``training/loop.py`` follows a ``TrainConfig``.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -28,8 +29,8 @@ def _one_of(name: str, value: object, choices: Any) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigError(f"{name} is {value!r}; it must be at least {least}")
+    if not least <= value < math.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number, at least {least}")
 
 
 class _Config:
@@ -170,8 +171,10 @@ class TrainConfig(_Config):
             _one_of(name, getattr(self, name), choices)
         for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 1), ("patience", 0), ("warmup", 0), ("clip_norm", 0), ("weight_decay", 0)):
             _at_least(name, getattr(self, name), least)
-        if not self.lr > 0:
-            raise ConfigError(f"lr is {self.lr!r}; it must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr is {self.lr!r}; it must be a finite number above 0")
+        if not 0 <= self.seed < 2**63:  # what the generators of both torch and NumPy take
+            raise ConfigError(f"seed is {self.seed!r}; it must be at least 0 and below 2 to the power of 63")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing is {self.label_smoothing!r}; it must be at least 0 and below 1")
 

@@ -24,6 +24,10 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones() -> None:
     [
         ("lr", 0.0),
         ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("weight_decay", float("inf")),
+        ("seed", -1),
+        ("seed", 10**23),
         ("epochs", 0),
         ("batch_size", 0),
         ("image_size", 0),

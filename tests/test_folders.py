@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data.folders import DataError, Manifest, decode, scan_folder
+from medmambase.data.folders import DataError, Manifest, decode, lost, scan_folder
 from medmambase.data.images import ImageError
 
 
@@ -246,3 +246,48 @@ def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
 def test_a_real_set_is_read(shared: Path) -> None:
     manifest = scan_folder(shared / "data" / "pocus_lung")
     assert manifest.classes == ("covid", "pneumonia", "regular") and len(manifest.samples) == 588 and manifest.notes == ()
+
+
+def past_run(folder: Path) -> None:
+    """What a finished training leaves: three files that tell it, and pictures."""
+    fill(folder, {"": 1, "explain": 4, "test": 1})
+    for name in ("config.json", "metrics.csv", "train.log"):
+        (folder / name).write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize("given", ["runs", None])
+def test_the_runs_of_earlier_trainings_are_no_class(tmp_path: Path, given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fill(tmp_path, {"a": 5, "b": 5}))
+    before = scan_folder(Path())
+    past_run(Path("runs/x-001"))
+    past_run(Path("runs/x-002"))
+    fill(Path("runs/x-003/phantom"), {"train/a": 5 if given else 0})  # interrupted before it had figures
+    again = scan_folder(Path(), runs=given and Path(given))
+    assert (again.classes, again.samples) == (before.classes, before.samples)
+    assert again.notes == ("left out, since runs of earlier trainings lie there: runs", *before.notes)
+
+
+def test_runs_beside_the_splits_and_inside_a_class_are_named_in_one_note(tmp_path: Path) -> None:
+    fill(tmp_path, everywhere(2) | {"masks": 1})
+    past_run(tmp_path / "old" / "x-001")
+    past_run(tmp_path / "train" / "a" / "y-001")
+    manifest = scan_folder(tmp_path, runs=tmp_path / "train" / "a")  # a folder of images stays a class
+    assert counts(manifest) == {"train": 4, "val": 4, "test": 4}
+    assert manifest.notes == ("ignored beside the splits: masks", "left out, since runs of earlier trainings lie there: old, train/a/y-001")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
+def test_a_class_whose_name_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 5, "b\udcff": 5})
+    with pytest.raises(DataError, match=r"class folder 'b\\udcff' is no valid UTF-8, .*; rename the folder"):
+        scan_folder(tmp_path)
+
+
+def test_what_is_lost_in_reading_is_noted_by_split_and_by_class(tmp_path: Path) -> None:
+    manifest = scan_folder(fill(tmp_path, everywhere(2) | {"test/a": 3}))
+    assert lost(manifest, manifest.samples) == ()
+    kept = [sample for sample in manifest.samples if sample.split == "train" or (sample.split == "test" and sample.label == 1)]
+    assert lost(manifest, kept) == (
+        "none of the 4 images of val can be read: the last epoch is kept as the best, chosen by no figure",
+        "test has no images of a that can be read: its results leave these out",
+    )

@@ -172,6 +172,11 @@ def test_a_file_cut_short_costs_one_line(tmp_path: Path, suffix: str, share: flo
     assert str(caught.value) == f"{cut}: {caught.value.reason}" and "\n" not in str(caught.value) and caught.value.reason
 
 
+@pytest.mark.parametrize(("name", "shown"), [("two\nlines.png", r"two\nlines.png"), ("a\r\u2028b.png", r"a\r\u2028b.png"), ("\udcff ü 肺", r"\udcff ü 肺")])
+def test_an_error_is_one_line_whatever_the_files_name(name: str, shown: str) -> None:
+    assert str(ImageError(Path(name), "damaged")) == f"{shown}: damaged"
+
+
 def test_what_is_no_image_says_so(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     (tmp_path / "folder.png").mkdir()

@@ -1,6 +1,7 @@
 """``medmambase-train``: from a folder to a report, and from bad input to a sentence."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -14,13 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medmambase import MedMambaSE, ModelConfig
+from medmambase import MedMambaSE
 from medmambase.commands import train
-from medmambase.config import PRESETS, RECIPES, TrainConfig
+from medmambase.config import PRESETS, RECIPES
 from medmambase.data import phantom
-from medmambase.data.folders import ImageSet, Sample
-from medmambase.evaluation.metrics import evaluate, read_predictions
-from medmambase.training import loop, run_folder
+from medmambase.evaluation.figures import FigureError
+from medmambase.evaluation.metrics import MetricsError, evaluate, read_predictions
+from medmambase.evaluation.report import ReportError
+from medmambase.training import run_folder
 
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "2", "--batch-size", "8"]
 
@@ -125,6 +127,13 @@ def one_class(folder: Path) -> list[str]:
         (lambda folder: ["--demo", "--lr", "0"], 2, "lr is 0.0"),
         (lambda folder: ["--demo", "--device", "cuda:7"], 2, "--device cuda:7 cannot be used"),
         (lambda folder: ["--demo", "--device", "toaster"], 2, "--device toaster cannot be used"),
+        (lambda folder: ["--demo", "--device", "meta"], 2, "--device meta cannot be used"),
+        (lambda folder: ["--demo", "--seed", "-1"], 2, "seed is -1; it must be at least 0"),
+        (lambda folder: ["--demo", "--seed", str(10**23)], 2, "seed is 1000"),
+        (lambda folder: ["--demo", "--lr", "inf"], 2, "lr is inf; it must be a finite number above 0"),
+        (lambda folder: ["--demo", "--lr", "nan"], 2, "lr is nan"),
+        (lambda folder: ["--demo", "--batch-size", "1", "--image-size", "32"], 2, "batch_size is 1, and images of 32 px shrink to maps of 1x1"),
+        (lambda folder: ["--demo", "--name", "x" * 300], 4, "has 300 letters, too many for a folder; choose a shorter one with --name"),
     ],
 )
 def test_bad_input_ends_in_a_code_and_a_sentence(arguments, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +153,7 @@ def test_bad_input_ends_in_a_code_and_a_sentence(arguments, code: int, message: 
         (["x", "--demo"], "leave out x"),
         (["--demo", "--model", "huge"], "invalid choice: 'huge'"),
         (["x", "--weights", "y.pth", "--model", "nano"], "leave out --model"),
+        (["--demo", "--seed", "1e23"], "invalid int value: '1e23'"),
     ],
 )
 def test_an_unknown_flag_or_choice_is_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +166,8 @@ def test_an_unknown_flag_or_choice_is_usage(arguments: list[str], message: str, 
 def test_weights_that_are_no_checkpoint_end_in_a_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.pth").write_text("hello", encoding="utf-8")
     assert train.main([str(images), "--weights", str(tmp_path / "notes.pth"), "--runs", str(tmp_path), *QUICK[2:]]) == 3
-    assert "notes.pth" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "notes.pth: is no PyTorch checkpoint of tensors alone, or is damaged" in said and "weights_only" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["notes.pth"]  # nothing was begun
 
 
@@ -169,7 +180,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_network(
         assert all(torch.isfinite(t).all() for t in load_file(folder / "last" / "model.safetensors").values() if t.is_floating_point())
 
 
-def test_ctrl_c_leaves_with_130_and_keeps_the_finished_epochs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_with_130_and_keeps_the_finished_epochs(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     step = torch.optim.AdamW.step
     calls: list[int] = []
 
@@ -181,6 +194,7 @@ def test_ctrl_c_leaves_with_130_and_keeps_the_finished_epochs(images: Path, tmp_
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
     assert train.main([str(images), "--runs", str(tmp_path), "--name", "c", *QUICK]) == 130
+    assert "the figures of all finished epochs, and the best and the last network, are in" in capsys.readouterr().err
     assert len((tmp_path / "c-001" / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
     assert MedMambaSE.load(tmp_path / "c-001" / "best").config.depths == (2, 2, 4, 2)
 
@@ -195,88 +209,6 @@ def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: 
     assert not (tmp_path / "n-001" / "test").exists()
 
 
-def image_set(count: int, size: int = 32) -> ImageSet:
-    """Noise whose brightness is its class, so that it can be learned."""
-    labels = torch.arange(count) % 3
-    noise = torch.randint(0, 100, (count, 1, size, size), generator=torch.Generator().manual_seed(1))
-    samples = tuple(Sample(Path(f"{i}.png"), int(label), "train", f"{i}.png") for i, label in enumerate(labels))
-    return ImageSet((noise + 70 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, samples)
-
-
-def small_network() -> MedMambaSE:
-    torch.manual_seed(0)
-    return MedMambaSE(ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(16, 32), drop_path=0.0))
-
-
-PLAIN = TrainConfig(
-    optimizer="adam",
-    schedule="constant",
-    lr=1e-3,
-    weight_decay=0,
-    warmup=0,
-    patience=0,
-    clip_norm=0,
-    label_smoothing=0,
-    augmentation="none",
-    epochs=3,
-    batch_size=4,
-)
-
-
-def test_three_epochs_are_the_steps_that_a_person_would_write_down(tmp_path: Path) -> None:
-    network, by_hand, data = small_network(), small_network(), image_set(12)
-    loop.train(network, data, data, PLAIN, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
-    optimizer = torch.optim.Adam(by_hand.train().parameters(), lr=1e-3)
-    for epoch in (1, 2, 3):
-        for rows in torch.randperm(12, generator=loop._generator(0, epoch)).split(4):
-            optimizer.zero_grad()
-            images = (data.images[rows].float() / 255 - 0.5) / 0.5
-            torch.nn.functional.cross_entropy(by_hand(images), data.labels[rows]).backward()
-            optimizer.step()
-    for (name, trained), expected in zip(network.state_dict().items(), by_hand.state_dict().values(), strict=True):
-        assert torch.allclose(trained, expected, atol=1e-5), name
-
-
-def test_what_can_be_learned_is_learned(tmp_path: Path) -> None:
-    data = image_set(48)
-    config = replace(PLAIN, optimizer="adamw", lr=3e-3, epochs=8, batch_size=8)
-    outcome = loop.train(small_network(), data, data, config, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
-    assert outcome.best_score == 1.0
-    assert outcome.epochs[-1].train_loss < 0.2 * outcome.epochs[0].train_loss
-
-
-def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> None:
-    data = image_set(12)
-    config = replace(PLAIN, lr=1e-12, epochs=20, patience=2)
-    outcome = loop.train(small_network(), data, data, config, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
-    assert len(outcome.epochs) - outcome.best_epoch == 2
-    assert len(outcome.epochs) < 20
-
-
-def test_the_learning_rate_warms_up_and_follows_a_half_cosine() -> None:
-    config = replace(TrainConfig(), lr=1.0, warmup=2.0, epochs=12)
-    rates = [loop._learning_rate(config, moment) for moment in (0.0, 1.0, 2.0, 7.0, 12.0)]
-    assert rates == [pytest.approx(0.01), pytest.approx(0.5), pytest.approx(1.0), pytest.approx(0.505), pytest.approx(0.01)]
-    assert loop._learning_rate(RECIPES["readme"], 19.5) == 1e-3
-    assert loop._learning_rate(replace(config, epochs=5), 1.0) == 1.0  # at most a fifth of the training is warm-up
-
-
-def test_states_norms_and_biases_do_not_decay() -> None:
-    network = MedMambaSE(ModelConfig(dims=(16, 32), depths=(1, 1)))
-    decayed, free = (group["params"] for group in loop._optimizer(network, TrainConfig()).param_groups)
-    names = {id(p): name for name, p in network.named_parameters()}
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in free} == {"bias", "weight", "A_log", "D", "dt_bias"}
-    assert all(p.dim() < 2 for p in free if names[id(p)].endswith((".weight", ".bias")))
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed} == {"weight", "x_proj", "dt_weight", "squeeze", "excite"}
-    assert len(decayed) + len(free) == len(names)
-
-
-def test_an_undefined_figure_is_replaced_by_the_next_that_is_defined() -> None:
-    metrics = evaluate(np.array([1, 1]), np.array([[0.2, 0.8], [0.9, 0.1]]), ["a", "b"])
-    assert metrics.auc is None
-    assert loop._score(metrics, TrainConfig()) == ("balanced_accuracy", 0.5)
-
-
 @pytest.mark.parametrize(("name", "legal"), [("a/b:c", "a-b-c"), ("CON", "CON-run"), (" .. ", "run"), ("Lunge ü 肺", "Lunge ü 肺"), ("x.", "x")])
 def test_run_folders_have_names_that_windows_takes(name: str, legal: str) -> None:
     assert run_folder.legal_name(name) == legal
@@ -287,3 +219,95 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
     with pytest.raises(run_folder.RunFolderError, match="cannot make a folder"):
         (tmp_path / "file").write_text("", encoding="utf-8")
         run_folder.create(tmp_path / "file" / "runs", "x")
+
+
+def raising(error: BaseException):
+    def raises(*_: object) -> None:
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize(("place", "message"), [("_plan", "interrupted: nothing was made"), ("_train", "interrupted before the first epoch was finished")])
+def test_an_interrupt_promises_only_what_there_is(
+    place: str, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, place, raising(KeyboardInterrupt()))
+    assert train.main([str(images), "--runs", str(tmp_path / "runs")]) == 130
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MetricsError("the labels\nare odd"), 1, "the labels are odd"),
+        (FigureError("no column"), 4, "no column"),
+        (ReportError("not a report"), 4, "not a report"),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "full-001: No space left on device; free some space there, or choose another place with --runs"),
+        (OSError(errno.ENOSPC, "No space left on device", "some/file"), 4, "some/file: No space left on device; free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "some/file"), 4, "some/file: Permission denied"),
+    ],
+)
+def test_each_failure_has_its_code_and_one_line(
+    error: Exception, code: int, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "_train", raising(error))
+    assert train.main([str(images), "--runs", str(tmp_path), "--name", "full"]) == code
+    said = capsys.readouterr().err
+    assert message in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "depths", "recipe", "changes"),
+    [
+        ([], (1, 1, 2, 1), "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
+        (["--model", "tiny"], (2, 2, 4, 2), "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
+        (["--recipe", "notebook"], (2, 2, 2, 2), "notebook", {}),
+        (["--recipe", "ultrasound"], (2, 2, 4, 2), "ultrasound", {}),
+        (
+            ["--lr", "0.5", "--epochs", "2", "--image-size", "96"],
+            (1, 1, 2, 1),
+            "ultrasound",
+            {"lr": 0.5, "augmentation": "none", "epochs": 2, "image_size": 96},
+        ),
+    ],
+)
+def test_the_demo_gives_way_to_whatever_is_given_by_hand(words: list[str], depths: tuple[int, ...], recipe: str, changes: dict[str, object]) -> None:
+    plan = train._plan(train._parser().parse_args(["--demo", *words]))
+    assert (plan.model.depths, plan.model.dims) == (depths, PRESETS["tiny" if "tiny" in words else "nano"].dims)
+    assert replace(plan.config, depths=RECIPES[recipe].depths) == replace(RECIPES[recipe], **{"image_size": 48, "epochs": 6} | changes)
+
+
+def test_weights_that_contradict_the_recipe_are_found_before_anything_is_made(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MedMambaSE(replace(PRESETS["nano"], block="notebook")).save(tmp_path / "best")
+    assert train.main([str(images), "--weights", str(tmp_path / "best"), "--recipe", "readme", "--runs", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert "best is a network of block 'notebook', and --recipe readme trains 'medmambase'" in said and "(ultrasound, notebook)" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_of_ours_can_be_the_start(finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(images), "--weights", str(finished / "best"), "--runs", str(tmp_path), "--name", "w", *QUICK[2:], "--epochs", "1", "--lr", "1e-12"]
+    assert train.main(arguments) == 0
+    assert ", 0 skipped, 0 new" in capsys.readouterr().out
+    start, moved = MedMambaSE.load(finished / "best"), MedMambaSE.load(tmp_path / "w-001" / "last")
+    assert moved.config == start.config
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(start.parameters(), moved.parameters(), strict=True))
+
+
+def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = phantom.write_phantom(tmp_path / "data", images_per_class=5, size=32)
+    for path in (data / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    assert train.main([str(data), "--runs", str(data / "runs"), *QUICK, "--epochs", "1", "--batch-size", "30", "--recipe", "readme", "--lr", "1e25"]) == 1
+    captured = capsys.readouterr()
+    assert "can be read: the last epoch is kept as the best" in captured.out
+    assert "no longer finite after epoch 1" in captured.err or "are no numbers after epoch 1" in captured.err
+    assert "no epoch was finished, so no network was kept; try a smaller --lr\n" in captured.err
+    notes = json.loads((data / "runs" / "data-001" / "data_report.json").read_text(encoding="utf-8"))["notes"]
+    assert sum("images of val can be read" in note for note in notes) == 1
+
+
+def test_two_classes_have_an_auc_and_more_have_its_mean() -> None:
+    two, three = (evaluate(np.arange(n), np.eye(n), [str(i) for i in range(n)]) for n in (2, 3))
+    assert ", AUC 1.000" in train._summary(two) and ", macro AUC 1.000" in train._summary(three)

@@ -136,8 +136,11 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.ones(2)}, tmp_path / "resnet.pth")
     (tmp_path / "text.pth").write_text("hello", encoding="utf-8")
     for name in ("evil.pth", "list.pth", "resnet.pth", "text.pth", "absent.pth", "absent.safetensors"):
-        with pytest.raises(WeightsError, match=re.escape(name)):
+        with pytest.raises(WeightsError, match=re.escape(name)) as caught:
             MedMambaSE.from_upstream(tmp_path / name)
+        assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)  # torch would advise to unpickle with code
+    with pytest.raises(WeightsError, match="is a folder"):
+        MedMambaSE.from_upstream(tmp_path)
 
 
 def test_nothing_is_unpickled_with_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +169,37 @@ def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
         with pytest.raises(WeightsError, match=message):
             MedMambaSE.load(folder)
+    for change, message in (
+        ({"classes": ["a", "b"]}, r"config\.json: contradicts itself: 2 classes are named, and num_classes is 3"),
+        ({"preprocessing": description["preprocessing"] | {"channels": 1}}, r"config\.json: contradicts itself: channels is 1, and in_chans is 3"),
+        ({"model": description["model"] | {"depths": [1.5, 1, 2, 1]}}, r"config\.json: describes no network"),
+    ):
+        (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
+        with pytest.raises(WeightsError, match=message):
+            MedMambaSE.load(folder)
     wider = description | {"model": description["model"] | {"state": 4}}
     (folder / "config.json").write_text(json.dumps(wider), encoding="utf-8")
     with pytest.raises(WeightsError, match="wants"):
         MedMambaSE.load(folder)
+
+
+def test_a_training_can_start_from_a_network_of_ours(tmp_path: Path) -> None:
+    network = network_of("medmambase", se_scale=2.0, odd="pad")
+    network.save(tmp_path / "best")
+    grey, said = torch.randn(2, 1, 64, 64), []
+    for path in (tmp_path / "best", tmp_path / "best" / "model.safetensors"):
+        tensors, config = weights.read_start(path)
+        again = MedMambaSE.start_from(tensors, config, in_chans=1, say=said.append)
+        assert again.config == replace(network.config, in_chans=1)
+        assert torch.allclose(again(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-5)
+    other = MedMambaSE.start_from(tensors, config, num_classes=7, say=said.append)
+    assert other.head.weight.shape == (7, 128) and "skipped: head.weight" in said[-1] and ", 0 skipped, 0 new" in said[0]
+    assert torch.equal(other.stages[3].blocks[0].se.squeeze, network.stages[3].blocks[0].se.squeeze)
+    with pytest.raises(WeightsError, match="is the folder of a run; give one of its networks"):
+        weights.read_start(tmp_path)
+
+
+def test_grey_weights_shared_out_for_rgb_input_give_the_same_logits() -> None:
+    network, grey = network_of("medmamba", in_chans=1), torch.randn(2, 1, 64, 64)
+    colour = MedMambaSE.start_from(network.state_dict(), network.config, in_chans=3, say=lambda _: None)
+    assert torch.allclose(colour(grey.expand(-1, 3, -1, -1)), network(grey), atol=1e-5)

@@ -4,13 +4,14 @@ Parse, call, print. As data: ``data/folders.py`` -> ``training/loop.py`` -> ``ev
 """
 
 import argparse
+import errno
 import io
 import platform
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -20,22 +21,40 @@ from tqdm import tqdm
 
 from medmambase.config import PRESETS, RECIPES, Augmentation, Block, ConfigError, Metric, ModelConfig, Precision, Preprocessing, Resize, TrainConfig
 from medmambase.data import phantom
-from medmambase.data.folders import DataError, ImageSet, Manifest, decode, scan_folder
+from medmambase.data.folders import DataError, ImageSet, Manifest, decode, lost, scan_folder
 from medmambase.data.images import normalise
 from medmambase.evaluation import explain, figures, report
-from medmambase.evaluation.metrics import Metrics, evaluate, write_predictions
+from medmambase.evaluation.metrics import Metrics, MetricsError, evaluate, write_predictions
+from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
-from medmambase.model.weights import WeightsError, read_upstream
+from medmambase.model.weights import WeightsError, read_start
 from medmambase.training import loop, run_folder
 from medmambase_kernels import BACKENDS, BackendError, describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
 # What --demo does differently, so that it ends in minutes without a GPU; a flag given by hand still wins.
-DEMO = {"model": "nano", "depths": (1, 1, 2, 1), "image_size": 48, "epochs": 6, "lr": 3e-3, "augmentation": "none", "in_chans": "1"}
+DEMO = {"model": "nano", "image_size": 48, "epochs": 6, "in_chans": "1"}
+DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is asked for: it is then shown as it is
+DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
 # What a person should do about each kind of failure is in its message; the exit code says which kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
-    loop.TrainingError: 1, ConfigError: 2, DataError: 3, WeightsError: 3, BackendError: 4, run_folder.RunFolderError: 4, torch.OutOfMemoryError: 4, OSError: 4,
+    loop.TrainingError: 1, MetricsError: 1, ConfigError: 2, DataError: 3, WeightsError: 3, BackendError: 4, run_folder.RunFolderError: 4,
+    figures.FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
 }  # fmt: skip  # a table
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known before anything is made. ``manifest`` is None for the demo, ``tensors`` where the network is a new one."""
+
+    config: TrainConfig
+    model: ModelConfig
+    tensors: Mapping[str, torch.Tensor] | None
+    manifest: Manifest | None
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    engine: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,15 +71,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if options.weights and options.model:
         parser.error("--weights brings the size of its own network; leave out --model")
+    run = None
     try:
-        _train(options, words)
+        with use_backend(options.backend or "auto"):
+            plan = _plan(options)  # what is wrong with the arguments is said before anything is made
+            run = run_folder.create(options.runs, options.name or ("demo" if options.demo else options.data.resolve().name))
+            _train(options, words, plan, run)
     except KeyboardInterrupt:
-        print("\ninterrupted: the networks and figures of all finished epochs are in the run folder", file=sys.stderr)
+        print(f"\n{_interrupted(run)}", file=sys.stderr)
         return 130
     except tuple(EXIT_CODES) as error:
-        print(f"medmambase-train: {error}", file=sys.stderr)
+        print(f"medmambase-train: {_sentence(error, run or options.runs)}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     return 0
+
+
+def _interrupted(run: Path | None) -> str:
+    if run is None:
+        return "interrupted: nothing was made"
+    if not (run / "best" / "config.json").is_file():  # what the first epoch writes last
+        return f"interrupted before the first epoch was finished: no network was kept; {run} can be deleted"
+    return f"interrupted: the figures of all finished epochs, and the best and the last network, are in {run}"
+
+
+def _sentence(error: Exception, place: Path) -> str:
+    """One line; an error of the operating system says too little by itself, and not always where."""
+    text = str(error)
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        text = f"{error.filename or place}: {error.strerror or error}{'; free some space there, or choose another place with --runs' if full else ''}"
+    return " ".join(text.splitlines())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,9 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", nargs="?", type=Path, help="the folder of images")
     parser.add_argument("--demo", action="store_true", help="train on drawn ultrasound-like images: no data needed, minutes without a GPU")
-    parser.add_argument("--recipe", choices=RECIPES, default="ultrasound", help="how to train (default: ultrasound)")
+    parser.add_argument("--recipe", choices=RECIPES, help="how to train (default: ultrasound)")
     parser.add_argument("--model", choices=PRESETS, help="size of the network (default: tiny)")
-    parser.add_argument("--weights", type=Path, help="start from a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)")
+    parser.add_argument(
+        "--weights", type=Path, help="start from a network of ours (runs/x-001/best), or a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)"
+    )
     parser.add_argument("--image-size", type=int, help="pixels, square (default: the recipe's, mostly 128)")
     parser.add_argument("--in-chans", choices=("auto", "1", "3"), help="1 grey, 3 RGB (default: 1 if every image is grey)")
     parser.add_argument("--epochs", type=int)
@@ -93,52 +135,76 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
-    if options.demo:
-        for name, value in DEMO.items():
-            if getattr(options, name, None) is None:
-                setattr(options, name, value)
-    overrides = {f.name: value for f in fields(TrainConfig) if f.name != "recipe" and (value := getattr(options, f.name, None)) is not None}
-    config = replace(RECIPES[options.recipe], **overrides)
+def _plan(options: argparse.Namespace) -> _Plan:
+    """Settings, device, files and network, each looked at. Raises the errors of EXIT_CODES."""
+    config = _config(options)
     device = _device(options.device)
-    dtype, why_dtype = loop.choose_precision(config.precision, device)
-    with use_backend(options.backend or "auto"):
-        engine = describe_backend(device, dtype)
-        # What is wrong with the arguments is said before anything is made.
-        manifest = None if options.demo else scan_folder(options.data, config.seed)
-        start = read_upstream(options.weights) if options.weights else None
-        run = run_folder.create(options.runs, options.name or ("demo" if options.demo else options.data.resolve().name))
-        say = _logger(run / "train.log")
-        say(f"run folder: {run}")
-        if manifest is None:
-            say(f"drawing {6 * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {run / 'phantom'}")
-            manifest = scan_folder(phantom.write_phantom(run / "phantom", images_per_class=DEMO_IMAGES_PER_CLASS, seed=config.seed), config.seed)
-        images, preprocessing = _images(manifest, config, options.in_chans or "auto", run, say)
-        torch.manual_seed(config.seed)
-        network = _network(options, config, manifest, preprocessing, start, say).to(device)
-        parameters = sum(p.numel() for p in network.parameters())
-        say(f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, {parameters / 1e6:.2f} M parameters")
-        say(f"device:    {_device_name(device)}")
-        say(f"engine:    {engine}")
-        say(f"precision: {str(dtype).removeprefix('torch.')}: {why_dtype}")
-        run_folder.write_text(run / "command.txt", f"medmambase-train {shlex.join(words)}\n")
-        run_folder.write_json(run / "env.json", _environment(device))
-        described = {
-            "model": network.config.to_dict(), "training": config.to_dict(), "preprocessing": preprocessing.to_dict(), "classes": list(manifest.classes),
-            "device": _device_name(device), "engine": engine, "precision": f"{str(dtype).removeprefix('torch.')}: {why_dtype}", "parameters": parameters,
-        }  # fmt: skip  # the file's content
-        run_folder.write_json(run / "config.json", described)
-        outcome = loop.train(network, images.split("train"), images.split("val"), config, run, dtype, _progress, lambda epoch: say(_line(epoch)))
-        run_folder.write_json(
-            run / "config.json", described | {"best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by}
+    dtype, why = loop.choose_precision(config.precision, device)
+    engine = describe_backend(device, dtype)
+    manifest = None if options.demo else scan_folder(options.data, config.seed, options.runs)
+    tensors, model = _start(options.weights, config) if options.weights else (None, config.model(PRESETS[options.model or "tiny"]))
+    loop.check_batches(len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS, config.image_size, config.batch_size, model)
+    return _Plan(config, model, tensors, manifest, device, dtype, f"{str(dtype).removeprefix('torch.')}: {why}", engine)
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    """The recipe with what was given by hand; the demo fills in what was not."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.demo:
+        own = DEMO | ({} if options.recipe else DEMO_RECIPE) | ({} if options.recipe or options.model or options.weights else DEMO_DEPTHS)
+        given = own | given
+        options.model, options.in_chans = given["model"], given["in_chans"]
+    return replace(RECIPES[options.recipe or "ultrasound"], **{f.name: given[f.name] for f in fields(TrainConfig) if f.name != "recipe" and f.name in given})
+
+
+def _start(path: Path, config: TrainConfig) -> tuple[Mapping[str, torch.Tensor], ModelConfig]:
+    """The tensors to start from, and their network as the recipe wants it."""
+    tensors, found = read_start(path)
+    if config.block and as_coded(config.block) != as_coded(found.block):
+        fitting = ", ".join(name for name, recipe in RECIPES.items() if recipe.block is None or as_coded(recipe.block) == as_coded(found.block))
+        raise ConfigError(
+            f"--weights {path} is a network of block {found.block!r}, and --recipe {config.recipe} trains {config.block!r}, "
+            f"whose convolutions are ordered otherwise; choose a recipe that fits ({fitting}), or other weights"
         )
-        best = MedMambaSE.load(run / "best").to(device)
-        test = images.split("test")
-        if len(test.labels):
-            say("")
-            say(_summary(_evaluate(best, test, config, run, dtype)))
-        shown = test if len(test.labels) else images.split("val") if len(images.split("val").labels) else images.split("train")
-        _draw(best, shown, run, outcome.best_epoch)
+    # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it is.
+    own: Block = "medmambase" if found.block == "medmamba" and "patch_embed.proj.weight" in tensors else found.block
+    return tensors, replace(found, block=config.block or own, odd="pad")
+
+
+def _train(options: argparse.Namespace, words: Sequence[str], plan: _Plan, run: Path) -> None:
+    config, device, dtype = plan.config, plan.device, plan.dtype
+    say = _logger(run / "train.log")
+    say(f"run folder: {run}")
+    manifest = plan.manifest
+    if manifest is None:
+        say(f"drawing {6 * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {run / 'phantom'}")
+        manifest = scan_folder(phantom.write_phantom(run / "phantom", images_per_class=DEMO_IMAGES_PER_CLASS, seed=config.seed), config.seed)
+    images, preprocessing = _images(manifest, config, options.in_chans or "auto", run, say)
+    torch.manual_seed(config.seed)
+    network = _network(plan, manifest.classes, preprocessing, say).to(device)
+    parameters = sum(p.numel() for p in network.parameters())
+    say(f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, {parameters / 1e6:.2f} M parameters")
+    say(f"device:    {_device_name(device)}")
+    say(f"engine:    {plan.engine}")
+    say(f"precision: {plan.precision}")
+    run_folder.write_text(run / "command.txt", f"medmambase-train {shlex.join(words)}\n")
+    run_folder.write_json(run / "env.json", _environment(device))
+    described = {
+        "model": network.config.to_dict(), "training": config.to_dict(), "preprocessing": preprocessing.to_dict(), "classes": list(manifest.classes),
+        "device": _device_name(device), "engine": plan.engine, "precision": plan.precision, "parameters": parameters,
+    }  # fmt: skip  # the file's content
+    run_folder.write_json(run / "config.json", described)
+    outcome = loop.train(network, images.split("train"), images.split("val"), config, run, dtype, _progress, lambda epoch: say(_line(epoch)))
+    run_folder.write_json(
+        run / "config.json", described | {"best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by}
+    )
+    best = MedMambaSE.load(run / "best").to(device)
+    test = images.split("test")
+    if len(test.labels):
+        say("")
+        say(_summary(_evaluate(best, test, config, run, dtype)))
+    shown = test if len(test.labels) else images.split("val") if len(images.split("val").labels) else images.split("train")
+    _draw(best, shown, run, outcome.best_epoch)
     say(f"\nbest epoch: {outcome.best_epoch}; network: {run / 'best'}")
     say(f"report: {report.write_report(run).resolve()}")
 
@@ -146,7 +212,7 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _device(wish: str | None) -> torch.device:
     try:
         device = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
+        torch.ones(1, device=device).item()  # the number must come back: there are devices without any
     except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
         raise ConfigError(f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically") from error
     return device
@@ -158,7 +224,8 @@ def _images(manifest: Manifest, config: TrainConfig, in_chans: str, run: Path, s
     images, bad = decode(manifest.samples, preprocessing, lambda results, total: _progress(results, total, "reading images"))
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
-    for note in manifest.notes:
+    notes = [*manifest.notes, *lost(manifest, images.samples)]
+    for note in notes:
         say(f"note: {note}")
     for error in bad[:20]:
         say(f"skipped: {error}")
@@ -172,7 +239,7 @@ def _images(manifest: Manifest, config: TrainConfig, in_chans: str, run: Path, s
         run / "data_report.json",
         {
             "root": manifest.root.name, "counts": {split: {name: c[name] for name in manifest.classes} for split, c in counts.items() if c},
-            "skipped": [{"path": str(error.path), "reason": error.reason} for error in bad], "notes": list(manifest.notes),
+            "skipped": [{"path": str(error.path), "reason": error.reason} for error in bad], "notes": notes,
         },
     )  # fmt: skip  # the file's content
     run_folder.write_rows(run / "splits.csv", ("path", "label", "split"), [(s.name, manifest.classes[s.label], s.split) for s in images.samples])
@@ -182,22 +249,12 @@ def _images(manifest: Manifest, config: TrainConfig, in_chans: str, run: Path, s
     return images, preprocessing
 
 
-def _network(
-    options: argparse.Namespace,
-    config: TrainConfig,
-    manifest: Manifest,
-    preprocessing: Preprocessing,
-    start: tuple[Mapping[str, torch.Tensor], ModelConfig] | None,
-    say: Callable[[str], None],
-) -> MedMambaSE:
-    """A new network, or one that starts from a checkpoint's tensors and the architecture that they tell."""
-    classes, in_chans = manifest.classes, preprocessing.channels
-    if start is None:
-        architecture = config.model(PRESETS[options.model or "tiny"], num_classes=len(classes), in_chans=in_chans)
+def _network(plan: _Plan, classes: tuple[str, ...], preprocessing: Preprocessing, say: Callable[[str], None]) -> MedMambaSE:
+    """A new network, or one that starts from the tensors of another."""
+    if plan.tensors is None:
+        architecture = replace(plan.model, num_classes=len(classes), in_chans=preprocessing.channels)
         return MedMambaSE(architecture, classes=classes, preprocessing=preprocessing)
-    tensors, found = start
-    own: Block = "medmambase" if found.block == "medmamba" else found.block  # MedMamba's weights gain a gate that starts at exactly 1
-    network = MedMambaSE.from_upstream(tensors, "pad", block=config.block or own, num_classes=len(classes), in_chans=in_chans, say=say)
+    network = MedMambaSE.start_from(plan.tensors, plan.model, num_classes=len(classes), in_chans=preprocessing.channels, say=say)
     network.classes, network.preprocessing = classes, preprocessing
     return network
 
@@ -254,7 +311,8 @@ def _summary(metrics: Metrics) -> str:
         return "n/a" if value is None else f"{value:.3f}"
 
     wide = max(len(one.name) for one in metrics.per_class)
-    lines = [f"test: accuracy {figure(metrics.accuracy)}, balanced accuracy {figure(metrics.balanced_accuracy)}, macro AUC {figure(metrics.auc)}"]
+    area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
+    lines = [f"test: accuracy {figure(metrics.accuracy)}, balanced accuracy {figure(metrics.balanced_accuracy)}, {area} {figure(metrics.auc)}"]
     lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
     lines += [
         f"{one.name:{wide}}  {one.support:6}  {figure(one.sensitivity):>11}  {figure(one.specificity):>11}  {figure(one.f1):>5}  {figure(one.auc):>5}"

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "v
 # Folders that archivers and network disks leave behind: they hold resource forks and thumbnails that look like images.
 _LITTER = frozenset({"__macosx", "@eadir"})
 _HELD_BACK = 0.15
+_RUN_FILES = frozenset({"config.json", "metrics.csv", "train.log"})  # what tells the folder of a run
+_UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
 
 
 class DataError(Exception):
@@ -69,7 +72,11 @@ class ImageSet:
 
     def split(self, name: str) -> "ImageSet":
         """The part of "train", "val" or "test" (a copy; n may be 0)."""
-        rows = [row for row, sample in enumerate(self.samples) if sample.split == name]
+        return self.rows([row for row, sample in enumerate(self.samples) if sample.split == name])
+
+    def rows(self, rows: Sequence[int]) -> "ImageSet":
+        """These images, in this order (a copy)."""
+        rows = list(rows)
         return ImageSet(self.images[rows], self.labels[rows], tuple(self.samples[row] for row in rows))
 
     def is_grey(self) -> bool:
@@ -81,11 +88,12 @@ class ImageSet:
         return replace(self, images=self.images[:, :1].clone())
 
 
-def scan_folder(root: Path, seed: int = 0) -> Manifest:
+def scan_folder(root: Path, seed: int = 0, runs: Path | None = None) -> Manifest:
     """Find the images below ``root`` and give each a class and a split.
 
     ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case. What is missing is taken from train (or from all),
     class by class, by a hash of seed and relative path: 15 % for val, and 15 % for test if there is no val either.
+    Pictures of earlier trainings are no data: ``runs``, the folder that new runs go to, and whatever is the folder of a run are left out.
     Raises DataError for a folder that cannot be trained on.
     """
     root = Path(root)
@@ -94,8 +102,11 @@ def scan_folder(root: Path, seed: int = 0) -> Manifest:
     if not root.is_dir():
         raise DataError(f"{root}: this is a file; give the folder that holds train/, val/ and test/, or one folder for each class")
     notes: list[str] = []
-    split_folders = _split_folders(root, notes)
-    found = {split: _classes_in(root, folder, notes) for split, folder in split_folders.items()}
+    past = _PastRuns(root, runs)
+    split_folders = _split_folders(root, notes, past)
+    found = {split: _classes_in(root, folder, notes, past) for split, folder in split_folders.items()}
+    if past.met:
+        notes.append(f"left out, since runs of earlier trainings lie there: {', '.join(path.relative_to(root).as_posix() for path in past.met)}")
     train = found["train"]
     classes = tuple(sorted(name for name, paths in train.items() if paths))
     _check_classes(root, split_folders["train"], classes, found)
@@ -154,7 +165,38 @@ def decode(
     return ImageSet(images[: len(kept)], labels, tuple(kept)), errors
 
 
-def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:
+def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
+    """One note for each split, or class of it, that had images of which none could be ``read``. Training images are not asked about."""
+    before, after = (Counter((sample.split, sample.label) for sample in samples) for samples in (manifest.samples, read))
+    notes = []
+    for split, consequence in (("val", "the last epoch is kept as the best, chosen by no figure"), ("test", "there will be no test results")):
+        had = [label for label in range(len(manifest.classes)) if before[split, label]]
+        gone = [label for label in had if not after[split, label]]
+        if gone and gone == had:
+            notes.append(f"none of the {len(manifest.split(split))} images of {split} can be read: {consequence}")
+        elif gone:
+            notes.append(f"{split} has no images of {', '.join(manifest.classes[label] for label in gone)} that can be read: its results leave these out")
+    return tuple(notes)
+
+
+class _PastRuns:
+    """Folders of earlier trainings among the data, which hold pictures that look like images of a class; ``met`` are those left out."""
+
+    def __init__(self, root: Path, runs: Path | None) -> None:
+        inside = runs is not None and runs.resolve().is_relative_to(root.resolve())
+        self.runs = root / runs.resolve().relative_to(root.resolve()) if runs is not None and inside else None
+        self.met: list[Path] = []
+
+    def begin_at(self, folder: Path, files: Sequence[str]) -> bool:
+        """Whether nothing from ``folder`` on is data. A folder of images stays one, even if a person has new runs put into it."""
+        return _RUN_FILES <= set(files) or (folder == self.runs and not any(map(_is_image, files)))
+
+    def are_in(self, folder: Path) -> bool:
+        """The same for a folder that need not be walked: whether it is a run or the runs' folder, or has a run in it."""
+        return folder == self.runs or any(all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_subfolders(folder)))
+
+
+def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, Path]:
     """Which folder is train, val and test; without any such folder the root itself is train."""
     folders = _subfolders(root)
     splits: dict[str, Path] = {}
@@ -168,23 +210,34 @@ def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:
         return {"train": root}
     if "train" not in splits:
         raise DataError(f"{root}: there is {' and '.join(f.name + '/' for f in splits.values())} but no train/; add train/ with one folder for each class")
-    others = [folder.name for folder in folders if folder not in splits.values()]
-    if others:
-        notes.append(f"ignored beside the splits: {', '.join(others)}")
+    others = [folder for folder in folders if folder not in splits.values()]
+    past.met += filter(past.are_in, others)
+    if ignored := [folder.name for folder in others if folder not in past.met]:
+        notes.append(f"ignored beside the splits: {', '.join(ignored)}")
     return splits
 
 
-def _classes_in(root: Path, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> dict[str, list[Path]]:
     """Class name -> its image files at any depth; classes without any are named in a note."""
-    classes = {child.name: _images(child) for child in _subfolders(folder)}
-    empty = [name for name, paths in classes.items() if not paths]
+    classes: dict[str, list[Path]] = {}
+    empty = []
+    for child in _subfolders(folder):
+        paths, met = _images(child, past)
+        past.met += met if paths else [child] if met else []
+        if paths:
+            classes[child.name] = paths
+        elif not met:
+            empty.append(child.name)
+    if unspeakable := [name for name in classes if _UNTEXT.search(name)]:
+        shown = unspeakable[0].encode("utf-8", "backslashreplace").decode("utf-8")
+        raise DataError(f"{folder}: the name of class folder '{shown}' is no valid UTF-8, and classes are saved with the network; rename the folder")
     where = "" if folder == root else f" in {folder.name}/"
     if empty:
         notes.append(f"no images{where} in class folder {', '.join(empty)}")
     loose = sum(_is_image(child.name) and child.is_file() for child in folder.iterdir())
     if loose:
         notes.append(f"{loose} images lie directly in {folder.name}/, in no class folder: ignored")
-    return {name: paths for name, paths in classes.items() if paths}
+    return classes
 
 
 def _check_classes(root: Path, train: Path, classes: Sequence[str], found: dict[str, dict[str, list[Path]]]) -> None:
@@ -238,12 +291,18 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if _visible(child.name) and child.is_dir())
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
+    """Image files at any depth, and the folders of runs that were not entered."""
     found: list[Path] = []
+    met: list[Path] = []
     for parent, folders, files in os.walk(folder):
+        if past.begin_at(Path(parent), files):
+            met.append(Path(parent))
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if _visible(name)]
         found += [Path(parent, name) for name in files if _is_image(name)]
-    return found
+    return found, met
 
 
 def _visible(name: str) -> bool:

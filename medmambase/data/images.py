@@ -41,7 +41,9 @@ class ImageError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        # A name may hold line breaks, or bytes that are no text: they are shown as escapes.
+        path = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: found[0].encode("unicode_escape").decode("ascii"), str(self.path))
+        return f"{path}: {self.reason}"
 
 
 class _Silence:

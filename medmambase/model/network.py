@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
 from medmambase.model import weights
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PatchEmbedding, PatchMerging, SSConvSSM, as_coded
+from medmambase.model.layers import PATCH, PatchEmbedding, PatchMerging, SSConvSSM, as_coded
 
 
 class Stage(nn.Module):
@@ -31,6 +31,13 @@ class Stage(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+def last_map(config: ModelConfig, size: int) -> int:
+    """Height and width of the last stage's map for a square image of ``size`` pixels."""
+    for shrink in (PATCH, *(2 for _ in config.dims[1:])):
+        size = -(-size // shrink) if config.odd == "pad" else size // shrink
+    return size
 
 
 class MedMambaSE(nn.Module):
@@ -106,7 +113,10 @@ class MedMambaSE(nn.Module):
         tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
         if features_only:
             tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
-        network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
+        try:
+            network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise weights.WeightsError(f"{Path(folder) / 'config.json'}: describes no network ({error}); restore the file") from error
         weights.fill(network, tensors, str(folder))
         return network.eval()
 
@@ -126,16 +136,29 @@ class MedMambaSE(nn.Module):
         The architecture is read off the shapes, never off the file's name. ``source`` is a file (.pth, .pt, .safetensors,
         .npz; nothing is unpickled with code) or a mapping from upstream's names to tensors. ``odd`` "crop" does with maps of
         odd size what upstream does. ``block``, ``num_classes`` and ``in_chans`` ask for another network than the file's:
-        its head is skipped if the number of classes differs, RGB weights are summed for grey input, and an SE gate that
-        the file lacks starts at exactly 1. ``say`` gets the account of matched, skipped and new keys.
+        its head is skipped if the number of classes differs, RGB weights are summed for grey input (and grey ones shared out
+        for RGB), and an SE gate that the file lacks starts at exactly 1. ``say`` gets the account of matched, skipped and new keys.
 
         Raises WeightsError if the file cannot be read, is neither network, or cannot become the ``block`` asked for.
         """
         tensors, config = weights.read_upstream(source)
+        return cls.start_from(tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say)
+
+    @classmethod
+    def start_from(
+        cls,
+        tensors: Mapping[str, Tensor],
+        config: ModelConfig,
+        *,
+        block: Block | None = None,
+        num_classes: int | None = None,
+        in_chans: int | None = None,
+        say: Callable[[str], object] = print,
+    ) -> Self:
+        """As ``from_upstream``, from tensors under upstream's names or our own and the architecture that they belong to."""
         if block is not None and as_coded(block) != as_coded(config.block):
             raise weights.WeightsError(f"these are weights of {config.block!r}, whose convolutions are ordered otherwise than those of {block!r}")
-        changes: dict[str, Any] = {"odd": odd}
-        changes |= {key: value for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans)) if value is not None}
+        changes: dict[str, Any] = {key: value for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans)) if value is not None}
         network = cls(replace(config, **changes))
         say(weights.fill_upstream(network, tensors))
         return network.eval()

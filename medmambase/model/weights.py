@@ -50,6 +50,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
             raise WeightsError(f"{path}: format is {description.get('format')!r}; this version reads format {FORMAT}")
         config = ModelConfig.from_dict(description["model"])
         classes, preprocessing = tuple(description["classes"]), Preprocessing.from_dict(description["preprocessing"])
+        if len(classes) != config.num_classes:
+            raise WeightsError(f"{path}: contradicts itself: {len(classes)} classes are named, and num_classes is {config.num_classes}; restore the file")
+        if preprocessing.channels != config.in_chans:
+            raise WeightsError(f"{path}: contradicts itself: channels is {preprocessing.channels}, and in_chans is {config.in_chans}; restore the file")
         path = folder / "model.safetensors"
         return load(path.read_bytes()), config, classes, preprocessing
     except FileNotFoundError as error:
@@ -113,7 +117,23 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
         raise WeightsError(f"{name}: {error}; this is not a MedMamba or MedMambaSE notebook checkpoint") from error
 
 
+def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
+    """Tensors to start a training from and their architecture: of a network's own folder (``best/``, or a file in it), or ``read_upstream``.
+
+    Raises WeightsError.
+    """
+    folder = path.parent if path.name == "model.safetensors" and (path.parent / "config.json").is_file() else path
+    if not folder.is_dir():
+        return read_upstream(path)
+    if (folder / "best").is_dir():
+        raise WeightsError(f"{folder}: is the folder of a run; give one of its networks, {folder / 'best'} say")
+    tensors, config, _, _ = read_folder(folder)
+    return tensors, config
+
+
 def _read_file(path: Path) -> Mapping[str, Any]:
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; MedMambaSE.load reads a network's folder, and a file of weights is wanted here")
     try:
         if path.suffix == ".npz":
             import numpy as np
@@ -125,8 +145,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
             return load(path.read_bytes())
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises pickle, zip, end-of-file and runtime errors alike
-        raise WeightsError(f"{path}: cannot be read as weights ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
+    except Exception as error:  # torch.load raises pickle, zip, end-of-file and runtime errors alike, and advises to unpickle with code
+        kind = {".npz": "NumPy archive", ".safetensors": "safetensors file"}.get(path.suffix, "PyTorch checkpoint of tensors alone")
+        raise WeightsError(f"{path}: is no {kind}, or is damaged; give a network's state_dict() as torch.save writes it, or .safetensors") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}; a dictionary of tensors is wanted")
     return content
@@ -164,8 +187,8 @@ def fill_upstream(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     for theirs, t in tensors.items():
         ours = renamed(theirs)
         target = own.get(ours)
-        if target is not None and ours == "embedding.proj.weight" and target.shape[1] == 1:
-            t = t.sum(1, keepdim=True)  # a grey image is the same image three times
+        if target is not None and ours == "embedding.proj.weight" and t.dim() == 4 and t.shape[1] != target.shape[1]:
+            t = t.sum(1, keepdim=True).expand(-1, target.shape[1], -1, -1) / target.shape[1]  # a grey image is the same image three times
         if target is not None and t.numel() == target.numel() and _same_but_ones(t, target):
             matched[ours] = t.reshape(target.shape).to(target.dtype)
         else:

@@ -4,6 +4,7 @@ Every file is written beside its place and moved there, or appended a line at a 
 """
 
 import csv
+import errno
 import json
 import os
 import re
@@ -21,6 +22,8 @@ class RunFolderError(Exception):
 def create(runs: Path, name: str) -> Path:
     """Make ``runs/<name>-001``, or the first number that is free. Raises RunFolderError if it cannot be made."""
     plain = legal_name(name)
+    if len(f"{plain}-001".encode("utf-8", "surrogatepass")) > 255:  # what the file systems of all three systems take
+        raise RunFolderError(f"the name {plain[:40]}... has {len(plain)} letters, too many for a folder; choose a shorter one with --name")
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
@@ -31,7 +34,10 @@ def create(runs: Path, name: str) -> Path:
                 continue
             return folder
     except OSError as error:
-        raise RunFolderError(f"{runs}: cannot make a folder there ({error.strerror or error}); choose another place with --runs") from error
+        advice = "choose a shorter --name or --runs" if error.errno == errno.ENAMETOOLONG else "choose another place with --runs"
+        if error.errno == errno.ENOSPC:
+            advice = f"free some space there, or {advice}"
+        raise RunFolderError(f"{runs}: cannot make a folder there ({error.strerror or error}); {advice}") from error
     raise RunFolderError(f"{runs}: holds {plain}-001 to {plain}-999 already; choose another --name")
 
 
