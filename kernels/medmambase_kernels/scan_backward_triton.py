@@ -132,7 +132,7 @@ def backward(
         within = i_block * BD + lane
         in_d = within < segment
         in_tile = in_d[None, :] & (state >= 0)[:, None]
-        channel = i_g * segment + tl.minimum(within, segment - 1)
+        channel = i_g * segment + tl.max_contiguous(tl.minimum(within, segment - 1), BD)
         tile = state[:, None] * d + (i_g * segment + within)[None, :]
         tile_of_lanes = state[:, None] * d + channel[None, :] + zero
         x_row, dy_row = x_ptr + i_b * l * d + channel, dy_ptr + i_b * l * d + channel
@@ -215,7 +215,7 @@ def _recede(
 ):  # fmt: skip  # what changes; how far; what stays; switches and tile sizes
     """The adjoint over so many groups of STEPS steps back, with nothing but itself: it, the sum of deltas, position and place afterwards."""
     state = tl.arange(0, N)
-    for _ in range(0, groups):
+    for _group in range(0, groups):
         raws, dys, Cs = (), (), ()
         for _ in tl.static_range(STEPS):
             raws += (tl.load(delta_row + p * d * K).to(tl.float32) + bias,)
@@ -242,7 +242,7 @@ def adjoint_ends(
     in_d = within < segment
     i_g, i_k = i // blocks % GROUPS, i // (blocks * GROUPS) % K
     i_b, i_c = i // (blocks * GROUPS * K) % batch, i // (blocks * GROUPS * K * batch)
-    channel = i_g * segment + tl.minimum(within, segment - 1)
+    channel = i_g * segment + tl.max_contiguous(tl.minimum(within, segment - 1), BD)
     state = tl.arange(0, N)
     tile = state[:, None] * d + channel[None, :] + zero
     l = height * width

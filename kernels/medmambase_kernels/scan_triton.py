@@ -67,7 +67,7 @@ def _advance(
 ):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
     """The steps from begin to end, a multiple of STEPS: the state, the sum of deltas, the position and its place in its line afterwards."""
     state, low = tl.arange(0, N), tl.arange(0, RANK if RANK > 0 else 1)
-    for _ in range(begin, end, STEPS):
+    for _at in range(begin, end, STEPS):  # not _, which the loops inside bind: older Tritons mind
         ps, xs, raws, Bs, Cs, before = (), (), (), (), (), ()
         for _ in tl.static_range(STEPS):  # every load of a group before its first store: loads may not move over stores
             ps += (p,)
@@ -98,7 +98,9 @@ def _advance(
 
 # ``zero`` is always 0 and keeps the compiler from seeing that tiles are aligned: it would load 4 channels a lane, spread a channel's states over
 # lanes, and sum them by shuffles. Loads are not masked, since a mask costs an instruction for each value: channels past the end read the last one
-# instead, and are masked where they are stored. Steps past the last whole group are taken one by one.
+# instead, and are masked where they are stored. That max_contiguous is untrue of those channels does no harm, since no load takes two channels at
+# once; without it, or with it in a function of its own, Tritons before 3.7 spread the states all the same. Steps past the last whole group are
+# taken one by one.
 @triton.jit(do_not_specialize=["zero"])
 def forward(
     x_ptr, delta_ptr, rows_ptr, W_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, y_ptr, last_ptr, entry_ptr, total_ptr,
@@ -115,7 +117,7 @@ def forward(
     i_g, i_part = i // blocks % GROUPS, i // (blocks * GROUPS) % PARTS
     i_b, i_c = i // (blocks * GROUPS * PARTS) % batch, i // (blocks * GROUPS * PARTS * batch)
     # Right in either width, but so the assembler spills nothing.
-    channel = (i_g if K == 1 else i_g.to(tl.int32)) * segment + tl.minimum(within, segment - 1)
+    channel = (i_g if K == 1 else i_g.to(tl.int32)) * segment + tl.max_contiguous(tl.minimum(within, segment - 1), BD)
     state = tl.arange(0, N)
     tile = state[:, None] * d + channel[None, :] + zero  # [N, BD] of an (n, d) table
     in_tile = in_d[None, :] & (state >= 0)[:, None]
@@ -179,7 +181,7 @@ def carry(
     i_k, i_b = i // blocks % K, i // (blocks * K)
     within = (i % blocks).to(tl.int32) * BD + tl.arange(0, BD)
     in_d = within < d
-    channel = tl.minimum(within, d - 1)
+    channel = tl.max_contiguous(tl.minimum(within, d - 1), BD)
     state = tl.arange(0, N)
     tile = state[:, None] * d + channel[None, :] + zero
     in_tile = in_d[None, :] & (state >= 0)[:, None]
