@@ -18,7 +18,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-ENGINES = ["cpu", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))]
+ENGINES = ["cpu", "torch", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))]
 
 # Largest difference from the definition over the largest magnitude. Arithmetic is float32 throughout, so half-precision
 # results differ by their last rounding only.

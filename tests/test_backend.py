@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from medmambase_kernels import BackendError, backend, describe_backend, selectiv
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find(name, *rest))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_argument_comes_before_use_backend_before_the_environment(monkeypatc
 
 @pytest.mark.parametrize("wish", ["argument", "use_backend", "environment"])
 def test_a_name_that_does_not_exist_is_refused_with_its_origin(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"no backend 'cuda' \(from .*'triton', 'cpu', 'reference'"):
+    with pytest.raises(BackendError, match=r"no backend 'cuda' \(from .*'triton', 'cpu', 'torch', 'reference'"):
         if wish == "use_backend":
             with use_backend("cuda"):
                 pass
@@ -59,7 +60,7 @@ def test_on_a_gpu_with_triton_triton_is_chosen(compiled: None) -> None:
 def test_a_gpu_that_is_not_there_is_described_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: pytest.fail("asked a GPU that is not there"))
-    assert describe_backend("cuda").startswith("cpu: ")
+    assert describe_backend("cuda").startswith("torch: ")
     assert "sees no CUDA GPU" in describe_backend("cuda")
 
 
@@ -72,19 +73,67 @@ def test_a_wish_for_triton_that_cannot_be_met_says_what_is_missing(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     with pytest.raises(BackendError, match=r"older than compute capability 8\.0"):
         backend.choose(GPU, torch.float32, "triton")
-    without_triton(monkeypatch)
+    without(monkeypatch, "triton")
     with pytest.raises(BackendError, match="Triton is not installed"):
         backend.choose(GPU, torch.float32, "triton")
 
 
 @pytest.mark.usefixtures("compiled")
 def test_an_automatic_choice_that_falls_back_on_a_gpu_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_triton(monkeypatch)
+    without(monkeypatch, "triton")
     with pytest.warns(RuntimeWarning, match="Triton is not installed"):
-        assert backend.choose(GPU, torch.float32, None).name == "cpu"
+        assert backend.choose(GPU, torch.float32, None).name == "torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backend.choose(GPU, torch.float32, None).name == "cpu"
+        assert backend.choose(GPU, torch.float32, None).name == "torch"
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """What was found out about llvmlite, and said, is forgotten before and after."""
+    caches = (backend._look_for_vectors, backend._announce)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_without_llvmlite_the_portable_engine_takes_over_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "llvmlite")
+    with pytest.warns(RuntimeWarning, match="llvmlite is not installed"):
+        assert backend.choose(CPU, torch.float32, None).name == "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend.choose(CPU, torch.bfloat16, None).name == "torch"
+    with pytest.raises(BackendError, match=r"'cpu' was asked for .*llvmlite is not installed \(pip install llvmlite\); ask for 'torch'"):
+        backend.choose(CPU, torch.float32, "cpu")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llvmlite import binding
+
+    from medmambase_kernels import machine_cpu
+
+    def unknown(triple: str) -> None:
+        raise RuntimeError(f"No available targets are compatible with triple {triple!r}")
+
+    monkeypatch.setattr(binding.Target, "from_triple", unknown)
+    monkeypatch.setattr(machine_cpu, "target", machine_cpu.target.__wrapped__)
+    with pytest.warns(RuntimeWarning, match="llvmlite does not work here.*No available targets"):
+        assert backend.choose(CPU, torch.float32, None).name == "torch"
+
+
+def test_float64_on_the_cpu_runs_as_plain_pytorch_asked_or_not() -> None:
+    assert backend.choose(CPU, torch.float64, None).name == "torch"
+    assert backend.choose(CPU, torch.float64, "cpu").name == "torch"
+
+
+def test_vector_code_is_refused_for_tensors_elsewhere() -> None:
+    with pytest.raises(BackendError, match="the tensors are on cuda"):
+        backend.choose(GPU, torch.float32, "cpu")
 
 
 def test_an_engine_that_does_not_load_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +141,7 @@ def test_an_engine_that_does_not_load_is_an_error_with_advice(monkeypatch: pytes
         raise ImportError("DLL load failed while importing libtriton")
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(BackendError, match=r"DLL load failed.*ask for backend 'cpu'"):
+    with pytest.raises(BackendError, match=r"DLL load failed.*ask for backend 'torch'"):
         backend.engine("selective_scan", "triton")
 
 

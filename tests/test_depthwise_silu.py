@@ -57,7 +57,7 @@ def test_odd_maps_are_exact_to_the_edge(engine: str, b: int, h: int, w: int, d: 
     assert_equal_to_the_definition(make_case(b, h, w, d, half=True), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_tiles_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels import depthwise_silu_triton
 

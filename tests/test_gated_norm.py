@@ -60,7 +60,7 @@ def test_odd_maps_and_narrow_and_wide_channels_are_exact(engine: str, b: int, h:
     assert_equal_to_the_definition(make_case(b, h, w, d, half=True), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_rows_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels import gated_norm_triton
 

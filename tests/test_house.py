@@ -35,13 +35,15 @@ IMPORTS = (
     ("medmambase_kernels.backend", ("medmambase_kernels.reference",)),
     ("medmambase_kernels.launch", ()),
     ("medmambase_kernels.*_triton", ("medmambase_kernels.*_triton", "medmambase_kernels.launch")),
-    ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.reference")),
+    ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.*_torch", "medmambase_kernels.reference", "medmambase_kernels.backend")),
+    ("medmambase_kernels.*_torch", ("medmambase_kernels.*_torch", "medmambase_kernels.reference")),
     ("medmambase_kernels.bench", (KERNELS, "medmambase_kernels.*")),
     ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.reference", *OPERATORS)),
 )
 AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*", "logging.basicConfig", "warnings.filterwarnings",
              "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # a list of names, to be read as one
-NOT_IMPORTED = ("triton", "matplotlib", "sklearn")
+NOT_IMPORTED = ("triton", "llvmlite", "matplotlib", "sklearn")
+ENGINE_OF = {"triton": "_triton", "llvmlite": "_cpu"}
 RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")}
 Syntax = TypeVar("Syntax", ast.Call, ast.FunctionDef)
 
@@ -117,8 +119,9 @@ def imports_keep_their_direction(root: Path) -> Iterator[str]:
         visible = known if inside else [name for name in known if name.removeprefix(f"{KERNELS}.") not in public]
         for node, target, name in imported(module, path, visible):
             first = target.split(".")[0]
-            if first == "triton" and not path.stem.endswith("_triton"):
-                yield f"{place(root, path, node.lineno)}: import triton outside *_triton.py"
+            engine = ENGINE_OF.get(first)
+            if engine and not path.stem.endswith(engine):
+                yield f"{place(root, path, node.lineno)}: import {first} outside *{engine}.py"
             elif first in ("medmambase", KERNELS) and target != module and not any(fnmatchcase(target, pattern) for pattern in allowed):
                 yield f"{place(root, path, node.lineno)}: {module} may not import {target}: see IMPORTS in tests/test_house.py"
             elif target == KERNELS and not inside and name not in public:
@@ -276,6 +279,7 @@ FAULTS = (
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "from . import scan_cpu"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "def late() -> None:\n    import triton.language as tl"),
     (imports_keep_their_direction, "medmambase/config.py", "from triton import jit"),
+    (imports_keep_their_direction, "kernels/medmambase_kernels/backend.py", "import llvmlite"),
     (packages_import_quietly, "medmambase/__init__.py", "print('hello')"),
     (packages_import_quietly, "kernels/medmambase_kernels/__init__.py", "import sys; sys.modules['sklearn'] = sys"),
     (files_are_short_and_about_something, "tools/long.py", "pass\n" * 351),

@@ -77,13 +77,14 @@ def assert_equal_to_the_definition(args: dict[str, Tensor | None], softplus: boo
         assert error <= factor * TOLERANCE[args["u"].dtype], f"{name}: relative error {error:.2e}"
 
 
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
 @settings(max_examples=60)
-@given(cases())
-def test_the_portable_engine_equals_the_definition(case) -> None:
-    assert_equal_to_the_definition(*case, "cpu")
+@given(case=cases())
+def test_the_engines_of_the_cpu_equal_the_definition(engine: str, case) -> None:
+    assert_equal_to_the_definition(*case, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 @settings(max_examples=15)
 @given(case=cases(largest_length=40, largest_state=9))
 def test_the_triton_kernels_equal_the_definition(engine: str, case) -> None:
@@ -117,7 +118,7 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
     assert_equal_to_the_definition(stiff_case(2, l, 2, -1.0, -0.5), True, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str) -> None:
@@ -135,11 +136,11 @@ def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.M
 def test_the_portable_engine_in_float64_agrees_to_rounding_and_passes_gradcheck() -> None:
     args = [torch.randn(2, 4, 35), torch.rand(2, 4, 35), -torch.rand(4, 3), torch.randn(2, 2, 3, 35), torch.randn(2, 2, 3, 35), torch.randn(4)]
     args = [t.double().requires_grad_() for t in args]
-    y = selective_scan(*args, backend="cpu")
+    y = selective_scan(*args, backend="torch")
     assert y.dtype == torch.float64
     assert relative_error(y, selective_scan(*args, backend="reference")) < TOLERANCE[torch.float64]
     small = [t[..., :4].detach().clone().requires_grad_() if t.dim() > 2 else t for t in args]
-    assert torch.autograd.gradcheck(lambda *a: selective_scan(*a, return_last_state=True, backend="cpu"), small)
+    assert torch.autograd.gradcheck(lambda *a: selective_scan(*a, return_last_state=True, backend="torch"), small)
 
 
 def test_the_definition_passes_gradcheck_and_gradgradcheck() -> None:
@@ -260,11 +261,12 @@ def test_the_original_operator_is_reproduced(engine: str, name: str, shared) -> 
         assert relative_error(leaves[key].grad, case[f"grad.{key}"]) <= 1e-4, key
 
 
-def test_only_chunk_entry_states_are_kept_for_backward() -> None:
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_only_chunk_entry_states_are_kept_for_backward(engine: str) -> None:
     u = torch.randn(1, 8, 512, requires_grad=True)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        selective_scan(u, torch.rand(1, 8, 512), -torch.rand(8, 16), torch.randn(1, 16, 512), torch.randn(1, 16, 512), backend="cpu")
+        selective_scan(u, torch.rand(1, 8, 512), -torch.rand(8, 16), torch.randn(1, 16, 512), torch.randn(1, 16, 512), backend=engine)
     assert sum(kept) < 8 * 16 * 512 / 2  # all states of all steps would be twice that, and the inputs are counted too
 
 

@@ -1,7 +1,7 @@
 """Which engine runs, and why: decided here and nowhere else.
 
-``triton`` runs our kernels on an NVIDIA GPU; ``cpu`` is the portable engine, plain PyTorch operations on any device;
-``reference`` is the definition itself, a slow loop in float64. The wish of an argument comes before ``use_backend``, that
+``triton`` runs our kernels on an NVIDIA GPU; ``cpu`` runs our vector code on the processor; ``torch`` is the portable engine, plain PyTorch
+operations on any device; ``reference`` is the definition itself, a slow loop in float64. The wish of an argument comes before ``use_backend``, that
 before the environment variable MEDMAMBASE_BACKEND, that before the automatic choice. A wish that cannot be met raises;
 only the automatic choice falls back. Next stop: the engine's file.
 """
@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-BACKENDS = ("triton", "cpu", "reference")
+BACKENDS = ("triton", "cpu", "torch", "reference")
 _ENVIRONMENT = "MEDMAMBASE_BACKEND"
+_PROCESS = os.getpid()  # that imported this
 
 
 class _Wish(threading.local):
@@ -72,9 +73,11 @@ def choose(device: torch.device, dtype: torch.dtype, argument: str | None) -> Ch
     wish, origin = _explicit(argument)
     if wish is None:
         return _automatic(device, dtype)
-    obstacle = _obstacle(device, dtype) if wish == "triton" else None
+    if wish == "cpu" and dtype == torch.float64:
+        return Choice("torch", f"asked for by {origin}, whose vector code is float32: float64 is for checking, and runs as plain PyTorch")
+    obstacle = _obstacle(device, dtype) if wish == "triton" else _obstacle_to_vectors(device) if wish == "cpu" else None
     if obstacle is not None:
-        raise BackendError(f"backend 'triton' was asked for ({origin}), but {obstacle}; ask for 'cpu', or for none to choose automatically")
+        raise BackendError(f"backend {wish!r} was asked for ({origin}), but {obstacle}; ask for 'torch', or for none to choose automatically")
     return Choice(wish, f"asked for by {origin}")
 
 
@@ -83,7 +86,7 @@ def engine(operator: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"medmambase_kernels.{operator}_{name}")
     except ImportError as error:
-        raise BackendError(f"backend {name!r} does not load: {error}; reinstall Triton, or ask for backend 'cpu'") from error
+        raise BackendError(f"backend {name!r} does not load: {error}; reinstall it, or ask for backend 'torch'") from error
 
 
 def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
@@ -95,6 +98,11 @@ def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
     autocast = torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
     with autocast, torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         return getattr(engine(operator, name), step)(*arguments)
+
+
+def forked() -> bool:
+    """Whether this process was forked from the one that imported the package, so that threads it had started are gone."""
+    return os.getpid() != _PROCESS
 
 
 def _explicit(argument: str | None) -> tuple[str | None, str]:
@@ -112,15 +120,42 @@ def _known(name: str, origin: str) -> None:
 
 def _automatic(device: torch.device, dtype: torch.dtype) -> Choice:
     if device.type == "cpu":
-        return Choice("cpu", "the tensors are on the CPU")
+        if dtype == torch.float64:  # only ever wanted for checking: nobody is slower than they hoped
+            return Choice("torch", "the tensors are on the CPU, and the vector code is float32")
+        obstacle = _obstacle_to_vectors(device)
+        if obstacle is None:
+            return Choice("cpu", "the tensors are on the CPU")
+        _announce(f"the CPU, several times slower than its vector code: {obstacle}")
+        return Choice("torch", f"the portable engine runs everywhere, and {obstacle}")
     obstacle = _obstacle(device, dtype)
     if obstacle is None:
         return Choice("triton", f"the tensors are on {device} and Triton is installed")
-    if (
-        device.type == "cuda" and torch.cuda.is_available() and dtype != torch.float64
-    ):  # float64 is only ever wanted for checking: nobody is slower than they hoped
-        _announce(obstacle)
-    return Choice("cpu", f"the portable engine runs on every device, and {obstacle}")
+    if device.type == "cuda" and torch.cuda.is_available() and dtype != torch.float64:
+        _announce(f"the GPU, many times slower than Triton: {obstacle}")
+    return Choice("torch", f"the portable engine runs on every device, and {obstacle}")
+
+
+def _obstacle_to_vectors(device: torch.device) -> str | None:
+    """What keeps our vector code from running, if anything."""
+    return f"the tensors are on {device}" if device.type != "cpu" else _vectors_missing()
+
+
+def _vectors_missing() -> str | None:
+    return _look_for_vectors()
+
+
+_vectors_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as torch.compiler.assume_constant_result, which imports the compiler
+
+
+@functools.cache
+def _look_for_vectors() -> str | None:
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed (pip install llvmlite)"
+    try:
+        importlib.import_module("medmambase_kernels.machine_cpu").target()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken or ancient llvmlite; a processor that its LLVM does not know
+        return f"llvmlite does not work here: {error}"
+    return None
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -141,6 +176,6 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def _announce(obstacle: str) -> None:
+def _announce(where_and_why: str) -> None:
     """Say once what an automatic choice gave up: a silent fallback is the commonest reason for a slow training."""
-    warnings.warn(f"medmambase runs its portable engine on the GPU, many times slower than Triton: {obstacle}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"medmambase runs its portable engine on {where_and_why}", RuntimeWarning, stacklevel=2)

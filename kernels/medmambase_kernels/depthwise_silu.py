@@ -25,7 +25,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
     Args:
         x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64; read in place if it is half of a projection (b, h, w, 2d).
         weight: (d, 1, 3, 3) and bias: (d,), as nn.Conv2d(d, d, 3, padding=1, groups=d) holds them.
-        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+        backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
         (b, h, w, d), contiguous, in x's dtype; arithmetic is float32 (float64 for float64), rounded once.

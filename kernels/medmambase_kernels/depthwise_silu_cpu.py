@@ -1,40 +1,155 @@
-"""The depthwise convolution and SiLU in plain PyTorch operations, on any device: the portable engine.
+"""The depthwise convolution and SiLU on a CPU: a row of the map at a time, its 3 x 3 neighbourhood sliding through registers.
 
-    v = bias + weight * x    s = sigmoid(v)    y = v s    dy / dv = s (1 + v (1 - s))
+    v = bias + weight * x    y = v sigmoid(v)    dv = dy s (1 + v (1 - s)) for s = sigmoid(v)
+    dx = weight turned by 180 degrees * dv    dweight_ij = sum of dv times x moved by (i, j)
 
-Kept for backward: dy / dv, (b, h, w, d) in the working precision. On a CPU an exponential costs as much as six products, so it is made once. Where
-nothing was kept, backward runs forward once more.
+Forward reads x and writes y. Backward makes v anew, reads x and dy and writes dv, then reads both and writes dx. Nothing is kept for it. A width that is
+no multiple of the processor's lanes goes through plain PyTorch operations. Last stop before: depthwise_silu.py. Next stop: vector_cpu.py.
 """
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from medmambase_kernels import depthwise_silu_torch, machine_cpu
+from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.numerics_cpu import sigmoid
+from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
+
+_BAND = 8  # rows of a map that a task of backward takes: its sums of the weights' gradients are added in the order of the tasks
 
 
 def kept_shape(x: Tensor) -> tuple[int, ...]:
-    """Shape of dy / dv, for x (b, h, w, d)."""
-    return tuple(x.shape)
+    """Nothing."""
+    return (0,)
 
 
-def _planes(t: Tensor) -> Tensor:
-    """(b, h, w, d) as torch's convolutions want it, (b, d, h, w): a view, whose memory they take as channels last."""
-    return t.permute(0, 3, 1, 2)
+class _Window:
+    """Three rows of a map (b, h, w, d), and the 3 x 3 positions around one of them; zeros lie around the map."""
+
+    def __init__(self, kernel: Kernel, t: Pointer, stride: Value, image: Value, i: Value, c: Value) -> None:
+        self.kernel, self.stride = kernel, stride
+        height, self.width = kernel.sizes("height", "width")
+        self.inside, self.rows = [], []
+        for near in (i - 1, i, i + 1):
+            last = kernel.smaller(near, height - 1)
+            first = kernel.where(last < 0, kernel.constant_index(0), last)
+            self.inside.append(kernel.where(near < 0, 0.0, kernel.where(near > height - 1, 0.0, kernel.number(1.0))))
+            self.rows.append(t.at((image * height + first) * self.width * stride + c))
+        zero = kernel.constant(0.0)
+        self.columns = [[kernel.variable(zero) for _ in range(3)] for _ in range(2)]
+        for variable, value in zip(self.columns[1], self._column(kernel.constant_index(0)), strict=True):
+            variable.value = value
+
+    def _column(self, j: Value) -> list[Value]:
+        """Column j of the three rows; zeros beyond the last."""
+        place = self.kernel.smaller(j, self.width - 1) * self.stride
+        here = self.kernel.where(j < self.width, self.kernel.number(1.0), 0.0)
+        return [row.load(place) * (inside * here) for row, inside in zip(self.rows, self.inside, strict=True)]
+
+    @contextmanager
+    def around(self, j: Value) -> Iterator[list[Value]]:
+        """The 9 positions around column j, row by row; columns must be visited from 0 on, each once."""
+        left, middle = ([variable.value for variable in column] for column in self.columns)
+        right = self._column(j + 1)
+        yield [column[i] for i in range(3) for column in (left, middle, right)]
+        for old, new in ((self.columns[0], middle), (self.columns[1], right)):
+            for variable, value in zip(old, new, strict=True):
+                variable.value = value
+
+
+def _taps(weight: Pointer, c: Value, channels: Value) -> list[Value]:
+    """The 9 weights of some channels, from (9, d)."""
+    return [weight.load(tap * channels + c) for tap in range(9)]
+
+
+def _dot(taps: list[Value], around: list[Value], first: Value | None) -> Value:
+    total = first
+    for tap, value in zip(taps, around, strict=True):
+        total = tap * value if total is None else tap * value + total
+    assert total is not None
+    return total
+
+
+@functools.cache
+def _pointwise(lanes: int, backward: bool) -> Program:
+    """y, or backward dv in its place; a task is a row of a map."""
+    pointers = ("x", "weight", "bias", *(("dy",) if backward else ()), "out")
+    sizes = ("height", "width", "channels", "x_stride", *(("dy_stride",) if backward else ()))
+    kernel = Kernel("depthwise_slope" if backward else "depthwise_silu", pointers, sizes, lanes)
+    x, weight, bias, out = kernel.pointers("x", "weight", "bias", "out")
+    height, width, channels, stride = kernel.sizes("height", "width", "channels", "x_stride")
+    with kernel.tasks() as task, kernel.range(0, channels, kernel.lanes) as c:
+        taps, shift = _taps(weight, c, channels), bias.load(c)
+        window = _Window(kernel, x, stride, task // height, task % height, c)
+        with kernel.range(0, width) as j, window.around(j) as around:
+            v = _dot(taps, around, shift)
+            s = sigmoid(kernel, v)
+            row = task * width + j
+            if backward:
+                (dy,), (dy_stride,) = kernel.pointers("dy"), kernel.sizes("dy_stride")
+                out.store(row * channels + c, dy.load(row * dy_stride + c) * (s + v * s * (1.0 - s)))
+            else:
+                out.store(row * channels + c, v * s)
+    return compiled(kernel)
+
+
+@functools.cache
+def _gradients(lanes: int) -> Program:
+    """dx, and for each task, a band of rows of a map, dweight (9, d) and dbias (d)."""
+    kernel = Kernel(
+        "depthwise_gradients", ("x", "dv", "weight", "dx", "dweight", "dbias"), ("height", "width", "channels", "bands", "x_stride"), lanes
+    )  # fmt: skip  # pointers, sizes
+    x, dv, weight, dx, dweight, dbias = kernel.pointers("x", "dv", "weight", "dx", "dweight", "dbias")
+    height, width, channels, bands, stride = kernel.sizes("height", "width", "channels", "bands", "x_stride")
+    with kernel.tasks() as task, kernel.range(0, channels, kernel.lanes) as c:
+        image, first = task // bands, task % bands * _BAND
+        taps = _taps(weight, c, channels)
+        sums = [kernel.variable(kernel.constant(0.0)) for _ in range(10)]
+        with kernel.range(first, kernel.smaller(first + _BAND, height)) as i:
+            of_x, of_dv = _Window(kernel, x, stride, image, i, c), _Window(kernel, dv, channels, image, i, c)
+            with kernel.range(0, width) as j, of_x.around(j) as around_x, of_dv.around(j) as around_dv:
+                here = around_dv[4]
+                dx.store(((image * height + i) * width + j) * channels + c, _dot(taps[::-1], around_dv, None))
+                for total, value in zip(sums, around_x, strict=False):
+                    total.value = here * value + total.value
+                sums[9].value = here + sums[9].value
+        for tap in range(9):
+            dweight.store((task * 9 + tap) * channels + c, sums[tap].value)
+        dbias.store(task * channels + c, sums[9].value)
+    return compiled(kernel)
+
+
+def _table(weight: Tensor) -> Tensor:
+    """(d, 1, 3, 3) as (9, d)."""
+    return weight.flatten(1).t().contiguous()
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) in x's dtype and, if ``save``, dy / dv."""
-    v = F.conv2d(_planes(x.to(weight.dtype)), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
-    if not save:
-        return F.silu(v, inplace=True).to(x.dtype), v.new_empty(0)
-    sigmoid = torch.sigmoid(v)
-    y = v.mul_(sigmoid)
-    return y.to(x.dtype), torch.lerp(sigmoid, sigmoid.new_ones(()), y, out=sigmoid)  # s + v s (1 - s)
+    """y (b, h, w, d) in x's dtype."""
+    b, h, w, d = x.shape
+    if d % machine_cpu.lanes():
+        return depthwise_silu_torch.forward(x, weight, bias, False)
+    x_rows, y = rows(x), torch.empty(x.shape)
+    _pointwise(machine_cpu.lanes(), False).launch(
+        b * h, x=x_rows, weight=_table(weight), bias=bias.contiguous(), out=y, height=h, width=w, channels=d, x_stride=x_rows.stride(0)
+    )
+    return y.to(x.dtype), weight.new_empty(0)
 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, in its dtype, of weight and of bias."""
-    slope = kept if kept.numel() else forward(x, weight, bias, True)[1]
-    dx, dweight, dbias = torch.ops.aten.convolution_backward(
-        _planes(dy * slope), _planes(x.to(weight.dtype)), weight, [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], len(bias), [True, True, True]
+    b, h, w, d = x.shape
+    if d % machine_cpu.lanes():
+        return depthwise_silu_torch.backward(dy, x, weight, bias, kept)
+    x_rows, dy_rows, table, bands = rows(x), rows(dy), _table(weight), -(-h // _BAND)
+    dv, dx, dweight, dbias = torch.empty(x.shape), torch.empty(x.shape), torch.empty(b * bands, 9, d), torch.empty(b * bands, d)
+    sizes = {"height": h, "width": w, "channels": d, "x_stride": x_rows.stride(0)}
+    _pointwise(machine_cpu.lanes(), True).launch(
+        b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes
     )
-    return dx.permute(0, 2, 3, 1).to(x.dtype), dweight, dbias
+    _gradients(machine_cpu.lanes()).launch(b * bands, x=x_rows, dv=dv, weight=table, dx=dx, dweight=dweight, dbias=dbias, bands=bands, **sizes)
+    return dx.to(x.dtype), dweight.sum(0).t().reshape(weight.shape), dbias.sum(0)

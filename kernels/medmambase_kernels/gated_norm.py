@@ -26,7 +26,7 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 
         y: (b, h, w, d), float32 or of z's dtype: a sum of scans leaves float32 only after the norm, in float16 it can overflow.
         z: (b, h, w, d), float32, bfloat16, float16 or float64; read in place if it is half of a projection (b, h, w, 2d).
         weight, bias: (d,), of the norm. eps: added to the variance.
-        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+        backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
         (b, h, w, d), contiguous, in z's dtype; arithmetic is float32 (float64 for float64), rounded once.

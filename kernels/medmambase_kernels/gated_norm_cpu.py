@@ -1,44 +1,126 @@
-"""LayerNorm times silu(z) in plain PyTorch operations, on any device: the portable engine.
+"""LayerNorm times silu(z) on a CPU: a row of channels at a time, while it is in the first-level cache.
 
-    n = weight (y - mean) rstd + bias    s = sigmoid(z)    out = n z s    d out / dn = z s    d out / dz = n s (1 + z (1 - s))
+    m = (y - mean) rstd    n = weight m + bias    s = sigmoid(z)    out = n z s
+    dn = dout z s    dz = dout n (s + z s (1 - s))    dy = rstd (weight dn - mean(weight dn) - m mean(weight dn m))
 
-Kept for backward, besides mean and rstd: the two derivatives, (2, b, h, w, d) in the working precision. On a CPU an exponential costs as much as
-six products, so it is made once. Where nothing was kept, backward runs forward once more.
+Forward reads y and z and writes out; backward reads dout, y and z and writes dy and dz. Kept for backward: mean and rstd. A width that is no multiple
+of the processor's lanes goes through plain PyTorch operations. Last stop before: gated_norm.py. Next stop: vector_cpu.py.
 """
+
+import functools
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from medmambase_kernels import gated_norm_torch, machine_cpu
+from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.numerics_cpu import sigmoid
+from medmambase_kernels.vector_cpu import Kernel, Value
+
+_BAND = 128  # rows of a task, whose sums of the weights' gradients are added in the order of the tasks
 
 
 def kept_shape(y: Tensor) -> tuple[int, ...]:
-    """Shape of the two derivatives, for y (b, h, w, d)."""
-    return (2, *y.shape)
+    """Nothing beyond mean and rstd."""
+    return (0,)
+
+
+def _band(kernel: Kernel, task: Value) -> tuple[Value, Value]:
+    """First row of a task, and the row after its last."""
+    (count,) = kernel.sizes("rows")
+    return task * _BAND, kernel.smaller(task * _BAND + _BAND, count)
+
+
+@functools.cache
+def _forward(lanes: int) -> Program:
+    kernel = Kernel("gated_norm", ("y", "z", "weight", "bias", "numbers", "out", "mean", "rstd"), ("rows", "channels", "y_stride", "z_stride"), lanes)
+    y, z, weight, bias, numbers, out, mean, rstd = kernel.pointers("y", "z", "weight", "bias", "numbers", "out", "mean", "rstd")
+    channels, y_stride, z_stride = kernel.sizes("channels", "y_stride", "z_stride")
+    with kernel.tasks() as task, kernel.range(*_band(kernel, task)) as row:
+        y_row, z_row, out_row = y.at(row * y_stride), z.at(row * z_stride), out.at(row * channels)
+        total, squares = kernel.variable(kernel.constant(0.0)), kernel.variable(kernel.constant(0.0))
+        with kernel.range(0, channels, kernel.lanes) as c:
+            total.value = total.value + y_row.load(c)
+        centre = kernel.total(total.value) * numbers.number(1)
+        with kernel.range(0, channels, kernel.lanes) as c:
+            distance = y_row.load(c) - centre
+            squares.value = distance * distance + squares.value
+        scale = 1.0 / kernel.root(kernel.total(squares.value) * numbers.number(1) + numbers.number(0))
+        mean.store_number(row, centre)
+        rstd.store_number(row, scale)
+        with kernel.range(0, channels, kernel.lanes) as c:
+            gate = z_row.load(c)
+            out_row.store(c, ((y_row.load(c) - centre) * scale * weight.load(c) + bias.load(c)) * (gate * sigmoid(kernel, gate)))
+    return compiled(kernel)
+
+
+@functools.cache
+def _backward(lanes: int) -> Program:
+    kernel = Kernel(
+        "gated_norm_backward", ("dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd", "dy", "dz", "dweight", "dbias"),
+        ("rows", "channels", "dout_stride", "y_stride", "z_stride"), lanes,
+    )  # fmt: skip  # pointers, sizes
+    dout, y, z, weight, bias, numbers, mean, rstd = kernel.pointers("dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd")
+    dy, dz, dweight, dbias = kernel.pointers("dy", "dz", "dweight", "dbias")
+    channels, dout_stride, y_stride, z_stride = kernel.sizes("channels", "dout_stride", "y_stride", "z_stride")
+    of_row = kernel.rest()
+    with kernel.tasks() as task:
+        of_weight, of_bias = dweight.at(task * channels), dbias.at(task * channels)
+        with kernel.range(0, channels, kernel.lanes) as c:
+            of_weight.store(c, 0.0)
+            of_bias.store(c, 0.0)
+        with kernel.range(*_band(kernel, task)) as row:
+            dout_row, y_row, z_row, dz_row, dy_row = (
+                t.at(row * stride) for t, stride in ((dout, dout_stride), (y, y_stride), (z, z_stride), (dz, channels), (dy, channels))
+            )
+            centre, scale = mean.number(row), rstd.number(row)
+            plain, weighted = kernel.variable(kernel.constant(0.0)), kernel.variable(kernel.constant(0.0))
+            with kernel.range(0, channels, kernel.lanes) as c:
+                given, gate = dout_row.load(c), z_row.load(c)
+                s = sigmoid(kernel, gate)
+                normal = (y_row.load(c) - centre) * scale
+                passed = given * (gate * s)
+                dz_row.store(c, given * (normal * weight.load(c) + bias.load(c)) * (s + gate * s * (1.0 - s)))
+                of_weight.store(c, passed * normal + of_weight.load(c))
+                of_bias.store(c, passed + of_bias.load(c))
+                passed = passed * weight.load(c)
+                of_row.store(c, passed)
+                plain.value = plain.value + passed
+                weighted.value = passed * normal + weighted.value
+            drift, turn = kernel.total(plain.value) * numbers.number(1), kernel.total(weighted.value) * numbers.number(1)
+            with kernel.range(0, channels, kernel.lanes) as c:
+                normal = (y_row.load(c) - centre) * scale
+                dy_row.store(c, (of_row.load(c) - drift - normal * turn) * scale)
+    return compiled(kernel)
 
 
 def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1); and, if ``save``, the two derivatives."""
-    out, mean, rstd = torch.native_layer_norm(y.to(weight.dtype), list(weight.shape), weight, bias, eps)
-    wide = z.to(weight.dtype)
-    kept = weight.new_empty(kept_shape(y) if save else (0,))
-    if save:
-        gate, turn = kept  # each step in the memory of the one before: fresh memory costs more than the arithmetic
-        torch.sigmoid(wide, out=turn)
-        torch.mul(wide, turn, out=gate)
-        turn.lerp_(turn.new_ones(()), gate).mul_(out)  # n (s + z s (1 - s))
-    else:
-        gate = F.silu(wide)
-    return out.mul_(gate).to(z.dtype), mean, rstd, kept
+    """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1)."""
+    d = y.shape[-1]
+    if d % machine_cpu.lanes():
+        return (*gated_norm_torch.forward(y, z, weight, bias, eps, False)[:3], weight.new_empty(0))
+    y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
+    out, mean, rstd = torch.empty(y_rows.shape), torch.empty(shape), torch.empty(shape)
+    _forward(machine_cpu.lanes()).launch(
+        -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]), out=out,
+        mean=mean, rstd=rstd, rows=len(y_rows), channels=d, y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
+    )  # fmt: skip  # pointers, sizes
+    return out.view(y.shape).to(z.dtype), mean, rstd, weight.new_empty(0)
 
 
 def backward(
     dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, rstd: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z, in their dtypes, and of weight and bias."""
-    if not kept.numel():
-        _, mean, rstd, kept = forward(y, z, weight, bias, eps, True)
-    dout = dout.to(weight.dtype)
-    dy, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-        dout * kept[0], y.to(weight.dtype), list(weight.shape), mean, rstd, weight, bias, [True, True, True]
-    )
-    return dy.to(y.dtype), (dout * kept[1]).to(z.dtype), dweight, dbias
+    d = y.shape[-1]
+    if d % machine_cpu.lanes():
+        return gated_norm_torch.backward(dout, y, z, weight, bias, eps, mean, rstd, kept)
+    dout_rows, y_rows, z_rows = rows(dout), rows(y), rows(z)
+    tasks = -(-len(y_rows) // _BAND)
+    dy, dz, dweight, dbias = torch.empty(y_rows.shape), torch.empty(y_rows.shape), torch.empty(tasks, d), torch.empty(tasks, d)
+    _backward(machine_cpu.lanes()).launch(
+        tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]),
+        mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0),
+        y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
+    )  # fmt: skip  # pointers, sizes
+    return dy.view(y.shape).to(y.dtype), dz.view(y.shape).to(z.dtype), dweight.sum(0), dbias.sum(0)

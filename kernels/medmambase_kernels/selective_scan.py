@@ -43,7 +43,7 @@ def selective_scan(
         delta_softplus: apply softplus to delta.
         return_last_state: return (y, last state) instead of y; both carry gradients.
         initial_state: (b, d, n), the state before the first step; zeros if not given.
-        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+        backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
         y (b, d, l) in u's dtype; the last state is (b, d, n) in float32 (float64 for float64), as is all arithmetic.
@@ -180,6 +180,11 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
             raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
 
 
+def groups_of(B: Tensor, C: Tensor) -> int:
+    """Groups of channels that share B and C."""
+    return next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
+
+
 def worth_saving(*tensors: Tensor | None) -> bool:
     """Whether to keep states for a backward pass over these inputs: a hint, since backward runs forward once more where there are none.
 
@@ -236,7 +241,7 @@ def _callable(name: str, operator: Any, gradients: Callable[..., Any], setup: Ca
 
 
 def _no_such_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("backends 'triton' and 'cpu' have first derivatives in reverse mode only; ask for backend 'reference', which has all")
+    raise NotImplementedError("backends 'triton', 'cpu' and 'torch' have first derivatives in reverse mode only; ask for backend 'reference', which has all")
 
 
 @torch.library.custom_op(
@@ -251,7 +256,7 @@ def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, ou
 
 @_forward.register_fake
 def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    shape = engines.engine("selective_scan", engine).checkpoint_shape(u, A) if save else (0,)
+    shape = engines.engine("selective_scan", engine).checkpoint_shape(u, A, groups_of(B, C)) if save else (0,)
     return u.new_empty(u.shape, dtype=out_dtype), A.new_empty((u.shape[0], *A.shape)), A.new_empty(shape)
 
 

@@ -32,7 +32,7 @@ def selective_scan_2d(
         dt_weight: (k, d, r) and dt_bias: (k, d); delta = softplus(dt_weight . rank + dt_bias).
         A: (k, d, n), real. D: (k, d).
         out_dtype: dtype of the result; x's if None.
-        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+        backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
         y (b, h, w, d), accumulated in float32 (float64 for float64) and rounded once.

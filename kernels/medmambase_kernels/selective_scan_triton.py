@@ -13,10 +13,14 @@ from medmambase_kernels import launch
 from medmambase_kernels import scan_launch_triton as scans
 
 
-def checkpoint_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
+def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
     """Shape of the states kept for backward, (b, 1, chunks, n padded, d), for u (b, d, l) and A (d, n); empty for one chunk, which the inputs suffice for."""
     chunks = launch.chunks_of(u.shape[2])
     return (u.shape[0], 1, chunks, launch.power_of_two(A.shape[1]), u.shape[1]) if chunks > 1 else (0,)
+
+
+def _groups(B: Tensor, C: Tensor) -> int:
+    return next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
 
 
 def _sequence(t: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ def _scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool
 ) -> scans.Scan:  # fmt: skip  # in the operator's order
     b, d, l = u.shape
-    groups = next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
+    groups = _groups(B, C)
     varying = [t.permute(0, 3, 1, 2) for t in (B, C) if t.dim() == 4]
     rows = scans.rows_of(varying) if varying else A.new_empty(b, l, groups, 0)
     constant_B, constant_C = (scans.table(t) if t.dim() == 2 else None for t in (B, C))
@@ -47,7 +51,7 @@ def forward(
     initial_state: Tensor | None, out_dtype: torch.dtype, save: bool, config: launch.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save). Arguments as in reference.py."""
-    kept = checkpoint_shape(u, A) if save else (0,)
+    kept = checkpoint_shape(u, A, _groups(B, C)) if save else (0,)
     if not u.numel():
         last = A.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.clone(memory_format=torch.contiguous_format)
         return torch.empty(u.shape, dtype=out_dtype, device=u.device), last, A.new_empty(kept)

@@ -19,7 +19,7 @@ def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float =
         x: (b, h, w, c), channels last; float32, bfloat16, float16 or float64. At least one position.
         squeeze: (hidden, c). excite: (c, hidden).
         scale: what a gate of sigmoid 1 multiplies by; with 2, zero ``excite`` weights change nothing.
-        backend: "triton", "cpu" or "reference"; chosen automatically if None.
+        backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
         (b, h, w, c) in x's dtype; means and gates are float32 (float64 for float64).

@@ -1,28 +1,64 @@
-"""The squeeze-and-excitation gate in plain PyTorch operations, on any device: the portable engine.
+"""The squeeze-and-excitation gate on a CPU: its sums over positions in one pass each.
 
-    p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
+    p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g    dg = sum over positions of dy x
 
-Forward reads x twice and writes y; backward reads dy and x twice and writes dx. Kept for backward: p and g, (b, c) each.
+Forward reads x twice and writes y; backward reads x once, dy twice and writes dx. Kept for backward: p and g, (b, c) each. What is (b, c) is left to
+PyTorch, and so is a width that is no multiple of the processor's lanes. Last stop before: squeeze_excite.py. Next stop: vector_cpu.py.
 """
+
+import functools
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels import machine_cpu, squeeze_excite_torch
+from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.vector_cpu import Kernel
+
+_BAND = 256  # positions of a task, whose sums are added in the order of the tasks
+
+
+@functools.cache
+def _sums(lanes: int, products: bool) -> Program:
+    """Sums of x, or of x dy, over the bands of each image: (b, bands, c)."""
+    kernel = Kernel("sums_of_products" if products else "sums", ("x", "dy", "out"), ("positions", "channels", "bands", "x_stride", "dy_stride"), lanes)
+    x, dy, out = kernel.pointers("x", "dy", "out")
+    positions, channels, bands, x_stride, dy_stride = kernel.sizes("positions", "channels", "bands", "x_stride", "dy_stride")
+    with kernel.tasks() as task:
+        first = task % bands * _BAND
+        start, sums = task // bands * positions, out.at(task * channels)
+        with kernel.range(0, channels, kernel.lanes) as c:
+            sums.store(c, 0.0)
+        with kernel.range(start + first, start + kernel.smaller(first + _BAND, positions)) as row:
+            x_row, dy_row = x.at(row * x_stride), dy.at(row * dy_stride)
+            with kernel.range(0, channels, kernel.lanes) as c:
+                sums.store(c, x_row.load(c) * dy_row.load(c) + sums.load(c) if products else x_row.load(c) + sums.load(c))
+    return compiled(kernel)
+
+
+def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
+    """Sum over positions of x, or of x dy: (b, c) in float32."""
+    b, h, w, c = x.shape
+    bands = -(-h * w // _BAND)
+    x_rows, dy_rows = rows(x), rows(x if dy is None else dy)
+    out = torch.empty(b, bands, c)
+    _sums(machine_cpu.lanes(), dy is not None).launch(
+        b * bands, x=x_rows, dy=dy_rows, out=out, positions=h * w, channels=c, bands=bands, x_stride=x_rows.stride(0), dy_stride=dy_rows.stride(0)
+    )
+    return out.sum(1)
+
 
 def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in the working precision."""
-    pooled = x.mean((1, 2), dtype=squeeze.dtype)
+    """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in float32."""
+    if x.shape[3] % machine_cpu.lanes():
+        return squeeze_excite_torch.forward(x, squeeze, excite, scale)
+    pooled = _over_positions(x, None) / (x.shape[1] * x.shape[2])
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
     return (x * gate[:, None, None]).to(x.dtype), pooled, gate
 
 
 def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
-    hidden = F.relu(pooled @ squeeze.t())
-    dgate = (dy.to(gate.dtype) * x).sum((1, 2))
-    dlogit = dgate * gate * (1 - gate / scale)
-    dhidden = (dlogit @ excite) * (hidden > 0)
-    dpooled = (dhidden @ squeeze) / (x.shape[1] * x.shape[2])
-    dx = torch.addcmul(dpooled[:, None, None], dy.to(gate.dtype), gate[:, None, None])
-    return dx.to(x.dtype), dhidden.t() @ pooled, dlogit.t() @ hidden
+    dgate = _over_positions(x, dy) if x.shape[3] % machine_cpu.lanes() == 0 else (dy.float() * x).sum((1, 2))
+    return squeeze_excite_torch.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)

@@ -1,0 +1,87 @@
+"""Compiles vector kernels for the processor they run on, and launches them over torch's threads.
+
+A kernel takes LLVM 0.05 to 0.2 s to compile, once a process: there is no cache on disk, hence none that is stale, shared or cannot be written. Nothing
+on disk or in torch is needed but llvmlite. Last stop before: scan_launch_cpu.py and the other *_cpu.py launchers. Next stop: threads_cpu.py.
+"""
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+import torch
+from torch import Tensor
+
+from medmambase_kernels import threads_cpu
+from medmambase_kernels.vector_cpu import ARGUMENTS, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel
+
+_LINE = 16  # floats of a cache line
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled kernel: its entries, the names of its arguments in their order, and the floats of scratch memory a thread needs."""
+
+    entries: threads_cpu.Entries
+    arguments: tuple[str, ...]
+    scratch_floats: int
+    engine: Any  # owns the machine code
+
+    def launch(self, tasks: int, more_scratch: int = 0, /, **arguments: Tensor | int | None) -> None:
+        """Run all tasks; returns when they are done. ``more_scratch``: floats beyond what the kernel asked for by ``scratch``.
+
+        A tensor passes its address (None: 0), so it must be contiguous, float32 or int32, and alive.
+        """
+        if missing := set(self.arguments) ^ set(arguments):
+            raise TypeError(f"arguments that the kernel has and the call has not, or the other way round: {sorted(missing)}")
+        if not tasks:
+            return
+        threads = min(torch.get_num_threads(), tasks)
+        floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
+        scratch = torch.empty(threads * floats + _LINE)
+        values = [arguments[name] for name in self.arguments]
+        table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
+        table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, scratch.data_ptr() + -scratch.data_ptr() % 64, floats
+        table[ARGUMENTS:] = [value.data_ptr() if isinstance(value, Tensor) else value or 0 for value in values]
+        threads_cpu.run(self.entries, ctypes.addressof(table), threads)
+
+
+@functools.cache
+def lanes() -> int:
+    """Float32 lanes of this processor's registers: 16 with AVX-512, 8 with AVX2, else 4."""
+    features = llvm.get_host_cpu_features()
+    return 16 if features.get("avx512f") else 8 if features.get("avx2") else 4
+
+
+@functools.cache
+def target() -> Any:
+    """This processor, as LLVM's code generator knows it. Raises ImportError where it does not."""
+    try:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        processor = llvm.Target.from_triple(llvm.get_process_triple())
+    except RuntimeError as error:
+        raise ImportError(f"LLVM cannot generate code for this processor: {error}") from error
+    return processor
+
+
+def rows(t: Tensor) -> Tensor:
+    """(..., d) as float32 (rows, d) whose rows are contiguous, wherever they stand: a view, if it can be one."""
+    flat = t.float().reshape(-1, t.shape[-1])
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def compiled(kernel: Kernel) -> Program:
+    """Finish a kernel and compile it."""
+    machine = target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3)
+    module = llvm.parse_assembly(kernel.finish())
+    module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False  # the kernels are unrolled and vectors as they are written
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(module, llvm.create_pass_builder(machine, options))
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    entries = threads_cpu.Entries(engine.get_function_address(kernel.name), engine.get_function_address(f"{kernel.name}_kmp"))
+    return Program(entries, kernel.arguments, kernel.scratch_floats, engine)

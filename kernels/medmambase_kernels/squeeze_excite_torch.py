@@ -1,0 +1,34 @@
+"""The squeeze-and-excitation gate in plain PyTorch operations, on any device: the portable engine.
+
+    p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
+
+Forward reads x twice and writes y; backward reads dy and x twice and writes dx. Kept for backward: p and g, (b, c) each.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in the working precision."""
+    pooled = x.mean((1, 2), dtype=squeeze.dtype)
+    gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
+    return (x * gate[:, None, None]).to(x.dtype), pooled, gate
+
+
+def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, squeeze and excite."""
+    return back_from_gate((dy.to(gate.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, pooled, gate)
+
+
+def back_from_gate(
+    dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``backward``, given the gradient of the gate (b, c)."""
+    hidden = F.relu(pooled @ squeeze.t())
+    dlogit = dgate * gate * (1 - gate / scale)
+    dhidden = (dlogit @ excite) * (hidden > 0)
+    dpooled = (dhidden @ squeeze) / (x.shape[1] * x.shape[2])
+    dx = torch.addcmul(dpooled[:, None, None], dy.to(gate.dtype), gate[:, None, None])
+    return dx.to(x.dtype), dhidden.t() @ pooled, dlogit.t() @ hidden

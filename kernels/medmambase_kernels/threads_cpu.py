@@ -1,0 +1,115 @@
+"""Runs compiled code on torch's own threads.
+
+torch's OpenMP threads wait actively for a moment after each operator: a pool of ours would fight them for the cores. So the code runs as a parallel
+region of the very OpenMP library that torch loaded: GNU's on Linux, Intel's on Windows, LLVM's on macOS. Where none is found, as in a torch built
+otherwise, a small pool of Python threads does it, 6 to 40 % slower. In a forked child OpenMP's threads are gone and a new region hangs, so there
+the calling thread does all the work.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medmambase_kernels.backend import forked
+
+_LIBRARIES = ("lib/libgomp*.so*", "lib/libiomp5*.so*", "lib/libomp*.so*", "lib/libiomp5md.dll", "lib/libomp*.dylib", "../torch.libs/libgomp*.so*")
+_call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Addresses of one function: as ``f(table)``, and as ``f(_, _, table)``."""
+
+    plain: int
+    kmp: int
+
+
+class _Identity(ctypes.Structure):
+    """The ident_t of LLVM's OpenMP: where in its source a region stands."""
+
+    _fields_ = (
+        ("reserved_1", ctypes.c_int32), ("flags", ctypes.c_int32), ("reserved_2", ctypes.c_int32), ("reserved_3", ctypes.c_int32), ("source", ctypes.c_char_p),
+    )  # fmt: skip  # its layout, on one line
+
+
+def run(entries: Entries, table: int, threads: int) -> None:
+    """Call the function on so many threads at once, the calling one among them, and wait for all."""
+    if threads <= 1 or forked():
+        _call(entries.plain)(table)
+    else:
+        _team()(entries, table, threads)
+
+
+def describe() -> str:
+    """Which threads they are."""
+    return _team().__doc__ or ""
+
+
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that torch brought, and has loaded: opening it again only counts a reference."""
+    folder = Path(torch.__file__).parent
+    for pattern in _LIBRARIES:
+        for path in sorted(folder.glob(pattern)):
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:
+                continue
+    return None
+
+
+@functools.cache
+def _team() -> Callable[[Entries, int, int], None]:
+    library = _openmp()
+    if library is not None and hasattr(library, "GOMP_parallel"):
+        return _gnu(library)
+    if library is not None and hasattr(library, "__kmpc_fork_call"):
+        return _kmp(library)
+    return _pool()
+
+
+def _gnu(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
+    parallel = library.GOMP_parallel
+    parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+
+    def region(entries: Entries, table: int, threads: int) -> None:
+        """torch's OpenMP threads (GNU)"""
+        parallel(entries.plain, table, threads, 0)
+
+    return region
+
+
+def _kmp(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
+    fork, me, ask = library["__kmpc_fork_call"], library["__kmpc_global_thread_num"], library["__kmpc_push_num_threads"]
+    fork.argtypes, fork.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p], None
+    me.argtypes, me.restype = [ctypes.c_void_p], ctypes.c_int32
+    ask.argtypes, ask.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32], None
+    identity = _Identity(0, 2, 0, 0, b";medmambase;kernel;0;0;;")
+
+    def region(entries: Entries, table: int, threads: int) -> None:
+        """torch's OpenMP threads (LLVM or Intel)"""
+        here = ctypes.addressof(identity)
+        ask(here, me(here), threads)
+        fork(here, 1, entries.kmp, table)
+
+    return region
+
+
+def _pool() -> Callable[[Entries, int, int], None]:
+    @functools.cache
+    def workers(count: int) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(count, "medmambase")
+
+    def region(entries: Entries, table: int, threads: int) -> None:
+        """a pool of Python threads"""
+        function = _call(entries.plain)
+        others = [workers(threads - 1).submit(function, table) for _ in range(threads - 1)]
+        function(table)
+        for other in others:
+            other.result()
+
+    return region

@@ -1,0 +1,328 @@
+"""A small language for vector kernels: Python that writes LLVM's intermediate code, which llvmlite compiles for the processor it runs on.
+
+A kernel is written as formulas over values. ``a * b + c`` emits a fused multiply-add; a Python number is a constant; a scalar meets a vector in every
+lane. Vectors have as many lanes as the processor's registers, so a kernel runs over channels ``kernel.lanes`` at a time and never sees a register:
+
+    kernel = Kernel("scale", ["x", "y"], ["length"], lanes)
+    with kernel.tasks() as i, kernel.range(0, kernel.length, lanes) as j:
+        kernel.y.store(i * kernel.length + j, 2 * kernel.x.load(i * kernel.length + j))
+
+Offsets count elements of 4 bytes. A name that changes in a loop is a ``Variable``. What a thread needs for itself is ``kernel.scratch``: not the
+stack, since a large frame needs help of the C runtime on Windows. Next stop: machine_cpu.py, which compiles and runs kernels.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+FLOAT, WORD, INDEX, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
+# What every thread of a launch is given: a table of 64-bit words. First these, then the kernel's pointers and sizes.
+NEXT_TASK, NEXT_THREAD, TASKS, SCRATCH, SCRATCH_FLOATS, ARGUMENTS = range(6)
+_BYTES = 4
+_FUSED = ("contract",)  # a product and a sum may become one instruction; nothing else may change
+_OPERATIONS = {"+": ("fadd", "add"), "-": ("fsub", "sub"), "*": ("fmul", "mul"), "/": ("fdiv", ""), "//": ("", "sdiv"), "%": ("", "srem")}
+
+
+class Value:
+    """A vector of float32, a float32, or a 64-bit integer, known when the kernel runs."""
+
+    __slots__ = ("code", "kernel")
+
+    def __init__(self, kernel: "Kernel", code: ir.Value) -> None:
+        self.kernel, self.code = kernel, code
+
+    def __add__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("+", self, other)
+
+    def __radd__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("+", other, self)
+
+    def __sub__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("-", self, other)
+
+    def __rsub__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("-", other, self)
+
+    def __mul__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("*", self, other)
+
+    def __rmul__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("*", other, self)
+
+    def __truediv__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("/", self, other)
+
+    def __rtruediv__(self, other: "Value | float") -> "Value":
+        return self.kernel._arithmetic("/", other, self)
+
+    def __floordiv__(self, other: "Value | int") -> "Value":
+        return self.kernel._arithmetic("//", self, other)
+
+    def __mod__(self, other: "Value | int") -> "Value":
+        return self.kernel._arithmetic("%", self, other)
+
+    def __lt__(self, other: "Value | float") -> "Value":
+        return self.kernel._compare("<", self, other)
+
+    def __gt__(self, other: "Value | float") -> "Value":
+        return self.kernel._compare(">", self, other)
+
+
+class Pointer:
+    """Where elements of 4 bytes begin."""
+
+    __slots__ = ("code", "kernel")
+
+    def __init__(self, kernel: "Kernel", code: ir.Value) -> None:
+        self.kernel, self.code = kernel, code
+
+    def at(self, offset: Value | int) -> "Pointer":
+        """The place so many elements further."""
+        place = self.kernel.builder.gep(self.code, [self.kernel._as(offset, INDEX)], inbounds=True, source_etype=FLOAT)
+        return Pointer(self.kernel, place)
+
+    def load(self, offset: Value | int = 0) -> Value:
+        """The vector that begins there."""
+        return self.kernel._load(self.at(offset), self.kernel.vector)
+
+    def store(self, offset: Value | int, value: Value | float) -> None:
+        """Write a vector, or a number in every lane."""
+        self.kernel.builder.store(self.kernel._as(value, self.kernel.vector), self.at(offset).code, align=_BYTES)
+
+    def number(self, offset: Value | int = 0) -> Value:
+        """The float there: arithmetic with vectors takes it in every lane."""
+        return self.kernel._load(self.at(offset), FLOAT)
+
+    def store_number(self, offset: Value | int, value: Value) -> None:
+        """Write one float."""
+        self.kernel.builder.store(value.code, self.at(offset).code, align=_BYTES)
+
+    def index(self, offset: Value | int = 0) -> Value:
+        """The 32-bit integer there."""
+        word = self.kernel._load(self.at(offset), WORD)
+        return Value(self.kernel, self.kernel.builder.sext(word.code, INDEX))
+
+
+class Variable:
+    """A value that changes: read and assign ``.value``. It lives in a register, if there is one."""
+
+    __slots__ = ("_place", "_type", "kernel")
+
+    def __init__(self, kernel: "Kernel", first: Value) -> None:
+        self.kernel, self._type = kernel, first.code.type
+        with kernel.builder.goto_entry_block():
+            self._place = kernel.builder.alloca(self._type)
+        self.value = first
+
+    @property
+    def value(self) -> Value:
+        """What was assigned last."""
+        return Value(self.kernel, self.kernel.builder.load(self._place, typ=self._type))
+
+    @value.setter
+    def value(self, value: Value) -> None:
+        self.kernel.builder.store(value.code, self._place)
+
+
+class Kernel:
+    """One function in the making. Its pointers and sizes (64-bit integers) are attributes by their names; no two pointers may overlap."""
+
+    def __init__(self, name: str, pointers: Sequence[str], sizes: Sequence[str], lanes: int) -> None:
+        self.name, self.lanes, self.arguments = name, lanes, (*pointers, *sizes)
+        self.vector = ir.VectorType(FLOAT, lanes)
+        self.scratch_floats = 0
+        self.module = ir.Module(name)
+        kinds = [POINTER] * (2 + len(pointers)) + [INDEX] * len(sizes)
+        self._function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), f"{name}_thread")
+        self._function.linkage = "internal"
+        for argument, kind in zip(self._function.args[1:], kinds[1:], strict=True):
+            if kind is POINTER:
+                argument.add_attribute("noalias")
+        self._table, self._scratch, *arguments = self._function.args
+        self.builder = ir.IRBuilder(self._function.append_basic_block("entry"))
+        body = self._function.append_basic_block("body")
+        self.builder.branch(body)
+        self.builder.position_at_start(body)
+        self.named = {key: (Pointer if key in pointers else Value)(self, code) for key, code in zip(self.arguments, arguments, strict=True)}
+
+    def pointers(self, *names: str) -> list[Pointer]:
+        """Some of the kernel's pointers."""
+        return [value for value in map(self.named.__getitem__, names) if isinstance(value, Pointer)]
+
+    def sizes(self, *names: str) -> list[Value]:
+        """Some of the kernel's sizes."""
+        return [value for value in map(self.named.__getitem__, names) if isinstance(value, Value)]
+
+    # What runs how often
+
+    @contextmanager
+    def tasks(self) -> Iterator[Value]:
+        """The body, once for each task. Threads take the next as they come, so a task may write only what no other does."""
+        test, body, after = (self._function.append_basic_block() for _ in range(3))
+        tasks = self.builder.load(self._word(self._table, TASKS), typ=INDEX)
+        self.builder.branch(test)
+        self.builder.position_at_end(test)
+        task = self.builder.atomic_rmw("add", self._word(self._table, NEXT_TASK), INDEX(1), "monotonic")
+        self.builder.cbranch(self.builder.icmp_signed("<", task, tasks), body, after)
+        self.builder.position_at_end(body)
+        yield Value(self, task)
+        self.builder.branch(test)
+        self.builder.position_at_end(after)
+
+    @contextmanager
+    def range(self, start: Value | int, stop: Value | int, step: int = 1) -> Iterator[Value]:
+        """The body for start, start + step, ... below stop; with a negative step, above stop."""
+        first, last = self._as(start, INDEX), self._as(stop, INDEX)
+        before = self.builder.block
+        test, body, after = (self._function.append_basic_block() for _ in range(3))
+        self.builder.branch(test)
+        self.builder.position_at_end(test)
+        i = self.builder.phi(INDEX)
+        i.add_incoming(first, before)
+        self.builder.cbranch(self.builder.icmp_signed("<" if step > 0 else ">", i, last), body, after)
+        self.builder.position_at_end(body)
+        yield Value(self, i)
+        i.add_incoming(self.builder.add(i, INDEX(step), flags=("nsw",)), self.builder.block)
+        self.builder.branch(test)
+        self.builder.position_at_end(after)
+
+    # Values
+
+    def constant(self, number: float) -> Value:
+        """A number in every lane."""
+        return Value(self, self._as(number, self.vector))
+
+    def number(self, number: float) -> Value:
+        """A number, as one float."""
+        return Value(self, FLOAT(number))
+
+    def constant_index(self, number: int) -> Value:
+        """An integer."""
+        return Value(self, INDEX(number))
+
+    def variable(self, first: Value) -> Variable:
+        """A variable with its first value."""
+        return Variable(self, first)
+
+    def scratch(self, floats: int) -> Pointer:
+        """Memory of this thread, at the start of a cache line."""
+        place = Pointer(self, self._scratch).at(self.scratch_floats)
+        self.scratch_floats += -(-floats // 16) * 16
+        return place
+
+    def rest(self) -> Pointer:
+        """Scratch memory whose size only the launch knows, behind what ``scratch`` gave: to be taken last."""
+        return self.scratch(0)
+
+    def where(self, condition: Value, yes: Value | float, no: Value | float) -> Value:
+        """One of two, in each lane where the condition is a vector's."""
+        kind = next(value.code.type for value in (yes, no) if isinstance(value, Value))
+        return Value(self, self.builder.select(condition.code, self._as(yes, kind), self._as(no, kind)))
+
+    def smaller(self, a: Value | int, b: Value | int) -> Value:
+        """The smaller of two integers."""
+        a, b = (Value(self, self._as(value, INDEX)) for value in (a, b))
+        return self.where(a < b, a, b)
+
+    def at_least(self, low: float, x: Value) -> Value:
+        """max(low, x); what is not a number stays so."""
+        return self.where(self._compare(">", low, x), low, x)
+
+    def at_most(self, high: float, x: Value) -> Value:
+        """min(high, x); what is not a number stays so."""
+        return self.where(self._compare("<", high, x), high, x)
+
+    def magnitude(self, x: Value) -> Value:
+        """|x|."""
+        return Value(self, self.builder.call(self._intrinsic(f"fabs.v{self.lanes}f32", self.vector, [self.vector]), [x.code]))
+
+    def root(self, x: Value) -> Value:
+        """The square root of a number."""
+        return Value(self, self.builder.call(self._intrinsic("sqrt.f32", FLOAT, [FLOAT]), [x.code]))
+
+    def unfused(self, operation: str, a: Value, b: Value | float) -> Value:
+        """a + b or a - b, rounded as it stands."""
+        return Value(self, getattr(self.builder, _OPERATIONS[operation][0])(a.code, self._as(b, self.vector)))
+
+    def scaled(self, x: Value, magic: Value) -> Value:
+        """x * 2^k, for the integer k in the low bits of ``magic``: k is added to the exponent of x."""
+        words = ir.VectorType(WORD, self.lanes)
+        exponent = self.builder.shl(self.builder.bitcast(magic.code, words), words([23] * self.lanes))
+        return Value(self, self.builder.bitcast(self.builder.add(self.builder.bitcast(x.code, words), exponent), self.vector))
+
+    def total(self, x: Value) -> Value:
+        """The sum over the lanes, a number."""
+        add = self._intrinsic(f"vector.reduce.fadd.v{self.lanes}f32", FLOAT, [FLOAT, self.vector])
+        return Value(self, self.builder.call(add, [FLOAT(-0.0), x.code], fastmath=("reassoc",)))
+
+    def totals(self, vectors: Sequence[Value]) -> Value:
+        """The sums over the lanes of as many vectors as there are lanes, as one vector: halves are exchanged and added, level by level."""
+        level, distance = [vectors[i] for i in _reversed_bits(self.lanes)], 1
+        while len(level) > 1:
+            half = len(level) // 2
+            keep = [i if not i & distance else self.lanes + (i ^ distance) for i in range(self.lanes)]
+            pass_on = [i | distance if not i & distance else self.lanes + i for i in range(self.lanes)]
+            level = [self._shuffle(a, b, keep) + self._shuffle(a, b, pass_on) for a, b in zip(level[:half], level[half:], strict=True)]
+            distance *= 2
+        return level[0]
+
+    # How it is written
+
+    def _intrinsic(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
+        return self.module.globals.get(f"llvm.{name}") or ir.Function(self.module, ir.FunctionType(result, kinds), f"llvm.{name}")
+
+    def _shuffle(self, a: Value, b: Value, lanes: list[int]) -> Value:
+        return Value(self, self.builder.shuffle_vector(a.code, b.code, ir.VectorType(WORD, len(lanes))(lanes)))
+
+    def _as(self, value: Value | float, kind: ir.Type) -> ir.Value:
+        if not isinstance(value, Value):
+            return kind([value] * self.lanes) if kind == self.vector else kind(value)
+        if kind != self.vector or value.code.type == kind:
+            return value.code
+        one = self.builder.insert_element(self.vector(ir.Undefined), value.code, WORD(0))
+        return self.builder.shuffle_vector(one, self.vector(ir.Undefined), ir.VectorType(WORD, self.lanes)([0] * self.lanes))
+
+    def _pair(self, a: Value | float, b: Value | float) -> tuple[ir.Value, ir.Value]:
+        kinds = [value.code.type for value in (a, b) if isinstance(value, Value)]
+        kind = self.vector if self.vector in kinds else kinds[0]
+        return self._as(a, kind), self._as(b, kind)
+
+    def _arithmetic(self, operation: str, a: Value | float, b: Value | float) -> Value:
+        left, right = self._pair(a, b)
+        whole = isinstance(left.type, ir.IntType)
+        return Value(self, getattr(self.builder, _OPERATIONS[operation][whole])(left, right, flags=() if whole else _FUSED))
+
+    def _compare(self, operation: str, a: Value | float, b: Value | float) -> Value:
+        left, right = self._pair(a, b)
+        compare = self.builder.icmp_signed if isinstance(left.type, ir.IntType) else self.builder.fcmp_ordered
+        return Value(self, compare(operation, left, right))
+
+    def _load(self, place: Pointer, kind: ir.Type) -> Value:
+        return Value(self, self.builder.load(place.code, typ=kind, align=_BYTES))
+
+    def _word(self, table: ir.Value, place: int) -> ir.Value:
+        return self.builder.gep(table, [INDEX(place)], source_etype=INDEX)
+
+    def finish(self) -> str:
+        """The code of the kernel and of its two entries: ``name(table)``, and ``name_kmp(_, _, table)`` as LLVM's and Intel's OpenMP call it."""
+        self.builder.ret_void()
+        entry = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), self.name)
+        self.builder, (table,) = ir.IRBuilder(entry.append_basic_block("entry")), entry.args
+        thread = self.builder.atomic_rmw("add", self._word(table, NEXT_THREAD), INDEX(1), "monotonic")
+        floats, scratch = (self.builder.load(self._word(table, word), typ=kind) for word, kind in ((SCRATCH_FLOATS, INDEX), (SCRATCH, POINTER)))
+        mine = self.builder.gep(scratch, [self.builder.mul(thread, floats)], source_etype=FLOAT)
+        kinds = [argument.type for argument in self._function.args[2:]]
+        arguments = [self.builder.load(self._word(table, ARGUMENTS + i), typ=kind) for i, kind in enumerate(kinds)]
+        self.builder.call(self._function, [table, mine, *arguments])
+        self.builder.ret_void()
+        kmp = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER] * 3), f"{self.name}_kmp")
+        self.builder = ir.IRBuilder(kmp.append_basic_block("entry"))
+        self.builder.call(entry, [kmp.args[2]])
+        self.builder.ret_void()
+        return str(self.module)
+
+
+def _reversed_bits(count: int) -> list[int]:
+    """0 .. count - 1, a power of two, with the bits of each reversed: the order in which ``totals`` takes vectors so that sums come out in place."""
+    return [0] if count == 1 else [2 * i for i in _reversed_bits(count // 2)] + [2 * i + 1 for i in _reversed_bits(count // 2)]
