@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
@@ -72,6 +73,8 @@ class MedMambaSE(nn.Module):
         )
         self.head = None if features_only else nn.Linear(config.dims[-1], config.num_classes)
         initialise(self, config.init)
+        # As the maps are, so that convolutions turn neither.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch leaves out of its types
 
     def forward_features(self, image: Tensor) -> Tensor:
         """image (b, in_chans, h, w) -> the last map (b, h', w', dims[-1])."""

@@ -214,7 +214,7 @@ def _score(metrics: Metrics, config: TrainConfig) -> tuple[str | None, float | N
 
 def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     # Decay pulls towards zero, which is a preference only for the weights of linear maps and convolutions.
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -222,7 +222,7 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
         spared = parameter.dim() < 2 or name.rsplit(".", 1)[-1] in ("A_log", "D", "dt_bias")
         (free if spared else decayed).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def _learning_rate(config: TrainConfig, epoch: float) -> float:
