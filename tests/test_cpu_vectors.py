@@ -18,7 +18,7 @@ from medmambase_kernels.machine_cpu import Program, compiled
 from medmambase_kernels.numerics_cpu import exp2, sigmoid, softplus
 from medmambase_kernels.vector_cpu import Kernel, Value
 
-LANES = [4, 8, 16]
+LANES = [4, 8, *([16] if machine_cpu.lanes() == 16 else [])]  # 16 means AVX-512
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def its_slope(kernel: Kernel, x: Value) -> Value:
 def test_exp2_is_exact_to_2e_7_where_floats_are_normal_and_right_beyond(lanes: int) -> None:
     x = torch.linspace(-125.9, 127.9, 1 << 16)
     assert ((mapped(exp2, x, lanes).double() - x.double().exp2()) / x.double().exp2()).abs().max() < 2e-7
-    far = torch.tensor([-1e30, -float("inf"), -1000.0, -127.0, -126.7, 128.0, 1e30, float("inf"), float("nan"), 0.0, *[-126.2] * 6])
+    far = torch.tensor([-1e30, -float("inf"), -1000.0, -151.0, -126.7, 128.0, 1e30, float("inf"), float("nan"), 0.0, *[-126.2] * 6])
     y = mapped(exp2, far, lanes)
     assert y[:4].tolist() == [0.0] * 4
     assert 0 <= y[4] <= 2e-38

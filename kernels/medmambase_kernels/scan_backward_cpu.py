@@ -36,6 +36,7 @@ def backward_kernel(form: Form) -> Kernel:
     entry = Lines(kernel, form, ("h",), form.state)
     batch, length, channels, directions, cuts = kernel.sizes("batch", "length", "channels", "directions", "cuts")
     (drows,) = kernel.pointers("drows")
+    near = kernel.scratch(CHUNK * form.columns)
     carry = kernel.rest()
     sums = carry.at(channels * form.state)
     chunks, blocks = (length + (CHUNK - 1)) // CHUNK, channels // block
@@ -43,20 +44,20 @@ def backward_kernel(form: Form) -> Kernel:
         cut, b = task // batch, task % batch
         first_block, last_block = cut * blocks // cuts, (cut + 1) * blocks // cuts
         with kernel.range(0, directions) as k:
-            image = Walk(kernel, form, b, k, kernel.constant_index(0))
+            image = Walk(kernel, form, near, b, k, kernel.constant_index(0))
             with kernel.range(first_block, last_block) as i:
-                _enter(kernel, form, Walk(kernel, form, b, k, i * block), carry)
+                _enter(kernel, form, Walk(kernel, form, near, b, k, i * block), carry)
             with kernel.range(chunks - 1, -1, -1) as chunk:
                 first = chunk * CHUNK
                 steps = kernel.smaller(length - first, CHUNK)
                 with kernel.range(0, steps * image.width) as i:
                     sums.store(i * lanes, 0.0)
                 with kernel.range(first_block, last_block) as i:
-                    walk = Walk(kernel, form, b, k, i * block)
+                    walk = Walk(kernel, form, near, b, k, i * block)
                     _fetch(walk, entry, chunk * form.state)
                     _read(walk, lines, first, steps)
                     with kernel.range(0, form.state, form.at_once) as n:
-                        _sweep(walk, lines, past, entry, carry, sums, n, first, steps)
+                        _sweep(walk, lines, past, entry, carry, sums, n, steps)
                     _finish(walk, lines, first, steps)
                     if form.low:
                         _project(walk, lines, sums, first, steps)
@@ -64,7 +65,7 @@ def backward_kernel(form: Form) -> Kernel:
                     row = cut * batch * length + image.position(first + t)
                     _add_up(kernel, sums.at(t * image.width * lanes), drows.at((row * directions + k) * image.width), image.width)
             with kernel.range(first_block, last_block) as i:
-                _leave(kernel, form, Walk(kernel, form, b, k, i * block), carry)
+                _leave(kernel, form, Walk(kernel, form, near, b, k, i * block), carry)
     return kernel
 
 
@@ -108,6 +109,7 @@ def _read(walk: Walk, lines: Lines, first: Value, steps: Value) -> None:
     (dy,) = kernel.pointers("dy")
     with kernel.range(0, steps) as t:
         row, deltas, slopes = walk.delta(first + t)
+        walk.fetch(row, t)
         line = lines.of(t)
         for v in range(walk.form.vectors):
             place = row * walk.channels + walk.channel + v * lanes
@@ -117,7 +119,7 @@ def _read(walk: Walk, lines: Lines, first: Value, steps: Value) -> None:
             lines.store(line, "ddrive", v, 0.0)
 
 
-def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, sums: Pointer, n: Value, first: Value, steps: Value) -> None:
+def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, sums: Pointer, n: Value, steps: Value) -> None:
     """Some states of a block through a chunk: forwards to build decays and states anew, and back with the adjoint."""
     kernel, form, lanes = walk.kernel, walk.form, walk.kernel.lanes
     dA, dB, dC = kernel.pointers("dA", "dB", "dC")
@@ -125,7 +127,7 @@ def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, 
     A2, B_table, C_table = walk.table(walk.A2, n), walk.table(walk.B, n), walk.table(walk.C, n)
     h = [[kernel.variable(entry.load(entry.of(n + j), "h", v)) for v in vectors] for j in at_once]
     with kernel.range(0, steps) as t:
-        B, _ = walk.weights(walk.position(first + t), n)
+        B, _ = walk.weights(t, n)
         line, was = lines.of(t), past.of(t)
         for v in vectors:
             delta, drive = lines.load(line, "delta", v), lines.load(line, "drive", v)
@@ -138,7 +140,7 @@ def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, 
     dh = [[kernel.variable(adjoint.load(j * walk.channels + v * lanes)) for v in vectors] for j in at_once]
     of_A, of_B, of_C = ([[kernel.variable(kernel.constant(0.0)) for _ in vectors] for _ in at_once] for _ in range(3))
     with kernel.range(steps - 1, -1, -1) as t:
-        B, C = walk.weights(walk.position(first + t), n)
+        B, C = walk.weights(t, n)
         of_row = sums.at((t * walk.width + (walk.rank if form.low else 0) + n) * lanes)
         line, was = lines.of(t), past.of(t)
         row_B = [of_row.load(j * lanes) for j in at_once] if B else []

@@ -67,10 +67,13 @@ class Lines:
 
 
 class Walk:
-    """Where a task stands: image ``b``, direction ``k``, the row of weights ``w``, the block's first channel; and what the steps' numbers are."""
+    """Where a task stands: image ``b``, direction ``k``, the row of weights ``w``, the block's first channel; and what the steps' numbers are.
 
-    def __init__(self, kernel: Kernel, form: Form, b: Value, k: Value, channel: Value) -> None:
-        self.kernel, self.form, self.b, self.k, self.channel = kernel, form, b, k, channel
+    ``near``: scratch memory for B and C of a chunk's steps.
+    """
+
+    def __init__(self, kernel: Kernel, form: Form, near: Pointer, b: Value, k: Value, channel: Value) -> None:
+        self.kernel, self.form, self.near, self.b, self.k, self.channel = kernel, form, near, b, k, channel
         self.length, self.channels, self.directions, periods, self.rank = kernel.sizes("length", "channels", "directions", "periods", "rank")
         self.x, self.raw, self.rows, W, A2, B, C, D, bias, order, _ = kernel.pointers(*INPUTS)
         self.bk = b * self.directions + k
@@ -95,9 +98,20 @@ class Walk:
         """From state ``first`` on, of a table (n, d): [state][vector]."""
         return [[table.load((first + j) * self.channels + v * self.kernel.lanes) for v in range(self.form.vectors)] for j in range(self.form.at_once)]
 
-    def weights(self, row: Value, first: Value) -> tuple[list[Value] | None, list[Value] | None]:
-        """B and C from state ``first`` on, where they vary."""
-        numbers = self.numbers(row).at((self.rank if self.form.low else 0) + first)
+    def fetch(self, row: Value, t: Value) -> None:
+        """Copy B and C of step t of a chunk, where they vary, to where ``weights`` finds them: side by side in the first-level cache."""
+        numbers, place = self.numbers(row), self.near.at(t * self.form.columns)
+        if self.form.low:
+            numbers = numbers.at(self.rank)
+        whole = self.form.columns // self.kernel.lanes * self.kernel.lanes
+        for i in range(0, whole, self.kernel.lanes):
+            place.store(i, numbers.load(i))
+        for i in range(whole, self.form.columns):
+            place.store_number(i, numbers.number(i))
+
+    def weights(self, t: Value, first: Value) -> tuple[list[Value] | None, list[Value] | None]:
+        """B and C of step t of a chunk, from state ``first`` on, where they vary."""
+        numbers = self.near.at(t * self.form.columns + first)
         B = [numbers.number(j) for j in range(self.form.at_once)] if self.form.b_varies else None
         C = [numbers.number(self.form.state * self.form.b_varies + j) for j in range(self.form.at_once)] if self.form.c_varies else None
         return B, C
@@ -127,12 +141,13 @@ def forward_kernel(form: Form, save: bool) -> Kernel:
     kernel = Kernel("scan_forward", (*INPUTS, "y", "entry", "last"), SIZES, lanes)
     block, vectors, at_once = form.vectors * lanes, range(form.vectors), range(form.at_once)
     lines, state = Lines(kernel, form, ("delta", "drive", "y")), Lines(kernel, form, ("h",), form.state)
+    near = kernel.scratch(CHUNK * form.columns)
     x, initial, y, entry, last = kernel.pointers("x", "initial", "y", "entry", "last")
     length, channels, directions = kernel.sizes("length", "channels", "directions")
     chunks, blocks = (length + (CHUNK - 1)) // CHUNK, channels // block
     with kernel.tasks() as task, kernel.range(0, directions) as k:
         b, channel = task // blocks, task % blocks * block
-        walk = Walk(kernel, form, b, k, channel)
+        walk = Walk(kernel, form, near, b, k, channel)
         opens = k < 1  # the first direction finds nothing in y
         states = walk.bk * (channels * form.state) + channel
         with kernel.range(0, form.state) as n:
@@ -148,6 +163,7 @@ def forward_kernel(form: Form, save: bool) -> Kernel:
                         kept.store(n * channels + v * lanes, state.load(state.of(n), "h", v))
             with kernel.range(0, steps) as t:
                 row, deltas, _ = walk.delta(first + t)
+                walk.fetch(row, t)
                 line = lines.of(t)
                 for v in vectors:
                     x_t = x.load(row * channels + channel + v * lanes)
@@ -158,7 +174,7 @@ def forward_kernel(form: Form, save: bool) -> Kernel:
                 A2, B_table, C_table = walk.table(walk.A2, n), walk.table(walk.B, n), walk.table(walk.C, n)
                 h = [[kernel.variable(state.load(state.of(n + j), "h", v)) for v in vectors] for j in at_once]
                 with kernel.range(0, steps) as t:
-                    B, C = walk.weights(walk.position(first + t), n)
+                    B, C = walk.weights(t, n)
                     line = lines.of(t)
                     for v in vectors:
                         delta, drive, sums = (lines.load(line, field, v) for field in ("delta", "drive", "y"))

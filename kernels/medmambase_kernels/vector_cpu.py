@@ -20,6 +20,8 @@ FLOAT, WORD, INDEX, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir
 # What every thread of a launch is given: a table of 64-bit words. First these, then the kernel's pointers and sizes.
 NEXT_TASK, NEXT_THREAD, TASKS, SCRATCH, SCRATCH_FLOATS, ARGUMENTS = range(6)
 _BYTES = 4
+_AVX512 = 16  # lanes: of float32 only AVX-512's registers have so many, and it has instructions that others lack
+_TO_INTEGER = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
 _FUSED = ("contract",)  # a product and a sum may become one instruction; nothing else may change
 _OPERATIONS = {"+": ("fadd", "add"), "-": ("fsub", "sub"), "*": ("fmul", "mul"), "/": ("fdiv", ""), "//": ("", "sdiv"), "%": ("", "srem")}
 
@@ -241,14 +243,22 @@ class Kernel:
         """The square root of a number."""
         return Value(self, self.builder.call(self._intrinsic("sqrt.f32", FLOAT, [FLOAT]), [x.code]))
 
-    def unfused(self, operation: str, a: Value, b: Value | float) -> Value:
-        """a + b or a - b, rounded as it stands."""
-        return Value(self, getattr(self.builder, _OPERATIONS[operation][0])(a.code, self._as(b, self.vector)))
+    def split(self, x: Value) -> tuple[Value, Value]:
+        """x as an integer, in the form that ``scaled`` takes, and a fraction in [-1/2, 1/2]."""
+        if self.lanes == _AVX512:
+            whole = self._avx512("rndscale", x.code, WORD(8), self.vector([0.0] * self.lanes))  # 8: to the nearest integer
+            return whole, self._unfused("fsub", x, whole)
+        x = self.at_most(128.0, self.at_least(-127.0, x))
+        magic = self._unfused("fadd", x, self.constant(_TO_INTEGER))
+        return magic, self._unfused("fsub", x, self._unfused("fsub", magic, self.constant(_TO_INTEGER)))
 
-    def scaled(self, x: Value, magic: Value) -> Value:
-        """x * 2^k, for the integer k in the low bits of ``magic``: k is added to the exponent of x."""
+    def scaled(self, x: Value, whole: Value) -> Value:
+        """x * 2^k, for the integer k that ``split`` found; x in [1/2, 2). 0 far below the smallest float, infinite above the largest."""
+        if self.lanes == _AVX512:
+            return self._avx512("scalef", x.code, whole.code, self.vector([0.0] * self.lanes))
+        # k stands in the low bits of ``whole``, and is added to the exponent of x.
         words = ir.VectorType(WORD, self.lanes)
-        exponent = self.builder.shl(self.builder.bitcast(magic.code, words), words([23] * self.lanes))
+        exponent = self.builder.shl(self.builder.bitcast(whole.code, words), words([23] * self.lanes))
         return Value(self, self.builder.bitcast(self.builder.add(self.builder.bitcast(x.code, words), exponent), self.vector))
 
     def total(self, x: Value) -> Value:
@@ -271,6 +281,16 @@ class Kernel:
 
     def _intrinsic(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
         return self.module.globals.get(f"llvm.{name}") or ir.Function(self.module, ir.FunctionType(result, kinds), f"llvm.{name}")
+
+    def _avx512(self, name: str, *arguments: ir.Value) -> Value:
+        everywhere, as_set = ir.IntType(16)(-1), WORD(4)  # in all lanes; in the processor's mode of rounding
+        kinds = [argument.type for argument in arguments]
+        function = self._intrinsic(f"x86.avx512.mask.{name}.ps.512", self.vector, [*kinds, everywhere.type, WORD])
+        return Value(self, self.builder.call(function, [*arguments, everywhere, as_set]))
+
+    def _unfused(self, operation: str, a: Value, b: Value) -> Value:
+        """a + b or a - b, rounded as it stands."""
+        return Value(self, getattr(self.builder, operation)(a.code, b.code))
 
     def _shuffle(self, a: Value, b: Value, lanes: list[int]) -> Value:
         return Value(self, self.builder.shuffle_vector(a.code, b.code, ir.VectorType(WORD, len(lanes))(lanes)))
