@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medmambase_kernels import scan_launch_cpu as scans
 from medmambase_kernels.numerics_cpu import LOG2E
+from medmambase_kernels.transpose_cpu import transpose
 
 
 def _groups(*weights: Tensor) -> int:
@@ -24,7 +25,11 @@ def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
 
 def _sequences(t: Tensor, groups: int) -> Tensor:
     """(b, d, l) as (b g, l, d / g padded)."""
-    return scans.fit(t.unflatten(1, (groups, -1)).flatten(0, 1).transpose(1, 2))
+    wide = t.float()
+    if wide.stride(1) == 1 and groups == 1:  # it was made so
+        return scans.fit(wide.transpose(1, 2))
+    b, d, l = t.shape
+    return transpose(wide.contiguous().view(b * groups, d // groups, l), torch.empty(b * groups, l, scans.padded(d // groups)))
 
 
 def _tables(t: Tensor, groups: int) -> Tensor:
@@ -40,7 +45,8 @@ def _table_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
 
 def _sequences_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
     """What ``_sequences`` made, as it was."""
-    return t[..., : like.shape[1] // groups].transpose(1, 2).unflatten(0, (-1, groups)).flatten(1, 2).to(like.dtype)
+    b, d, l = like.shape
+    return transpose(t[..., : d // groups], torch.empty(b * groups, d // groups, l)).view(b, d, l).to(like.dtype)
 
 
 def _scan(
@@ -48,8 +54,10 @@ def _scan(
 ) -> scans.Scan:  # fmt: skip  # in the operator's order
     b, d, l = u.shape
     groups = _groups(B, C)
-    varying = [t.flatten(0, 1).transpose(1, 2) for t in (B, C) if t.dim() == 4]
-    rows = torch.cat(varying, -1).float().contiguous() if varying else torch.empty(b * groups, l, 0)
+    n, varying = A.shape[1], [t.float().flatten(0, 1).contiguous() for t in (B, C) if t.dim() == 4]
+    rows = torch.empty(b * groups, l, n * len(varying))
+    for t, columns in zip(varying, rows.split(n, -1) if varying else (), strict=True):
+        transpose(t, columns)
     of_B, of_C = (_tables(t, groups) if t.dim() == 2 else None for t in (B, C))
     of_D, of_bias = (scans.fit((A.new_zeros(d) if t is None else t).view(groups, -1)) for t in (D, delta_bias))
     raw = _sequences(delta, groups).unsqueeze(2)
@@ -91,7 +99,7 @@ def backward(
     g = scans.backward(scan, _sequences(dy, groups), checkpoints, _states(dlast, groups))
     columns = iter(g.rows.squeeze(2).split(A.shape[1], -1))
     dB, dC = (
-        _table_back(table, t, groups) if t.dim() == 2 else next(columns).transpose(1, 2).unflatten(0, (-1, groups)).to(t.dtype)
+        _table_back(table, t, groups) if t.dim() == 2 else transpose(next(columns), torch.empty(t.flatten(0, 1).shape)).view(t.shape).to(t.dtype)
         for t, table in ((B, g.B), (C, g.C))
     )
     dD, dbias = (None if t is None else part[:, : len(t) // groups].flatten() for t, part in ((D, g.D), (delta_bias, g.bias)))

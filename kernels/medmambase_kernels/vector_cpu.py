@@ -277,6 +277,18 @@ class Kernel:
             distance *= 2
         return level[0]
 
+    def transposed(self, vectors: Sequence[Value]) -> list[Value]:
+        """The columns of a square of as many vectors as there are lanes: blocks of ever smaller size change places."""
+        square, distance = list(vectors), self.lanes // 2
+        while distance:
+            upper = [i if not i & distance else self.lanes + i - distance for i in range(self.lanes)]
+            lower = [i + distance if not i & distance else self.lanes + i for i in range(self.lanes)]
+            for i in (i for i in range(self.lanes) if not i & distance):
+                a, b = square[i], square[i + distance]
+                square[i], square[i + distance] = self._shuffle(a, b, upper), self._shuffle(a, b, lower)
+            distance //= 2
+        return square
+
     # How it is written
 
     def _intrinsic(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
