@@ -25,7 +25,15 @@ def make_case(b: int, h: int, w: int, d: int, dtype: torch.dtype = torch.float32
 def cases(draw):
     side = st.integers(1, 7)
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
-    return make_case(draw(st.integers(0, 2)), draw(side), draw(side), draw(st.integers(1, 40)), dtype, draw(st.booleans()), draw(st.integers(0, 2**16)))
+    return make_case(
+        draw(st.integers(0, 2)),
+        draw(side),
+        draw(side),
+        draw(st.integers(1, 40) | st.sampled_from([16, 32, 48])),
+        dtype,
+        draw(st.booleans()),
+        draw(st.integers(0, 2**16)),
+    )
 
 
 def outputs_and_gradients(args: list[Tensor], engine: str) -> dict[str, Tensor]:

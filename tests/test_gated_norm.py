@@ -27,7 +27,14 @@ def cases(draw):
     side = st.integers(1, 5)
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
     return make_case(
-        draw(st.integers(0, 2)), draw(side), draw(side), draw(st.integers(4, 70)), dtype, draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 2**16))
+        draw(st.integers(0, 2)),
+        draw(side),
+        draw(side),
+        draw(st.integers(4, 70) | st.sampled_from([16, 32, 48, 64])),
+        dtype,
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.integers(0, 2**16)),
     )
 
 
@@ -68,9 +75,16 @@ def test_rows_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.Mon
     assert_equal_to_the_definition(make_case(2, 9, 7, 200), engine)
 
 
-def test_it_is_layer_norm_times_silu() -> None:
-    y, z, weight, bias = make_case(2, 3, 4, 24)
-    assert torch.allclose(gated_norm(y, z, weight, bias, 1e-3), F.layer_norm(y, (24,), weight, bias, 1e-3) * F.silu(z), atol=1e-5)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("eps", [1e-3, 0.5])
+@pytest.mark.parametrize("d", [24, 32])
+def test_it_is_layer_norm_times_silu(engine: str, eps: float, d: int) -> None:
+    ours, theirs = ([t.to(engine_device(engine)).requires_grad_() for t in make_case(2, 3, 4, d)] for _ in range(2))
+    y, z, weight, bias = theirs
+    actual, expected = gated_norm(*ours, eps, backend=engine), F.layer_norm(y, (d,), weight, bias, eps) * F.silu(z)
+    assert relative_error(actual, expected) < 1e-5
+    for one, other in zip(torch.autograd.grad(actual.sum(), ours), torch.autograd.grad(expected.sum(), theirs), strict=True):
+        assert relative_error(one, other) < 4e-5
 
 
 def test_gradcheck_passes_in_float64() -> None:

@@ -11,6 +11,7 @@ from medmambase.config import Block, ModelConfig
 from medmambase_kernels import SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
 
 PATCH = 4
+_SMALL = 20480  # numbers in a map up to which PyTorch convolves a single one without oneDNN
 
 
 def convolve(module: nn.Module, x: Tensor) -> Tensor:
@@ -23,10 +24,10 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear map of the channels, x (b, h, w, c) by weight (out, c); on a CPU as a convolution of 1 x 1.
 
     PyTorch gives matrix products to MKL, which leaves half of an AMD processor's vectors idle, and convolutions to oneDNN, which does not: twice as fast
-    there, and as fast on Intel's. A single image gains nothing.
+    there, and as fast on Intel's. A single small map gains nothing.
     """
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    if plain or len(x) < 2 or not torch.backends.mkldnn.is_available():
+    if plain or (len(x) < 2 and x.numel() <= _SMALL) or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
     return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
 

@@ -1,0 +1,171 @@
+"""Where the kernels read and write, beyond 2^31 elements too: a few programs of each launch, interpreted over tensors without storage.
+
+Every live address lies in a tensor, no store names one twice, and no program writes where another reads or writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from medmambase_kernels import launch
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() or not triton.__version__.startswith("3.7."), reason="reaches into Triton's interpreter, as 3.7 has it where there is no GPU"
+)
+ROOM = 42  # bits of address that a tensor has to itself
+
+
+class Far:
+    """Stands for a tensor on "meta": a dtype and an address, ``which`` tells them apart."""
+
+    def __init__(self, t: Tensor, which: int) -> None:
+        self.dtype, self.bytes, self.which = t.dtype, t.numel() * t.element_size(), which
+
+    def data_ptr(self) -> int:
+        return self.which << ROOM
+
+
+class Programs:
+    """Stands in for a kernel: interprets the first and the last programs of a launch; loads give 0, every live address must be inside a tensor."""
+
+    def __init__(self, kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kernel, self.patch, self.ran = kernel, monkeypatch, 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def run(*args: object, **options: object) -> None:
+            import numpy as np
+            from triton.runtime import interpreter
+
+            builder = interpreter.interpreter_builder
+            first = {id(t): i + 1 for i, t in reversed(list(enumerate(args)))}  # a tensor given twice is one
+            far = [Far(t, first[id(t)]) if isinstance(t, Tensor) else t for t in args]
+            read: set[int] = set()
+            written: set[int] = set()
+            sizes = {t.which: t.bytes for t in far if isinstance(t, Far)}
+
+            def check(addresses, live, note: set[int]):
+                addresses = addresses[live].astype(np.uint64)
+                note.update(addresses.tolist())
+                for which in np.unique(addresses >> ROOM):
+                    offsets = addresses[addresses >> ROOM == which] & ((1 << ROOM) - 1)
+                    assert offsets.max() < sizes.get(int(which), 0), f"{self.kernel.fn.__name__}: beyond argument {self.kernel.arg_names[int(which) - 1]}"
+                return addresses
+
+            def load(ptrs, mask, other, *_: object):
+                check(ptrs.data, mask.data, read)
+                dtype = ptrs.get_element_ty()
+                return interpreter.TensorHandle(np.zeros(ptrs.data.shape, interpreter._get_np_dtype(dtype)), dtype)
+
+            def store(ptrs, value, mask, *_: object) -> None:
+                addresses = check(ptrs.data, mask.data, written)
+                assert len(np.unique(addresses)) == addresses.size, f"{self.kernel.fn.__name__} stores two lanes in one place"
+
+            self.patch.setattr(builder, "create_masked_load", load)
+            self.patch.setattr(builder, "create_masked_store", store)
+            self.patch.setattr(interpreter.GridExecutor, "_init_args_hst", lambda executor, positional, named: (positional, named))
+            self.patch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *_: None)
+            self.patch.setattr(builder, "set_grid_dim", lambda *_: setattr(builder, "grid_dim", (*grid, 1, 1)))
+            names = dict(zip(self.kernel.arg_names, args, strict=False))
+            blocks, last = names.get("blocks", 1), grid[0] - 1
+            others_read: set[int] = set()
+            others_wrote: set[int] = set()
+            for program in sorted({0, *(max(0, last - j * blocks) for j in range(6))}):
+                self.patch.setattr(builder, "set_grid_idx", lambda *_, program=program: setattr(builder, "grid_idx", (program, 0, 0)))
+                self.kernel[(1,)](*far, **options)
+                assert not written & (others_read | others_wrote) and not read & others_wrote, f"{self.kernel.fn.__name__}: two programs meet"
+                others_read |= read
+                others_wrote |= written
+                read.clear()
+                written.clear()
+                self.ran += 1
+
+        return run
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch):
+    from medmambase_kernels import depthwise_silu_triton, gated_norm_triton, scan_backward_triton, scan_triton, squeeze_excite_triton
+
+    stands = []
+    for module, names in (
+        (scan_triton, ("forward", "carry", "project")), (scan_backward_triton, ("backward", "adjoint_ends")), (gated_norm_triton, ("_norm", "_norm_back")),
+        (depthwise_silu_triton, ("_stencil", "_slope")), (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale")),
+    ):  # fmt: skip  # a table
+        for name in names:
+            stands.append(Programs(getattr(module, name), monkeypatch))
+            monkeypatch.setattr(module, name, stands[-1])
+    yield
+    assert any(stand.ran for stand in stands)
+
+
+def new(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+@pytest.mark.parametrize("r", [3, 6])
+@pytest.mark.parametrize(("b", "h", "w", "d"), [(12_000_000, 2, 3, 32), (1, 8, 16, 5_000_000), (700_000, 9, 11, 33)], ids=["images", "channels", "chunks"])
+def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, d: int, r: int) -> None:
+    from medmambase_kernels import selective_scan_2d_triton as scan
+
+    n = 2
+    x, x_dbl, weights = new(b, h, w, d), new(b, h, w, 4, r + 2 * n), (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
+    kept = new(*scan.checkpoint_shape(x, weights[2]))
+    for chunked in (False, True) if h * w > 64 else (False,):
+        forward = replace(launch.forward(b, 4, d, h * w, n, r, 1), chunked=chunked, pair=not chunked and r > 4)
+        scan.forward(x, x_dbl, *weights, torch.float32, True, config=forward)
+        backward = replace(launch.backward(b, 4, d, h * w, n, 1), chunked=chunked, programs=2**31 - 1)
+        scan.backward(x, x, x_dbl, *weights, kept, config=backward)
+
+
+@pytest.mark.parametrize("varies", [True, False])
+@pytest.mark.parametrize(("b", "d", "l", "g"), [(12_000_000, 48, 6, 3), (2, 20_000_000, 70, 2)], ids=["sequences", "channels"])
+def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: int, g: int, varies: bool) -> None:
+    from medmambase_kernels import selective_scan_triton as scan
+
+    n = 2
+    u, A, D, state = new(b, d, l), new(d, n), new(d), new(b, d, n)
+    B = new(b, g, n, l) if varies else new(d, n)
+    kept = new(*scan.checkpoint_shape(u, A, g))
+    for chunked in (False, True) if l > 64 else (False,):
+        forward = replace(launch.forward(b, 1, d, l, n, 0, 1, g), chunked=chunked)
+        scan.forward(u, u, A, B, B, D, D, True, state, torch.float32, True, config=forward)
+        backward = replace(launch.backward(b, 1, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
+        scan.backward(u, state, u, u, A, B, B, D, D, True, state, kept, config=backward)
+
+
+@pytest.mark.parametrize(("b", "h", "w", "d"), [(2, 3, 3, 150_000_000), (4_000_000, 3, 3, 64)], ids=["channels", "images"])
+def test_a_convolution_stays_inside_its_tensors(far, monkeypatch: pytest.MonkeyPatch, b: int, h: int, w: int, d: int) -> None:
+    from medmambase_kernels import depthwise_silu_triton as conv
+
+    monkeypatch.setattr(conv, "_PROGRAMS", 2**31)
+    x, taps, row = new(b, h, w, d), new(d, 1, 3, 3), new(d)
+    conv.forward(x, taps, row, True)
+    conv.backward(x, x, taps, row, new(0))
+
+
+def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmambase_kernels import gated_norm_triton, squeeze_excite_triton
+
+    monkeypatch.setattr(gated_norm_triton, "_STRIPS", 2**31)
+    x, row, statistic = new(5_000_000, 3, 3, 64), new(64), new(5_000_000, 3, 3, 1)
+    gated_norm_triton.forward(x, x, row, row, 1e-5, True)
+    gated_norm_triton.backward(x, x, x, row, row, 1e-5, statistic, statistic, new(0))
+    squeeze, excite, means = new(8, 64), new(64, 8), new(5_000_000, 64)
+    squeeze_excite_triton.forward(x, squeeze, excite, 2.0)
+    squeeze_excite_triton.backward(x, x, squeeze, excite, 2.0, means, means)
+
+
+@pytest.mark.parametrize(("n", "d", "r", "side"), [(64, 1, 1, 2048), (2, 4096, 1, 512), (64, 1024, 1, 256)], ids=["rows", "channels", "states"])
+def test_positions_are_64_bits_wide_where_32_do_not_reach(n: int, d: int, r: int, side: int) -> None:
+    import triton.language as tl
+
+    from medmambase_kernels import scan_launch_triton, selective_scan_2d_triton
+
+    for height, index in ((side, tl.int64), (side // 4, tl.int32)):
+        args = new(1, height, side, d), new(1, height, side, 4, r + 2 * n), new(4, d, r), new(4, d), new(4, d, n), new(4, d)
+        assert selective_scan_2d_triton._scan(*args, rank_inside=True).shared["INDEX"] is index
+    assert scan_launch_triton._REACH == 2**31
