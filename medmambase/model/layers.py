@@ -6,6 +6,7 @@ Maps are channels-last (b, h, w, c) throughout. Last stop before: ``network.py``
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medmambase.config import Block, ModelConfig
 from medmambase_kernels import SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
@@ -106,6 +107,13 @@ class ConvBranch(nn.Sequential):
         before: list[nn.Module] = [nn.BatchNorm2d(channels)] if norm_first else []
         after: list[nn.Module] = [nn.ReLU()] if norm_first else []
         super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
+
+    def fold(self) -> None:
+        """Make one convolution of each and the BatchNorm after it, for evaluation alone."""
+        for i in range(len(self) - 1):
+            convolution, norm = self[i], self[i + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                self[i], self[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
 
 
 class SS2D(nn.Module):

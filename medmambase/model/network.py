@@ -4,6 +4,7 @@ As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kern
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
 from medmambase.model import weights
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PATCH, PatchEmbedding, PatchMerging, SSConvSSM, as_coded
+from medmambase.model.layers import PATCH, ConvBranch, PatchEmbedding, PatchMerging, SSConvSSM, as_coded
 
 
 class Stage(nn.Module):
@@ -104,6 +105,17 @@ class MedMambaSE(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def for_prediction(self) -> Self:
+        """A copy that only predicts, in evaluation mode and without gradients; its logits are the same up to rounding, a tenth faster on a CPU.
+
+        Each BatchNorm is folded into the convolution before it, so it can be neither trained nor saved: keep the network it came from.
+        """
+        copied = deepcopy(self).eval().requires_grad_(False)
+        for module in copied.modules():
+            if isinstance(module, ConvBranch):
+                module.fold()
+        return copied
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing) into ``folder``, each in one step."""
