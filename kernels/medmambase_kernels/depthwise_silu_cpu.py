@@ -11,11 +11,10 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from medmambase_kernels import depthwise_silu_torch, machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
 from medmambase_kernels.numerics_cpu import sigmoid
 from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
 
@@ -133,7 +132,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
     b, h, w, d = x.shape
     if d % machine_cpu.lanes():
         return depthwise_silu_torch.forward(x, weight, bias, False)
-    x_rows, y = rows(x), torch.empty(x.shape)
+    x_rows, y = rows(x), empty(*x.shape)
     _pointwise(machine_cpu.lanes(), False).launch(
         b * h, x=x_rows, weight=_table(weight), bias=bias.contiguous(), out=y, height=h, width=w, channels=d, x_stride=x_rows.stride(0)
     )
@@ -146,7 +145,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     if d % machine_cpu.lanes():
         return depthwise_silu_torch.backward(dy, x, weight, bias, kept)
     x_rows, dy_rows, table, bands = rows(x), rows(dy), _table(weight), -(-h // _BAND)
-    dv, dx, dweight, dbias = torch.empty(x.shape), torch.empty(x.shape), torch.empty(b * bands, 9, d), torch.empty(b * bands, d)
+    dv, dx, dweight, dbias = empty(*x.shape), empty(*x.shape), empty(b * bands, 9, d), empty(b * bands, d)
     sizes = {"height": h, "width": w, "channels": d, "x_stride": x_rows.stride(0)}
     _pointwise(machine_cpu.lanes(), True).launch(
         b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medmambase_kernels import gated_norm_torch, machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
 from medmambase_kernels.numerics_cpu import sigmoid
 from medmambase_kernels.vector_cpu import Kernel, Value
 
@@ -100,7 +100,7 @@ def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save
     if d % machine_cpu.lanes():
         return (*gated_norm_torch.forward(y, z, weight, bias, eps, False)[:3], weight.new_empty(0))
     y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
-    out, mean, rstd = torch.empty(y_rows.shape), torch.empty(shape), torch.empty(shape)
+    out, mean, rstd = empty(*y_rows.shape), empty(*shape), empty(*shape)
     _forward(machine_cpu.lanes()).launch(
         -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]), out=out,
         mean=mean, rstd=rstd, rows=len(y_rows), channels=d, y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
@@ -117,7 +117,7 @@ def backward(
         return gated_norm_torch.backward(dout, y, z, weight, bias, eps, mean, rstd, kept)
     dout_rows, y_rows, z_rows = rows(dout), rows(y), rows(z)
     tasks = -(-len(y_rows) // _BAND)
-    dy, dz, dweight, dbias = torch.empty(y_rows.shape), torch.empty(y_rows.shape), torch.empty(tasks, d), torch.empty(tasks, d)
+    dy, dz, dweight, dbias = empty(*y_rows.shape), empty(*y_rows.shape), empty(tasks, d), empty(tasks, d)
     _backward(machine_cpu.lanes()).launch(
         tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]),
         mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0),

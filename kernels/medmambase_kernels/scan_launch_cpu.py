@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels import machine_cpu, scan_backward_cpu, scan_cpu
-from medmambase_kernels.machine_cpu import Program, compiled
+from medmambase_kernels.machine_cpu import Program, compiled, empty
 from medmambase_kernels.scan_cpu import CHUNK, Form
 
-_TASKS = 16  # of a backward pass: images, or where they are fewer, cuts of their channels. Not by the threads there are, on which no result depends.
+# Tasks that a pass is cut into where its shape allows, so that threads end together: by smaller blocks of channels, and backward by cuts of the channels
+# where images are few. Not by the threads there are, on which no result may depend.
+_TASKS = 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Scan:
         """The kernel for it, with at most so many states in registers."""
         lanes, n = machine_cpu.lanes(), self.A2.shape[1]
         at_once = next(count for count in range(most, 0, -1) if n % count == 0)
-        return Form(lanes, n, at_once, 2 - self.x.shape[2] // lanes % 2, self.W is not None, self.softplus, self.B is None, self.C is None, initial)
+        pairs, odd = divmod(self.x.shape[2] // lanes, 2)
+        vectors = 2 if not odd and len(self.x) * pairs >= _TASKS else 1
+        return Form(lanes, n, at_once, vectors, self.W is not None, self.softplus, self.B is None, self.C is None, initial)
 
     @property
     def arguments(self) -> dict[str, Tensor | int | None]:
@@ -81,9 +85,9 @@ def forward(s: Scan, initial: Tensor | None, save: bool) -> tuple[Tensor, Tensor
     """y (b, l, d); the state before each chunk (b, k, chunks, n, d) in one axis, empty unless ``save``; the last state (b, k, n, d)."""
     (b, l, d), (_, n, _), k = s.x.shape, s.A2.shape, len(s.order)
     form = s.form(4, initial is not None)
-    y = torch.empty(b, l, d)
-    entry = torch.empty(b * k * chunks_of(l) * n * d if save else 0)
-    last = torch.empty(b, k, n, d)
+    y = empty(b, l, d)
+    entry = empty(b * k * chunks_of(l) * n * d if save else 0)
+    last = empty(b, k, n, d)
     _forward(form, save).launch(b * (d // (form.vectors * form.lanes)), **s.arguments, initial=initial, y=y, entry=entry, last=last)
     return y, entry, last
 
@@ -114,9 +118,9 @@ def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradie
     (b, l, d), (p, n, _), k = s.x.shape, s.A2.shape, len(s.order)
     form = s.form(2, dlast is not None)
     cuts = max(1, min(_TASKS // max(b, 1), d // (form.vectors * form.lanes)))
-    of_rows = torch.empty((cuts, *s.rows.shape))
-    of_state = torch.empty((b, k, n, d) if dlast is not None else 0)
-    dx, draw = torch.empty(b, l, d), torch.empty(0 if s.raw is None else s.raw.shape)
+    of_rows = empty(cuts, *s.rows.shape)
+    of_state = empty(*((b, k, n, d) if dlast is not None else (0,)))
+    dx, draw = empty(b, l, d), empty(*((0,) if s.raw is None else s.raw.shape))
     dA, dB, dC = (torch.zeros((b * k, n, d) if used else 0) for used in (True, s.B is not None, s.C is not None))
     dD, dbias, dW = torch.zeros(b * k, d), torch.zeros(b * k, d), torch.zeros(0 if s.W is None else (b * k, *s.W.shape[1:]))
     _backward(form).launch(

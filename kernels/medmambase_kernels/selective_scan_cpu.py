@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medmambase_kernels import scan_launch_cpu as scans
+from medmambase_kernels.machine_cpu import empty
 from medmambase_kernels.numerics_cpu import LOG2E
 from medmambase_kernels.transpose_cpu import transpose
 
@@ -29,7 +30,7 @@ def _sequences(t: Tensor, groups: int) -> Tensor:
     if wide.stride(1) == 1 and groups == 1:  # it was made so
         return scans.fit(wide.transpose(1, 2))
     b, d, l = t.shape
-    return transpose(wide.contiguous().view(b * groups, d // groups, l), torch.empty(b * groups, l, scans.padded(d // groups)))
+    return transpose(wide.contiguous().view(b * groups, d // groups, l), empty(b * groups, l, scans.padded(d // groups)))
 
 
 def _tables(t: Tensor, groups: int) -> Tensor:
@@ -46,7 +47,7 @@ def _table_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
 def _sequences_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
     """What ``_sequences`` made, as it was."""
     b, d, l = like.shape
-    return transpose(t[..., : d // groups], torch.empty(b * groups, d // groups, l)).view(b, d, l).to(like.dtype)
+    return transpose(t[..., : d // groups], empty(b * groups, d // groups, l)).view(b, d, l).to(like.dtype)
 
 
 def _scan(
@@ -55,7 +56,7 @@ def _scan(
     b, d, l = u.shape
     groups = _groups(B, C)
     n, varying = A.shape[1], [t.float().flatten(0, 1).contiguous() for t in (B, C) if t.dim() == 4]
-    rows = torch.empty(b * groups, l, n * len(varying))
+    rows = empty(b * groups, l, n * len(varying))
     for t, columns in zip(varying, rows.split(n, -1) if varying else (), strict=True):
         transpose(t, columns)
     of_B, of_C = (_tables(t, groups) if t.dim() == 2 else None for t in (B, C))
@@ -99,7 +100,7 @@ def backward(
     g = scans.backward(scan, _sequences(dy, groups), checkpoints, _states(dlast, groups))
     columns = iter(g.rows.squeeze(2).split(A.shape[1], -1))
     dB, dC = (
-        _table_back(table, t, groups) if t.dim() == 2 else transpose(next(columns), torch.empty(t.flatten(0, 1).shape)).view(t.shape).to(t.dtype)
+        _table_back(table, t, groups) if t.dim() == 2 else transpose(next(columns), empty(*t.flatten(0, 1).shape)).view(t.shape).to(t.dtype)
         for t, table in ((B, g.B), (C, g.C))
     )
     dD, dbias = (None if t is None else part[:, : len(t) // groups].flatten() for t, part in ((D, g.D), (delta_bias, g.bias)))
