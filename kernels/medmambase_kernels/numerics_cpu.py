@@ -28,14 +28,15 @@ def exp2(kernel: Kernel, x: Value) -> Value:
 
 
 def softplus(kernel: Kernel, x: Value) -> tuple[Value, Value]:
-    """log(1 + e^x) and its slope, the sigmoid of x, from one exponential.
+    """log(1 + e^x) and its slope, the sigmoid of x, from one exponential and one division.
 
     With e = e^-|x|: log(1 + e^x) = max(x, 0) + log(1 + e), and log(1 + e) = 2 atanh(s) for s = e / (2 + e), at most 1/3.
     """
     e = exp2(kernel, kernel.magnitude(x) * -LOG2E)
-    s = e / (e + 2.0)
+    shared = 1.0 / ((e + 1.0) * (e + 2.0))
+    s = e * (e + 1.0) * shared
     value = (s + s) * _polynomial(_ATANH, s * s) + kernel.at_least(0.0, x)
-    return value, kernel.where(x < 0.0, e, 1.0) / (e + 1.0)
+    return value, kernel.where(x < 0.0, e, 1.0) * (e + 2.0) * shared
 
 
 def sigmoid(kernel: Kernel, x: Value) -> Value:

@@ -15,6 +15,7 @@ from medmambase_kernels.numerics_cpu import LN2, exp2
 from medmambase_kernels.scan_cpu import CHUNK, INPUTS, SIZES, Form, Lines, Walk
 from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
 
+_RANKS = 3  # of delta's projection at a time: the usual ranks, a 32nd of the channels, are multiples of 3
 OUTPUTS = ("dx", "draw", "drows", "dW", "dA", "dB", "dC", "dD", "dbias", "dinitial")
 
 
@@ -210,22 +211,32 @@ def _finish(walk: Walk, lines: Lines, first: Value, steps: Value) -> None:
 
 def _project(walk: Walk, lines: Lines, sums: Pointer, first: Value, steps: Value) -> None:
     """Back through the projection of delta, of a block: dW, and the rank's share of the rows."""
-    kernel, lanes, vectors = walk.kernel, walk.kernel.lanes, range(walk.form.vectors)
+    whole = walk.rank // _RANKS * _RANKS
+    with walk.kernel.range(0, whole, _RANKS) as r:
+        _project_some(walk, lines, sums, first, steps, r, _RANKS)
+    with walk.kernel.range(whole, walk.rank) as r:
+        _project_some(walk, lines, sums, first, steps, r, 1)
+
+
+def _project_some(walk: Walk, lines: Lines, sums: Pointer, first: Value, steps: Value, r: Value, count: int) -> None:
+    kernel, lanes, vectors, ranks = walk.kernel, walk.kernel.lanes, range(walk.form.vectors), range(count)
     (dW,) = kernel.pointers("dW")
-    dW = dW.at(walk.bk * walk.rank * walk.channels + walk.channel)
-    with kernel.range(0, walk.rank) as r:
-        W = [walk.W.load(r * walk.channels + v * lanes) for v in vectors]
-        of_W = [kernel.variable(dW.load(r * walk.channels + v * lanes)) for v in vectors]
-        with kernel.range(0, steps) as t:
-            number, of_row = walk.numbers(walk.position(first + t)).number(r), sums.at((t * walk.width + r) * lanes)
-            part = of_row.load()
+    dW = dW.at((walk.bk * walk.rank + r) * walk.channels + walk.channel)
+    places = [[i * walk.channels + v * lanes for v in vectors] for i in ranks]
+    W = [[walk.W.load(r * walk.channels + place) for place in row] for row in places]
+    of_W = [[kernel.variable(dW.load(place)) for place in row] for row in places]
+    with kernel.range(0, steps) as t:
+        numbers, of_row = walk.numbers(walk.position(first + t)).at(r), sums.at((t * walk.width + r) * lanes)
+        raws = [lines.load(lines.of(t), "ddelta", v) for v in vectors]
+        for i in ranks:
+            part, number = of_row.load(i * lanes), numbers.number(i)
             for v in vectors:
-                raw = lines.load(lines.of(t), "ddelta", v)
-                part = raw * W[v] + part
-                of_W[v].value = raw * number + of_W[v].value
-            of_row.store(0, part)
+                part = raws[v] * W[i][v] + part
+                of_W[i][v].value = raws[v] * number + of_W[i][v].value
+            of_row.store(i * lanes, part)
+    for i in ranks:
         for v in vectors:
-            dW.store(r * walk.channels + v * lanes, of_W[v].value)
+            dW.store(places[i][v], of_W[i][v].value)
 
 
 def _add_up(kernel: Kernel, vectors: Pointer, out: Pointer, count: Value) -> None:
