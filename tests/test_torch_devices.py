@@ -24,11 +24,17 @@ def test_meta_and_fake_tensors_have_the_results_shape_and_dtype(operator: str, d
 
 @every_operator
 def test_nothing_asks_for_a_tensors_values_on_the_host(operator: str) -> None:
-    for call, recorded in recorded_calls(operator, torch.clone, torch.float32, "cpu"):
+    for call, recorded in recorded_calls(operator, torch.clone, torch.float32, "torch"):
         args = tree_map_only(Tensor, Tensor.detach, recorded[:-1])  # without the engine's name
         name, step = call._opname.removesuffix("_backward"), "backward" if call._opname.endswith("_backward") else "forward"
         with FakeTensorMode() as mode:  # has no values: an .item() or a branch on data raises, as it would break a CUDA graph
-            backend.run(name, "cpu", step, *tree_map_only(Tensor, mode.from_tensor, args))
+            backend.run(name, "torch", step, *tree_map_only(Tensor, mode.from_tensor, args))
+
+
+def test_vector_code_refuses_tensors_without_memory() -> None:
+    x = torch.ones(2, 3, 3, 32, device="meta")
+    with pytest.raises(RuntimeError, match="has no memory to compute with"):
+        backend.run("squeeze_excite", "cpu", "forward", x, torch.ones(4, 32), torch.ones(32, 4), 1.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")

@@ -12,10 +12,11 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import torch
+from llvmlite import ir
 from torch import Tensor
 
 from medmambase_kernels import threads_cpu
-from medmambase_kernels.vector_cpu import ARGUMENTS, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel
+from medmambase_kernels.vector_cpu import ARGUMENTS, FLOAT, INDEX, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
 
 _LINE = 16  # floats of a cache line
 _HUGE, _MADV_HUGEPAGE = 1 << 21, 14
@@ -44,9 +45,17 @@ class Program:
         scratch = torch.empty(threads * floats + _LINE)
         values = [arguments[name] for name in self.arguments]
         table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
-        table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, scratch.data_ptr() + -scratch.data_ptr() % 64, floats
-        table[ARGUMENTS:] = [value.data_ptr() if isinstance(value, Tensor) else value or 0 for value in values]
+        start = _address(scratch)
+        table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, start + -start % 64, floats
+        table[ARGUMENTS:] = [_address(value) if isinstance(value, Tensor) else value or 0 for value in values]
         threads_cpu.run(self.entries, ctypes.addressof(table), threads)
+
+
+def _address(t: Tensor) -> int:
+    address = t.data_ptr()
+    if not address and t.numel():
+        raise RuntimeError(f"a {type(t).__name__} of shape {tuple(t.shape)} on {t.device} has no memory to compute with; give a tensor with values")
+    return address
 
 
 @functools.cache
@@ -97,10 +106,29 @@ def rows(t: Tensor) -> Tensor:
     return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
+def _finish(kernel: Kernel) -> str:
+    """The code of a kernel and of its two entries: ``name(table)``, and ``name_kmp(_, _, table)`` as LLVM's and Intel's OpenMP call it."""
+    kernel.builder.ret_void()
+    entry = ir.Function(kernel.module, ir.FunctionType(ir.VoidType(), [POINTER]), kernel.name)
+    builder, (table,) = ir.IRBuilder(entry.append_basic_block("entry")), entry.args
+    thread = builder.atomic_rmw("add", word(builder, table, NEXT_THREAD), INDEX(1), "monotonic")
+    floats, scratch = (builder.load(word(builder, table, place), typ=kind) for place, kind in ((SCRATCH_FLOATS, INDEX), (SCRATCH, POINTER)))
+    mine = builder.gep(scratch, [builder.mul(thread, floats)], source_etype=FLOAT)
+    kinds = [argument.type for argument in kernel.function.args[2:]]
+    arguments = [builder.load(word(builder, table, ARGUMENTS + i), typ=kind) for i, kind in enumerate(kinds)]
+    builder.call(kernel.function, [table, mine, *arguments])
+    builder.ret_void()
+    kmp = ir.Function(kernel.module, ir.FunctionType(ir.VoidType(), [POINTER] * 3), f"{kernel.name}_kmp")
+    builder = ir.IRBuilder(kmp.append_basic_block("entry"))
+    builder.call(entry, [kmp.args[2]])
+    builder.ret_void()
+    return str(kernel.module)
+
+
 def compiled(kernel: Kernel) -> Program:
     """Finish a kernel and compile it."""
     machine = target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3)
-    module = llvm.parse_assembly(kernel.finish())
+    module = llvm.parse_assembly(_finish(kernel))
     module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)

@@ -9,7 +9,7 @@ the calling thread does all the work.
 import ctypes
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +45,6 @@ def run(entries: Entries, table: int, threads: int) -> None:
         _team()(entries, table, threads)
 
 
-def describe() -> str:
-    """Which threads they are."""
-    return _team().__doc__ or ""
-
-
 def _openmp() -> ctypes.CDLL | None:
     """The OpenMP library that torch brought, and has loaded: opening it again only counts a reference."""
     folder = Path(torch.__file__).parent
@@ -77,7 +72,6 @@ def _gnu(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
     parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
 
     def region(entries: Entries, table: int, threads: int) -> None:
-        """torch's OpenMP threads (GNU)"""
         parallel(entries.plain, table, threads, 0)
 
     return region
@@ -85,16 +79,16 @@ def _gnu(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
 
 def _kmp(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
     fork, me, ask = library["__kmpc_fork_call"], library["__kmpc_global_thread_num"], library["__kmpc_push_num_threads"]
-    fork.argtypes, fork.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p], None
+    # What goes on to the function is variadic, which Apple's processors pass otherwise: an argument beyond argtypes is passed so.
+    fork.argtypes, fork.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p], None
     me.argtypes, me.restype = [ctypes.c_void_p], ctypes.c_int32
     ask.argtypes, ask.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32], None
     identity = _Identity(0, 2, 0, 0, b";medmambase;kernel;0;0;;")
 
     def region(entries: Entries, table: int, threads: int) -> None:
-        """torch's OpenMP threads (LLVM or Intel)"""
         here = ctypes.addressof(identity)
         ask(here, me(here), threads)
-        fork(here, 1, entries.kmp, table)
+        fork(here, 1, entries.kmp, ctypes.c_void_p(table))
 
     return region
 
@@ -105,11 +99,11 @@ def _pool() -> Callable[[Entries, int, int], None]:
         return ThreadPoolExecutor(count, "medmambase")
 
     def region(entries: Entries, table: int, threads: int) -> None:
-        """a pool of Python threads"""
         function = _call(entries.plain)
         others = [workers(threads - 1).submit(function, table) for _ in range(threads - 1)]
-        function(table)
-        for other in others:
-            other.result()
+        try:
+            function(table)
+        finally:
+            wait(others)  # on Ctrl-C too: they write to memory that the caller is about to give back
 
     return region

@@ -26,6 +26,11 @@ _FUSED = ("contract",)  # a product and a sum may become one instruction; nothin
 _OPERATIONS = {"+": ("fadd", "add"), "-": ("fsub", "sub"), "*": ("fmul", "mul"), "/": ("fdiv", ""), "//": ("", "sdiv"), "%": ("", "srem")}
 
 
+def word(builder: ir.IRBuilder, table: ir.Value, place: int) -> ir.Value:
+    """Where a word of a launch's table stands."""
+    return builder.gep(table, [INDEX(place)], source_etype=INDEX)
+
+
 class Value:
     """A vector of float32, a float32, or a 64-bit integer, known when the kernel runs."""
 
@@ -136,14 +141,14 @@ class Kernel:
         self.scratch_floats = 0
         self.module = ir.Module(name)
         kinds = [POINTER] * (2 + len(pointers)) + [INDEX] * len(sizes)
-        self._function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), f"{name}_thread")
-        self._function.linkage = "internal"
-        for argument, kind in zip(self._function.args[1:], kinds[1:], strict=True):
+        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), f"{name}_thread")
+        self.function.linkage = "internal"
+        for argument, kind in zip(self.function.args[1:], kinds[1:], strict=True):
             if kind is POINTER:
                 argument.add_attribute("noalias")
-        self._table, self._scratch, *arguments = self._function.args
-        self.builder = ir.IRBuilder(self._function.append_basic_block("entry"))
-        body = self._function.append_basic_block("body")
+        self._table, self._scratch, *arguments = self.function.args
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        body = self.function.append_basic_block("body")
         self.builder.branch(body)
         self.builder.position_at_start(body)
         self.named = {key: (Pointer if key in pointers else Value)(self, code) for key, code in zip(self.arguments, arguments, strict=True)}
@@ -161,11 +166,11 @@ class Kernel:
     @contextmanager
     def tasks(self) -> Iterator[Value]:
         """The body, once for each task. Threads take the next as they come, so a task may write only what no other does."""
-        test, body, after = (self._function.append_basic_block() for _ in range(3))
-        tasks = self.builder.load(self._word(self._table, TASKS), typ=INDEX)
+        test, body, after = (self.function.append_basic_block() for _ in range(3))
+        tasks = self.builder.load(word(self.builder, self._table, TASKS), typ=INDEX)
         self.builder.branch(test)
         self.builder.position_at_end(test)
-        task = self.builder.atomic_rmw("add", self._word(self._table, NEXT_TASK), INDEX(1), "monotonic")
+        task = self.builder.atomic_rmw("add", word(self.builder, self._table, NEXT_TASK), INDEX(1), "monotonic")
         self.builder.cbranch(self.builder.icmp_signed("<", task, tasks), body, after)
         self.builder.position_at_end(body)
         yield Value(self, task)
@@ -177,7 +182,7 @@ class Kernel:
         """The body for start, start + step, ... below stop; with a negative step, above stop."""
         first, last = self._as(start, INDEX), self._as(stop, INDEX)
         before = self.builder.block
-        test, body, after = (self._function.append_basic_block() for _ in range(3))
+        test, body, after = (self.function.append_basic_block() for _ in range(3))
         self.builder.branch(test)
         self.builder.position_at_end(test)
         i = self.builder.phi(INDEX)
@@ -332,27 +337,6 @@ class Kernel:
 
     def _load(self, place: Pointer, kind: ir.Type) -> Value:
         return Value(self, self.builder.load(place.code, typ=kind, align=_BYTES))
-
-    def _word(self, table: ir.Value, place: int) -> ir.Value:
-        return self.builder.gep(table, [INDEX(place)], source_etype=INDEX)
-
-    def finish(self) -> str:
-        """The code of the kernel and of its two entries: ``name(table)``, and ``name_kmp(_, _, table)`` as LLVM's and Intel's OpenMP call it."""
-        self.builder.ret_void()
-        entry = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), self.name)
-        self.builder, (table,) = ir.IRBuilder(entry.append_basic_block("entry")), entry.args
-        thread = self.builder.atomic_rmw("add", self._word(table, NEXT_THREAD), INDEX(1), "monotonic")
-        floats, scratch = (self.builder.load(self._word(table, word), typ=kind) for word, kind in ((SCRATCH_FLOATS, INDEX), (SCRATCH, POINTER)))
-        mine = self.builder.gep(scratch, [self.builder.mul(thread, floats)], source_etype=FLOAT)
-        kinds = [argument.type for argument in self._function.args[2:]]
-        arguments = [self.builder.load(self._word(table, ARGUMENTS + i), typ=kind) for i, kind in enumerate(kinds)]
-        self.builder.call(self._function, [table, mine, *arguments])
-        self.builder.ret_void()
-        kmp = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER] * 3), f"{self.name}_kmp")
-        self.builder = ir.IRBuilder(kmp.append_basic_block("entry"))
-        self.builder.call(entry, [kmp.args[2]])
-        self.builder.ret_void()
-        return str(self.module)
 
 
 def _reversed_bits(count: int) -> list[int]:

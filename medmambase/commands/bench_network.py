@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase.config import PRESETS
-from medmambase.model.layers import SS2D, SSConvSSM
+from medmambase.model.layers import SS2D, SSConvSSM, lay_out
 from medmambase.model.network import MedMambaSE
 from medmambase_kernels import SqueezeExcite
 from medmambase_kernels.bench import Bench, name_of, one_line, relative_error
@@ -86,6 +86,7 @@ def network_rows(model: str, sizes: Sequence[int], batches: Sequence[int], dtype
     """A training step (forward, loss, backward, AdamW) and a prediction of a new network, beside the same network with the original's operators."""
     torch.manual_seed(0)
     network = MedMambaSE(PRESETS[model]).to(bench.device)
+    lay_out(network)  # as training does
     scan, scan_name = (bench.mamba, "mamba_ssm's kernel") if bench.mamba is not None else (loop_scan, "a loop in eager PyTorch")
     original = with_original_operators(network, scan)
     config = network.config

@@ -41,6 +41,13 @@ class Projection(nn.Linear):
         return project(x, self.weight, self.bias)
 
 
+def lay_out(network: nn.Module) -> None:
+    """Turn the weights of convolutions as the maps are, channels last, so that no convolution has to: a few per cent of a step on a CPU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zeros below and to the right of x (..., h, w), until h and w are multiples."""
     height, width = x.shape[-2:]

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
 from medmambase.model import weights
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PATCH, ConvBranch, PatchEmbedding, PatchMerging, SSConvSSM, as_coded
+from medmambase.model.layers import PATCH, ConvBranch, PatchEmbedding, PatchMerging, SSConvSSM, as_coded, lay_out
 
 
 class Stage(nn.Module):
@@ -74,8 +73,6 @@ class MedMambaSE(nn.Module):
         )
         self.head = None if features_only else nn.Linear(config.dims[-1], config.num_classes)
         initialise(self, config.init)
-        # As the maps are, so that convolutions turn neither.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch leaves out of its types
 
     def forward_features(self, image: Tensor) -> Tensor:
         """image (b, in_chans, h, w) -> the last map (b, h', w', dims[-1])."""
@@ -115,6 +112,7 @@ class MedMambaSE(nn.Module):
         for module in copied.modules():
             if isinstance(module, ConvBranch):
                 module.fold()
+        lay_out(copied)
         return copied
 
     def save(self, folder: Path | str) -> None:

@@ -22,6 +22,7 @@ from medmambase.data.augment import augment
 from medmambase.data.folders import ImageSet
 from medmambase.data.images import normalise
 from medmambase.evaluation.metrics import Metrics, evaluate
+from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE, last_map
 from medmambase.training import run_folder
 
@@ -105,6 +106,7 @@ def train(
     """
     check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config)
     device = next(network.parameters()).device
+    lay_out(network)
     optimizer = _optimizer(network, config)
     steps_per_epoch = batches_per_epoch(len(training.labels), config.batch_size)
     epochs: list[Epoch] = []
