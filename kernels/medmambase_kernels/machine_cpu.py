@@ -4,7 +4,9 @@ A kernel takes LLVM 0.05 to 0.2 s to compile, once a process: there is no cache 
 
 Why llvmlite: four directions of 16 images, 96 channels, 32x32, 16 states took, on one machine with 2 cores and AVX-512, forward / forward and backward,
 50 / 202 ms through numba, whose vectoriser gives up beyond a few arrays and which compiles for 9 s, and 16 / 50 ms as LLVM vector code, which a small
-language makes as readable. The kernels here take a fifth less than that. Last stop before: scan_launch_cpu.py and the other *_cpu.py launchers. Next stop: threads_cpu.py.
+language makes as readable. The kernels here take a fifth less than that.
+
+Last stop before: scan_launch_cpu.py and the other *_cpu.py launchers. Next stop: threads_cpu.py.
 """
 
 import ctypes

@@ -3,9 +3,10 @@
 A kernel is written as formulas over values. ``a * b + c`` emits a fused multiply-add; a Python number is a constant; a scalar meets a vector in every
 lane. Vectors have as many lanes as the processor's registers, so a kernel runs over channels ``kernel.lanes`` at a time and never sees a register:
 
-    kernel = Kernel("scale", ["x", "y"], ["length"], lanes)
-    with kernel.tasks() as i, kernel.range(0, kernel.length, lanes) as j:
-        kernel.y.store(i * kernel.length + j, 2 * kernel.x.load(i * kernel.length + j))
+    kernel = Kernel("double", ["x", "y"], ["length"], lanes)
+    (x, y), (length,) = kernel.pointers("x", "y"), kernel.sizes("length")
+    with kernel.tasks() as row, kernel.range(0, length, lanes) as i:
+        y.store(row * length + i, 2.0 * x.load(row * length + i))
 
 Offsets count elements of 4 bytes. A name that changes in a loop is a ``Variable``. What a thread needs for itself is ``kernel.scratch``: not the
 stack, since a large frame needs help of the C runtime on Windows. Next stop: machine_cpu.py, which compiles and runs kernels.
@@ -133,7 +134,7 @@ class Variable:
 
 
 class Kernel:
-    """One function in the making. Its pointers and sizes (64-bit integers) are attributes by their names; no two pointers may overlap."""
+    """One function in the making, of named pointers and sizes (64-bit integers). No two pointers may overlap where one is written to."""
 
     def __init__(self, name: str, pointers: Sequence[str], sizes: Sequence[str], lanes: int) -> None:
         self.name, self.lanes, self.arguments = name, lanes, (*pointers, *sizes)
