@@ -126,6 +126,24 @@ def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatc
         assert backend.choose(CPU, torch.float32, None).name == "torch"
 
 
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("step", ["get_host_cpu_features", "create_mcjit_compiler"])
+def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llvmlite import binding
+
+    from medmambase_kernels import machine_cpu
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("no executable memory")
+
+    monkeypatch.setattr(binding, step, refused)
+    monkeypatch.setattr(machine_cpu, "lanes", machine_cpu.lanes.__wrapped__)
+    with pytest.warns(RuntimeWarning, match="llvmlite does not work here: no executable memory"):
+        assert backend.choose(CPU, torch.float32, None).name == "torch"
+    with pytest.raises(BackendError, match="no executable memory"):
+        backend.choose(CPU, torch.float32, "cpu")
+
+
 def test_float64_on_the_cpu_runs_as_plain_pytorch_asked_or_not() -> None:
     assert backend.choose(CPU, torch.float64, None).name == "torch"
     assert backend.choose(CPU, torch.float64, "cpu").name == "torch"

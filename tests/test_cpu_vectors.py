@@ -134,7 +134,7 @@ def results(call: tuple[Callable[..., Tensor], list[Tensor]], backend: str) -> l
     function, arguments = call
     leaves = [t.detach().requires_grad_() for t in arguments]
     y = function(*leaves, backend=backend)
-    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     return [y, *torch.autograd.grad((y * weights).sum(), leaves)]
 
 
@@ -219,3 +219,30 @@ def test_calls_of_many_shapes_leave_no_memory_behind() -> None:
     for i in range(300):
         call(i)
     assert resident() - before < 30e6
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_default_dtype_that_the_caller_set_changes_no_bit(name: str, dtype: torch.dtype) -> None:
+    call = calls(d=48)[name]
+    expected = results(call, "cpu")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = results(call, "cpu")
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FC00101, 0x7FFFFFFF])
+def test_whatever_is_not_a_number_stays_so(lanes: int, bits: int) -> None:
+    x = torch.full((lanes,), bits, dtype=torch.int32).view(torch.float32)
+    for function in (exp2, sigmoid, log_of_one_plus_exp):
+        assert mapped(function, x, lanes).isnan().all()
+
+
+def test_kernels_refuse_what_is_not_float32() -> None:
+    with pytest.raises(TypeError, match=r"a torch.float64 of shape \(4,\)"):
+        map_program(exp2, 4).launch(1, x=torch.ones(4, dtype=torch.float64), y=torch.ones(4), length=4)

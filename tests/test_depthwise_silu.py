@@ -116,3 +116,14 @@ def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> N
 def test_the_custom_operator_passes_torchs_own_checks(half: bool) -> None:
     args = [t.requires_grad_() for t in make_case(2, 3, 4, 5, half=half)]
     torch.library.opcheck(torch.ops.medmambase.depthwise_silu, (*args, True, "cpu"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_infinite_pixel_reaches_its_neighbours_and_no_others(engine: str) -> None:
+    x = torch.zeros(1, 3, 4, 16)
+    x[0, 0, 0, 0] = float("inf")
+    y = depthwise_silu(
+        x.to(engine_device(engine)), torch.ones(16, 1, 3, 3).to(engine_device(engine)), torch.zeros(16).to(engine_device(engine)), backend=engine
+    )
+    assert y[0, :, :, 0].cpu().tolist() == [[float("inf")] * 2 + [0.0] * 2] * 2 + [[0.0] * 4]
+    assert not y[..., 1:].any()

@@ -1,6 +1,7 @@
 """The networks: published sizes, any input size, gradients everywhere, and the originals' numbers to rounding."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from medmambase import PRESETS, MedMambaSE, ModelConfig, use_backend
 from medmambase.config import ConfigError
 from medmambase.model.layers import channel_shuffle
-from medmambase.model.weights import renamed
+from medmambase.model.weights import WeightsError, renamed
 
 SMALL = ModelConfig(num_classes=6, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), in_chans=3)
 BLOCKS = ("medmambase", "medmamba", "notebook", "medmamba_v0")
@@ -260,7 +261,7 @@ def test_a_network_cast_to_another_precision_runs_and_learns_in_it(dtype: torch.
 
 
 @pytest.mark.parametrize("block", ["medmambase", "notebook", "medmamba"])
-def test_a_copy_for_prediction_has_the_same_logits_and_fewer_modules(block: str) -> None:
+def test_a_copy_for_prediction_has_the_same_logits_and_fewer_modules(block: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = MedMambaSE(ModelConfig(num_classes=3, block=block, depths=(1, 1), dims=(16, 32)))
     for _ in range(3):
@@ -273,3 +274,5 @@ def test_a_copy_for_prediction_has_the_same_logits_and_fewer_modules(block: str)
     assert norms[1] == norms[0] - 4
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert all(parameter.requires_grad for parameter in network.parameters())
+    with pytest.raises(WeightsError, match="save the network it was made from"):
+        folded.save(tmp_path / "best")

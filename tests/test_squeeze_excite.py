@@ -110,3 +110,8 @@ def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
         squeeze_excite(torch.randn(1, 2, 2, 4), torch.randn(2, 4), torch.randn(4, 2), scale=scale)
     with pytest.raises(ValueError, match="scale is"):
         SqueezeExcite(16, scale=scale)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch", "reference"])
+def test_a_map_without_channels_is_given_back(engine: str) -> None:
+    assert squeeze_excite(torch.randn(2, 3, 3, 0), torch.randn(4, 0), torch.randn(0, 4), backend=engine).shape == (2, 3, 3, 0)

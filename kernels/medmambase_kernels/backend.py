@@ -152,7 +152,7 @@ def _look_for_vectors() -> str | None:
     if importlib.util.find_spec("llvmlite") is None:
         return "llvmlite is not installed (pip install llvmlite)"
     try:
-        importlib.import_module("medmambase_kernels.machine_cpu").target()
+        importlib.import_module("medmambase_kernels.machine_cpu").check()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken or ancient llvmlite; a processor that its LLVM does not know
         return f"llvmlite does not work here: {error}"
     return None

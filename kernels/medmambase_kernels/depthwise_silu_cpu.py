@@ -31,13 +31,13 @@ class _Window:
 
     def __init__(self, kernel: Kernel, t: Pointer, stride: Value, image: Value, i: Value, c: Value) -> None:
         self.kernel, self.stride = kernel, stride
-        height, self.width = kernel.sizes("height", "width")
+        self.height, self.width = kernel.sizes("height", "width")
         self.inside, self.rows = [], []
         for near in (i - 1, i, i + 1):
-            last = kernel.smaller(near, height - 1)
+            last = kernel.smaller(near, self.height - 1)
             first = kernel.where(last < 0, kernel.constant_index(0), last)
-            self.inside.append(kernel.where(near < 0, 0.0, kernel.where(near > height - 1, 0.0, kernel.number(1.0))))
-            self.rows.append(t.at((image * height + first) * self.width * stride + c))
+            self.inside.append(near)
+            self.rows.append(t.at((image * self.height + first) * self.width * stride + c))
         zero = kernel.constant(0.0)
         self.columns = [[kernel.variable(zero) for _ in range(3)] for _ in range(2)]
         for variable, value in zip(self.columns[1], self._column(kernel.constant_index(0)), strict=True):
@@ -46,8 +46,9 @@ class _Window:
     def _column(self, j: Value) -> list[Value]:
         """Column j of the three rows; zeros beyond the last."""
         place = self.kernel.smaller(j, self.width - 1) * self.stride
-        here = self.kernel.where(j < self.width, self.kernel.number(1.0), 0.0)
-        return [row.load(place) * (inside * here) for row, inside in zip(self.rows, self.inside, strict=True)]
+        zero = self.kernel.constant(0.0)
+        loaded = (self.kernel.where(j < self.width, row.load(place), zero) for row in self.rows)
+        return [self.kernel.where(i < 0, zero, self.kernel.where(i < self.height, value, zero)) for i, value in zip(self.inside, loaded, strict=True)]
 
     @contextmanager
     def around(self, j: Value) -> Iterator[list[Value]]:

@@ -94,6 +94,10 @@ def _backward(lanes: int) -> Program:
     return compiled(kernel)
 
 
+def _numbers(eps: float, d: int) -> Tensor:
+    return torch.tensor([eps, 1 / d], dtype=torch.float32, device="cpu")
+
+
 def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1)."""
     d = y.shape[-1]
@@ -102,7 +106,7 @@ def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save
     y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
     out, mean, rstd = empty(*y_rows.shape), empty(*shape), empty(*shape)
     _forward(machine_cpu.lanes()).launch(
-        -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]), out=out,
+        -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d), out=out,
         mean=mean, rstd=rstd, rows=len(y_rows), channels=d, y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
     return out.view(y.shape).to(z.dtype), mean, rstd, weight.new_empty(0)
@@ -119,7 +123,7 @@ def backward(
     tasks = -(-len(y_rows) // _BAND)
     dy, dz, dweight, dbias = empty(*y_rows.shape), empty(*y_rows.shape), empty(tasks, d), empty(tasks, d)
     _backward(machine_cpu.lanes()).launch(
-        tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=torch.tensor([eps, 1 / d]),
+        tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d),
         mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0),
         y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes

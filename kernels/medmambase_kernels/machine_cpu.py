@@ -47,7 +47,7 @@ class Program:
             return
         threads = min(torch.get_num_threads(), tasks)
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
-        scratch = torch.empty(threads * floats + _LINE)
+        scratch = torch.empty(threads * floats + _LINE, dtype=torch.float32, device="cpu")
         values = [arguments[name] for name in self.arguments]
         table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
         start = _address(scratch)
@@ -57,6 +57,8 @@ class Program:
 
 
 def _address(t: Tensor) -> int:
+    if t.dtype not in (torch.float32, torch.int32):
+        raise TypeError(f"a {t.dtype} of shape {tuple(t.shape)}, where kernels read and write float32 and int32 only")
     address = t.data_ptr()
     if not address and t.numel():
         raise RuntimeError(f"a {type(t).__name__} of shape {tuple(t.shape)} on {t.device} has no memory to compute with; give a tensor with values")
@@ -81,13 +83,21 @@ def target() -> Any:
         raise ImportError(f"LLVM cannot generate code for this processor: {error}") from error
     # glibc learns from the largest block that was freed how much memory to keep for the next: having seen this one, it gives none up to 62 MB back to
     # Linux, which would clear it, page by page, before every other operator. Nobody writes to the block, so it costs nothing.
-    torch.empty(31 << 18)
+    torch.empty(31 << 18, dtype=torch.float32, device="cpu")
     return processor
+
+
+def check() -> None:
+    """Compile the smallest kernel. Raises ImportError, OSError or RuntimeError where this machine, or its rules, do not let machine code be made."""
+    kernel = Kernel("nothing", [], [], lanes())
+    with kernel.tasks():
+        pass
+    compiled(kernel)
 
 
 def empty(*shape: int) -> Tensor:
     """Float32 memory that nobody has written. Linux is asked for large memory in pages of 2 MB: in pages of 4 KB it takes longer to get than to fill."""
-    t = torch.empty(shape)
+    t = torch.empty(shape, dtype=torch.float32, device="cpu")
     advise, start = _advise(), -(-t.data_ptr() // _HUGE) * _HUGE
     size = (t.data_ptr() + t.nbytes - start) // _HUGE * _HUGE
     if advise is not None and size > 0:

@@ -6,7 +6,6 @@ Last stop before: selective_scan_cpu.py or selective_scan_2d_cpu.py, which bring
 import functools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -121,8 +120,8 @@ def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradie
     of_rows = empty(cuts, *s.rows.shape)
     of_state = empty(*((b, k, n, d) if dlast is not None else (0,)))
     dx, draw = empty(b, l, d), empty(*((0,) if s.raw is None else s.raw.shape))
-    dA, dB, dC = (torch.zeros((b * k, n, d) if used else 0) for used in (True, s.B is not None, s.C is not None))
-    dD, dbias, dW = torch.zeros(b * k, d), torch.zeros(b * k, d), torch.zeros(0 if s.W is None else (b * k, *s.W.shape[1:]))
+    dA, dB, dC = (s.x.new_zeros((b * k, n, d) if used else 0) for used in (True, s.B is not None, s.C is not None))
+    dD, dbias, dW = s.x.new_zeros(b * k, d), s.x.new_zeros(b * k, d), s.x.new_zeros(0 if s.W is None else (b * k, *s.W.shape[1:]))
     _backward(form).launch(
         cuts * b, scan_backward_cpu.scratch_floats(form, d, 0 if s.W is None else s.W.shape[1]), **s.arguments, cuts=cuts,
         initial=None, dy=dy, dlast=dlast, entry=entry, dx=dx, draw=draw, drows=of_rows, dW=dW, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias, dinitial=of_state,

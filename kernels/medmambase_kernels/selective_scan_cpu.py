@@ -62,7 +62,7 @@ def _scan(
     of_B, of_C = (_tables(t, groups) if t.dim() == 2 else None for t in (B, C))
     of_D, of_bias = (scans.fit((A.new_zeros(d) if t is None else t).view(groups, -1)) for t in (D, delta_bias))
     raw = _sequences(delta, groups).unsqueeze(2)
-    order = torch.arange(l, dtype=torch.int32)[None]
+    order = torch.arange(l, dtype=torch.int32, device="cpu")[None]
     return scans.Scan(
         _sequences(u, groups), raw, rows.unsqueeze(2), None, _tables(A * LOG2E, groups), of_B, of_C, of_D, of_bias, delta_softplus, order
     )  # fmt: skip  # as in Scan

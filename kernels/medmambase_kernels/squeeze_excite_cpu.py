@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels import machine_cpu, squeeze_excite_torch
-from medmambase_kernels.machine_cpu import Program, compiled, rows
+from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
 from medmambase_kernels.vector_cpu import Kernel
 
 _BAND = 256  # positions of a task, whose sums are added in the order of the tasks
@@ -37,12 +37,16 @@ def _sums(lanes: int, products: bool) -> Program:
     return compiled(kernel)
 
 
+def _in_vectors(x: Tensor) -> bool:
+    return x.numel() > 0 and x.shape[3] % machine_cpu.lanes() == 0
+
+
 def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
     """Sum over positions of x, or of x dy: (b, c) in float32."""
     b, h, w, c = x.shape
     bands = -(-h * w // _BAND)
     x_rows, dy_rows = rows(x), rows(x if dy is None else dy)
-    out = torch.empty(b, bands, c)
+    out = empty(b, bands, c)
     _sums(machine_cpu.lanes(), dy is not None).launch(
         b * bands, x=x_rows, dy=dy_rows, out=out, positions=h * w, channels=c, bands=bands, x_stride=x_rows.stride(0), dy_stride=dy_rows.stride(0)
     )
@@ -51,7 +55,7 @@ def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
 
 def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in float32."""
-    if x.shape[3] % machine_cpu.lanes():
+    if not _in_vectors(x):
         return squeeze_excite_torch.forward(x, squeeze, excite, scale)
     pooled = _over_positions(x, None) / (x.shape[1] * x.shape[2])
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
@@ -60,5 +64,5 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[T
 
 def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
-    dgate = _over_positions(x, dy) if x.shape[3] % machine_cpu.lanes() == 0 else (dy.float() * x).sum((1, 2))
+    dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
     return squeeze_excite_torch.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)

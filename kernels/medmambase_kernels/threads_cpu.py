@@ -3,13 +3,14 @@
 torch's OpenMP threads wait actively for a moment after each operator: a pool of ours would fight them for the cores. So the code runs as a parallel
 region of the very OpenMP library that torch loaded: GNU's on Linux, Intel's on Windows, LLVM's on macOS. Where none is found, as in a torch built
 otherwise, a small pool of Python threads does it, 6 to 40 % slower. In a forked child OpenMP's threads are gone and a new region hangs, so there
-the calling thread does all the work.
+the calling thread does all the work of our kernels; PyTorch's own operators hang there all the same, unless the child calls torch.set_num_threads(1),
+as data workers do.
 """
 
 import ctypes
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +101,20 @@ def _pool() -> Callable[[Entries, int, int], None]:
 
     def region(entries: Entries, table: int, threads: int) -> None:
         function = _call(entries.plain)
-        others = [workers(threads - 1).submit(function, table) for _ in range(threads - 1)]
+        others: list[Future[None]] = []
+        interrupted: KeyboardInterrupt | None = None
         try:
+            for _ in range(threads - 1):
+                others.append(workers(threads - 1).submit(function, table))
             function(table)
-        finally:
-            wait(others)  # on Ctrl-C too: they write to memory that the caller is about to give back
+        except KeyboardInterrupt as error:
+            interrupted = error
+        while wait_again := [other for other in others if not other.done()]:  # they write to memory that the caller is about to give back
+            try:
+                wait(wait_again)
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     return region

@@ -255,7 +255,9 @@ class Kernel:
             whole = self._avx512("rndscale", x.code, WORD(8), self.vector([0.0] * self.lanes))  # 8: to the nearest integer
             return whole, self._unfused("fsub", x, whole)
         x = self.at_most(128.0, self.at_least(-127.0, x))
-        magic = self._unfused("fadd", x, self.constant(_TO_INTEGER))
+        # What is not a number stays so in the fraction, whose exponent must then not be touched.
+        number = self.where(Value(self, self.builder.fcmp_ordered("ord", x.code, x.code)), x, 0.0)
+        magic = self._unfused("fadd", number, self.constant(_TO_INTEGER))
         return magic, self._unfused("fsub", x, self._unfused("fsub", magic, self.constant(_TO_INTEGER)))
 
     def scaled(self, x: Value, whole: Value) -> Value:

@@ -62,7 +62,7 @@ class MedMambaSE(nn.Module):
             raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
         if self.preprocessing.channels != config.in_chans:
             raise ValueError(f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}")
-        self.features_only = features_only
+        self.features_only, self.only_predicts = features_only, False
         self.embedding = PatchEmbedding(config)
         self.dropout = nn.Dropout(config.drop_rate)
         blocks = sum(config.depths)
@@ -109,6 +109,7 @@ class MedMambaSE(nn.Module):
         Each BatchNorm is folded into the convolution before it, so it can be neither trained nor saved: keep the network it came from.
         """
         copied = deepcopy(self).eval().requires_grad_(False)
+        copied.only_predicts = True
         for module in copied.modules():
             if isinstance(module, ConvBranch):
                 module.fold()
@@ -117,6 +118,8 @@ class MedMambaSE(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing) into ``folder``, each in one step."""
+        if self.only_predicts:
+            raise weights.WeightsError("a copy for prediction has its BatchNorms folded and is not for saving; save the network it was made from")
         description = {"model": self.config.to_dict(), "classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
         weights.write_folder(Path(folder), self.state_dict(), description)
 
