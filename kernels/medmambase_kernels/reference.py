@@ -8,6 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def groups_of(B: Tensor, C: Tensor) -> int:
+    """Groups of channels that share B and C, which are (d, n) or (b, g, n, l)."""
+    return next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
+
+
 def selective_scan(
     u: Tensor,
     delta: Tensor,

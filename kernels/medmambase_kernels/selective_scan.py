@@ -180,11 +180,6 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
             raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
 
 
-def groups_of(B: Tensor, C: Tensor) -> int:
-    """Groups of channels that share B and C."""
-    return next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
-
-
 def worth_saving(*tensors: Tensor | None) -> bool:
     """Whether to keep states for a backward pass over these inputs: a hint, since backward runs forward once more where there are none.
 
@@ -256,7 +251,7 @@ def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, ou
 
 @_forward.register_fake
 def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    shape = engines.engine("selective_scan", engine).checkpoint_shape(u, A, groups_of(B, C)) if save else (0,)
+    shape = engines.engine("selective_scan", engine).checkpoint_shape(u, A, reference.groups_of(B, C)) if save else (0,)
     return u.new_empty(u.shape, dtype=out_dtype), A.new_empty((u.shape[0], *A.shape)), A.new_empty(shape)
 
 

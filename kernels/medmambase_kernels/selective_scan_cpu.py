@@ -12,11 +12,8 @@ from torch import Tensor
 from medmambase_kernels import scan_launch_cpu as scans
 from medmambase_kernels.machine_cpu import empty
 from medmambase_kernels.numerics_cpu import LOG2E
+from medmambase_kernels.reference import groups_of
 from medmambase_kernels.transpose_cpu import transpose
-
-
-def _groups(*weights: Tensor) -> int:
-    return next((t.shape[1] for t in weights if t.dim() == 4), 1)
 
 
 def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
@@ -54,7 +51,7 @@ def _scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool
 ) -> scans.Scan:  # fmt: skip  # in the operator's order
     b, d, l = u.shape
-    groups = _groups(B, C)
+    groups = groups_of(B, C)
     n, varying = A.shape[1], [t.float().flatten(0, 1).contiguous() for t in (B, C) if t.dim() == 4]
     rows = empty(b * groups, l, n * len(varying))
     for t, columns in zip(varying, rows.split(n, -1) if varying else (), strict=True):
@@ -80,8 +77,8 @@ def forward(
     """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save). Arguments as in reference.py."""
     if not u.numel():
         last = A.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.clone()
-        return u.new_empty(u.shape, dtype=out_dtype), last, A.new_empty(checkpoint_shape(u, A, _groups(B, C)) if save else 0)
-    groups = _groups(B, C)
+        return u.new_empty(u.shape, dtype=out_dtype), last, A.new_empty(checkpoint_shape(u, A, groups_of(B, C)) if save else 0)
+    groups = groups_of(B, C)
     initial = None if initial_state is None else _states(initial_state, groups)
     y, entry, last = scans.forward(_scan(u, delta, A, B, C, D, delta_bias, delta_softplus), initial, save)
     return _sequences_back(y, u, groups).to(out_dtype), _table_back(last.squeeze(1), A.expand(len(u), *A.shape), groups), entry
@@ -95,7 +92,7 @@ def backward(
     if not u.numel():
         zeros = [None if t is None else torch.zeros(t.shape, dtype=t.dtype) for t in (u, delta, A, B, C, D, delta_bias)]
         return (*zeros, None if initial_state is None else dlast.clone())
-    groups = _groups(B, C)
+    groups = groups_of(B, C)
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     g = scans.backward(scan, _sequences(dy, groups), checkpoints, _states(dlast, groups))
     columns = iter(g.rows.squeeze(2).split(A.shape[1], -1))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels.reference import groups_of
+
 CHUNK = 16
 # Numbers in one chunk's buffer. Larger batches are taken in slices: a slab that has left the cache is several times slower.
 BUDGET = 1 << 20
@@ -111,7 +113,7 @@ class _Grouped:
     """The operator's tensors, cut into groups and read a chunk at a time with time first."""
 
     def __init__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> None:
-        self.groups = next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
+        self.groups = groups_of(B, C)
         self.work = A.dtype
         self.u, self.delta, self.B, self.C = u, delta, B, C
         self.bias, self.softplus = delta_bias, delta_softplus
