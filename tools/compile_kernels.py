@@ -76,12 +76,13 @@ def over_budget(launch: Launch, arch: int, usage: Usage, budgets: list[dict[str,
     sentences = []
     for budget in budgets:
         asked = launch.name == budget["kernel"] and arch in budget["arch"] and launch.dtype in budget["dtype"] and launch.constants.get("N") == budget["n"]
-        varies = launch.constants.get("VARY_B", True) and launch.constants.get("VARY_C", True)  # constant B or C live in registers: another trade
-        if not (asked and varies and usage.loops):
+        if not (asked and usage.loops):
             continue
+        # Where B or C is constant the second longest loop is the sweep over the last, odd steps, not the one that rebuilds.
+        varies = launch.constants.get("VARY_B", True) and launch.constants.get("VARY_C", True)
         if usage.spills > budget["spills"]:
             sentences.append(f"{usage.spills} bytes spilled, {budget['spills']} allowed")
-        for rank, allowed in enumerate(budget["loops"]):
+        for rank, allowed in enumerate(budget["loops"] if varies else budget["loops"][:1]):
             loop = usage.loops[rank]
             sentences += [
                 f"loop {allowed['name']}: {getattr(loop, figure) / launch.states:.2f} {figure} a state, {most} allowed"

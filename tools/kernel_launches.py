@@ -116,7 +116,10 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         b, d = 16, 96
         u, A, D, state = new(b, d, l, dtype=dtype), new(d, n), new(d), new(b, d, n)
         B, C = (new(b, groups, n, l, dtype=dtype) if vary else new(d, n) for vary in (vary_B, vary_C))
-        forward, backward = launch.forward(b, 1, d, l, n, 0, processors, groups), launch.backward(b, 1, d, l, n, processors, groups)
+        forward, backward = (
+            launch.forward(b, 1, d, l, n, 0, processors, groups),
+            launch.backward(b, 1, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
+        )
         kept = new(selective_scan_triton.checkpoint_shape(u, A, groups))
         case = f"n{n} l{l} g{groups}"
         yield case + _way(forward), partial(selective_scan_triton.forward, u, u, A, B, C, D, D, True, state, dtype, True, config=forward)

@@ -69,13 +69,13 @@ def forward(batch: int, directions: int, channels: int, length: int, state: int,
     return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside)
 
 
-def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int, groups: int = 1) -> BackwardLaunch:
-    """The backward launch for the same."""
+def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int, groups: int = 1, constant: bool = False) -> BackwardLaunch:
+    """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums take the registers of two of the four steps."""
     width = next(width for states, width in _BACKWARD if state <= states)
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
     items = batch * directions * groups * -(-channels // groups // width)
     chunked = items < most and chunks_of(length) > 1
-    return BackwardLaunch(width, 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
+    return BackwardLaunch(width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
 
 
 def candidates(chosen: ForwardLaunch | BackwardLaunch) -> Iterator[ForwardLaunch | BackwardLaunch]:

@@ -74,7 +74,7 @@ def backward(
         return (*zeros, None if initial_state is None else dlast.clone(memory_format=torch.contiguous_format))
     (b, d, l), n = u.shape, A.shape[1]
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    config = config or launch.backward(b, 1, d, l, n, scans.processors(u), scan.groups)
+    config = config or launch.backward(b, 1, d, l, n, scans.processors(u), scan.groups, constant=B.dim() == 2 or C.dim() == 2)
     N = scan.A.shape[1]
     entry = checkpoints if checkpoints.numel() else A.new_zeros(b, N, d) if initial_state is None else scans.table(initial_state)
     draw = torch.empty(b, l, 1, d, dtype=delta.dtype, device=u.device)
