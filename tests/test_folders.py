@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data.folders import DataError, Manifest, decode, lost, scan_folder
+from medmambase.data.decode import decode, lost
+from medmambase.data.folders import DataError, Manifest, scan_folder
 from medmambase.data.images import ImageError
 
 
@@ -221,7 +222,7 @@ def test_an_interrupt_during_decoding_gets_out_without_reading_the_rest(tmp_path
         yield from results
 
     samples = scan_folder(fill(tmp_path, everywhere(2))).samples * 1000
-    monkeypatch.setattr("medmambase.data.folders.load", slow_load)
+    monkeypatch.setattr("medmambase.data.decode.load", slow_load)
     with pytest.raises(KeyboardInterrupt):
         decode(samples, Preprocessing(size=8), interrupted)
     assert len(read) < len(samples)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import RECIPES, ConfigError, TrainConfig
-from medmambase.data.folders import ImageSet, Sample
+from medmambase.data.decode import ImageSet
+from medmambase.data.folders import Sample
 from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
 from medmambase.training import loop

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from medmambase.config import PRESETS, RECIPES, Augmentation, Block, ConfigError, Metric, ModelConfig, Precision, Preprocessing, Resize, TrainConfig
 from medmambase.data import phantom
-from medmambase.data.folders import DataError, ImageSet, Manifest, decode, lost, scan_folder
+from medmambase.data.decode import ImageSet, decode, lost
+from medmambase.data.folders import DataError, Manifest, scan_folder
 from medmambase.data.images import normalise
 from medmambase.evaluation import explain, figures, report
 from medmambase.evaluation.metrics import Metrics, MetricsError, evaluate, write_predictions

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from medmambase.config import ConfigError, ModelConfig, Precision, TrainConfig
 from medmambase.data.augment import augment
-from medmambase.data.folders import ImageSet
+from medmambase.data.decode import ImageSet
 from medmambase.data.images import normalise
 from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.model.layers import lay_out
