@@ -33,12 +33,12 @@ IMPORTS = (
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels.reference", ()),
     ("medmambase_kernels.backend", ("medmambase_kernels.reference",)),
-    ("medmambase_kernels.launch", ()),
+    ("medmambase_kernels.[ld]*ch", ()),  # launch, dispatch
     ("medmambase_kernels.*_triton", ("medmambase_kernels.*_triton", "medmambase_kernels.launch")),
     ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.*_torch", "medmambase_kernels.reference", "medmambase_kernels.backend")),
     ("medmambase_kernels.*_torch", ("medmambase_kernels.*_torch", "medmambase_kernels.reference")),
     ("medmambase_kernels.bench", (KERNELS, "medmambase_kernels.*")),
-    ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.reference", *OPERATORS)),
+    ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.dispatch", "medmambase_kernels.reference", *OPERATORS)),
 )
 AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*", "logging.basicConfig", "warnings.filterwarnings",
              "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # a list of names, to be read as one

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable, worth_saving
+from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
@@ -53,10 +53,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     check_tensors(x, {"weight": weight, "bias": bias})
 
 
-@torch.library.custom_op(
-    "medmambase::depthwise_silu",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor bias, bool save, str engine) -> (Tensor, Tensor)",
+@operator(
+    "depthwise_silu",
+    "(Tensor x, Tensor weight, Tensor bias, bool save, str engine) -> (Tensor, Tensor)",
 )
 def _forward(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("depthwise_silu", engine, "forward", x, weight, bias, save))
@@ -67,10 +66,9 @@ def _(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the sch
     return x.new_empty(x.shape), weight.new_empty(engines.engine("depthwise_silu", engine).kept_shape(x) if save else (0,))
 
 
-@torch.library.custom_op(
-    "medmambase::depthwise_silu_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor kept, str engine) -> (Tensor, Tensor, Tensor)",
+@operator(
+    "depthwise_silu_backward",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor kept, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, weight, bias, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("depthwise_silu", engine, "backward", dy, x, weight, bias, kept))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable, worth_saving
+from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
 
 
 def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None) -> Tensor:
@@ -56,10 +56,9 @@ def _check(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> None:
         raise ValueError(f"y has dtype {y.dtype}; with z in {z.dtype} it must be that or torch.float32")
 
 
-@torch.library.custom_op(
-    "medmambase::gated_norm",
-    mutates_args=(),
-    schema="(Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, bool save, str engine) -> (Tensor, Tensor, Tensor, Tensor)",
+@operator(
+    "gated_norm",
+    "(Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, bool save, str engine) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("gated_norm", engine, "forward", y, z, weight, bias, eps, save))
@@ -71,10 +70,9 @@ def _(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  #
     return z.new_empty(z.shape), mean, torch.empty_like(mean), weight.new_empty(engines.engine("gated_norm", engine).kept_shape(y) if save else (0,))
 
 
-@torch.library.custom_op(
-    "medmambase::gated_norm_backward",
-    mutates_args=(),
-    schema="(Tensor dout, Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, Tensor mean, Tensor rstd, Tensor kept, str engine) "
+@operator(
+    "gated_norm_backward",
+    "(Tensor dout, Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, Tensor mean, Tensor rstd, Tensor kept, str engine) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dout, y, z, weight, bias, eps, mean, rstd, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it

@@ -4,16 +4,14 @@ Next stop: ``selective_scan_triton`` or ``selective_scan_cpu``; the definition i
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
+from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
 
 
 def selective_scan(
@@ -169,80 +167,9 @@ def _check(
     check_tensors(u, {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state})
 
 
-def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
-    """Raise ValueError unless every tensor is real floating point and on the device of ``first``."""
-    for name, t in {"the first argument": first, **others}.items():
-        if t is None:
-            continue
-        if not t.is_floating_point():
-            raise ValueError(f"{name} has dtype {t.dtype}; it must be a real floating-point type")
-        if t.device != first.device:
-            raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
-
-
-def worth_saving(*tensors: Tensor | None) -> bool:
-    """Whether to keep states for a backward pass over these inputs: a hint, since backward runs forward once more where there are none.
-
-    An exported graph is for use and keeps nothing. Under vmap a tensor does not show that it requires a gradient.
-    """
-    return torch.is_grad_enabled() and not torch.compiler.is_exporting() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def contiguous(results: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    """What an operator returns: every tensor contiguous, since a compiled graph reads memory as the fake says; None becomes an empty tensor."""
-    given = next(t for t in results if t is not None)
-    return tuple(given.new_empty(0) if t is None else t.contiguous() for t in results)
-
-
-def contiguous_fake(*arguments: Tensor | None) -> tuple[Tensor, ...]:
-    """The fakes of ``contiguous`` gradients of the arguments."""
-    given = next(t for t in arguments if t is not None)
-    return tuple(given.new_empty(0) if t is None else t.new_empty(t.shape) for t in arguments)
-
-
-def differentiable(
-    name: str, forward: Any, backward: Any, gradients: Callable[..., Any], setup: Callable[..., None]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Give a pair of custom operators derivatives and a rule for vmap. Returns what to call in their place.
-
-    ``gradients``, which calls the second of the pair, and ``setup`` are as in ``torch.library.register_autograd``.
-    """
-
-    def no_setup(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    return _callable(name, forward, gradients, setup), _callable(f"{name}Gradients", backward, _no_such_derivative, no_setup)
-
-
-def _callable(name: str, operator: Any, gradients: Callable[..., Any], setup: Callable[..., None]) -> Callable[..., Any]:
-    def one_by_one(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        # The axis of vmap cannot become part of the batch: each sample may have weights of its own, and has gradients of its own for them.
-        parts = [operator(*(t if dim is None else t.select(dim, i) for t, dim in zip(arguments, dims, strict=True))) for i in range(info.batch_size)]
-        stacked = tuple(map(torch.stack, zip(*parts, strict=True)))
-        return stacked, (0,) * len(stacked)
-
-    operator.register_vmap(one_by_one)
-    operator.register_autograd(gradients, setup_context=setup)
-    methods = {"forward": operator, "setup_context": setup, "backward": gradients, "jvp": _no_such_derivative}
-    function: Any = type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **{key: staticmethod(method) for key, method in methods.items()}})
-
-    def call(*arguments: Any) -> Any:
-        # What torch.library registers fails under torch.func.grad (https://github.com/pytorch/pytorch/issues/170834) and lets a forward-mode
-        # derivative be zero without a word. There, and only there since it costs 0.1 ms, the same formulas go by a Function.
-        transformed = not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
-        return function.apply(*arguments) if transformed else operator(*arguments)
-
-    return call
-
-
-def _no_such_derivative(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("backends 'triton', 'cpu' and 'torch' have first derivatives in reverse mode only; ask for backend 'reference', which has all")
-
-
-@torch.library.custom_op(
-    "medmambase::selective_scan",
-    mutates_args=(),
-    schema="(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, Tensor? initial_state, "
+@operator(
+    "selective_scan",
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, Tensor? initial_state, "
     "ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
@@ -255,10 +182,9 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype
     return u.new_empty(u.shape, dtype=out_dtype), A.new_empty((u.shape[0], *A.shape)), A.new_empty(shape)
 
 
-@torch.library.custom_op(
-    "medmambase::selective_scan_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor dlast, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, "
+@operator(
+    "selective_scan_backward",
+    "(Tensor dy, Tensor dlast, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, "
     "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it

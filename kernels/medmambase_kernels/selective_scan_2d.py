@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable, worth_saving
+from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
 
 
 def selective_scan_2d(
@@ -71,10 +71,9 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     check_tensors(x, {"x_dbl": x_dbl, "dt_weight": dt_weight, "dt_bias": dt_bias, "A": A, "D": D})
 
 
-@torch.library.custom_op(
-    "medmambase::selective_scan_2d",
-    mutates_args=(),
-    schema="(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor)",
+@operator(
+    "selective_scan_2d",
+    "(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor)",
 )
 def _forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save))
@@ -86,10 +85,9 @@ def _(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ign
     return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(shape)
 
 
-@torch.library.custom_op(
-    "medmambase::selective_scan_2d_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor checkpoints, str engine) "
+@operator(
+    "selective_scan_2d_backward",
+    "(Tensor dy, Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor checkpoints, str engine) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it

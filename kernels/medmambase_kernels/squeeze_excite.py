@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.selective_scan import check_tensors, contiguous, contiguous_fake, differentiable
+from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator
 
 
 def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float = 1.0, backend: str | None = None) -> Tensor:
@@ -78,10 +78,9 @@ def _check(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> None:
     check_tensors(x, {"squeeze": squeeze, "excite": excite})
 
 
-@torch.library.custom_op(
-    "medmambase::squeeze_excite",
-    mutates_args=(),
-    schema="(Tensor x, Tensor squeeze, Tensor excite, float scale, str engine) -> (Tensor, Tensor, Tensor)",
+@operator(
+    "squeeze_excite",
+    "(Tensor x, Tensor squeeze, Tensor excite, float scale, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("squeeze_excite", engine, "forward", x, squeeze, excite, scale))
@@ -93,10 +92,9 @@ def _(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the
     return x.new_empty(x.shape), means, torch.empty_like(means)
 
 
-@torch.library.custom_op(
-    "medmambase::squeeze_excite_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor squeeze, Tensor excite, float scale, Tensor pooled, Tensor gate, str engine) -> (Tensor, Tensor, Tensor)",
+@operator(
+    "squeeze_excite_backward",
+    "(Tensor dy, Tensor x, Tensor squeeze, Tensor excite, float scale, Tensor pooled, Tensor gate, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("squeeze_excite", engine, "backward", dy, x, squeeze, excite, scale, pooled, gate))
