@@ -16,6 +16,7 @@ from torch import Tensor
 from medmambase_kernels import depthwise_silu, gated_norm, machine_cpu, selective_scan, selective_scan_2d, squeeze_excite, threads_cpu
 from medmambase_kernels.machine_cpu import Program, compiled
 from medmambase_kernels.numerics_cpu import exp2, sigmoid, softplus
+from medmambase_kernels.squares_cpu import totals
 from medmambase_kernels.vector_cpu import Kernel, Value
 
 LANES = [4, 8, *([16] if machine_cpu.lanes() == 16 else [])]  # 16 means AVX-512
@@ -79,7 +80,7 @@ def test_sums_over_lanes_come_out_in_the_order_of_their_vectors(lanes: int) -> N
     x, y = kernel.pointers("x", "y")
     with kernel.tasks():
         vectors = [x.load(i * lanes) for i in range(lanes)]
-        y.store(0, kernel.totals(vectors))
+        y.store(0, totals(kernel, vectors))
         y.store_number(lanes, kernel.total(vectors[-1]))
     values, sums = torch.randint(-9, 9, (lanes, lanes)).float(), torch.empty(lanes + 1)
     compiled(kernel).launch(1, x=values, y=sums)

@@ -24,21 +24,21 @@ KERNELS = "medmambase_kernels"
 OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"))
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
-    ("medmambase.config", ()),
+    ("medmambase.settings", ("medmambase.config",)),  # which imports nothing of ours
     ("medmambase.data*", ("medmambase.config", "medmambase.data*")),
     ("medmambase.model*", ("medmambase.config", "medmambase.model*", KERNELS)),
     ("medmambase.evaluation.explain", ("medmambase.config", "medmambase.model*", "medmambase.data.images", "medmambase.evaluation*", KERNELS)),
     ("medmambase.evaluation*", ("medmambase.config", "medmambase.data.images", "medmambase.evaluation*")),
     ("medmambase.training*", ("medmambase.config", "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
-    ("medmambase_kernels.reference", ()),
+    ("medmambase_kernels.re[fc]*", ()),  # reference, recording
     ("medmambase_kernels.backend", ("medmambase_kernels.reference",)),
     ("medmambase_kernels.[ld]*ch", ()),  # launch, dispatch
     ("medmambase_kernels.*_triton", ("medmambase_kernels.*_triton", "medmambase_kernels.launch")),
-    ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.*_torch", "medmambase_kernels.reference", "medmambase_kernels.backend")),
+    ("medmambase_kernels.*_cpu", ("medmambase_kernels.*_cpu", "medmambase_kernels.*_torch", "medmambase_kernels.re*", "medmambase_kernels.backend")),
     ("medmambase_kernels.*_torch", ("medmambase_kernels.*_torch", "medmambase_kernels.reference")),
     ("medmambase_kernels.bench", (KERNELS, "medmambase_kernels.*")),
-    ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.dispatch", "medmambase_kernels.reference", *OPERATORS)),
+    ("medmambase_kernels*", ("medmambase_kernels.backend", "medmambase_kernels.dispatch", "medmambase_kernels.re*", "medmambase_kernels.frozen", *OPERATORS)),
 )
 AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*", "logging.basicConfig", "warnings.filterwarnings",
              "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # a list of names, to be read as one

@@ -1,5 +1,6 @@
 """The networks: published sizes, any input size, gradients everywhere, and the originals' numbers to rounding."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,3 +277,38 @@ def test_a_copy_for_prediction_has_the_same_logits_and_fewer_modules(block: str,
     assert all(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(WeightsError, match="save the network it was made from"):
         folded.save(tmp_path / "best")
+
+
+@pytest.mark.parametrize("block", ["medmambase", "notebook"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_recomputing_the_blocks_changes_no_bit_and_counts_a_batch_once(block: str, autocast: bool) -> None:
+    config = ModelConfig(num_classes=3, block=block, depths=(1, 2), dims=(16, 32), drop_path=0.3, drop_rate=0.2)
+    kept = MedMambaSE(config).train()
+    recomputed = deepcopy(kept)
+    recomputed.recompute = True
+    images = torch.randn(6, 3, 32, 32)
+    results, numbers_kept = [], []
+    for network in (kept, recomputed):
+        torch.manual_seed(7)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                logits = network(images)
+            logits.float().square().sum().backward()
+        numbers_kept.append(sum(sizes))
+        # The last: random numbers go on from where they were.
+        results.append([logits, *(p.grad for p in network.parameters()), *network.buffers(), torch.rand(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(norm.num_batches_tracked == 1 for norm in recomputed.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    assert numbers_kept[1] < numbers_kept[0] / 4
+    assert "recompute" not in " ".join(recomputed.state_dict())
+
+
+def test_a_network_that_recomputes_predicts_and_is_saved_as_any_other(tmp_path: Path) -> None:
+    network = MedMambaSE(SMALL).eval()
+    image = torch.randn(1, 3, 32, 32)
+    expected = network(image)
+    network.recompute = True
+    assert torch.equal(network(image), expected)
+    network.save(tmp_path)
+    assert MedMambaSE.load(tmp_path).recompute is False

@@ -7,7 +7,9 @@ matrices, hence the lower-case axes.
 
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
+from medmambase_kernels.frozen import FrozenConvolution, FrozenNorm
 from medmambase_kernels.gated_norm import gated_norm
+from medmambase_kernels.recording import Recording
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
@@ -15,6 +17,9 @@ from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
 __all__ = [
     "BACKENDS",
     "BackendError",
+    "FrozenConvolution",
+    "FrozenNorm",
+    "Recording",
     "SelectiveScan",
     "SqueezeExcite",
     "depthwise_silu",

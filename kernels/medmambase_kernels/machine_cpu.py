@@ -21,7 +21,8 @@ from llvmlite import ir
 from torch import Tensor
 
 from medmambase_kernels import threads_cpu
-from medmambase_kernels.vector_cpu import ARGUMENTS, FLOAT, INDEX, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
+from medmambase_kernels.recording import current
+from medmambase_kernels.vector_cpu import ARGUMENTS, FLOAT, INDEX, NEXT_TASK, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
 
 _LINE = 16  # floats of a cache line
 _HUGE, _MADV_HUGEPAGE = 1 << 21, 14
@@ -45,15 +46,33 @@ class Program:
             raise TypeError(f"arguments that the kernel has and the call has not, or the other way round: {sorted(missing)}")
         if not tasks:
             return
-        threads = min(torch.get_num_threads(), tasks)
+        threads, recording = min(torch.get_num_threads(), tasks), current()
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
-        scratch = torch.empty(threads * floats + _LINE, dtype=torch.float32, device="cpu")
+        needed = threads * floats + _LINE
+        scratch = torch.empty(needed, dtype=torch.float32, device="cpu") if recording is None else recording.scratch(needed)
         values = [arguments[name] for name in self.arguments]
         table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
         start = _address(scratch)
         table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, start + -start % 64, floats
         table[ARGUMENTS:] = [_address(value) if isinstance(value, Tensor) else value or 0 for value in values]
         threads_cpu.run(self.entries, ctypes.addressof(table), threads)
+        if recording is not None:
+            recording.add(_Launch(self, table, ctypes.addressof(table), threads, (scratch, *values)))
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A launch that was made, to be made again on the same memory, which it keeps."""
+
+    program: Program
+    table: Any
+    address: int
+    threads: int
+    memory: tuple[Tensor | int | None, ...]
+
+    def __call__(self) -> None:
+        self.table[NEXT_TASK] = self.table[NEXT_THREAD] = 0
+        threads_cpu.run(self.program.entries, self.address, self.threads)
 
 
 def _address(t: Tensor) -> int:

@@ -13,6 +13,7 @@ Last stop before: scan_launch_cpu.py. Next stop: scan_cpu.py.
 
 from medmambase_kernels.numerics_cpu import LN2, exp2
 from medmambase_kernels.scan_cpu import CHUNK, INPUTS, SIZES, Form, Lines, Walk
+from medmambase_kernels.squares_cpu import totals
 from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
 
 _RANKS = 3  # of delta's projection at a time: the usual ranks, a 32nd of the channels, are multiples of 3
@@ -244,6 +245,6 @@ def _add_up(kernel: Kernel, vectors: Pointer, out: Pointer, count: Value) -> Non
     lanes = kernel.lanes
     whole = count // lanes
     with kernel.range(0, whole) as i:
-        out.store(i * lanes, kernel.totals([vectors.load((i * lanes + j) * lanes) for j in range(lanes)]))
+        out.store(i * lanes, totals(kernel, [vectors.load((i * lanes + j) * lanes) for j in range(lanes)]))
     with kernel.range(whole * lanes, count) as i:
         out.store_number(i, kernel.total(vectors.load(i * lanes)))

@@ -18,7 +18,7 @@ from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
 
 CHUNK = 32  # steps: what a block of channels needs of them fits the first-level cache; the states kept are 4 n / 32 bytes an element and direction
 INPUTS = ("x", "raw", "rows", "W", "A2", "B", "C", "D", "bias", "order", "initial")
-SIZES = ("batch", "length", "channels", "directions", "periods", "rank")
+SIZES = ("batch", "length", "channels", "directions", "periods", "rank", "row_stride")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Walk:
 
     def __init__(self, kernel: Kernel, form: Form, near: Pointer, b: Value, k: Value, channel: Value) -> None:
         self.kernel, self.form, self.near, self.b, self.k, self.channel = kernel, form, near, b, k, channel
-        self.length, self.channels, self.directions, periods, self.rank = kernel.sizes("length", "channels", "directions", "periods", "rank")
+        self.length, self.channels, self.directions, periods, self.rank, self.row_stride = kernel.sizes(*SIZES[1:])
         self.x, self.raw, self.rows, W, A2, B, C, D, bias, order, _ = kernel.pointers(*INPUTS)
         self.bk = b * self.directions + k
         self.w = self.bk % periods
@@ -92,7 +92,7 @@ class Walk:
 
     def numbers(self, row: Value) -> Pointer:
         """[rank | B | C] of this direction there."""
-        return self.rows.at((row * self.directions + self.k) * self.width)
+        return self.rows.at(row * self.row_stride + self.k * self.width)
 
     def table(self, table: Pointer, first: Value) -> list[list[Value]]:
         """From state ``first`` on, of a table (n, d): [state][vector]."""

@@ -20,7 +20,7 @@ _TASKS = 16
 
 @dataclass(frozen=True)
 class Scan:
-    """k routes over x (b, l, d), whose d is a multiple of the processor's lanes. All float32 and contiguous.
+    """k routes over x (b, l, d), whose d is a multiple of the processor's lanes. All float32 and contiguous; ``rows`` may have gaps between its rows.
 
     ``rows`` (b, l, k, columns): [rank of delta | B | C], of each only what varies, else tables ``B``, ``C`` (p, n, d). ``raw`` (b, l, k, d), what goes
     into the softplus but for ``bias``; None: ``W`` (p, r, d) times the rank. A2 (p, n, d), A log2(e). D, bias (p, d). ``order`` (k, l) int32: the
@@ -40,11 +40,11 @@ class Scan:
     order: Tensor
 
     def form(self, most: int, initial: bool) -> Form:
-        """The kernel for it, with at most so many states in registers."""
+        """The kernel for it, with at most so many vectors of states in registers."""
         lanes, n = machine_cpu.lanes(), self.A2.shape[1]
-        at_once = next(count for count in range(most, 0, -1) if n % count == 0)
         pairs, odd = divmod(self.x.shape[2] // lanes, 2)
         vectors = 2 if not odd and len(self.x) * pairs >= _TASKS else 1
+        at_once = next(count for count in range(most // vectors, 0, -1) if n % count == 0)
         return Form(lanes, n, at_once, vectors, self.W is not None, self.softplus, self.B is None, self.C is None, initial)
 
     @property
@@ -53,7 +53,7 @@ class Scan:
         return {
             "x": self.x, "raw": self.raw, "rows": self.rows, "W": self.W, "A2": self.A2, "B": self.B, "C": self.C, "D": self.D, "bias": self.bias,
             "order": self.order, "batch": len(self.x), "length": self.x.shape[1], "channels": self.x.shape[2], "directions": len(self.order),
-            "periods": len(self.A2), "rank": 0 if self.W is None else self.W.shape[1],
+            "periods": len(self.A2), "rank": 0 if self.W is None else self.W.shape[1], "row_stride": self.rows.stride(1),
         }  # fmt: skip  # as in the kernels
 
 
@@ -83,7 +83,7 @@ def _forward(form: Form, save: bool) -> Program:
 def forward(s: Scan, initial: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, l, d); the state before each chunk (b, k, chunks, n, d) in one axis, empty unless ``save``; the last state (b, k, n, d)."""
     (b, l, d), (_, n, _), k = s.x.shape, s.A2.shape, len(s.order)
-    form = s.form(4, initial is not None)
+    form = s.form(8, initial is not None)
     y = empty(b, l, d)
     entry = empty(b * k * chunks_of(l) * n * d if save else 0)
     last = empty(b, k, n, d)
@@ -115,7 +115,7 @@ def _backward(form: Form) -> Program:
 def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradients:
     """All gradients, given dy (b, l, d), the states that forward kept, and the adjoint of the last state (b, k, n, d), None for zero."""
     (b, l, d), (p, n, _), k = s.x.shape, s.A2.shape, len(s.order)
-    form = s.form(2, dlast is not None)
+    form = s.form(4, dlast is not None)
     cuts = max(1, min(_TASKS // max(b, 1), d // (form.vectors * form.lanes)))
     of_rows = empty(cuts, *s.rows.shape)
     of_state = empty(*((b, k, n, d) if dlast is not None else (0,)))

@@ -29,7 +29,10 @@ def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
 
 
 def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> scans.Scan:
-    rows = x_dbl.flatten(1, 2).float().contiguous()
+    rows = x_dbl.float().flatten(1, 2)
+    l, columns = rows.shape[1], rows.shape[3]
+    if rows.stride() != (l * rows.stride(1), rows.stride(1), columns, 1):  # else rows that may have something between them
+        rows = rows.contiguous()
     W, A2 = scans.fit(dt_weight.transpose(1, 2)), scans.fit(A.transpose(1, 2) * LOG2E)
     return scans.Scan(scans.fit(x.flatten(1, 2)), None, rows, W, A2, None, None, scans.fit(D), scans.fit(dt_bias), True, _orders(*x.shape[1:3]))
 

@@ -2,8 +2,9 @@
 
     p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g    dg = sum over positions of dy x
 
-Forward reads x twice and writes y; backward reads x once, dy twice and writes dx. Kept for backward: p and g, (b, c) each. What is (b, c) is left to
-PyTorch, and so is a width that is no multiple of the processor's lanes. Last stop before: squeeze_excite.py. Next stop: vector_cpu.py.
+Forward reads x twice and writes y, of a small map in one launch; backward reads x once, dy twice and writes dx. Kept for backward: p and g, (b, c) each.
+What is (b, c) is else left to PyTorch, and so is a width that is no multiple of the processor's lanes.
+Last stop before: squeeze_excite.py. Next stop: vector_cpu.py.
 """
 
 import functools
@@ -14,8 +15,10 @@ from torch.nn import functional as F
 
 from medmambase_kernels import machine_cpu, squeeze_excite_torch
 from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
+from medmambase_kernels.numerics_cpu import sigmoid
 from medmambase_kernels.vector_cpu import Kernel
 
+_SMALL = 1 << 19  # numbers of a map up to which one thread for each image, in one launch, is faster than all threads in several operations
 _BAND = 256  # positions of a task, whose sums are added in the order of the tasks
 
 
@@ -53,11 +56,52 @@ def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
     return out.sum(1)
 
 
+@functools.cache
+def _gate(lanes: int) -> Program:
+    """All of forward for an image: means, gate, product. ``excite`` is (hidden, c)."""
+    kernel = Kernel(
+        "gate", ("x", "squeeze", "excite", "numbers", "out", "pooled", "gate"), ("positions", "channels", "hidden", "x_stride"), lanes
+    )  # fmt: skip  # pointers, sizes
+    x, squeeze, excite, numbers, out, pooled, gate = kernel.pointers(*kernel.arguments[:7])
+    positions, channels, hidden, x_stride = kernel.sizes("positions", "channels", "hidden", "x_stride")
+    with kernel.tasks() as image:
+        means, factors = pooled.at(image * channels), gate.at(image * channels)
+        first, last = image * positions, (image + 1) * positions
+        with kernel.range(0, channels, lanes) as c:
+            sums = kernel.variable(kernel.constant(0.0))
+            with kernel.range(first, last) as row:
+                sums.value = sums.value + x.load(row * x_stride + c)
+            means.store(c, sums.value * numbers.number(0))
+            factors.store(c, 0.0)
+        with kernel.range(0, hidden) as j:
+            dot = kernel.variable(kernel.constant(0.0))
+            with kernel.range(0, channels, lanes) as c:
+                dot.value = means.load(c) * squeeze.load(j * channels + c) + dot.value
+            unit = kernel.at_least(0.0, kernel.total(dot.value))
+            with kernel.range(0, channels, lanes) as c:
+                factors.store(c, unit * excite.load(j * channels + c) + factors.load(c))
+        with kernel.range(0, channels, lanes) as c:
+            factor = numbers.number(1) * sigmoid(kernel, factors.load(c))
+            factors.store(c, factor)
+            with kernel.range(first, last) as row:
+                out.store(row * channels + c, x.load(row * x_stride + c) * factor)
+    return compiled(kernel)
+
+
 def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in float32."""
     if not _in_vectors(x):
         return squeeze_excite_torch.forward(x, squeeze, excite, scale)
-    pooled = _over_positions(x, None) / (x.shape[1] * x.shape[2])
+    (b, h, w, c), hidden = x.shape, len(squeeze)
+    if h * w * c <= _SMALL:
+        x_rows, out, means, factors = rows(x), empty(*x.shape), empty(b, c), empty(b, c)
+        numbers = torch.tensor([1 / (h * w), scale], dtype=torch.float32, device="cpu")
+        _gate(machine_cpu.lanes()).launch(
+            b, x=x_rows, squeeze=squeeze.float().contiguous(), excite=excite.float().t().contiguous(), numbers=numbers, out=out, pooled=means,
+            gate=factors, positions=h * w, channels=c, hidden=hidden, x_stride=x_rows.stride(0),
+        )  # fmt: skip  # as in the kernel
+        return out.to(x.dtype), means, factors
+    pooled = _over_positions(x, None) / (h * w)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
     return (x * gate[:, None, None]).to(x.dtype), pooled, gate
 

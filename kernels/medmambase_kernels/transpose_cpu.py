@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medmambase_kernels import machine_cpu
 from medmambase_kernels.machine_cpu import Program, compiled
+from medmambase_kernels.squares_cpu import transposed
 from medmambase_kernels.vector_cpu import Kernel
 
 _BAND = 256  # columns of a task
@@ -27,7 +28,7 @@ def _transpose(lanes: int) -> Program:
         whole_columns = first + (last - first) // lanes * lanes
         old, new = source.at(matrix * from_matrix), out.at(matrix * to_matrix)
         with kernel.range(first, whole_columns, lanes) as j, kernel.range(0, whole_rows, lanes) as i:
-            square = kernel.transposed([old.load((i + s) * from_row + j) for s in range(lanes)])
+            square = transposed(kernel, [old.load((i + s) * from_row + j) for s in range(lanes)])
             for s, vector in enumerate(square):
                 new.store((j + s) * to_row + i, vector)
         for start, stop, rows_from, rows_to in ((first, last, whole_rows, rows), (whole_columns, last, kernel.constant_index(0), whole_rows)):

@@ -94,6 +94,12 @@ class Pointer:
         """The vector that begins there."""
         return self.kernel._load(self.at(offset), self.kernel.vector)
 
+    def fetch(self, offset: Value | int) -> None:
+        """Ask main memory for the cache line there, which is read soon; the place need not exist."""
+        kinds = [POINTER, WORD, WORD, WORD]
+        function = self.kernel._intrinsic("prefetch.p0", ir.VoidType(), kinds)
+        self.kernel.builder.call(function, [self.at(offset).code, WORD(0), WORD(3), WORD(1)])  # to read, into the first cache, data
+
     def store(self, offset: Value | int, value: Value | float) -> None:
         """Write a vector, or a number in every lane."""
         self.kernel.builder.store(self.kernel._as(value, self.kernel.vector), self.at(offset).code, align=_BYTES)
@@ -228,6 +234,14 @@ class Kernel:
         kind = next(value.code.type for value in (yes, no) if isinstance(value, Value))
         return Value(self, self.builder.select(condition.code, self._as(yes, kind), self._as(no, kind)))
 
+    def choose(self, condition: Value, yes: Pointer, no: Pointer) -> Pointer:
+        """One of two places."""
+        return Pointer(self, self.builder.select(condition.code, yes.code, no.code))
+
+    def both(self, a: Value, b: Value) -> Value:
+        """Whether two conditions hold."""
+        return Value(self, self.builder.and_(a.code, b.code))
+
     def smaller(self, a: Value | int, b: Value | int) -> Value:
         """The smaller of two integers."""
         a, b = (Value(self, self._as(value, INDEX)) for value in (a, b))
@@ -274,28 +288,9 @@ class Kernel:
         add = self._intrinsic(f"vector.reduce.fadd.v{self.lanes}f32", FLOAT, [FLOAT, self.vector])
         return Value(self, self.builder.call(add, [FLOAT(-0.0), x.code], fastmath=("reassoc",)))
 
-    def totals(self, vectors: Sequence[Value]) -> Value:
-        """The sums over the lanes of as many vectors as there are lanes, as one vector: halves are exchanged and added, level by level."""
-        level, distance = [vectors[i] for i in _reversed_bits(self.lanes)], 1
-        while len(level) > 1:
-            half = len(level) // 2
-            keep = [i if not i & distance else self.lanes + (i ^ distance) for i in range(self.lanes)]
-            pass_on = [i | distance if not i & distance else self.lanes + i for i in range(self.lanes)]
-            level = [self._shuffle(a, b, keep) + self._shuffle(a, b, pass_on) for a, b in zip(level[:half], level[half:], strict=True)]
-            distance *= 2
-        return level[0]
-
-    def transposed(self, vectors: Sequence[Value]) -> list[Value]:
-        """The columns of a square of as many vectors as there are lanes: blocks of ever smaller size change places."""
-        square, distance = list(vectors), self.lanes // 2
-        while distance:
-            upper = [i if not i & distance else self.lanes + i - distance for i in range(self.lanes)]
-            lower = [i + distance if not i & distance else self.lanes + i for i in range(self.lanes)]
-            for i in (i for i in range(self.lanes) if not i & distance):
-                a, b = square[i], square[i + distance]
-                square[i], square[i + distance] = self._shuffle(a, b, upper), self._shuffle(a, b, lower)
-            distance //= 2
-        return square
+    def shuffle(self, a: Value, b: Value, lanes: list[int]) -> Value:
+        """A vector of some of the lanes of two: those of b count on from those of a."""
+        return Value(self, self.builder.shuffle_vector(a.code, b.code, ir.VectorType(WORD, len(lanes))(lanes)))
 
     # How it is written
 
@@ -311,9 +306,6 @@ class Kernel:
     def _unfused(self, operation: str, a: Value, b: Value) -> Value:
         """a + b or a - b, rounded as it stands."""
         return Value(self, getattr(self.builder, operation)(a.code, b.code))
-
-    def _shuffle(self, a: Value, b: Value, lanes: list[int]) -> Value:
-        return Value(self, self.builder.shuffle_vector(a.code, b.code, ir.VectorType(WORD, len(lanes))(lanes)))
 
     def _as(self, value: Value | float, kind: ir.Type) -> ir.Value:
         if not isinstance(value, Value):
@@ -340,8 +332,3 @@ class Kernel:
 
     def _load(self, place: Pointer, kind: ir.Type) -> Value:
         return Value(self, self.builder.load(place.code, typ=kind, align=_BYTES))
-
-
-def _reversed_bits(count: int) -> list[int]:
-    """0 .. count - 1, a power of two, with the bits of each reversed: the order in which ``totals`` takes vectors so that sums come out in place."""
-    return [0] if count == 1 else [2 * i for i in _reversed_bits(count // 2)] + [2 * i + 1 for i in _reversed_bits(count // 2)]

@@ -3,19 +3,21 @@
 Maps are channels-last (b, h, w, c) throughout. Last stop before: ``network.py``; next stop: ``medmambase_kernels``.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medmambase.config import Block, ModelConfig
-from medmambase_kernels import SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
+from medmambase_kernels import FrozenConvolution, FrozenNorm, SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
 
 PATCH = 4
 _SMALL = 20480  # numbers in a map up to which PyTorch convolves a single one without oneDNN
 
 
-def convolve(module: nn.Module, x: Tensor) -> Tensor:
+def convolve(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a module that wants (b, c, h, w) to a channels-last map; the permutations are views, not copies."""
     y: Tensor = module(x.permute(0, 3, 1, 2))
     return y.permute(0, 2, 3, 1)
@@ -36,9 +38,18 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Projection(nn.Linear):
     """``project`` with its parameters."""
 
+    def frozen(self) -> FrozenConvolution:
+        """The same for prediction alone."""
+        return frozen(self.weight, self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, in_features) -> (b, h, w, out_features)."""
         return project(x, self.weight, self.bias)
+
+
+def frozen(weight: Tensor, bias: Tensor | None = None) -> FrozenConvolution:
+    """``project`` by weights (out, c) that do not change any more."""
+    return FrozenConvolution(weight[:, :, None, None], bias)
 
 
 def lay_out(network: nn.Module) -> None:
@@ -76,7 +87,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.pad = config.odd == "pad"
         self.proj = nn.Conv2d(config.in_chans, config.dims[0], PATCH, PATCH)
-        self.norm = nn.LayerNorm(config.dims[0])
+        self.norm: nn.Module = nn.LayerNorm(config.dims[0])
 
     def forward(self, image: Tensor) -> Tensor:
         """image (b, in_chans, h, w) of any size -> (b, h', w', dims[0])."""
@@ -91,8 +102,8 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int, pad: bool) -> None:
         super().__init__()
         self.pad = pad
-        self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = Projection(4 * channels, 2 * channels, bias=False)
+        self.norm: nn.Module = nn.LayerNorm(4 * channels)
+        self.reduction: nn.Module = Projection(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """An odd row or column gets a neighbour of zeros, or is dropped."""
@@ -104,7 +115,15 @@ class PatchMerging(nn.Module):
         return y
 
 
-class ConvBranch(nn.Sequential):
+class OnMaps(nn.Sequential):
+    """Modules that want (b, c, h, w), one after the other on a channels-last map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, c) -> (b, h, w, c')."""
+        return convolve(super().forward, x)
+
+
+class ConvBranch(OnMaps):
     """Two 3x3 convolutions and a 1x1. ``norm_first`` adds BatchNorm before the first and ReLU after the last, as MedMamba does."""
 
     def __init__(self, channels: int, norm_first: bool) -> None:
@@ -115,12 +134,16 @@ class ConvBranch(nn.Sequential):
         after: list[nn.Module] = [nn.ReLU()] if norm_first else []
         super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
 
-    def fold(self) -> None:
-        """Make one convolution of each and the BatchNorm after it, for evaluation alone."""
-        for i in range(len(self) - 1):
-            convolution, norm = self[i], self[i + 1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                self[i], self[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    def frozen(self) -> nn.Sequential:
+        """The same for prediction alone: each convolution, the BatchNorm after it and the ReLU as one step."""
+        steps: list[nn.Module] = []
+        for module, after in zip(self, (*list(self)[1:], None), strict=True):
+            if isinstance(module, nn.Conv2d):
+                folded = fuse_conv_bn_eval(module, after) if isinstance(after, nn.BatchNorm2d) else module
+                steps.append(FrozenConvolution(folded.weight, folded.bias, relu=after is not None))
+            elif not steps:  # the BatchNorm before the first convolution: zeros lie around what it makes, so it stays
+                steps.append(OnMaps(module))
+        return nn.Sequential(*steps)
 
 
 class SS2D(nn.Module):
@@ -134,7 +157,7 @@ class SS2D(nn.Module):
         super().__init__()
         inner, rank, directions = 2 * channels, -(-channels // 16), 4
         self.rank, self.state = rank, state
-        self.in_proj = Projection(channels, 2 * inner, bias=False)
+        self.in_proj: nn.Module = Projection(channels, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.x_proj = nn.Parameter(torch.empty(directions, rank + 2 * state, inner))
         self.dt_weight = nn.Parameter(torch.empty(directions, inner, rank))
@@ -142,19 +165,46 @@ class SS2D(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(directions, inner, 1))
         self.D = nn.Parameter(torch.ones(directions, inner))
         self.norm = nn.LayerNorm(inner)
-        self.out_proj = Projection(inner, channels, bias=False)
+        self.out_proj: nn.Module = Projection(inner, channels, bias=False)
+        # Once frozen: the projection by x_proj, and A.
+        self.to_columns: nn.Module | None = None
+        self.A: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
         x, z = self.in_proj(x).chunk(2, -1)
         assert self.conv.bias is not None  # it was built with one
         x = depthwise_silu(x, self.conv.weight, self.conv.bias)
-        x_dbl = project(x, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2])
-        A = -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
+        columns = project(x, self.x_proj.flatten(0, 1)) if self.to_columns is None else self.to_columns(x)
+        x_dbl = columns.unflatten(-1, self.x_proj.shape[:2])
+        A = self.state_matrix() if self.A is None else self.A
         # The sum of four scans leaves float32 only after the norm: in float16 it can overflow.
         y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
         out: Tensor = self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps))
         return out
+
+    def state_matrix(self) -> Tensor:
+        """A (directions, inner, state), below zero, in float32 or float64."""
+        return -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
+
+    def freeze(self) -> None:
+        """Compute and lay out once what does not change any more: A and delta's projection as the scan reads them, with the channels side by side."""
+        self.to_columns = frozen(self.x_proj.flatten(0, 1))
+        del self.A
+        self.register_buffer("A", self.state_matrix().transpose(1, 2).contiguous().transpose(1, 2))
+        self.dt_weight.data = self.dt_weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def freeze(network: nn.Module) -> None:
+    """Replace what can be computed once, or laid out once, where weights do not change any more; for evaluation alone and without gradients."""
+    for module in list(network.modules()):
+        if isinstance(module, SS2D):
+            module.freeze()
+        for name, child in list(module.named_children()):
+            if isinstance(child, Projection | ConvBranch):
+                setattr(module, name, child.frozen())
+            elif isinstance(child, nn.LayerNorm) and not isinstance(module, SS2D):  # whose norm is one operator with the gate
+                setattr(module, name, FrozenNorm(child))
 
 
 def channel_shuffle(x: Tensor) -> Tensor:
@@ -172,17 +222,17 @@ class SSConvSSM(nn.Module):
     def __init__(self, channels: int, config: ModelConfig, drop_path: float) -> None:
         super().__init__()
         self.inner_residual = as_coded(config.block)
-        self.conv_branch = ConvBranch(channels // 2, norm_first=not as_coded(config.block))
-        self.ssm_norm = nn.LayerNorm(channels // 2)
+        self.conv_branch: nn.Module = ConvBranch(channels // 2, norm_first=not as_coded(config.block))
+        self.ssm_norm: nn.Module = nn.LayerNorm(channels // 2)
         self.ssm_branch = SS2D(channels // 2, config.state)
         self.drop_path = DropPath(drop_path)
         self.se = SqueezeExcite(channels, reduction=config.se_reduction, hidden_min=config.se_hidden_min, scale=se_scale(config)) if has_se(config) else None
-        self.mix = Projection(channels, channels) if as_coded(config.block) else None
+        self.mix: nn.Module | None = Projection(channels, channels) if as_coded(config.block) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
         conv_in, ssm_in = x.chunk(2, -1)
-        conv = convolve(self.conv_branch, conv_in)
+        conv = self.conv_branch(conv_in)
         ssm = self.drop_path(self.ssm_branch(self.ssm_norm(ssm_in)))
         if self.inner_residual:
             ssm = ssm + ssm_in

@@ -1,0 +1,72 @@
+"""What a computation did, to be done again: on a small input Python takes longer to say what to do than the processor to do it.
+
+Within ``with Recording() as recording`` every launch of a CPU kernel is kept as well as run, with its memory, and so is every ``recording.call``. ``replay``
+then does the same on the same memory: whoever recorded writes the next input where the first one stood, and reads the result where the first one came.
+What else is computed in between is computed once, as the constants are that weights are brought to.
+
+Next stop: ``machine_cpu``, whose launches are recorded.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class _Current(threading.local):
+    """What records in this thread."""
+
+    recording: "Recording | None" = None
+
+
+_current = _Current()
+
+
+class Recording:
+    """The steps that were taken while it was open, in their order. Not for two threads at once, neither to record nor to replay."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+        self._scratch = torch.empty(0, dtype=torch.float32, device="cpu")
+
+    def __enter__(self) -> Self:
+        if _current.recording is not None:
+            raise RuntimeError("a recording is open in this thread already; close it first")
+        _current.recording = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.recording = None
+
+    def add(self, step: Callable[[], object]) -> None:
+        """Keep a step that was taken."""
+        self._steps.append(step)
+
+    def call(self, function: Callable[..., Any], shape: tuple[int, ...], *arguments: Any) -> Tensor:
+        """``function(*arguments, out=...)`` into new float32 memory of ``shape``: now, and at every replay. Returns that memory."""
+        out = torch.empty(shape, dtype=torch.float32, device="cpu")
+
+        def step() -> None:
+            function(*arguments, out=out)
+
+        step()
+        self.add(step)
+        return out
+
+    def scratch(self, floats: int) -> Tensor:
+        """Memory that steps write before they read it, shared by all."""
+        if len(self._scratch) < floats:
+            self._scratch = torch.empty(floats, dtype=torch.float32, device="cpu")
+        return self._scratch
+
+    def replay(self) -> None:
+        """Take all steps again."""
+        for step in self._steps:
+            step()
+
+
+def current() -> Recording | None:
+    """What records in this thread, if anything does."""
+    return _current.recording
