@@ -178,7 +178,7 @@ def test_the_other_ways_to_run_threads_give_the_same_bits(threads, monkeypatch: 
     def by_the_other_entry(entries: threads_cpu.Entries, table: int, count: int) -> None:
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(entries.kmp)(None, None, table)
 
-    monkeypatch.setattr(threads_cpu, "_team", lambda: by_the_other_entry)
+    monkeypatch.setattr(threads_cpu, "_team", lambda: threads_cpu.Team(by_the_other_entry))
     assert all(torch.equal(a, b) for a, b in zip(results(call, "cpu"), expected, strict=True))
 
 

@@ -1,5 +1,6 @@
 """Networks and layers that only predict: frozen weights, vector code, and recordings that are repeated."""
 
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
@@ -9,7 +10,7 @@ from conftest import relative_error
 from torch.nn import functional as F
 
 from medmambase import MedMambaSE, ModelConfig, use_backend
-from medmambase_kernels import FrozenConvolution, FrozenNorm, Recording, machine_cpu, squeeze_excite
+from medmambase_kernels import FrozenConvolution, FrozenNorm, Recording, corners, machine_cpu, squeeze_excite, threads_cpu
 
 LANES = [4, 8, *([16] if machine_cpu.lanes() == 16 else [])]
 
@@ -138,3 +139,48 @@ def test_a_recording_takes_its_steps_again_and_only_one_is_open() -> None:
     x.copy_(torch.randn_like(x))
     recording.replay()
     assert relative_error(y, convolution(x) + x) < 1e-6
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(("h", "w", "c"), [(2, 2, 16), (5, 7, 32), (4, 6, 20)])
+def test_corners_stand_side_by_side(lanes: int, h: int, w: int, c: int, monkeypatch) -> None:
+    monkeypatch.setattr(machine_cpu, "lanes", lambda: lanes)
+    x = torch.randn(2, h, w, 2 * c)[..., c:]
+    places = [(i, j) for i in range(h // 2) for j in range(w // 2)]
+    found = [torch.cat([x[:, 2 * i + down, 2 * j + right] for right in (0, 1) for down in (0, 1)], -1) for i, j in places]
+    expected = torch.stack(found, 1).view(2, h // 2, w // 2, 4 * c)
+    assert torch.equal(corners(x), expected)
+    with use_backend("torch"):
+        assert torch.equal(corners(x), expected)
+    assert corners(x[:, :1]).shape == (2, 0, w // 2, 4 * c)
+
+
+@pytest.mark.parametrize("way", ["pool", "one thread", "the other entry"])
+def test_a_recording_is_replayed_alike_by_every_kind_of_thread(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if way == "one thread" else 2)
+    try:
+        fast, images = trained().for_prediction(), torch.randn(3, 1, 3, 32, 32)
+        expected = [fast(image) for image in images]
+        came: list[int] = []
+
+        def number(identity: int, me: int) -> None:
+            came.append(me)
+
+        barrier = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32)(number)
+
+        def by_the_other_entry(entries: threads_cpu.Entries, table: int, count: int) -> None:
+            me = ctypes.c_int32(7)
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(entries.kmp)(ctypes.addressof(me), None, table)
+
+        teams = {
+            "pool": threads_cpu._pool(),
+            "the other entry": threads_cpu.Team(by_the_other_entry, ctypes.cast(barrier, ctypes.c_void_p).value or 0, 1),
+        }
+        if way in teams:
+            monkeypatch.setattr(threads_cpu, "_team", lambda: teams[way])
+        for _ in range(2):
+            assert all(torch.equal(fast(image), each) for image, each in zip(images, expected, strict=True))
+        assert set(came) == ({7} if way == "the other entry" else set())
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ matrices, hence the lower-case axes.
 
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
-from medmambase_kernels.frozen import FrozenConvolution, FrozenNorm
+from medmambase_kernels.frozen import FrozenConvolution, FrozenNorm, corners
 from medmambase_kernels.gated_norm import gated_norm
 from medmambase_kernels.recording import Recording
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
@@ -22,6 +22,7 @@ __all__ = [
     "Recording",
     "SelectiveScan",
     "SqueezeExcite",
+    "corners",
     "depthwise_silu",
     "describe_backend",
     "gated_norm",

@@ -1,7 +1,7 @@
 """Layers whose weights do not change any more, for prediction: laid out once for the processor at hand.
 
 Not operators, and without gradients: where our vector code does not run, or autocast or a compiler is at work, they are PyTorch's own.
-Next stops: ``convolve_cpu``, ``norm_cpu``.
+Next stops: ``convolve_cpu``, ``norm_cpu``, ``corners_cpu``.
 """
 
 from typing import Any
@@ -16,6 +16,21 @@ from medmambase_kernels import backend as engines
 def _ours(x: Tensor, weight: Tensor) -> bool:
     plain = x.dtype == torch.float32 == weight.dtype and x.numel() > 0 and type(x) is Tensor and not torch.compiler.is_compiling()
     return plain and not torch.is_autocast_enabled(x.device.type) and engines.choose(x.device, x.dtype, None).name == "cpu"
+
+
+@torch.no_grad()
+def corners(x: Tensor) -> Tensor:
+    """The four positions of each square of 2 x 2 side by side: (b, h, w, c) -> (b, h // 2, w // 2, 4 c), in the order (0, 0), (1, 0), (0, 1), (1, 1).
+
+    A last odd row or column is left out. Without gradients, as all in this file.
+    """
+    if _ours(x, x):
+        engine = engines.engine("corners", "cpu")
+        if engine.fits(x):
+            y: Tensor = engine.corners(x)
+            return y
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return torch.cat([x[:, row:height:2, column:width:2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))], -1)
 
 
 class FrozenNorm(nn.Module):

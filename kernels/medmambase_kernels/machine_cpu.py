@@ -13,6 +13,7 @@ import ctypes
 import functools
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -21,6 +22,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from medmambase_kernels import threads_cpu
+from medmambase_kernels.backend import forked
 from medmambase_kernels.recording import current
 from medmambase_kernels.vector_cpu import ARGUMENTS, FLOAT, INDEX, NEXT_TASK, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
 
@@ -46,7 +48,8 @@ class Program:
             raise TypeError(f"arguments that the kernel has and the call has not, or the other way round: {sorted(missing)}")
         if not tasks:
             return
-        threads, recording = min(torch.get_num_threads(), tasks), current()
+        recording, most = current(), torch.get_num_threads()
+        threads = min(most, tasks) if recording is None else most
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
         needed = threads * floats + _LINE
         scratch = torch.empty(needed, dtype=torch.float32, device="cpu") if recording is None else recording.scratch(needed)
@@ -57,22 +60,102 @@ class Program:
         table[ARGUMENTS:] = [_address(value) if isinstance(value, Tensor) else value or 0 for value in values]
         threads_cpu.run(self.entries, ctypes.addressof(table), threads)
         if recording is not None:
-            recording.add(_Launch(self, table, ctypes.addressof(table), threads, (scratch, *values)))
+            last = recording.last()
+            launches = last if isinstance(last, _Launches) and last.threads == threads else recording.add(_Launches(threads))
+            launches.append(_Launch(self.entries, table, (self, scratch, *values)))
 
 
 @dataclass(frozen=True)
 class _Launch:
     """A launch that was made, to be made again on the same memory, which it keeps."""
 
-    program: Program
+    entries: threads_cpu.Entries
     table: Any
-    address: int
-    threads: int
-    memory: tuple[Tensor | int | None, ...]
+    memory: tuple[object, ...]
+
+    def begin(self) -> None:
+        """Before it is made again: no thread has come, no task is taken."""
+        self.table[NEXT_TASK] = self.table[NEXT_THREAD] = 0
+
+
+class _Launches:
+    """Launches that followed each other, made again as one: between two kernels the threads wait for each other, which is sooner done than to be called
+    anew.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._launches: list[_Launch] = []
+        self._list: Any = None
+
+    def append(self, launch: _Launch) -> None:
+        """One more."""
+        launch.begin()
+        self._launches.append(launch)
+        pairs = [(each.entries.plain, ctypes.addressof(each.table)) for each in self._launches]
+        self._list = (ctypes.c_int64 * (_LAUNCHES + 2 * len(pairs)))(0, len(pairs), 0, 0, *chain.from_iterable(pairs))
 
     def __call__(self) -> None:
-        self.table[NEXT_TASK] = self.table[NEXT_THREAD] = 0
-        threads_cpu.run(self.program.entries, self.address, self.threads)
+        alone = self.threads <= 1 or forked()
+        barrier = (0, 0) if alone else threads_cpu.barrier()
+        if barrier is None:
+            for launch in self._launches:
+                threads_cpu.run(launch.entries, ctypes.addressof(launch.table), self.threads)
+                launch.begin()
+            return
+        self._list[0] = 0
+        self._list[2:_LAUNCHES] = barrier
+        threads_cpu.run(_replay().entries, ctypes.addressof(self._list), 1 if alone else self.threads)
+
+
+# The threads that came, how many launches, the address of the barrier or 0, and of what it takes; then of each launch its kernel's entry and its table.
+_LAUNCHES = 4
+_REPLAY = """
+define void @{name}({parameters}) {{
+  %thread = atomicrmw add ptr %list, i64 1 monotonic
+  %first = icmp eq i64 %thread, 0
+  %count.at = getelementptr i64, ptr %list, i64 1
+  %count = load i64, ptr %count.at
+  %barrier.at = getelementptr i64, ptr %list, i64 2
+  %barrier = load ptr, ptr %barrier.at
+  %alone = icmp eq ptr %barrier, null
+  %identity.at = getelementptr i64, ptr %list, i64 3
+  %identity = load ptr, ptr %identity.at
+  %launches = getelementptr i64, ptr %list, i64 {launches}
+  br label %launch
+launch:
+  %i = phi i64 [ 0, %0 ], [ %next, %done ]
+  %place = shl i64 %i, 1
+  %kernel.at = getelementptr i64, ptr %launches, i64 %place
+  %kernel = load ptr, ptr %kernel.at
+  %table.at = getelementptr i64, ptr %kernel.at, i64 1
+  %table = load ptr, ptr %table.at
+  call void %kernel(ptr %table)
+  br i1 %alone, label %together, label %wait
+wait:
+  {wait}
+  br label %together
+together:
+  br i1 %first, label %begin, label %done
+begin:
+  store <2 x i64> zeroinitializer, ptr %table, align 8
+  br label %done
+done:
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %count
+  br i1 %more, label %launch, label %end
+end:
+  ret void
+}}
+"""
+
+
+@functools.cache
+def _replay() -> Program:
+    """What every thread does of `_Launches`. The first one sets back both counters of a table, its first two words, once nobody takes tasks of it."""
+    plain = _REPLAY.format(name="replay", parameters="ptr %list", launches=_LAUNCHES, wait="call void %barrier()")
+    number = "%number = load i32, ptr %me\n  call void %barrier(ptr %identity, i32 %number)"
+    return _compile("replay", plain + _REPLAY.format(name="replay_kmp", parameters="ptr %me, ptr %team, ptr %list", launches=_LAUNCHES, wait=number))
 
 
 def _address(t: Tensor) -> int:
@@ -161,8 +244,13 @@ def _finish(kernel: Kernel) -> str:
 
 def compiled(kernel: Kernel) -> Program:
     """Finish a kernel and compile it."""
+    return _compile(kernel.name, _finish(kernel), kernel.arguments, kernel.scratch_floats)
+
+
+def _compile(name: str, code: str, arguments: tuple[str, ...] = (), scratch_floats: int = 0) -> Program:
+    """A function and its other entry, ``{name}_kmp``, for this processor."""
     machine = target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3)
-    module = llvm.parse_assembly(_finish(kernel))
+    module = llvm.parse_assembly(code)
     module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
@@ -170,5 +258,5 @@ def compiled(kernel: Kernel) -> Program:
     llvm.create_pass_builder(machine, options).getModulePassManager().run(module, llvm.create_pass_builder(machine, options))
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    entries = threads_cpu.Entries(engine.get_function_address(kernel.name), engine.get_function_address(f"{kernel.name}_kmp"))
-    return Program(entries, kernel.arguments, kernel.scratch_floats, engine)
+    entries = threads_cpu.Entries(engine.get_function_address(name), engine.get_function_address(f"{name}_kmp"))
+    return Program(entries, arguments, scratch_floats, engine)

@@ -9,10 +9,12 @@ Next stop: ``machine_cpu``, whose launches are recorded.
 
 import threading
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+Step = TypeVar("Step", bound=Callable[[], object])
 
 
 class _Current(threading.local):
@@ -40,9 +42,14 @@ class Recording:
     def __exit__(self, *_: object) -> None:
         _current.recording = None
 
-    def add(self, step: Callable[[], object]) -> None:
-        """Keep a step that was taken."""
+    def add(self, step: Step) -> Step:
+        """Keep a step that was taken, and hand it back."""
         self._steps.append(step)
+        return step
+
+    def last(self) -> Callable[[], object] | None:
+        """The step that was taken last."""
+        return self._steps[-1] if self._steps else None
 
     def call(self, function: Callable[..., Any], shape: tuple[int, ...], *arguments: Any) -> Tensor:
         """``function(*arguments, out=...)`` into new float32 memory of ``shape``: now, and at every replay. Returns that memory."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,12 +39,28 @@ class _Identity(ctypes.Structure):
     )  # fmt: skip  # its layout, on one line
 
 
+@dataclass(frozen=True)
+class Team:
+    """``region(entries, table, threads)``, and the address of the function by which threads within it wait for each other, with that of its identity; 0:
+    they cannot.
+    """
+
+    region: Callable[[Entries, int, int], None]
+    barrier: int = 0
+    identity: int = 0
+
+
 def run(entries: Entries, table: int, threads: int) -> None:
     """Call the function on so many threads at once, the calling one among them, and wait for all."""
     if threads <= 1 or forked():
         _call(entries.plain)(table)
     else:
-        _team()(entries, table, threads)
+        _team().region(entries, table, threads)
+
+
+def barrier() -> tuple[int, int] | None:
+    """Where several threads of `run` find a barrier: ``f()`` from an entry that is plain, else ``f(identity, *me)``. None: they have none."""
+    return (_team().barrier, _team().identity) if _team().barrier else None
 
 
 def _openmp() -> ctypes.CDLL | None:
@@ -58,8 +75,12 @@ def _openmp() -> ctypes.CDLL | None:
     return None
 
 
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 @functools.cache
-def _team() -> Callable[[Entries, int, int], None]:
+def _team() -> Team:
     library = _openmp()
     if library is not None and hasattr(library, "GOMP_parallel"):
         return _gnu(library)
@@ -68,17 +89,17 @@ def _team() -> Callable[[Entries, int, int], None]:
     return _pool()
 
 
-def _gnu(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
+def _gnu(library: ctypes.CDLL) -> Team:
     parallel = library.GOMP_parallel
     parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
 
     def region(entries: Entries, table: int, threads: int) -> None:
         parallel(entries.plain, table, threads, 0)
 
-    return region
+    return Team(region, _address(library.GOMP_barrier))
 
 
-def _kmp(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
+def _kmp(library: ctypes.CDLL) -> Team:
     fork, me, ask = library["__kmpc_fork_call"], library["__kmpc_global_thread_num"], library["__kmpc_push_num_threads"]
     # What goes on to the function is variadic, which Apple's processors pass otherwise: an argument beyond argtypes is passed so.
     fork.argtypes, fork.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p], None
@@ -91,10 +112,10 @@ def _kmp(library: ctypes.CDLL) -> Callable[[Entries, int, int], None]:
         ask(here, me(here), threads)
         fork(here, 1, entries.kmp, ctypes.c_void_p(table))
 
-    return region
+    return Team(region, _address(library["__kmpc_barrier"]), ctypes.addressof(identity))
 
 
-def _pool() -> Callable[[Entries, int, int], None]:
+def _pool() -> Team:
     @functools.cache
     def workers(count: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(count, "medmambase")
@@ -117,4 +138,4 @@ def _pool() -> Callable[[Entries, int, int], None]:
         if interrupted is not None:
             raise interrupted
 
-    return region
+    return Team(region)

@@ -61,8 +61,8 @@ def lay_out(network: nn.Module) -> None:
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zeros below and to the right of x (..., h, w), until h and w are multiples."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
+    below, right = (-side % multiple for side in x.shape[-2:])
+    return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
 class DropPath(nn.Module):
@@ -86,14 +86,30 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pad = config.odd == "pad"
-        self.proj = nn.Conv2d(config.in_chans, config.dims[0], PATCH, PATCH)
+        self.proj: nn.Module = nn.Conv2d(config.in_chans, config.dims[0], PATCH, PATCH)
         self.norm: nn.Module = nn.LayerNorm(config.dims[0])
 
     def forward(self, image: Tensor) -> Tensor:
         """image (b, in_chans, h, w) of any size -> (b, h', w', dims[0])."""
-        patches = self.proj(pad_to_multiple(image, PATCH) if self.pad else image)
-        x: Tensor = self.norm(patches.permute(0, 2, 3, 1))
+        if isinstance(self.proj, FrozenConvolution):
+            x: Tensor = self.norm(self.proj(self.patches(image)))
+        else:
+            x = self.norm(self.proj(self._fit(image)).permute(0, 2, 3, 1))
         return x
+
+    def patches(self, image: Tensor) -> Tensor:
+        """image (b, in_chans, h, w) -> (b, h', w', in_chans * 4 * 4): what ``proj``, frozen, takes."""
+        image = self._fit(image)
+        height, width = (side // PATCH * PATCH for side in image.shape[2:])
+        return image[:, :, :height, :width].unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+
+    def freeze(self) -> None:
+        """Each patch becomes a vector before it is projected, as a position of a map is."""
+        assert isinstance(self.proj, nn.Conv2d)
+        self.proj = frozen(self.proj.weight.flatten(1), self.proj.bias)
+
+    def _fit(self, image: Tensor) -> Tensor:
+        return pad_to_multiple(image, PATCH) if self.pad else image
 
 
 class PatchMerging(nn.Module):
@@ -198,7 +214,7 @@ class SS2D(nn.Module):
 def freeze(network: nn.Module) -> None:
     """Replace what can be computed once, or laid out once, where weights do not change any more; for evaluation alone and without gradients."""
     for module in list(network.modules()):
-        if isinstance(module, SS2D):
+        if isinstance(module, SS2D | PatchEmbedding):
             module.freeze()
         for name, child in list(module.named_children()):
             if isinstance(child, Projection | ConvBranch):

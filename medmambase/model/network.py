@@ -119,9 +119,9 @@ class MedMambaSE(nn.Module):
             raise ValueError(f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, height, width)")
         if self.config.odd == "crop" and min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
             raise ValueError(f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least {least}: use odd='pad'")
+        if self._recorded is not None and can_record(self, image):
+            return self._recorded(self, self.embedding.patches(image), last=not self.features_only)
         x = self.dropout(self.embedding(image))
-        if self._recorded is not None and can_record(self.stages, x):
-            return self._recorded(self.stages, x, last=not self.features_only)
         maps, recompute = [], self.recompute and self.training and torch.is_grad_enabled()
         for stage in self.stages:
             x = stage(x, recompute)

@@ -4,20 +4,21 @@ The same boxes in the same order as ``layers.py``, written as steps that leave t
 """
 
 import threading
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medmambase.model.layers import SS2D, OnMaps
-from medmambase_kernels import Recording, depthwise_silu, describe_backend, gated_norm, selective_scan_2d
+from medmambase.model.layers import PATCH, SS2D, OnMaps
+from medmambase_kernels import Recording, corners, depthwise_silu, describe_backend, gated_norm, selective_scan_2d
 
 _MOST = 4  # sizes of images whose recordings are kept, each with all its maps
 _NUMBERS = 1 << 18  # of an image and its batch up to which Python's share is worth recording
 
 
 class Recorded:
-    """From patches to the stages' maps, by recordings for each size of image that was met."""
+    """From an image's patches to the stages' maps, by recordings for each size of image that was met."""
 
     def __init__(self) -> None:
         self._recordings: dict[tuple[int, ...], tuple[Recording, Tensor, list[Tensor]]] = {}
@@ -33,8 +34,8 @@ class Recorded:
         Recorded.__init__(self)
 
     @torch.inference_mode()
-    def __call__(self, stages: nn.ModuleList, x: Tensor, last: bool) -> list[Tensor]:
-        """x (b, h, w, c), embedded, and the frozen stages -> each stage's map, or the last alone."""
+    def __call__(self, network: Any, x: Tensor, last: bool) -> list[Tensor]:
+        """x (b, h, w, c), the patches, and the frozen network -> each stage's map, or the last alone."""
         key = (*x.shape, torch.get_num_threads())
         with self._lock:
             if key not in self._recordings:
@@ -42,7 +43,7 @@ class Recorded:
                     del self._recordings[next(iter(self._recordings))]
                 start = x.clone(memory_format=torch.contiguous_format)
                 with Recording() as recording:
-                    self._recordings[key] = recording, start, _maps(recording, stages, start)
+                    self._recordings[key] = recording, start, _maps(recording, network, start)
             else:
                 recording, start, _ = self._recordings[key]
                 start.copy_(x)
@@ -51,18 +52,19 @@ class Recorded:
             return [each.clone() for each in (maps[-1:] if last else maps)]
 
 
-def can_record(stages: nn.ModuleList, x: Tensor) -> bool:
+def can_record(network: Any, image: Tensor) -> bool:
     """Whether every step from there on is one that a recording can repeat: vector code on whole vectors, float32, and nobody who watches."""
     watched = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state()
     return (
-        x.device.type == "cpu" and x.dtype == torch.float32 == next(stages.parameters()).dtype and 0 < x.numel() <= _NUMBERS
-        and not watched and x.shape[-1] % 32 == 0 and type(x) is Tensor and describe_backend("cpu").startswith("cpu:")
+        image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype and not watched and type(image) is Tensor
+        and 0 < len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * network.config.dims[0] <= _NUMBERS
+        and network.config.dims[0] % 32 == 0 and describe_backend("cpu").startswith("cpu:")
     )  # fmt: skip  # a list of conditions
 
 
-def _maps(recording: Recording, stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
-    maps = []
-    for stage in list[Any](stages):
+def _maps(recording: Recording, network: Any, x: Tensor) -> list[Tensor]:
+    maps, x = [], network.embedding.norm(network.embedding.proj(x))
+    for stage in network.stages:
         if stage.merging is not None:
             x = _merge(recording, stage.merging, x)
         for block in stage.blocks:
@@ -79,10 +81,7 @@ def _merge(recording: Recording, merging: Any, x: Tensor) -> Tensor:
     b, h, w, c = x.shape
     if merging.pad and (h % 2 or w % 2):
         x = recording.call(_pad, (b, h + h % 2, w + w % 2, c), x)
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    corners = [x[:, row:height:2, column:width:2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    joined = recording.call(torch.cat, (b, height // 2, width // 2, 4 * c), corners, -1)
-    y: Tensor = merging.reduction(merging.norm(joined))
+    y: Tensor = merging.reduction(merging.norm(corners(x)))
     return y
 
 
