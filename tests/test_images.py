@@ -106,11 +106,13 @@ def test_transparency_is_laid_on_black(tmp_path: Path, mode: str) -> None:
         assert read_image(tmp_path / "a.png", 3)[0, :, 0].tolist() == [200, 100, 0]
 
 
-@pytest.mark.parametrize(("mode", "suffix", "tolerance"), [("CMYK", "tif", 2), ("CMYK", "jpg", 30), ("P", "gif", 40), ("P", "png", 40), ("YCbCr", "tif", 5)])
+@pytest.mark.parametrize(("mode", "suffix", "tolerance"), [("CMYK", "tif", 2), ("CMYK", "jpg", 30), ("P", "gif", 40), ("P", "png", 40), ("YCbCr", "tif", 18)])
 def test_colour_modes_come_out_in_their_colours(tmp_path: Path, mode: str, suffix: str, tolerance: int) -> None:
     path = tmp_path / f"a.{suffix}"
     picture = Image.fromarray(colours())
-    (picture.quantize(256) if mode == "P" else picture.convert(mode)).save(path)
+    # Before version 13 Pillow could not read the YCbCr TIFF it writes without compression; those that are met are compressed.
+    options: dict[str, Any] = {"compression": "jpeg", "quality": 95} if mode == "YCbCr" else {}
+    (picture.quantize(256) if mode == "P" else picture.convert(mode)).save(path, **options)
     difference = np.abs(read_image(path, 3).astype(int) - colours())
     assert difference.mean() <= tolerance / 3 and difference.max() <= tolerance
 
@@ -287,7 +289,7 @@ def test_shrinking_smooths_and_the_right_size_changes_nothing() -> None:
 def test_load_and_normalise_give_the_networks_input(tmp_path: Path, channels: int) -> None:
     Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).save(tmp_path / "a.png")
     preprocessing = Preprocessing(size=2, channels=channels)
-    image = load(tmp_path / "a.png", preprocessing)
+    image, _ = load(tmp_path / "a.png", preprocessing)
     assert image.shape == (channels, 2, 2) and image.dtype == torch.uint8 and image.is_contiguous()
     assert normalise(image[None], preprocessing).tolist() == [[[[-1.0, 1.0], [1.0, -1.0]]] * channels]
     assert image.max() == 255  # the stored image is untouched
@@ -309,24 +311,31 @@ def test_paths_with_spaces_and_other_alphabets_are_read(tmp_path: Path) -> None:
     assert read_image(path, 1).max() == 9
 
 
-def test_the_odd_files_that_must_load_do_and_the_damaged_cost_one_line_each(shared: Path) -> None:
-    files = [path for kind in ("good_modes", "exif_orientation", "damaged") for path in sorted((shared / "data" / "odd_formats" / kind).iterdir())]
-    assert len(files) > 80
-    failed = set()
-    for path in files:
-        for channels in (1, 3):
-            try:
-                assert load(path, Preprocessing(size=32, channels=channels)).shape == (channels, 32, 32)
-            except ImageError as error:
-                assert "\n" not in str(error)
-                failed.add(f"{path.parent.name}/{path.name}")
-    assert {name.split("/")[0] for name in failed} == {"damaged"}
-    for name in ("truncated_jpeg.jpg", "truncated_image.png", "truncated_end_chunk.png", "broken_data_stream.png", "bmp_b_shortfile.bmp", "bmp_b_badwidth.bmp"):
-        assert f"damaged/{name}" in failed
+def test_facts_tell_what_a_file_was_before_it_was_made_to_fit(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colours()).save(tmp_path / "a.tif", exif=exif, save_all=True, append_images=[Image.new("L", (4, 4))])
+    facts = load(tmp_path / "a.tif", Preprocessing(size=8))[1]
+    assert (facts.width, facts.height, facts.mode, facts.frames, facts.patient) == (24, 32, "RGB", 2, "")
+    assert len(bytes.fromhex(facts.digest)) == 16
 
 
-def test_seven_turned_copies_of_one_photograph_agree(shared: Path) -> None:
-    turned = [read_image(path, 1).astype(int) for path in sorted((shared / "data" / "odd_formats" / "exif_orientation").glob("hopper_orientation_*.jpg"))]
-    assert len(turned) == 7
-    for other in turned[1:]:
-        assert np.abs(other - turned[0]).mean() < 8  # JPEG noise; a wrong turn gives 55
+def test_the_digest_is_of_the_pixels_whatever_the_file_and_of_their_shape(tmp_path: Path) -> None:
+    grey = colours()[:, :, 0]
+    pictures = {"a.png": grey, "b.bmp": grey, "colour.png": np.repeat(grey[:, :, None], 3, axis=2), "tall.png": grey.reshape(32, 24), "other.png": grey + 1}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    digest = {name: load(tmp_path / name, Preprocessing(size=size))[1].digest for name in pictures for size in (8, 16)}
+    assert digest["a.png"] == digest["b.bmp"] == digest["colour.png"]
+    assert len({digest["a.png"], digest["tall.png"], digest["other.png"]}) == 3
+
+
+def test_pixels_given_are_as_pixels_read(tmp_path: Path) -> None:
+    for pixels in (colours(), colours()[:, :, 1]):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        image, facts = load(tmp_path / "none.npz", Preprocessing(size=16), pixels)
+        read, read_facts = load(tmp_path / "a.png", Preprocessing(size=16))
+        assert torch.equal(image, read) and facts == read_facts
+    for wrong in (colours().astype(np.uint16), colours()[:, :, :2], np.zeros((0, 4), dtype=np.uint8)):
+        with pytest.raises(ValueError, match="must be uint8"):
+            load(tmp_path / "none.npz", Preprocessing(), wrong)

@@ -3,12 +3,15 @@
 Stop before: a path from ``data/folders.py`` or from a command line. Stop after: ``data/augment.py``, then the network.
 """
 
+import hashlib
 import re
 import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +19,16 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
+from medmambase.data.depth import limits, to_eight_bit
 
 # Formats are named, because Pillow would also try formats that start other programs (EPS runs Ghostscript).
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
+_LARGE = 16_000_000  # pixels; of images above it only one is decoded at a time, whatever the number of threads
+_MOST_SCANS = 100  # of a progressive JPEG at MAX_PIXELS; smaller ones may have more
+_MOST_FRAMES = 10_000  # to be counted in a TIFF
+
+_LONGEST_REASON = 200
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,6 +53,23 @@ class ImageError(Exception):
         # A name may hold line breaks, or bytes that are no text: they are shown as escapes.
         path = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: found[0].encode("unicode_escape").decode("ascii"), str(self.path))
         return f"{path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A file before it is made to fit.
+
+    ``digest``: 32 hex digits (BLAKE2b) of the upright 8-bit pixels at full size, with their shape; a grey picture saved as colour has the
+    digest of the grey one. ``width``, ``height`` in pixels, upright. ``mode``: Pillow's name, or "DICOM MONOCHROME2" and its like.
+    ``frames``: how many the file has, of a TIFF 10,000 at most; only the first is read. ``patient``: DICOM's PatientID, else "".
+    """
+
+    digest: str
+    width: int
+    height: int
+    mode: str
+    frames: int
+    patient: str = ""
 
 
 class _Silence:
@@ -74,6 +100,7 @@ class _Silence:
 
 
 _silence = _Silence()
+_large = threading.Lock()
 
 
 def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
@@ -88,20 +115,13 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (RGB)")
-    if high_depth not in ("percentile", "range"):
-        raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
-    try:
-        with _silence, path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            deep_colour = re.search(r"\b(RGBA?|LA);16[BLN]", repr(image.tile)) is not None
-            image.load()
-            pixels = _eight_bit(_upright(image), high_depth, deep_colour)
-            if pixels.ndim == 3 and channels == 1:
-                return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-            return np.repeat(pixels[:, :, None], channels, axis=2) if pixels.ndim == 2 else pixels
-    except Exception as error:  # damaged files make Pillow raise nearly every type there is
-        raise ImageError(path, _reason(error)) from error
+    return _in_channels(_decode(path, high_depth)[0], channels)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file, of any name, begins as DICOM files do. Raises OSError for one that cannot be opened."""
+    with path.open("rb") as stream:
+        return _begins_as_dicom(stream)
 
 
 def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.uint8]:
@@ -122,15 +142,103 @@ def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.
     return fitted
 
 
-def load(path: Path, preprocessing: Preprocessing) -> torch.Tensor:
-    """One file as torch.uint8 (c, size, size). Raises ImageError."""
-    image = fit(read_image(path, preprocessing.channels, preprocessing.high_depth), preprocessing.size, preprocessing.resize)
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
+def load(path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None) -> tuple[torch.Tensor, Facts]:
+    """One file as torch.uint8 (c, size, size), and what it was before it was made to fit. Raises ImageError.
+
+    ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array file): then ``path`` is not opened.
+    """
+    mode, frames, patient = "", 1, ""
+    if pixels is None:
+        pixels, mode, frames, patient = _decode(path, preprocessing.high_depth)
+    elif pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; they must be uint8 (h, w) or (h, w, 3), not empty")
+    height, width = pixels.shape[:2]
+    facts = Facts(_digest(pixels), width, height, mode or ("L" if pixels.ndim == 2 else "RGB"), frames, patient)
+    image = fit(_in_channels(pixels, preprocessing.channels), preprocessing.size, preprocessing.resize)
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous(), facts
 
 
 def normalise(batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """torch.uint8 (b, c, s, s) to torch.float32 of the same shape: (value / 255 - mean) / std."""
     return batch.to(torch.float32).div_(255).sub_(preprocessing.mean).div_(preprocessing.std)
+
+
+def _begins_as_dicom(stream: BinaryIO) -> bool:
+    magic = stream.read(132)[128:]
+    stream.seek(0)
+    return magic == b"DICM"
+
+
+def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
+    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames and patient as in Facts. Raises ImageError."""
+    if high_depth not in ("percentile", "range"):
+        raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
+    try:
+        with _silence, path.open("rb") as stream:
+            if _begins_as_dicom(stream):
+                from medmambase.data import dicom
+
+                return dicom.read(path, high_depth, _room_for)
+            return _decode_by_pillow(stream, high_depth)
+    except Exception as error:  # damaged files make Pillow raise nearly every type there is
+        raise ImageError(path, _reason(error)) from error
+
+
+def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:
+    """To be entered while such an image is decoded. Raises DecompressionBombError for more than MAX_PIXELS, OSError for what would take very long."""
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    if scans * width * height > _MOST_SCANS * MAX_PIXELS:  # a small progressive JPEG may paint the same pixels for hours
+        raise OSError(f"a JPEG of {scans} scans, which would take very long; save it anew")
+    return _large if width * height > _LARGE else nullcontext()
+
+
+def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
+    with Image.open(stream, formats=FORMATS) as image, _room_for(*image.size, _scans(image, stream)):
+        if image.format == "TIFF":  # a small one may be one huge tile
+            _room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
+        mode = image.mode
+        deep_colour = re.search(r"\b(RGBA?|LA);16[BLN]", repr(image.tile)) is not None
+        image.load()
+        pixels = _eight_bit(_upright(image), high_depth, deep_colour)
+        return pixels, mode, _frames(image), ""
+
+
+def _scans(image: Image.Image, stream: BinaryIO) -> int:
+    if not image.info.get("progressive"):
+        return 1
+    place = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")
+    stream.seek(place)
+    return scans
+
+
+def _frames(image: Image.Image) -> int:
+    """Asked for last: to count, some formats go through the file, and what is damaged behind the first frame is no matter."""
+    count = 1
+    with suppress(Exception):
+        if image.format != "TIFF":
+            return int(getattr(image, "n_frames", 1))
+        while count < _MOST_FRAMES:  # n_frames would have no end
+            image.seek(count)
+            count += 1
+    return count
+
+
+def _in_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
+    """uint8 (h, w) or (h, w, 3) to (h, w, channels): grey by luma, colour by repetition."""
+    if pixels.ndim == 3 and channels == 1:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+    return np.repeat(pixels[:, :, None], channels, axis=2) if pixels.ndim == 2 else pixels
+
+
+def _digest(pixels: npt.NDArray[np.uint8]) -> str:
+    if pixels.ndim == 3 and np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+        pixels = pixels[..., 0]
+    digest = hashlib.blake2b(repr(pixels.shape).encode("ascii"), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -152,7 +260,7 @@ def _eight_bit(image: Image.Image, high_depth: str, deep_colour: bool) -> npt.ND
     transparency = image.info.get("transparency")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        scaled = _scale(values, *_limits(values, high_depth))
+        scaled = to_eight_bit(values, *limits(values, high_depth, (0.0, 1.0 if values.dtype.kind == "f" else 65535.0)))
         if isinstance(transparency, int):  # a PNG may name one 16-bit grey value as the transparent one
             scaled[values == transparency] = 0
         return scaled
@@ -160,38 +268,12 @@ def _eight_bit(image: Image.Image, high_depth: str, deep_colour: bool) -> npt.ND
     grey = image.mode in ("1", "L", "LA", "La")
     layers: npt.NDArray[np.uint8] = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if has_alpha else "")))
     if has_alpha:
-        alpha = layers[..., -1:].astype(np.uint16)
-        layers = ((layers[..., :-1] * alpha + 127) // 255).astype(np.uint8)
+        alpha, layers = layers[..., -1].astype(np.uint16), layers[..., :-1].copy()
+        for channel in range(layers.shape[-1]):  # one by one, since large images would fill the memory
+            layers[..., channel] = (layers[..., channel] * alpha + 127) // 255
     if deep_colour and high_depth == "percentile":
-        layers = _scale(layers, *_limits(layers, high_depth))
+        layers = to_eight_bit(layers, *limits(layers, high_depth, (0.0, 255.0)))
     return layers[..., 0] if layers.shape[-1] == 1 and layers.ndim == 3 else layers
-
-
-def _limits(values: npt.NDArray[Any], high_depth: str) -> tuple[float, float]:
-    """The values that become black and white."""
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    if finite.size == 0:
-        return 0.0, 0.0
-    low, high = float(finite.min()), float(finite.max())
-    if high_depth == "percentile":
-        dark, bright = (float(v) for v in np.percentile(finite, (0.1, 99.9)))
-        # Few bright dots on an even ground: both percentiles are the ground, and the dots are all there is to see.
-        return (dark, bright) if dark < bright else (low, high)
-    full = 1.0 if values.dtype.kind == "f" else 65535.0
-    return (0.0, full) if low >= 0 and high <= full else (low, high)
-
-
-def _scale(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """``low`` to 0, ``high`` to 255, linear, clipped; all black where there is no contrast; NaN is black."""
-    if not low < high:
-        return np.zeros(values.shape, dtype=np.uint8)
-    # float32 is exact for 8 and 16 bits; 32-bit values far from zero would lose their differences in it.
-    scaled = np.subtract(values, low, dtype=np.float32 if values.dtype.itemsize <= 2 else np.float64)
-    np.multiply(scaled, 255 / (high - low), out=scaled)
-    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
-    np.clip(scaled, 0, 255, out=scaled)
-    eight_bit: npt.NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
-    return eight_bit
 
 
 def _reason(error: Exception) -> str:
@@ -205,4 +287,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
-    return text if text and isinstance(error, OSError | ValueError) else f"damaged ({type(error).__name__}: {text})"
+    text = text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
+    return text if text and isinstance(error, OSError) else f"damaged ({type(error).__name__}: {text})"
