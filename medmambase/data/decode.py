@@ -1,85 +1,139 @@
-"""Files to tensors in memory, each decoded once.
+"""Files to tensors, each decoded once.
 
-Stop before: ``data/folders.py``. Each file is read by ``data/images.py``. Stop after: ``training/loop.py``.
+Stop before: ``data/folders.py``. Each file is read by ``data/images.py``, or found in ``data/cache.py``. Stop after: ``training/loop.py``.
 """
 
+import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from medmambase.config import Preprocessing
+from medmambase.data.cache import Cache
 from medmambase.data.folders import DataError, Manifest, Sample
-from medmambase.data.images import ImageError, load
+from medmambase.data.images import Facts, ImageError, load
+from medmambase.data.on_demand import THREADS, OnDemand
+from medmambase.data.published import forget, pixels_of
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), and the samples they came from, in the same order."""
+    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), the samples they came from, and what each file was; all in the same order.
 
-    images: torch.Tensor
+    ``images`` that do not lie in memory are indexed in the same way along their first axis, which decodes them.
+    """
+
+    images: torch.Tensor | OnDemand
     labels: torch.Tensor
     samples: tuple[Sample, ...]
+    facts: tuple[Facts, ...]
 
     def split(self, name: str) -> "ImageSet":
-        """The part of "train", "val" or "test" (a copy; n may be 0)."""
+        """The part of "train", "val" or "test" (n may be 0)."""
         return self.rows([row for row, sample in enumerate(self.samples) if sample.split == name])
 
     def rows(self, rows: Sequence[int]) -> "ImageSet":
-        """These images, in this order (a copy)."""
+        """These images, in this order. Rows that follow each other share this set's memory, so neither may be changed in place."""
         rows = list(rows)
-        return ImageSet(self.images[rows], self.labels[rows], tuple(self.samples[row] for row in rows))
+        if isinstance(self.images, OnDemand):
+            images: torch.Tensor | OnDemand = self.images.rows(rows)
+        elif rows and rows == list(range(rows[0], rows[0] + len(rows))):
+            images = self.images[rows[0] : rows[0] + len(rows)]
+        else:
+            images = self.images[rows]
+        return ImageSet(images, self.labels[rows], tuple(self.samples[row] for row in rows), tuple(self.facts[row] for row in rows))
+
+    def expect(self, order: torch.Tensor) -> None:
+        """Which rows will be asked for next, torch.int64 (k,): images that do not lie in memory are then decoded while the network is busy."""
+        if isinstance(self.images, OnDemand):
+            self.images.expect(order)
 
     def is_grey(self) -> bool:
         """Whether every pixel of every image has equal channels."""
-        return all(torch.equal(image[:1].expand_as(image), image) for image in self.images)
+        return self.images.grey if isinstance(self.images, OnDemand) else all(map(_is_grey, self.images))
 
     def to_grey(self) -> "ImageSet":
         """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each file is read once."""
-        return replace(self, images=self.images[:, :1].clone())
+        return replace(self, images=self.images.to_grey() if isinstance(self.images, OnDemand) else self.images[:, :1].clone())
+
+    def fingerprint(self) -> str:
+        """32 hex digits that change with any name, label, split or pixel (at full size), and with their order: whether data is still the same."""
+        digest = hashlib.blake2b(digest_size=16)
+        for sample, facts in zip(self.samples, self.facts, strict=True):
+            digest.update(f"{(sample.name, sample.label, sample.split, facts.digest)!a}\n".encode("ascii"))
+        return digest.hexdigest()
 
 
 def decode(
-    samples: Sequence[Sample], preprocessing: Preprocessing, progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    cache: Cache | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[ImageSet, list[ImageError]]:
     """Read every file once, in threads (Pillow frees the interpreter while it decodes), and keep the order.
 
-    ``progress(results, total)`` may wrap the iteration, as tqdm does. Returns the images that could be read and one error for
-    each that could not. Raises DataError where memory does not suffice.
+    ``progress(results, total)`` may wrap the iteration, as tqdm does. With a ``cache`` what an earlier run decoded is not decoded again; where
+    that fails, ``cache.notes`` say so and the result is the same. Without ``keep`` memory is spared: each image is decoded once here, to know what
+    can be read, and again whenever it is asked for. Returns the images that could be read and one error for each that could not.
+    Raises DataError where memory does not suffice.
     """
-
-    def read(sample: Sample) -> torch.Tensor | ImageError:
-        try:
-            return load(sample.path, preprocessing)
-        except ImageError as error:
-            return ImageError(error.path, error.reason)  # a new one: this one's traceback holds the half-decoded image
-
-    shape = (len(samples), preprocessing.channels, preprocessing.size, preprocessing.size)
-    try:
-        images = torch.empty(shape, dtype=torch.uint8)
-    except RuntimeError as error:
-        need = f"{len(samples)} images of {preprocessing.size} px need {math.prod(shape) / 1e9:.1f} GB of memory"
-        raise DataError(f"{need}, more than there is; use a smaller image size") from error
+    images = _room(len(samples) if keep else 0, preprocessing)
+    grey = True
     kept: list[Sample] = []
+    facts: list[Facts] = []
     errors: list[ImageError] = []
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
-    try:
-        results: Iterable[torch.Tensor | ImageError] = pool.map(read, samples)
-        for sample, result in zip(samples, progress(results, len(samples)) if progress else results, strict=True):
-            if isinstance(result, ImageError):
-                errors.append(result)
-            else:
-                images[len(kept)] = result
-                kept.append(sample)
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the few files in work, not for the whole queue
+    with cache.shelf(preprocessing, len(samples)) if cache else nullcontext() as shelf:
+
+        def read(sample: Sample) -> tuple[torch.Tensor, Facts] | ImageError:
+            try:
+                pixels = None if sample.row is None else pixels_of(sample)
+                if shelf is None:
+                    return load(sample.path, preprocessing, pixels)
+                return shelf.fetch(sample.path, pixels, lambda: load(sample.path, preprocessing, pixels))
+            except ImageError as error:
+                return ImageError(error.path, error.reason)  # a new one: this one's traceback holds the half-decoded image
+
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        try:
+            results: Iterable[tuple[torch.Tensor, Facts] | ImageError] = pool.map(read, samples)
+            for sample, result in zip(samples, progress(results, len(samples)) if progress else results, strict=True):
+                if isinstance(result, ImageError):
+                    errors.append(result)
+                else:
+                    image, fact = result
+                    if keep:
+                        images[len(kept)] = image
+                    else:
+                        grey = grey and _is_grey(image)
+                    kept.append(sample)
+                    facts.append(fact)
+        finally:
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the few files in work, not for the whole queue
+            forget()
     labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
-    return ImageSet(images[: len(kept)], labels, tuple(kept)), errors
+    found = images[: len(kept)] if keep else OnDemand(kept, facts, preprocessing, preprocessing.channels, grey)
+    return ImageSet(found, labels, tuple(kept), tuple(facts)), errors
+
+
+def _room(count: int, preprocessing: Preprocessing) -> torch.Tensor:
+    shape = (count, preprocessing.channels, preprocessing.size, preprocessing.size)
+    try:
+        return torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        need = f"{count} images of {preprocessing.size} px need {math.prod(shape) / 1e9:.1f} GB of memory"
+        raise DataError(f"{need}, more than there is; use a smaller image size, or keep no decoded images with --cache off") from error
+
+
+def _is_grey(image: torch.Tensor) -> bool:
+    return torch.equal(image[:1].expand_as(image), image)
 
 
 def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
