@@ -1,13 +1,18 @@
 """The one training loop, and prediction, which is the same pass without learning.
 
-As data: ``data/folders.py`` images in memory -> ``data/augment.py`` -> ``model/network.py`` -> loss -> step; after each epoch the
+As data: ``data/decode.py`` images in memory -> ``data/augment.py`` -> ``model/network.py`` -> loss -> step; after each epoch the
 validation split through ``evaluation/metrics.py``, a line of ``metrics.csv``, and the networks ``last/`` and, if better, ``best/``.
+
+Every random number is a function of the seed and of where it is used: the order of (seed, epoch), augmentation of (seed, epoch, image), dropped paths
+of (seed, epoch, step). So a training that was stopped at any step goes on as if it had not been.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +22,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmambase.config import ConfigError, ModelConfig, Precision, TrainConfig
+from medmambase.config import Precision, TrainConfig
 from medmambase.data.augment import augment
 from medmambase.data.decode import ImageSet
 from medmambase.data.images import normalise
 from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.model.layers import lay_out
-from medmambase.model.network import MedMambaSE, last_map
-from medmambase.training import run_folder
+from medmambase.model.network import MedMambaSE
+from medmambase.training import checkpoint, history, run_folder
+from medmambase.training.board import board
+from medmambase.training.checkpoint import Learning, State
+from medmambase.training.diagnosis import first_bad_tensor, first_unfinite
+from medmambase.training.distributed import ALONE, Ranks, local_gradients
+from medmambase.training.history import Epoch, Outcome
+from medmambase.training.interrupt import first_interrupt_waits
+from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
+from medmambase.training.order import check_batches, seed_of, steps_of
+from medmambase.training.rehearsal import rehearse
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 class TrainingError(Exception):
     """Training cannot go on; the message says at which step, why, and what to try."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of ``metrics.csv``; the figures of validation are None where there is nothing to measure."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    val_balanced_accuracy: float | None
-    val_auc: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training ended with: all epochs, and which one's network lies in ``best/`` with what score of which figure."""
-
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    best_score: float | None
-    selected_by: str | None
 
 
 def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype, str]:
@@ -69,22 +58,6 @@ def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype
     return torch.float32, "the safe choice on this device"
 
 
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Into how many batches of nearly equal size an epoch is cut: of at most ``batch_size`` images, but never of one where two were asked for.
-
-    In a batch of one image BatchNorm sees that image alone, and nothing at all where its map is 1x1. So 5 images in batches of 2 become 3 and 2.
-    """
-    return max(1, min(math.ceil(images / batch_size), images // min(batch_size, 2)))
-
-
-def check_batches(images: int, size: int, batch_size: int, model: ModelConfig) -> None:
-    """Raises ConfigError where a batch of one image meets maps of 1x1, in which BatchNorm has no variance to measure."""
-    if images // batches_per_epoch(images, batch_size) == 1 and last_map(model, size) == 1:
-        why = "there is 1 training image" if images == 1 else f"batch_size is {batch_size}"
-        what = "add training images" if images == 1 else "use --batch-size 2 or more"
-        raise ConfigError(f"{why}, and images of {size} px shrink to maps of 1x1, where BatchNorm needs two; {what}, or a larger --image-size")
-
-
 def train(
     network: MedMambaSE,
     training: ImageSet,
@@ -94,110 +67,187 @@ def train(
     dtype: torch.dtype,
     progress: Progress,
     tell: Callable[[Epoch], object],
+    *,
+    resume: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train ``network`` where it is, writing ``metrics.csv``, ``best/`` and ``last/`` into ``run`` after each epoch.
 
-    The order of images depends on (seed, epoch) and augmentation on (seed, epoch, step), on nothing else. ``tell`` hears of
-    each epoch. ``best/`` is the epoch with the highest selecting figure; among equals with the highest balanced accuracy, and then with
-    the lowest loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that did.
+    ``last/`` also holds the state of the training, every ``config.save_every`` steps if that is set; ``resume`` goes on from it, or begins where there is
+    none yet. ``tell`` hears of each epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch is ``best/``
+    is told by ``history.outcome``. With ``config.ema`` both folders hold the average of the weights, and it is what validation judges.
 
-    Raises ConfigError where a batch of one image cannot be normalised, and TrainingError if the loss or the network's outputs are no
-    longer numbers; ``best/`` and ``last/`` are then the last good ones.
+    Raises ConfigError where a batch of one image cannot be normalised or the resumed training had other settings, DataError where it had other
+    images, CheckpointError where its state cannot be read, RunFolderError where ``run`` cannot be written, TrainingError if the loss, the gradients
+    or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C, when all is saved; what lay in ``run`` is then still good.
     """
-    check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config)
+    check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
     device = next(network.parameters()).device
     lay_out(network)
-    optimizer = _optimizer(network, config)
-    steps_per_epoch = batches_per_epoch(len(training.labels), config.batch_size)
-    epochs: list[Epoch] = []
-    best_epoch, best_score, selected_by = 0, None, None
-    best_rank: tuple[float, ...] | None = None
-    for number in range(1, config.epochs + 1):
-        began = time.perf_counter()
-        network.train()
-        order = torch.randperm(len(training.labels), generator=_generator(config.seed, number))
-        batches = order.tensor_split(steps_per_epoch)
-        losses = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of hits
-        rate = config.lr
-        for step, rows in enumerate(progress(batches, steps_per_epoch, f"epoch {number}/{config.epochs}")):
-            rate = _learning_rate(config, (number - 1) + step / steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            labels = training.labels[rows].to(device)
-            images = normalise(training.images[rows].to(device), network.preprocessing)
-            images = augment(images, config.augmentation, _generator(config.seed, number, step))
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = _logits(network, images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-            if not torch.isfinite(loss):
-                what = f"the loss is {loss.item()} at epoch {number}, step {step + 1} of {steps_per_epoch}"
-                raise _diverged(what, rate, dtype, run if epochs else None)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if config.clip_norm:
-                nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-            optimizer.step()
-            losses += torch.stack([loss.detach() * len(rows), (logits.detach().argmax(1) == labels).sum()]).double().cpu()
-        # The last step of an epoch is judged by no loss, so the network is, before it takes the place of a good one.
-        judged = validation if len(validation.labels) else training.rows(batches[-1].tolist())
-        try:
-            probabilities = predict(network, judged, config.batch_size, dtype)
-            _check_finite(network)
-        except TrainingError as error:
-            raise _diverged(f"{error} after epoch {number}", rate, dtype, run if epochs else None) from None
-        metrics, val_loss = _figures(validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes)
-        train_loss, train_accuracy = (losses / len(order)).tolist()
-        epoch = Epoch(
-            number, rate, train_loss, train_accuracy, val_loss, metrics.accuracy, metrics.balanced_accuracy, metrics.auc, time.perf_counter() - began
-        )  # fmt: skip  # one line of the file
-        epochs.append(epoch)
-        run_folder.append_row(run / "metrics.csv", asdict(epoch))
-        network.save(run / "last")
-        figure, score = _score(metrics, config)
-        rank = None if score is None else (score, metrics.balanced_accuracy or 0.0, -(val_loss or 0.0))
-        if best_rank is None or (rank is not None and rank > best_rank):
-            best_epoch, best_score, selected_by, best_rank = number, score, figure, rank
-            network.save(run / "best")
-        tell(epoch)
-        if config.patience and number - best_epoch >= config.patience:
-            break
-    return Outcome(tuple(epochs), best_epoch, best_score, selected_by)
+    network.recompute = config.recompute
+    frozen = freeze(network, config)
+    learner = ranks.learner(network)
+    learning = Learning(network, make_optimizer(network, config), Average(network, config.ema) if config.ema else None)
+    optimizer, average, judged = learning.optimizer, learning.average, learning.judged
+    course = _Course(network, learner, training, config, dtype, class_weights(training.labels, network.config.num_classes, config), ranks)
+    images, description = {"train": training, "val": validation}, checkpoint.describe(config, network, dtype, ranks.count)
+    state = (checkpoint.load(run / "last", learning, description, images) if resume else None) or State()
+    if resume and ranks.first:
+        begun = state.step or state.epochs
+        say(f"goes on from epoch {state.epoch}, after step {state.step}" if begun else f"{run / 'last'} holds no checkpoint yet: begins anew")
+    with (
+        first_interrupt_waits() as interrupted,
+        _repeatable(),
+        board(run / "tensorboard", state.epoch) if config.tensorboard and ranks.first else nullcontext(lambda epoch: None) as show,
+    ):
+        if not history.is_over(state.epochs, config):
+            set_training(network, frozen)
+            batches = [rows for step in steps_of(training.labels, config, state.epoch, ranks.count) for rows in step]
+            rehearsed = rehearse(network, course.rehearse, batches)
+            if ranks.first:
+                say(f"rehearsal: {rehearsed.line(network.config.num_classes, len(batches))}")
+        while not history.is_over(state.epochs, config):
+            number, began = state.epoch, time.perf_counter() - state.seconds
+            set_training(network, frozen)
+            steps = steps_of(training.labels, config, number, ranks.count)
+            rates = [learning_rate(config, number - 1 + step / len(steps)) for step in range(len(steps))]
+            to_do = range(state.step, len(steps))
+            for step in progress(to_do, len(to_do), f"epoch {number}/{config.epochs}") if ranks.first else to_do:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[step]
+                torch.manual_seed(seed_of(config.seed, number, step, ranks.rank))
+                whole, sums = sum(map(course.weight_of, steps[step])), torch.zeros(2, device=device)
+                for rows in steps[step]:
+                    with local_gradients(learner, wanted=rows is not steps[step][-1]):
+                        loss, hits = course.loss(rows, number)
+                        (loss * (ranks.count / whole)).backward()  # the mean over all images of the step: DDP divides by the count of processes
+                    sums += torch.stack([loss.detach(), hits])
+                norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
+                # One exchange, and one wait for the GPU, a step: every process then knows the same and decides the same.
+                sums = ranks.sum(torch.cat([sums, sums.new_tensor([interrupted()])]))
+                lost, hit, stop, length = torch.cat([sums, norm[None]]).tolist()
+                if not (math.isfinite(lost) and math.isfinite(length)):
+                    what = f"the norm of the gradient is {length}" if math.isfinite(lost) else f"the loss is {lost / whole}"
+                    what += f" at epoch {number}, step {step + 1} of {len(steps)}"
+                    where = first_bad_tensor(network, partial(course.again, steps[step], number, step))
+                    raise _diverged(f"{what} (first bad tensor: {where})", rates[step], dtype, run, state.epochs)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average:
+                    average.follow(network, (number - 1) * len(steps) + step)
+                state.step, state.sums = step + 1, (state.sums[0] + lost, state.sums[1] + hit, state.sums[2] + whole)
+                state.seconds = time.perf_counter() - began
+                if stop or (config.save_every and state.step % config.save_every == 0 and state.step < len(steps)):
+                    # No loss has judged this step yet, so the network is asked, before it takes the place of a good one.
+                    if bad := first_unfinite(network):
+                        raise _diverged(f"{bad} is no longer finite after epoch {number}, step {state.step}", rates[step], dtype, run, state.epochs)
+                    ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
+                if stop:
+                    raise KeyboardInterrupt
+            try:
+                shown = validation if len(validation.labels) else training.rows((steps[-1][-1] % len(training.labels)).tolist())
+                probabilities = predict(judged, shown, config.batch_size, dtype, ranks)
+                if bad := first_unfinite(network):
+                    raise TrainingError(f"{bad} is no longer finite")
+            except TrainingError as error:
+                raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None
+            metrics, val_loss = _figures(validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes)
+            train_loss, train_accuracy = state.sums[0] / state.sums[2], state.sums[1] / len(training.labels)
+            epoch = Epoch(
+                number, rates[-1], train_loss, train_accuracy, val_loss, metrics.accuracy, metrics.balanced_accuracy, metrics.auc, time.perf_counter() - began
+            )  # fmt: skip  # one line of the file
+            state = State(number + 1, epochs=[*state.epochs, epoch])
+            ranks.write(partial(_keep, judged, run, state.epochs, config))
+            # The state comes last: what it tells of is then there, and a kill before it only means that the end of this epoch is done again.
+            ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
+            if ranks.first:
+                show(epoch)
+                tell(epoch)
+            if ranks.sum(torch.tensor([float(interrupted())])).item():
+                raise KeyboardInterrupt
+    return history.outcome(state.epochs, config)
 
 
-def predict(network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype) -> npt.NDArray[np.float64]:
-    """Probabilities (n, classes), in the order of the images; the network is left in evaluation mode.
+def predict(network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE) -> npt.NDArray[np.float64]:
+    """Probabilities (n, classes), in the order of the images; the network is left in evaluation mode. Several ``ranks`` share the images.
 
     Raises TrainingError naming the first image for which the network gives no numbers.
     """
     device = next(network.parameters()).device
     network.eval()
-    parts = [np.empty((0, network.config.num_classes))]
+    found = torch.zeros(len(images.labels), network.config.num_classes, dtype=torch.float64)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for batch in images.images.split(batch_size):
-            logits = _logits(network, normalise(batch.to(device), network.preprocessing))
-            parts.append(F.softmax(logits.double(), 1).cpu().numpy())
-    probabilities = np.concatenate(parts)
+        for rows in ranks.share(torch.arange(len(found))).split(batch_size):
+            logits = _logits(network, normalise(images.images[rows].to(device), network.preprocessing))
+            found[rows] = F.softmax(logits.cpu().double(), 1)
+    probabilities: npt.NDArray[np.float64] = ranks.sum(found).numpy()
     bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
     if len(bad):
         raise TrainingError(f"the network's outputs for {images.samples[bad[0]].name} are no numbers")
     return probabilities
 
 
-def _logits(network: MedMambaSE, images: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Course:
+    """What stays the same from step to step; ``learner`` is the network or what averages its gradients, ``weights`` (classes,) those of the loss."""
+
+    network: MedMambaSE
+    learner: nn.Module
+    training: ImageSet
+    config: TrainConfig
+    dtype: torch.dtype
+    weights: Tensor
+    ranks: Ranks
+
+    def weight_of(self, rows: Tensor) -> float:
+        """The sum of the weights of a batch, all processes together."""
+        return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
+
+    def loss(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Of this process's share of a batch: the weighted sum of losses, and how many images were recognised."""
+        device, mine = next(self.network.parameters()).device, self.ranks.share(rows)
+        places = mine % len(self.training.labels)
+        labels = self.training.labels[places].to(device)
+        images = normalise(self.training.images[places].to(device), self.network.preprocessing)
+        images = augment(images, self.config.augmentation, self.config.seed, epoch, mine, laterality=self.config.laterality)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = _logits(self.learner, images)
+        loss = F.cross_entropy(logits, labels, self.weights.to(device), label_smoothing=self.config.label_smoothing, reduction="sum")
+        return loss, (logits.detach().argmax(1) == labels).sum().float()
+
+    def rehearse(self, rows: Tensor) -> float:
+        """Add the gradients of a batch that counts for nothing; its mean loss."""
+        loss, _ = self.loss(rows, 0)
+        (loss * (self.ranks.count / self.weight_of(rows))).backward()
+        return self.ranks.sum(loss.detach()).item() / self.weight_of(rows)
+
+    @torch.no_grad()
+    def again(self, batches: Sequence[Tensor], epoch: int, step: int) -> None:
+        """The same forward passes as those of a step."""
+        torch.manual_seed(seed_of(self.config.seed, epoch, step, self.ranks.rank))
+        for rows in batches:
+            self.loss(rows, epoch)
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = network(images)
     return logits.float()
 
 
-def _check_finite(network: nn.Module) -> None:
-    """Raises TrainingError naming a weight or running statistic that is no number: some of them do not show in the outputs yet."""
-    for name, t in network.state_dict().items():
-        if t.is_floating_point() and not torch.isfinite(t).all():
-            raise TrainingError(f"{name} is no longer finite")
+def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:
+    """What an epoch leaves behind: its line of ``metrics.csv``, and its network."""
+    try:
+        if history.outcome(epochs, config).best_epoch == epochs[-1].epoch:
+            network.save(run / "best")
+        network.save(run / "last")
+    except OSError as error:
+        raise run_folder.failed(Path(error.filename or run / "last"), error) from error
+    history.write(run / "metrics.csv", epochs)
 
 
-def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path | None) -> TrainingError:
-    """``run`` holds a good network in ``last/``; None where no epoch was finished."""
-    kept = f"the last good network lies in {run / 'last'}" if run else "no epoch was finished, so no network was kept"
+def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Sequence[Epoch]) -> TrainingError:
+    kept = f"the last good network lies in {run / 'last'}" if epochs else "no epoch was finished, so no network was kept"
     return TrainingError(f"{what} with learning rate {rate:.2g}; {kept}; try a smaller --lr{'' if dtype == torch.float32 else ' or --precision float32'}")
 
 
@@ -208,36 +258,13 @@ def _figures(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float6
     return evaluate(labels, probabilities, classes), loss
 
 
-def _score(metrics: Metrics, config: TrainConfig) -> tuple[str | None, float | None]:
-    """The figure that selects; where it is undefined (one class in validation, say), the next one that is defined."""
-    figures = ((name, getattr(metrics, name)) for name in (config.select, "balanced_accuracy", "accuracy"))
-    return next(((name, figure) for name, figure in figures if figure is not None), (None, None))
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    # Decay pulls towards zero, which is a preference only for the weights of linear maps and convolutions.
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        spared = parameter.dim() < 2 or name.rsplit(".", 1)[-1] in ("A_log", "D", "dt_bias")
-        (free if spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
-
-
-def _learning_rate(config: TrainConfig, epoch: float) -> float:
-    """The rate at a moment counted in epochs: linear warm-up, then constant or a half cosine to a hundredth."""
-    warmup = min(config.warmup, config.epochs / 5)  # a short training is not spent on warming up
-    if epoch < warmup:
-        return config.lr * max(epoch / warmup, 0.01)
-    if config.schedule == "constant":
-        return config.lr
-    done = (epoch - warmup) / (config.epochs - warmup)
-    return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    """A generator that depends on the numbers alone."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Within, cuDNN convolves with algorithms that give the same bits each time; the kernels of this project always do."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

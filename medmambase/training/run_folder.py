@@ -1,16 +1,21 @@
-"""The folder of one run: its name, and the small files that the training writes into it.
+"""The folder of one run: its name, who is at work in it, and the files that the training writes into it.
 
-Every file is written beside its place and moved there, or appended a line at a time, so that a kill never spoils what is there.
+Every file is written beside its place and moved there, so that a kill at any byte never spoils what is there.
 """
 
 import csv
 import errno
+import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
@@ -47,35 +52,84 @@ def legal_name(name: str) -> str:
     return f"{plain}-run" if plain.casefold() in _RESERVED else plain or "run"
 
 
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 with plain line ends, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Within, ``run`` belongs to this process. Raises RunFolderError if another one is at work in it, or if it cannot be written.
+
+    The lock is the operating system's, so it ends with its process, however that ends: nothing is left to clear away after a kill.
+    """
+    lock = FileLock(run / "run.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunFolderError(f"{run}: {_holder(run)} is at work in it; wait for its end, or stop it, or choose another folder") from None
+    except OSError as error:
+        raise RunFolderError(f"{run}: cannot be written ({error.strerror or error}); choose a folder that can") from error
+    try:
+        # Beside the lock, which on Windows nobody else can read.
+        write_json(run / "run.lock.json", {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        yield
+    finally:
+        (run / "run.lock.json").unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(run: Path) -> str:
+    try:
+        holder = json.loads((run / "run.lock.json").read_text(encoding="utf-8"))
+        return f"another run (process {holder['process']}, since {holder['since']})"
+    except (OSError, ValueError, LookupError, TypeError):  # it has only just begun, or just ended
+        return "another run"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """In one step: beside its place, on the disk, then moved. Raises RunFolderError; what was there before is then still there."""
     beside = path.with_name(path.name + ".new")
-    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
-    beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
+        _move(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)  # a part of a file only fills a full disk further
+        raise failed(path, error) from error
+
+
+def failed(path: Path, error: OSError) -> RunFolderError:
+    """The one line for a file that cannot be written."""
+    advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that its folder is there and may be written"
+    kept = "; what was there before is unharmed" if path.exists() else ""
+    return RunFolderError(f"{path}: cannot be written ({error.strerror or error}){kept}; {advice}, or choose another place with --runs")
+
+
+def _move(beside: Path, path: Path) -> None:
+    """``os.replace`` with patience: on Windows a virus scanner or an indexer may have the old file open for a moment."""
+    for pause in (0.05, 0.2, 1.0):
+        try:
+            return os.replace(beside, path)
+        except PermissionError:
+            time.sleep(pause)
     os.replace(beside, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 with plain line ends, as ``write_bytes``."""
+    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Readable JSON in one step; NaN is refused, since it is no JSON."""
+    """Readable JSON, as ``write_bytes``; NaN is refused, since it is no JSON."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file in one step."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(beside, path)
-
-
-def append_row(path: Path, row: Mapping[str, object]) -> None:
-    """Add a line to a CSV file, which begins with the column names; None becomes an empty cell."""
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    """A CSV file, as ``write_bytes``; None becomes an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,36 @@
+"""The figures of each epoch for TensorBoard, which is an extra.
+
+Called by ``loop.py`` beside ``metrics.csv``, which has the same numbers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from medmambase.config import ConfigError
+from medmambase.training.history import Epoch
+
+
+@contextmanager
+def board(folder: Path, next_epoch: int) -> Iterator[Callable[[Epoch], None]]:
+    """Hands out a function that writes an epoch's figures into ``folder``. What an earlier sitting wrote from ``next_epoch`` on is taken back.
+
+    Raises ConfigError where TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("tensorboard is not installed; run pip install medmambase[tensorboard], or leave the setting out") from error
+    writer = SummaryWriter(str(folder), purge_step=next_epoch)
+
+    def write(epoch: Epoch) -> None:
+        for name, value in asdict(epoch).items():
+            if name != "epoch" and value is not None:
+                writer.add_scalar(name, value, epoch.epoch)
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()

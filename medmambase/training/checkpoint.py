@@ -1,0 +1,194 @@
+"""``last/state.safetensors``: everything that a training needs to go on as if it had never stopped.
+
+One file in one step, so its parts always belong together, and a kill at any byte leaves the file before. It holds tensors and JSON; nothing is ever
+unpickled. No random number is kept: each is a function of the seed, the epoch, and the step or the image.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medmambase.config import ConfigError, TrainConfig
+from medmambase.data.decode import ImageSet
+from medmambase.data.folders import DataError
+from medmambase.model.network import MedMambaSE
+from medmambase.training import run_folder
+from medmambase.training.history import Epoch
+from medmambase.training.optimise import Average
+
+FORMAT = 1
+STATE = "state.safetensors"
+IMAGES = "images.csv"  # beside it: by it a refusal can name the images that changed
+FREE = {"cache", "save_every", "tensorboard", "workers"}  # settings that change no result, so they may change
+MOST_NAMES = 5
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message names the file, what is wrong, and what to do."""
+
+
+@dataclass
+class State:
+    """How far a training has come: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
+
+    ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is what it took so far.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    seconds: float = 0.0
+    epochs: list[Epoch] = field(default_factory=list)
+
+
+@dataclass
+class Learning:
+    """A network and all that is learned with it."""
+
+    network: MedMambaSE
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+
+    @property
+    def judged(self) -> MedMambaSE:
+        """The network that is validated and kept: the average, where there is one."""
+        return self.average.network if self.average else self.network
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors; a name begins with whose it is."""
+        found = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        if self.average:
+            found |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            found |= {f"optimizer.{name}.{what}": t for what, t in self.optimizer.state.get(parameter, {}).items()}
+        return found
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of ``tensors``. Raises KeyError or RuntimeError for those of another training."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        for key, t in tensors.items():
+            whose, _, name = key.partition(".")
+            parts[whose][name] = t
+        self.network.load_state_dict(parts["network"])
+        if self.average:
+            self.average.network.load_state_dict(parts["average"])
+        parameters = dict(self.network.named_parameters())
+        for key, t in parts["optimizer"].items():
+            name, _, what = key.rpartition(".")
+            parameter = parameters[name]
+            # The optimiser walks through memory, so what it keeps of a parameter must lie as the parameter does.
+            like = parameter if t.shape == parameter.shape else t
+            self.optimizer.state[parameter][what] = torch.empty_like(like, device=parameter.device, requires_grad=False).copy_(t)
+
+
+def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
+    """All that decides a training's result besides its images, by names that a person can read."""
+    own = {name: value for name, value in config.to_dict().items() if name not in FREE}
+    parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
+    flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+    return own | flat | {"classes": list(network.classes), "arithmetic": str(dtype).removeprefix("torch."), "processes": processes}
+
+
+def save(folder: Path, learning: Learning, state: State, description: Mapping[str, Any], images: Mapping[str, ImageSet]) -> None:
+    """Write the state into ``folder`` in one step. Raises RunFolderError; the one before is then still there."""
+    from safetensors.torch import save as as_bytes
+
+    if not (folder / STATE).exists():
+        run_folder.write_rows(folder / IMAGES, ("split", "name", "label", "pixels"), [row for split, part in images.items() for row in _listed(split, part)])
+    words = {"format": FORMAT, "state": asdict(state), "description": description, "images": _fingerprints(images)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in learning.tensors().items()}
+    run_folder.write_bytes(folder / STATE, as_bytes(tensors, {"training": json.dumps(words, ensure_ascii=False, allow_nan=False)}))
+
+
+def load(folder: Path, learning: Learning, description: Mapping[str, Any], images: Mapping[str, ImageSet]) -> State | None:
+    """Fill ``learning`` with the state in ``folder``; None if there is none.
+
+    Raises ConfigError or DataError, with the differences, where settings or images are not those that the training began with, and CheckpointError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    path = folder / STATE
+    advice = "delete it to train from the beginning, or start a new run from best/ with --weights"
+    try:
+        content = path.read_bytes()
+        words = _words(content)
+        if words["format"] != FORMAT:
+            raise CheckpointError(f"{path}: format is {words['format']!r}; this version reads format {FORMAT}; {advice}")
+        _same_settings(path, words["description"], description)
+        if words["images"] != _fingerprints(images):
+            raise DataError(f"{folder}: the images are not those that this training began with: {_changes(folder / IMAGES, images)}; {_ADVICE}")
+        state = State(**words["state"])
+        state.epochs = [Epoch(**epoch) for epoch in words["state"]["epochs"]]
+        learning.fill(from_bytes(content))
+        return state
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ConfigError:
+        raise
+    except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint of this training, or is damaged ({' '.join(str(error).split())[:200]}); {advice}") from error
+
+
+_ADVICE = "put back what it was, or start a new run"
+
+
+def position(folder: Path) -> tuple[int, int] | None:
+    """The epoch from which the training in ``folder`` would go on, and after which of its steps; None where it would begin."""
+    try:
+        state = _words((folder / STATE).read_bytes())["state"]
+        return int(state["epoch"]), int(state["step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _words(content: bytes) -> dict[str, Any]:
+    """The JSON in a checkpoint. Raises ValueError, LookupError or TypeError for another file."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    words: dict[str, Any] = json.loads(header["__metadata__"]["training"])
+    return words
+
+
+def _same_settings(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return json.dumps(values[name], ensure_ascii=False) if name in values else "not set"
+
+    changed = [f"{name} was {shown(then, name)} and is {shown(now, name)}" for name in {**then, **now} if shown(then, name) != shown(now, name)]
+    if changed:
+        raise ConfigError(f"{path.parent}: the settings are not those that this training began with: {'; '.join(changed)}; {_ADVICE}")
+
+
+def _fingerprints(images: Mapping[str, ImageSet]) -> dict[str, str]:
+    return {split: part.fingerprint() for split, part in images.items()}
+
+
+def _listed(split: str, images: ImageSet) -> list[tuple[str, str, str, str]]:
+    rows = zip(images.samples, images.labels.tolist(), images.facts, strict=True)
+    return [(split, sample.name, str(label), facts.digest) for sample, label, facts in rows]
+
+
+def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
+    """Which images came, went or changed since ``path`` was written."""
+    now = {row[1]: row for split, part in images.items() for row in _listed(split, part)}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            then = {row[1]: tuple(row) for row in list(csv.reader(file))[1:]}
+    except (OSError, UnicodeDecodeError, csv.Error, IndexError):
+        return "which ones cannot be told"
+    kinds = {
+        "new": [name for name in now if name not in then],
+        "gone": [name for name in then if name not in now],
+        "of other pixels": [name for name in now if name in then and now[name][3] != then[name][3]],
+        "of another class": [name for name in now if name in then and now[name][2] != then[name][2]],
+        "in another split": [name for name in now if name in then and now[name][0] != then[name][0]],
+    }
+    told = [f"{len(names)} {kind} ({', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''})" for kind, names in kinds.items() if names]
+    return ", ".join(told) or "their order is another"

@@ -1,0 +1,72 @@
+"""What a training has come to: its epochs, which of them is the best, and whether to go on.
+
+Stop before: ``loop.py`` adds an epoch. Next stop: ``metrics.csv``, which is drawn and reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medmambase.config import TrainConfig
+from medmambase.training import run_folder
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of ``metrics.csv``; the figures of validation are None where there is nothing to measure.
+
+    ``seconds`` stays out of the file: the same training gives the same file, however long it took and however often it was resumed.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    val_balanced_accuracy: float | None
+    val_auc: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All epochs, and which one's network lies in ``best/`` with what score of which figure."""
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    best_score: float | None
+    selected_by: str | None
+
+
+def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
+    """The best, of the epochs that ``config.select_after`` lets choose from, is the one with the highest selecting figure; among equals with the highest
+    balanced accuracy, and then with the lowest loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that did. Where nothing
+    is validated, or may be chosen yet, it is the last epoch.
+
+    A figure that is undefined (one class in validation, say) gives way to the next that is defined.
+    """
+    if not epochs:
+        return Outcome((), 0, None, None)
+    choice = [epoch for epoch in epochs if epoch.epoch > config.select_after * config.epochs] or epochs[-1:]
+    selected_by = next((name for name in (config.select, "balanced_accuracy", "accuracy") if getattr(epochs[-1], f"val_{name}") is not None), None)
+    if selected_by is None:
+        return Outcome(tuple(epochs), epochs[-1].epoch, None, None)
+
+    def rank(epoch: Epoch) -> tuple[float, float, float]:
+        return getattr(epoch, f"val_{selected_by}"), epoch.val_balanced_accuracy or 0.0, -(epoch.val_loss or 0.0)
+
+    best = max(choice, key=rank)  # the first of several
+    return Outcome(tuple(epochs), best.epoch, rank(best)[0], selected_by)
+
+
+def is_over(epochs: Sequence[Epoch], config: TrainConfig) -> bool:
+    """Whether the last epoch is done, or ``patience`` epochs have passed without a better one."""
+    waited = len(epochs) - outcome(epochs, config).best_epoch
+    return len(epochs) >= config.epochs or bool(config.patience and waited >= config.patience)
+
+
+def write(path: Path, epochs: Sequence[Epoch]) -> None:
+    """``metrics.csv``: the column names, then a line for each epoch."""
+    rows = [{name: value for name, value in asdict(epoch).items() if name != "seconds"} for epoch in epochs]
+    run_folder.write_rows(path, list(rows[0]), [list(row.values()) for row in rows])

@@ -1,0 +1,37 @@
+"""Ctrl-C: the first one waits for the step in work, a second one does not.
+
+Called by ``loop.py``, which then saves and leaves.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# A closer second one is the same Ctrl-C: under torchrun a process gets it from the terminal and again from torchrun.
+_SECOND = 0.5
+
+
+@contextmanager
+def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C only makes the function that is handed out true; a second one raises KeyboardInterrupt at once.
+
+    Elsewhere than in the main thread, where no signal arrives, and where Ctrl-C is ignored, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield lambda: False
+        return
+    came: list[float] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        came.append(time.monotonic())
+        if came[-1] - came[0] >= _SECOND:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,88 @@
+"""What moves the weights: which of them learn, by which optimiser, at which rate, and their moving average.
+
+Called by ``loop.py``; every default is in ``config.py``.
+"""
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from medmambase.config import TrainConfig
+from medmambase.model.network import MedMambaSE
+
+
+def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:
+    """The parts that ``config.freeze`` keeps as they are; their parameters get no gradient."""
+    parts: dict[str, list[nn.Module]] = {"none": [], "embedding": [network.embedding], "backbone": [network.embedding, network.stages]}
+    for part in parts[config.freeze]:
+        part.requires_grad_(False)
+    return parts[config.freeze]
+
+
+def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
+    """Training mode but for what is frozen: there BatchNorm keeps its statistics, and no path is dropped."""
+    network.train()
+    for part in frozen:
+        part.eval()
+
+
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over what is not frozen."""
+    # Decay pulls towards zero, which is a preference only for the weights of linear maps and convolutions.
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        spared = parameter.dim() < 2 or name.rsplit(".", 1)[-1] in ("A_log", "D", "dt_bias")
+        if parameter.requires_grad:
+            (free if spared else decayed).append(parameter)
+    if config.optimizer == "adam":
+        return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """The rate at a moment counted in epochs: linear warm-up, then constant or a half cosine to a hundredth."""
+    warmup = min(config.warmup, config.epochs / 5)  # a short training is not spent on warming up
+    if epoch < warmup:
+        return config.lr * max(epoch / warmup, 0.01)
+    if config.schedule == "constant":
+        return config.lr
+    done = (epoch - warmup) / (config.epochs - warmup)
+    return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
+
+
+def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
+    """torch.float32 (classes,), the weights of the loss: ones, or with ``balance="weights"`` such that each class has the same part in it, with mean 1 over
+    all images; a class without images then weighs nothing.
+    """
+    if config.balance != "weights":
+        return torch.ones(classes)
+    counts = labels.bincount(minlength=classes).double()
+    return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), 0.0).float()
+
+
+class Average:
+    """The exponential moving average of a network's weights, as a network in evaluation mode.
+
+    BatchNorm's running statistics are averaged like the weights: so they belong to weights of the same age. Its counter is copied.
+    """
+
+    def __init__(self, network: MedMambaSE, decay: float) -> None:
+        self.network = deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def follow(self, network: MedMambaSE, steps: int) -> None:
+        """After each step, of which ``steps`` are done. The first ones count less far back, or the average would long be one of random weights."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)([mine for mine, _ in floats], [theirs for _, theirs in floats], 0)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)

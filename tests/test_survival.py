@@ -1,0 +1,313 @@
+"""A training that is killed, interrupted, or out of disk space ends as if nothing had happened; and what it must not go on from is refused."""
+
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from kill_test import CONFIG, MOMENTS, Kill, differing, finish, image_set, readable, start, train
+from medmambase.config import ConfigError, TrainConfig
+from medmambase.data.folders import DataError
+from medmambase.training import checkpoint, history, loop, run_folder
+from medmambase.training.interrupt import first_interrupt_waits
+
+SHORT = replace(CONFIG, epochs=2)
+STEPS = 4  # an epoch
+
+
+class Killed(BaseException):
+    """Stands for a kill where the process must live on: nothing in the project catches it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of SHORT, trained in one go."""
+    run = tmp_path_factory.mktemp("undisturbed")
+    train(run, SHORT)
+    return run
+
+
+def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
+    """A progress bar that acts when this step, counted from the beginning of the sitting, is about to begin."""
+    steps = iter(range(1_000_000))
+
+    def progress(items: Iterable[object], total: int, text: str) -> Iterable[object]:
+        for item in items:
+            if next(steps) == number:
+                act()
+            yield item
+
+    return progress
+
+
+def test_a_training_killed_inside_any_write_ends_with_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:
+    config, write, struck = replace(SHORT, save_every=1), 0, True
+    while struck:
+        for moment in MOMENTS:
+            run = tmp_path / f"{write} {moment}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "fsync", os.fsync)
+                patch.setattr(os, "replace", os.replace)
+                Kill(write, moment, die).arm()
+                try:
+                    train(run, config)
+                    struck = False
+                except Killed:
+                    assert readable(run) is None
+            train(run, config)
+            assert differing(run, undisturbed) == [], (write, moment)
+            shutil.rmtree(run)
+        write += 1
+    assert write > 20
+
+
+@pytest.mark.parametrize("save_every", [0, 1, 3])
+def test_a_training_killed_at_any_step_ends_with_the_same_bytes(save_every: int, tmp_path: Path, undisturbed: Path) -> None:
+    config = replace(SHORT, save_every=save_every)
+    for number in range(2 * STEPS):
+        run = tmp_path / str(number)
+        with pytest.raises(Killed):
+            train(run, config, at_step(number, die))
+        if number in (1, 4):  # and once more, a little later
+            with pytest.raises(Killed):
+                train(run, config, at_step(1, die))
+        outcome = train(run, config)
+        assert differing(run, undisturbed) == [], number
+        assert [epoch.epoch for epoch in outcome.epochs] == [1, 2]
+
+
+def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished_by_the_next(tmp_path: Path) -> None:
+    run, chance = tmp_path / "run ü", random.Random(1)
+    process = start(run, 1)
+    while checkpoint.position(run / "last") is None:
+        time.sleep(0.01)
+    with pytest.raises(run_folder.RunFolderError, match=rf"another run \(process {process.pid}, since .*\) is at work in it; wait for its end"):
+        train(run, CONFIG)
+    time.sleep(chance.uniform(0, 0.5))
+    process.kill()
+    assert finish(process) != 0
+    assert finish(start(run, 1, Kill(5, MOMENTS[0], int))) != 0
+    assert readable(run) is None and checkpoint.position(run / "last") is not None
+    train(run, replace(CONFIG, save_every=1))
+    train(tmp_path / "undisturbed", CONFIG)
+    assert differing(run, tmp_path / "undisturbed") == []
+
+
+def test_the_first_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path, undisturbed: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    for number in (0, STEPS - 1, STEPS + 1):
+        run = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, SHORT, at_step(number, lambda: signal.raise_signal(signal.SIGINT)))
+        assert checkpoint.position(run / "last") == (1 + number // STEPS, number % STEPS + 1)
+        assert signal.getsignal(signal.SIGINT) is before
+        train(run, SHORT)
+        assert differing(run, undisturbed) == [], number
+
+
+def test_ctrl_c_in_validation_waits_for_the_end_of_the_epoch(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = loop.predict
+
+    def interrupted(*arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return predict(*arguments)
+
+    monkeypatch.setattr(loop, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, SHORT)
+    monkeypatch.undo()
+    assert checkpoint.position(tmp_path / "last") == (2, 0)
+    train(tmp_path, SHORT)
+    assert differing(tmp_path, undisturbed) == []
+
+
+def test_the_second_ctrl_c_leaves_at_once_but_not_the_echo_of_the_first() -> None:
+    with first_interrupt_waits() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # as torchrun hands on what the terminal sent already
+        assert interrupted()
+        time.sleep(0.6)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_elsewhere_than_in_the_main_thread_ctrl_c_is_left_alone(tmp_path: Path) -> None:
+    outcomes: list[history.Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(train(tmp_path, SHORT)))
+    thread.start()
+    thread.join()
+    assert len(outcomes[0].epochs) == 2
+
+
+def failing(number: int, code: int) -> Callable[[int], None]:
+    """An ``os.fsync`` that fails from its ``number``-th call on, with half of the file written."""
+    calls, real = iter(range(1_000_000)), os.fsync
+
+    def fails(file: int) -> None:
+        if next(calls) >= number:
+            os.ftruncate(file, os.fstat(file).st_size // 2)
+            raise OSError(code, os.strerror(code))
+        real(file)
+
+    return fails
+
+
+def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(tmp_path: Path, undisturbed: Path) -> None:
+    config = replace(SHORT, save_every=1)
+    for number in range(8, 18):
+        run = tmp_path / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", failing(number, errno.ENOSPC))
+            with pytest.raises(run_folder.RunFolderError, match=r": cannot be written \(No space left on device\); .*free some space there") as caught:
+                train(run, config)
+        assert len(str(caught.value).splitlines()) == 1 and str(run) in str(caught.value)
+        assert readable(run) is None and checkpoint.position(run / "last") is not None
+        train(run, config)
+        assert differing(run, undisturbed) == [], number
+
+
+def test_a_folder_that_refuses_files_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "last").write_text("a file", encoding="utf-8")
+    with pytest.raises(run_folder.RunFolderError, match=r"last.*: cannot be written \(.*\); what was there before is unharmed; see that its folder"):
+        train(tmp_path, SHORT)
+
+
+def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refusals, pauses = os.replace, [1, 2, 3], []
+
+    def refuses(source: Path, target: Path) -> None:
+        if refusals:
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "Access is denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuses)
+    monkeypatch.setattr(run_folder.time, "sleep", pauses.append)
+    run_folder.write_text(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "a" and len(pauses) == 3
+    refusals += [1, 2, 3, 4]
+    with pytest.raises(run_folder.RunFolderError, match=r"a\.txt: cannot be written \(Access is denied\); what was there before is unharmed"):
+        run_folder.write_text(tmp_path / "a.txt", "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text(encoding="utf-8") == "a"
+
+
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path) -> None:
+    with run_folder.held(tmp_path), pytest.raises(run_folder.RunFolderError, match=rf"process {os.getpid()}, since"), run_folder.held(tmp_path):
+        pass
+    with run_folder.held(tmp_path):
+        pass
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(run_folder.RunFolderError, match="cannot be written"), run_folder.held(tmp_path / "file"):
+        pass
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The run folder of SHORT, stopped in its second epoch."""
+    with pytest.raises(Killed):
+        train(tmp_path, SHORT, at_step(STEPS + 1, die))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lr": 0.02}, "lr was 0.01 and is 0.02"),
+        ({"epochs": 3, "seed": 1}, "epochs was 2 and is 3; seed was 0 and is 1"),
+        ({"ema": 0.0}, "ema was 0.9 and is 0.0"),
+    ],
+)
+def test_other_settings_are_refused_and_named(changes: dict[str, object], said: str, stopped: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"last: the settings are not those that this training began with: {re.escape(said)}; put back what it was"):
+        train(stopped, replace(SHORT, **changes))
+    assert checkpoint.position(stopped / "last") == (2, 0)
+
+
+def test_settings_that_change_no_result_may_change(stopped: Path, undisturbed: Path) -> None:
+    train(stopped, replace(SHORT, save_every=2, cache="off"))
+    assert differing(stopped, undisturbed) == []
+
+
+def refused(run: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object]) -> str:
+    import kill_test
+
+    monkeypatch.setattr(kill_test, "image_set", change)
+    with pytest.raises(DataError, match=r"last: the images are not those that this training began with: ") as caught:
+        train(run, SHORT)
+    return str(caught.value)
+
+
+def test_other_images_are_refused_and_named(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_pixels(count: int, split: str, size: int = 16):
+        images = image_set(count, split, size)
+        return replace(images, facts=(*images.facts[:3], replace(images.facts[3], digest="other"), *images.facts[4:]))
+
+    def fewer(count: int, split: str, size: int = 16):
+        return image_set(count, split, size).rows(range(0, count - 2)) if split == "val" else image_set(count, split, size)
+
+    def another_order(count: int, split: str, size: int = 16):
+        return image_set(count, split, size).rows([1, 0, *range(2, count)])
+
+    assert "began with: 2 of other pixels (train/3.png, val/3.png); put back" in refused(stopped, monkeypatch, other_pixels)
+    assert "began with: 2 gone (val/9.png, val/10.png); put back" in refused(stopped, monkeypatch, fewer)
+    assert "began with: their order is another; put back" in refused(stopped, monkeypatch, another_order)
+    (stopped / "last" / checkpoint.IMAGES).unlink()
+    assert "began with: which ones cannot be told; put back" in refused(stopped, monkeypatch, fewer)
+
+
+def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
+    path = stopped / "last" / checkpoint.STATE
+    good = path.read_bytes()
+    words = checkpoint._words(good)
+    tensors = load(good)
+    other = {name: t for name, t in tensors.items() if name != "network.head.weight"}
+    for content in (b"", b"x" * 100, good[:1000], good[:-1], save(tensors), save(other, {"training": checkpoint.json.dumps(words)})):
+        path.write_bytes(content)
+        with pytest.raises(
+            checkpoint.CheckpointError, match=rf"{re.escape(str(path))}: is no checkpoint of this training, or is damaged .*; delete it"
+        ) as caught:
+            train(stopped, SHORT)
+        assert len(str(caught.value).splitlines()) == 1
+    path.write_bytes(save(tensors, {"training": checkpoint.json.dumps({**words, "format": 99})}))
+    with pytest.raises(checkpoint.CheckpointError, match="format is 99; this version reads format 1"):
+        train(stopped, SHORT)
+
+
+def test_a_finished_training_has_nothing_left_to_do(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(undisturbed, run)
+    outcome = train(run, SHORT, at_step(0, die))
+    assert len(outcome.epochs) == 2 and outcome.best_epoch in (1, 2)
+    assert differing(run, undisturbed) == []
+
+
+def test_the_file_of_figures_holds_no_clock(undisturbed: Path) -> None:
+    header = (undisturbed / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_auc"
+
+
+def test_a_checkpoint_holds_everything_that_was_learned(undisturbed: Path) -> None:
+    tensors = load((undisturbed / "last" / checkpoint.STATE).read_bytes())
+    network = {name.partition(".")[2] for name in tensors if name.startswith("network.")}
+    assert {name.partition(".")[2] for name in tensors if name.startswith("average.")} == network
+    learned = {name for name in network if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert {name for name in tensors if name.startswith("optimizer.")} == {
+        f"optimizer.{name}.{what}" for name in learned for what in ("step", "exp_avg", "exp_avg_sq")
+    }
+    assert isinstance(SHORT, TrainConfig) and all(t.dtype in (torch.float32, torch.int64) for t in tensors.values())
