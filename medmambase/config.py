@@ -1,11 +1,15 @@
 """Every default in the project: network shapes, preprocessing, recipes.
 
-Next stop: ``model/network.py`` builds a network from a ``ModelConfig``; ``training/loop.py`` follows a ``TrainConfig``.
+Stop before: ``settings.py``, which fills them from a file and from flags. Next stop: ``model/network.py`` builds a network from a ``ModelConfig``;
+``training/loop.py`` follows a ``TrainConfig``.
 """
 
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from types import NoneType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 Block = Literal["medmambase", "medmamba", "notebook", "medmamba_v0"]
 Odd = Literal["pad", "crop"]
@@ -15,6 +19,9 @@ HighDepth = Literal["percentile", "range"]
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "constant"]
 Augmentation = Literal["ultrasound", "crop_flip", "none"]
+Balance = Literal["none", "weights", "sampler"]
+Freeze = Literal["none", "embedding", "backbone"]
+Caching = Literal["ram", "disk", "off"]
 Metric = Literal["auc", "balanced_accuracy", "accuracy"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -33,8 +40,42 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be a finite number, at least {least}")
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of ``known`` that a person most likely meant."""
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
+
+
+def check_type(name: str, value: object, wanted: Any) -> None:
+    """Raises ConfigError unless ``value`` is what a file may give for the annotation ``wanted``: a whole number is also a float, a list a tuple."""
+    if not _fits(value, wanted):
+        raise ConfigError(f"{name} is {value!r}; it must be {in_words(wanted)}")
+
+
+def _fits(value: object, wanted: Any) -> bool:
+    parts = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return isinstance(value, str) and value in parts
+    if get_origin(wanted) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in value)
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    return isinstance(value, (int, float) if wanted is float else wanted) and (wanted is bool or not isinstance(value, bool))
+
+
+def in_words(wanted: Any) -> str:
+    """An annotation for a person."""
+    parts = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if get_origin(wanted) is tuple:
+        return f"a list, each of it {in_words(parts[0])}"
+    if parts:
+        return " or ".join(in_words(part) for part in parts if part is not NoneType)
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(wanted, "a text")
+
+
 class _Config:
-    """Reading and writing as plain dictionaries, strict about names."""
+    """Reading and writing as plain dictionaries, strict about names and types."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values; tuples become lists."""
@@ -42,11 +83,13 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
+        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist, with the nearest one that does, and for a value of another type."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
+        types = get_type_hints(cls)
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"{cls.__name__} has no field {name!r}; the nearest is {nearest(name, known)!r}")
+            check_type(name, value, types[name])
         return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
@@ -137,6 +180,15 @@ class TrainConfig(_Config):
     """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs (patience 0: never stop early).
 
     ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None keeps the preset's.
+    ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest gradient that is taken as it is (0: any).
+    ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of them (0: off).
+    ``select_after``: the part of the epochs before which none is chosen as the best, nor patience counted: an early epoch that looks good on few
+    validation images is luck.
+    ``balance``: every class counts alike, by weights of the loss or by how often its images are drawn.
+    ``freeze``: what does not learn, the patch embedding or, with ``backbone``, all but the classifier.
+    ``laterality``: left stays left, so no image is mirrored. ``recompute``: spare memory by computing each block again in backward.
+    ``cache``: decoded images stay in memory; ``disk`` also keeps them for the next run; ``off`` decodes each again whenever it is used.
+    ``save_every``: steps between checkpoints inside an epoch (0: only after each epoch).
     """
 
     recipe: str = "ultrasound"
@@ -149,34 +201,44 @@ class TrainConfig(_Config):
     warmup: float = 3.0
     epochs: int = 50
     batch_size: int = 16
+    accumulate: int = 1
     patience: int = 15
     clip_norm: float = 1.0
     label_smoothing: float = 0.05
+    ema: float = 0.99
+    balance: Balance = "none"
+    freeze: Freeze = "none"
     augmentation: Augmentation = "ultrasound"
+    laterality: bool = False
     image_size: int = 128
     resize: Resize = "letterbox"
+    high_depth: HighDepth = "percentile"
     select: Metric = "auc"
+    select_after: float = 0.5
     precision: Precision = "auto"
+    recompute: bool = False
+    cache: Caching = "ram"
+    save_every: int = 0
+    tensorboard: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("optimizer", Optimizer),
-            ("schedule", Schedule),
-            ("augmentation", Augmentation),
-            ("resize", Resize),
-            ("select", Metric),
-            ("precision", Precision),
-        ):
+            ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze), ("augmentation", Augmentation), ("resize", Resize),
+            ("high_depth", HighDepth), ("select", Metric), ("precision", Precision), ("cache", Caching),
+        ):  # fmt: skip  # a table
             _one_of(name, getattr(self, name), choices)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 1), ("patience", 0), ("warmup", 0), ("clip_norm", 0), ("weight_decay", 0)):
-            _at_least(name, getattr(self, name), least)
+        for name in ("epochs", "batch_size", "accumulate", "image_size"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("patience", "warmup", "clip_norm", "weight_decay", "save_every"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("label_smoothing", "ema", "select_after"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and below 1")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr is {self.lr!r}; it must be a finite number above 0")
         if not 0 <= self.seed < 2**63:  # what the generators of both torch and NumPy take
             raise ConfigError(f"seed is {self.seed!r}; it must be at least 0 and below 2 to the power of 63")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing is {self.label_smoothing!r}; it must be at least 0 and below 1")
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
         """``preset`` with this recipe's block and depths, then ``changes``."""
@@ -189,14 +251,14 @@ RECIPES: dict[str, TrainConfig] = {
     "ultrasound": TrainConfig(),
     "readme": TrainConfig(
         recipe="readme", block="medmambase", optimizer="adam", lr=1e-3, weight_decay=1e-4, schedule="constant", warmup=0, epochs=20, patience=0,
-        clip_norm=0, label_smoothing=0, augmentation="none", resize="stretch", select="accuracy",
+        clip_norm=0, label_smoothing=0, ema=0, augmentation="none", resize="stretch", select="accuracy", select_after=0,
     ),
     "notebook": TrainConfig(
         recipe="notebook", block="notebook", depths=(2, 2, 2, 2), optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=30,
-        patience=10, clip_norm=0, label_smoothing=0, augmentation="crop_flip", resize="stretch", select="accuracy",
+        patience=10, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip", resize="stretch", select="accuracy", select_after=0,
     ),
     "medmamba": TrainConfig(
         recipe="medmamba", block="medmamba", optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=100, batch_size=32,
-        patience=0, clip_norm=0, label_smoothing=0, augmentation="crop_flip", image_size=224, resize="stretch", select="accuracy",
+        patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip", image_size=224, resize="stretch", select="accuracy", select_after=0,
     ),
 }  # fmt: skip  # one recipe a paragraph, to be read side by side

@@ -1,5 +1,7 @@
 """The defaults: recipes and presets say what they say, and refuse what cannot be meant."""
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,14 +11,38 @@ from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, Prepro
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), *RECIPES.values(), Preprocessing()])
 def test_every_config_survives_the_way_through_a_file(config: ModelConfig | TrainConfig | Preprocessing) -> None:
-    import json
-
     assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_an_unknown_key_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no field 'batchsize'; its fields are .*batch_size"):
+def test_an_unknown_key_is_an_error_that_names_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match="TrainConfig has no field 'batchsize'; the nearest is 'batch_size'"):
         TrainConfig.from_dict({"batchsize": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("epochs", 2.5, "a whole number"),
+        ("epochs", "3", "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("lr", "fast", "a number"),
+        ("lr", False, "a number"),
+        ("laterality", 1, "true or false"),
+        ("recipe", 3, "a text"),
+        ("depths", 3, "a list, each of it a whole number"),
+        ("depths", [2, "2"], "a list, each of it a whole number"),
+        ("block", "resnet", "one of 'medmambase', 'medmamba', 'notebook', 'medmamba_v0'"),
+        ("optimizer", None, "one of 'adamw', 'adam'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_type_that_is_wanted(name: str, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{name} is {value!r}; it must be {wanted}") + "$"):
+        TrainConfig.from_dict({name: value})
+
+
+def test_a_whole_number_will_do_where_any_number_does_and_a_list_for_a_tuple() -> None:
+    config = TrainConfig.from_dict({"lr": 1, "depths": [1, 2], "block": None})
+    assert (config.lr, config.depths, config.block) == (1, (1, 2), None)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +61,19 @@ def test_an_unknown_key_is_an_error_that_lists_the_known_ones() -> None:
         ("optimizer", "sgd"),
         ("select", "f1"),
         ("clip_norm", -1.0),
+        ("accumulate", 0),
+        ("ema", 1.0),
+        ("ema", -0.1),
+        ("balance", "oversample"),
+        ("freeze", "all"),
+        ("cache", "tape"),
+        ("high_depth", "window"),
+        ("schedule", "step"),
+        ("save_every", -1),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value!r}"):
+    with pytest.raises(ConfigError, match=re.escape(f"{name} is {value!r}; it must be")):
         replace(TrainConfig(), **{name: value})
 
 
@@ -49,6 +84,8 @@ def test_the_recipes_are_what_their_sources_did() -> None:
     assert (medmamba.lr, medmamba.epochs, medmamba.batch_size, medmamba.image_size) == (1e-4, 100, 32, 224)
     assert (ours.optimizer, ours.select, ours.resize, ours.epochs) == ("adamw", "auc", "letterbox", 50)
     assert all(RECIPES[name].recipe == name for name in RECIPES)
+    for original in (readme, notebook, medmamba):  # they had none of what came later
+        assert (original.ema, original.balance, original.accumulate, original.freeze, original.clip_norm) == (0, "none", 1, "none", 0)
 
 
 def test_a_recipe_brings_its_network_and_a_change_comes_last() -> None:

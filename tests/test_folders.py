@@ -13,8 +13,9 @@ from PIL import Image
 
 from medmambase.config import Preprocessing
 from medmambase.data.decode import decode, lost
-from medmambase.data.folders import DataError, Manifest, scan_folder
+from medmambase.data.folders import DataError, Manifest
 from medmambase.data.images import ImageError
+from medmambase.data.sources import read_manifest
 
 
 def fill(root: Path, tree: dict[str, int], suffix: str = "png") -> Path:
@@ -24,6 +25,10 @@ def fill(root: Path, tree: dict[str, int], suffix: str = "png") -> Path:
         for number in range(count):
             Image.new("L", (4, 4), number).save(root / folder / f"{number:03d}.{suffix}")
     return root
+
+
+def scan_folder(root: Path, seed: int = 0, runs: Path | None = None) -> Manifest:
+    return read_manifest(root, seed=seed, runs=runs)
 
 
 def counts(manifest: Manifest) -> dict[str, int]:
@@ -54,7 +59,8 @@ def test_class_folders_alone_are_split_70_15_15_in_every_class(tmp_path: Path) -
     manifest = scan_folder(fill(tmp_path, {"a": 100, "b": 40}))
     by_class = Counter((sample.split, manifest.classes[sample.label]) for sample in manifest.samples)
     assert by_class == {("train", "a"): 70, ("val", "a"): 15, ("test", "a"): 15, ("train", "b"): 28, ("val", "b"): 6, ("test", "b"): 6}
-    assert "by patient" in manifest.notes[-1]
+    assert "--group-regex" in manifest.notes[-1]
+    assert manifest.method == "split 70/15/15 into train, val and test by image, stratified, seed 0"
 
 
 def test_the_split_hangs_on_the_seed_and_the_relative_path_alone(tmp_path: Path) -> None:
@@ -138,7 +144,7 @@ def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
         ({"a": 5}, "only one class found, 'a'; a classifier needs at least two"),
         ({"set/train/a": 5, "set/train/b": 5}, "only one class found, 'set'; give .*set instead"),
         (everywhere(2, ("val", "test")), "there is test/ and val/ but no train/"),
-        (everywhere(2, ["val"]) | {"train/a": 0}, "the training folder has no images"),
+        (everywhere(2, ["val"]) | {"train/a": 0}, "there are no training images"),
         (everywhere(2) | {"val/Femurr": 1, "train/Femur": 2}, "val has class 'Femurr' but train has no images of it; the nearest name in train is 'Femur'"),
         (everywhere(2, ("train", "val")) | {"test/A": 1}, "test has class 'A' but .* nearest name in train is 'a'"),
         (everywhere(2) | {"valid/a": 1}, "both mean val; keep one"),
@@ -151,11 +157,11 @@ def test_a_folder_that_cannot_be_trained_on_says_what_to_do(tmp_path: Path, tree
 
 
 def test_a_missing_folder_and_a_file_say_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder; give the folder that holds train/"):
+    with pytest.raises(DataError, match="no such file or folder; give a folder that holds train/"):
         scan_folder(tmp_path / "nowhere")
-    (tmp_path / "file.csv").write_text("x", encoding="utf-8")
-    with pytest.raises(DataError, match="this is a file"):
-        scan_folder(tmp_path / "file.csv")
+    (tmp_path / "file.zip").write_text("x", encoding="utf-8")
+    with pytest.raises(DataError, match="this is a file of another kind; give a folder"):
+        scan_folder(tmp_path / "file.zip")
 
 
 def test_decoding_keeps_the_order_and_names_each_broken_file_once(tmp_path: Path) -> None:
@@ -237,7 +243,8 @@ def test_more_images_than_memory_is_a_message(tmp_path: Path) -> None:
 def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
     """Python's own ``hash`` of a text would differ there."""
     root = fill(tmp_path / "é 肺", {"a": 20, "b": 20})
-    code = "import sys, pathlib; from medmambase.data.folders import scan_folder; print([s.split for s in scan_folder(pathlib.Path(sys.argv[1])).samples])"
+    code = "import sys, pathlib; from medmambase.data.sources import read_manifest as read; "
+    code += "print([s.split for s in read(pathlib.Path(sys.argv[1]), seed=0).samples])"
     folders = [str(Path(__file__).resolve().parents[1] / name) for name in (".", "kernels")]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {folders!r}; {code}", str(root)]
     output = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout

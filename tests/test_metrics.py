@@ -223,6 +223,20 @@ def test_names_that_do_not_match_the_labels_are_refused_and_nothing_is_written(t
     assert not list(tmp_path.iterdir())
 
 
+def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    from medmambase.evaluation.metrics import as_medmnist
+
+    two = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]])
+    assert as_medmnist(np.array([1, 1, 0, 0]), two) == {"ACC": 0.5, "AUC": 0.5}  # 0.5 is not above 0.5
+    labels = np.array([0, 0, 1, 1, 2])
+    three = np.random.default_rng(0).dirichlet((1, 1, 1), 5)
+    areas = [roc_auc_score(labels == label, three[:, label]) for label in range(3)]
+    assert as_medmnist(labels, three) == {"ACC": float((three.argmax(1) == labels).mean()), "AUC": pytest.approx(sum(areas) / 3)}
+    assert as_medmnist(labels[:4], three[:4]) == {"ACC": None, "AUC": None}  # its evaluator knows no class without images
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -43,6 +44,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+AUDITED = {"method": "split by patient <b>1</b>", "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]}}
+
+
 def put(path: Path, values: object) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
@@ -65,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(run / "config.json", settings | how | {"classes": CLASSES})
     counts = {split: dict(zip(CLASSES, row, strict=True)) for split, row in (("train", (70, 71, 72)), ("val", (15, 15, 15)), ("test", (10, 10, 10)))}
     skipped = [{"path": "train/<i>x</i>.png", "reason": "image file is truncated"}]
-    put(run / "data_report.json", {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"]})
+    put(run / "data_report.json", {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"], **AUDITED})
     put(run / "env.json", {"python": "3.12.1", "torch": "2.13.0+cpu"})
     put(run / "test" / "metrics.json", metrics.to_dict())
     (run / "command.txt").write_text('medmambase-train "D:\\my data" --recipe notebook\n', encoding="utf-8")
@@ -120,7 +124,7 @@ def test_pictures_are_on_the_page_as_they_are_in_the_folder(run: Path) -> None:
     assert all(attributes["alt"] for attributes in Page(run / "report.html").all("img"))
 
 
-@pytest.mark.parametrize("place", ["class", "note", "path", "command", "root", "environment", "setting"])
+@pytest.mark.parametrize("place", ["class", "note", "path", "command", "root", "environment", "setting", "method", "finding"])
 def test_every_name_is_escaped(run: Path, place: str) -> None:
     evil = "</td></style></pre><script>alert(1)</script><img src=x onerror=alert(1)>"
     match place:
@@ -136,6 +140,10 @@ def test_every_name_is_escaped(run: Path, place: str) -> None:
             (run / "command.txt").write_text(evil, encoding="utf-8")
         case "root":
             change(run / "data_report.json", root=evil)
+        case "method":
+            change(run / "data_report.json", method=evil)
+        case "finding":
+            change(run / "data_report.json", audit={"findings": [evil]})
         case "environment":
             put(run / "env.json", {evil: evil})
         case "setting":
@@ -237,6 +245,8 @@ def _change(name: str, **values: object) -> Callable[[Path], Path]:
         _change("config.json", training=[1]),
         _change("config.json", classes="abc"),
         _change("data_report.json", counts=[]),
+        _change("data_report.json", audit=None),
+        _change("data_report.json", audit={"findings": "many"}),
         _change("data_report.json", counts={"train": 5}),
         _change("data_report.json", counts={"train": {"a": "many"}}),
         _change("data_report.json", skipped=["a.png"]),
@@ -305,3 +315,19 @@ def test_a_name_that_is_no_unicode_is_shown_with_escapes(run: Path) -> None:
 
 def test_the_same_folder_gives_the_same_bytes(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
+
+
+def test_twins_are_told_and_shown_and_results_without_them_stand_beside_those_with_them(run: Path) -> None:
+    labels = np.repeat([0, 1, 2], 10)
+    scores = np.full((30, 3), 0.2) + 0.4 * np.eye(3)[labels]
+    scores[:4] = scores[:4, ::-1]
+    clean = evaluate(labels[4:], scores[4:], CLASSES)
+    put(run / "test" / "metrics.json", replace(evaluate(labels, scores, CLASSES), without_leaked=clean).to_dict())
+    put(run / "test" / "medmnist.json", {"ACC": 0.875, "AUC": 0.9})
+    assert "the same pixels" in Page(write_report(run)).text and "How to read this: each row is one picture twice" not in Page(write_report(run)).text
+    (run / "audit").mkdir()
+    shutil.copy(run / "curves.png", run / "audit" / "twins.png")
+    page = Page(write_report(run))
+    assert "4 of 30 test images have a twin, or their patient, in train or val. Without them: balanced accuracy 1.000" in page.text
+    assert "ACC 0.875, AUC 0.900" in page.text
+    assert "How to read this: each row is one picture twice" in page.text and "How they were split: split by patient <b>1</b>." in page.text

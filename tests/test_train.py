@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medmambase import MedMambaSE
-from medmambase.commands import train
-from medmambase.config import PRESETS, RECIPES
+from medmambase.commands import train, train_results
+from medmambase.config import PRESETS
 from medmambase.data import phantom
 from medmambase.evaluation.figures import FigureError
 from medmambase.evaluation.metrics import MetricsError, evaluate, read_predictions
@@ -52,11 +52,11 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> None:
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     promised = {
-        "config.json", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv", "train.log", "curves.png", "report.html",
-        "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json",
+        "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv", "train.log", "curves.png", "report.html",
+        "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv",
         "test/predictions.csv", "test/metrics.json", "test/confusion.png", *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
     }  # fmt: skip  # folder by folder
-    assert files == promised
+    assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
 
 
 def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_saved_network_gives_the_predictions_again(finished: Path, images: P
     network = MedMambaSE.load(finished / "best")
     assert network.classes == tuple(classes)
     assert network.config.in_chans == 1  # every phantom image is grey
-    batch = torch.stack([load(images / name, network.preprocessing) for name in names[:4]])
+    batch = torch.stack([load(images / name, network.preprocessing)[0] for name in names[:4]])
     with torch.no_grad():
         again = network(normalise(batch, network.preprocessing)).double().softmax(1)
     assert np.abs(again.numpy() - probabilities[:4]).max() < 1e-5
@@ -121,7 +121,7 @@ def one_class(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (lambda folder: [str(folder / "nowhere")], 3, "no such folder"),
+        (lambda folder: [str(folder / "nowhere")], 3, "there is no such file or folder; give a folder"),
         (empty, 3, "no images found"),
         (one_class, 3, "only one class found, 'brain'"),
         (lambda folder: ["--demo", "--lr", "0"], 2, "lr is 0.0"),
@@ -133,6 +133,13 @@ def one_class(folder: Path) -> list[str]:
         (lambda folder: ["--demo", "--lr", "inf"], 2, "lr is inf; it must be a finite number above 0"),
         (lambda folder: ["--demo", "--lr", "nan"], 2, "lr is nan"),
         (lambda folder: ["--demo", "--batch-size", "1", "--image-size", "32"], 2, "batch_size is 1, and images of 32 px shrink to maps of 1x1"),
+        (lambda folder: [], 2, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),
+        (lambda folder: ["x", "--demo"], 2, "DATA is 'x', but --demo draws its own images"),
+        (lambda folder: ["x", "--weights", "y.pth", "--model", "nano"], 2, "--model is 'nano', but weights bring the size of their own network"),
+        (lambda folder: ["--demo", "--model", "huge"], 2, "--model is 'huge'; it must be one of 'nano',"),
+        (lambda folder: ["--demo", "--seed", "1e23"], 2, "--seed is '1e23'; it must be a whole number"),
+        (lambda folder: ["--demo", "--config", str(folder)], 2, "there is no such file; give a TOML file of settings"),
+        (lambda folder: ["--resume", str(folder)], 2, "there is no such folder; give the folder of a run"),
         (lambda folder: ["--demo", "--name", "x" * 300], 4, "has 300 letters, too many for a folder; choose a shorter one with --name"),
     ],
 )
@@ -145,22 +152,11 @@ def test_bad_input_ends_in_a_code_and_a_sentence(arguments, code: int, message: 
     assert not (tmp_path / "runs").exists()  # nothing was begun
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--demo", "--epoch", "3"], "unrecognized arguments: --epoch"),
-        ([], "give a folder of images, or --demo"),
-        (["x", "--demo"], "leave out x"),
-        (["--demo", "--model", "huge"], "invalid choice: 'huge'"),
-        (["x", "--weights", "y.pth", "--model", "nano"], "leave out --model"),
-        (["--demo", "--seed", "1e23"], "invalid int value: '1e23'"),
-    ],
-)
-def test_an_unknown_flag_or_choice_is_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        train.main(arguments)
+        train.main(["--demo", "--epoch", "3"])
     assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    assert capsys.readouterr().err == "medmambase-train: there is no flag --epoch; the nearest is --epochs; medmambase-train --help lists everything\n"
 
 
 def test_weights_that_are_no_checkpoint_end_in_a_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,25 +174,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_network(
     folder = tmp_path / "nan-001"
     if (folder / "last").exists():
         assert all(torch.isfinite(t).all() for t in load_file(folder / "last" / "model.safetensors").values() if t.is_floating_point())
-
-
-def test_ctrl_c_leaves_with_130_and_keeps_the_finished_epochs(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    step = torch.optim.AdamW.step
-    calls: list[int] = []
-
-    def interrupted(self, *args):
-        calls.append(1)
-        if len(calls) == 6:  # in the second epoch of three steps
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    assert train.main([str(images), "--runs", str(tmp_path), "--name", "c", *QUICK]) == 130
-    assert "the figures of all finished epochs, and the best and the last network, are in" in capsys.readouterr().err
-    assert len((tmp_path / "c-001" / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
-    assert MedMambaSE.load(tmp_path / "c-001" / "best").config.depths == (2, 2, 4, 2)
 
 
 def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: Path, tmp_path: Path) -> None:
@@ -222,18 +199,18 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
 
 
 def raising(error: BaseException):
-    def raises(*_: object) -> None:
+    def raises(*_: object, **__: object) -> None:
         raise error
 
     return raises
 
 
-@pytest.mark.parametrize(("place", "message"), [("_plan", "interrupted: nothing was made"), ("_train", "interrupted before the first epoch was finished")])
+@pytest.mark.parametrize(("place", "message"), [("_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")])
 def test_an_interrupt_promises_only_what_there_is(
     place: str, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, place, raising(KeyboardInterrupt()))
-    assert train.main([str(images), "--runs", str(tmp_path / "runs")]) == 130
+    monkeypatch.setattr(f"medmambase.commands.train.{place}", raising(KeyboardInterrupt()))
+    assert train.main([str(images), "--runs", str(tmp_path / "runs"), *QUICK]) == 130
     assert message in capsys.readouterr().err
 
 
@@ -246,6 +223,8 @@ def test_an_interrupt_promises_only_what_there_is(
         (OSError(errno.ENOSPC, "No space left on device"), 4, "full-001: No space left on device; free some space there, or choose another place with --runs"),
         (OSError(errno.ENOSPC, "No space left on device", "some/file"), 4, "some/file: No space left on device; free some space"),
         (PermissionError(errno.EACCES, "Permission denied", "some/file"), 4, "some/file: Permission denied"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nlong story"), 4, "too little memory (CUDA out of memory. Tried); halve --batch-size and double"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, "there is too little memory (DefaultCPUAllocator"),
     ],
 )
 def test_each_failure_has_its_code_and_one_line(
@@ -255,27 +234,6 @@ def test_each_failure_has_its_code_and_one_line(
     assert train.main([str(images), "--runs", str(tmp_path), "--name", "full"]) == code
     said = capsys.readouterr().err
     assert message in said and len(said.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "depths", "recipe", "changes"),
-    [
-        ([], (1, 1, 2, 1), "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
-        (["--model", "tiny"], (2, 2, 4, 2), "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
-        (["--recipe", "notebook"], (2, 2, 2, 2), "notebook", {}),
-        (["--recipe", "ultrasound"], (2, 2, 4, 2), "ultrasound", {}),
-        (
-            ["--lr", "0.5", "--epochs", "2", "--image-size", "96"],
-            (1, 1, 2, 1),
-            "ultrasound",
-            {"lr": 0.5, "augmentation": "none", "epochs": 2, "image_size": 96},
-        ),
-    ],
-)
-def test_the_demo_gives_way_to_whatever_is_given_by_hand(words: list[str], depths: tuple[int, ...], recipe: str, changes: dict[str, object]) -> None:
-    plan = train._plan(train._parser().parse_args(["--demo", *words]))
-    assert (plan.model.depths, plan.model.dims) == (depths, PRESETS["tiny" if "tiny" in words else "nano"].dims)
-    assert replace(plan.config, depths=RECIPES[recipe].depths) == replace(RECIPES[recipe], **{"image_size": 48, "epochs": 6} | changes)
 
 
 def test_weights_that_contradict_the_recipe_are_found_before_anything_is_made(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,4 +268,4 @@ def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line
 
 def test_two_classes_have_an_auc_and_more_have_its_mean() -> None:
     two, three = (evaluate(np.arange(n), np.eye(n), [str(i) for i in range(n)]) for n in (2, 3))
-    assert ", AUC 1.000" in train._summary(two) and ", macro AUC 1.000" in train._summary(three)
+    assert ", AUC 1.000" in train_results.summary(two) and ", macro AUC 1.000" in train_results.summary(three)

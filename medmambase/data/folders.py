@@ -1,27 +1,27 @@
-"""A folder of images to classes and splits.
+"""Images, their classes and splits, and how a folder tells them.
 
-Stop before: a path typed by a person. Stop after: ``data/decode.py``.
+Stop before: ``data/sources.py`` with a folder. Stop after: ``data/splits.py``, which fills in what the folder does not tell.
 
 Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's files are only ever read.
 """
 
 import difflib
-import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from medmambase.data.images import is_dicom
+
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k"}
-)
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm",
+     ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"}
+)  # fmt: skip  # by format
 SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
 # Folders that archivers and network disks leave behind: they hold resource forks and thumbnails that look like images.
 _LITTER = frozenset({"__macosx", "@eadir"})
-_HELD_BACK = 0.15
 _RUN_FILES = frozenset({"config.json", "metrics.csv", "train.log"})  # what tells the folder of a run
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
 
@@ -47,23 +47,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Every image of a folder, in the order of the names; ``classes`` sorted as the folders of train are; ``notes`` are one line each."""
+    """Every image of a source, in the order of the names; ``notes`` are one line each.
+
+    ``classes`` are sorted as the folders of train are, or stand in the order that a published set gives them. ``method``: how the splits came about.
+    """
 
     root: Path
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
+    method: str = ""
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """The samples of "train", "val" or "test"; empty where there is none."""
         return tuple(sample for sample in self.samples if sample.split == name)
 
 
-def scan_folder(root: Path, seed: int = 0, runs: Path | None = None) -> Manifest:
-    """Find the images below ``root`` and give each a class and a split.
+def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
+    """Find the images below ``root`` and give each a class, and a split where the folders tell it; else it is in train.
 
-    ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case. What is missing is taken from train (or from all),
-    class by class, by a hash of seed and relative path: 15 % for val, and 15 % for test if there is no val either.
+    ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case.
     Pictures of earlier trainings are no data: ``runs``, the folder that new runs go to, and whatever is the folder of a run are left out.
     Raises DataError for a folder that cannot be trained on.
     """
@@ -80,7 +83,14 @@ def scan_folder(root: Path, seed: int = 0, runs: Path | None = None) -> Manifest
         notes.append(f"left out, since runs of earlier trainings lie there: {', '.join(path.relative_to(root).as_posix() for path in past.met)}")
     train = found["train"]
     classes = tuple(sorted(name for name, paths in train.items() if paths))
-    _check_classes(root, split_folders["train"], classes, found)
+    if not any(found.values()):
+        raise DataError(f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
+    check_classes(root, {split: folders.keys() for split, folders in found.items()})
+    if len(classes) == 1:
+        folder = split_folders["train"]
+        inner = [child for child in _subfolders(folder / classes[0]) if child.name.casefold() in SPLIT_NAMES]
+        advice = f"give {folder / classes[0]} instead" if inner else "a classifier needs at least two class folders with images"
+        raise DataError(f"{folder}: only one class found, {classes[0]!r}; {advice}")
 
     samples = [
         Sample(path, classes.index(name), split, path.relative_to(root).as_posix())
@@ -89,13 +99,21 @@ def scan_folder(root: Path, seed: int = 0, runs: Path | None = None) -> Manifest
         for path in paths
     ]
     samples.sort(key=lambda sample: sample.name)
-    samples = _hold_back(root, samples, seed, notes)
-    counts = Counter((sample.split, sample.label) for sample in samples)
-    for split in SPLITS:
-        absent = [name for label, name in enumerate(classes) if not counts[split, label]]
-        if 0 < len(absent) < len(classes):
-            notes.append(f"{split} has no images of {', '.join(absent)}: its results leave these out")
     return Manifest(root, classes, tuple(samples), tuple(notes))
+
+
+def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
+    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one that another split has."""
+    train = sorted(found.get("train", ()))
+    if not train:
+        raise DataError(f"{root}: there are no training images; put some into train, in one folder for each class")
+    for split, names in found.items():
+        for name in sorted(set(names) - set(train)):
+            near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in train], n=1, cutoff=0)[0]
+            nearest = next(known for known in train if known.casefold() == near)
+            raise DataError(
+                f"{split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the class, or add images to train"
+            )
 
 
 class _PastRuns:
@@ -120,7 +138,7 @@ def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, P
     folders = _subfolders(root)
     splits: dict[str, Path] = {}
     for folder in folders:
-        split = _SPLIT_NAMES.get(folder.name.casefold())
+        split = SPLIT_NAMES.get(folder.name.casefold())
         if split in splits:
             raise DataError(f"{root}: {splits[split].name}/ and {folder.name}/ both mean {split}; keep one of them")
         if split is not None:
@@ -159,53 +177,6 @@ def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> 
     return classes
 
 
-def _check_classes(root: Path, train: Path, classes: Sequence[str], found: dict[str, dict[str, list[Path]]]) -> None:
-    if not any(found.values()):
-        raise DataError(f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, jp2 are read)")
-    if not classes:
-        raise DataError(f"{train}: the training folder has no images; put them in one folder for each class")
-    for split, folders in found.items():
-        for name in sorted(set(folders) - set(classes)):
-            near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in classes], n=1, cutoff=0)[0]
-            nearest = next(known for known in classes if known.casefold() == near)
-            raise DataError(
-                f"{split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the folder, or add images to train"
-            )
-    if len(classes) == 1:
-        inner = [child for child in _subfolders(train / classes[0]) if child.name.casefold() in _SPLIT_NAMES]
-        advice = f"give {train / classes[0]} instead" if inner else "a classifier needs at least two class folders with images"
-        raise DataError(f"{train}: only one class found, {classes[0]!r}; {advice}")
-
-
-def _hold_back(root: Path, samples: Sequence[Sample], seed: int, notes: list[str]) -> list[Sample]:
-    """Turn part of train into val, and into test where there is no val either.
-
-    Ranking by a hash of each path, not shuffling the list, keeps an image in its place when others come or go in another class,
-    on every system and in every version of every library.
-    """
-    present = {sample.split for sample in samples}
-    if "val" in present:
-        if "test" not in present:
-            notes.append("there is no test split: there will be no test results")
-        return list(samples)
-    wanted = ("val",) if "test" in present else ("val", "test")
-
-    def rank(sample: Sample) -> bytes:
-        return hashlib.sha256(f"{seed}/{sample.name}".encode("utf-8", "surrogatepass")).digest()
-
-    moved: dict[str, str] = {}
-    for label in {sample.label for sample in samples}:
-        ranked = sorted((sample for sample in samples if sample.label == label and sample.split == "train"), key=rank)
-        share = max(1, round(_HELD_BACK * len(ranked))) if len(ranked) > len(wanted) else 0
-        for position, split in enumerate(wanted):
-            moved |= {sample.name: split for sample in ranked[position * share : (position + 1) * share]}
-    if not moved:
-        raise DataError(f"{root}: no class has more than {len(wanted)} images, too few to hold some back for validation; add images, or a val/ folder")
-    taken = "70/15/15 into train, val and test" if len(wanted) == 2 else "85/15 into train and val"
-    notes.append(f"split {taken} by image with seed {seed}: if patients have several images, split by patient into train/, val/ and test/ yourself")
-    return [replace(sample, split=moved.get(sample.name, sample.split)) for sample in samples]
-
-
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if _visible(child.name) and child.is_dir())
 
@@ -220,12 +191,20 @@ def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if _visible(name)]
-        found += [Path(parent, name) for name in files if _is_image(name)]
+        found += [path for path in (Path(parent, name) for name in files) if _is_image(path.name) or _is_bare_dicom(path)]
     return found, met
 
 
 def _visible(name: str) -> bool:
     return not name.startswith(".") and name.casefold() not in _LITTER
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Whether it is one of the files that scanners write without any suffix."""
+    try:
+        return not path.suffix and _visible(path.name) and is_dicom(path)
+    except OSError:
+        return False
 
 
 def _is_image(name: str) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ASIAN_FONTS = ("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "PingFang SC", "Hiragino Sans", "Noto Sans CJK JP", "WenQuanYi Micro Hei")
 LONGEST_LABEL = 28  # characters; the tables of the report have the whole name
 MOST_ROWS = 6  # images on one recalibration sheet
+MOST_TWINS = 12  # pairs on one sheet
 PANELS = (
     ("loss", 2.6, {"train_loss": ("training", "C0"), "val_loss": ("validation", "C1")}),
     (
@@ -104,6 +105,21 @@ def confusion(metrics: Metrics, png: Path) -> None:
         bar = figure.colorbar(image, ax=axes, fraction=0.3 / (2.6 + 0.52 * total), pad=0.02, ticks=[0, 0.25, 0.5, 0.75, 1])
         bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"])
         bar.set_label("share of the true class")
+
+
+def twins(pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path) -> None:
+    """Pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the row with its likeness."""
+    rows = len(pairs)
+    with _sheet(png, 6.0, 2.7 * rows) as figure:
+        grid = figure.subplots(rows, 2, squeeze=False)
+        lines = [_labels([line for caption in row for line in caption.split("\n")]) for row in captions]
+        for axes_row, pair, (names, font), alike in zip(grid, pairs, lines, likeness, strict=True):
+            for place, (axes, picture) in enumerate(zip(axes_row, pair, strict=True)):
+                axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
+                axes.set_title("\n".join(names[2 * place : 2 * place + 2]), fontsize=8, parse_math=False, fontfamily=font)
+                axes.set_xticks([])
+                axes.set_yticks([])
+            axes_row[0].set_ylabel(alike, fontsize=8)
 
 
 def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], png: Path) -> None:

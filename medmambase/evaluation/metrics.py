@@ -42,7 +42,8 @@ class Metrics:
     """What a set of predictions is worth, every figure in 0..1; None where it is undefined.
 
     ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC of the classes that
-    have one; with two classes the AUC of the second. ``confusion[truth][predicted]`` counts images.
+    have one; with two classes the AUC of the second. ``confusion[truth][predicted]`` counts images. ``without_leaked``: the
+    same without test images that have a twin in train or val; None where none has.
     """
 
     accuracy: float | None
@@ -50,10 +51,13 @@ class Metrics:
     auc: float | None
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    without_leaked: "Metrics | None" = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; undefined stays None and NaN cannot occur."""
-        return asdict(self) | {"per_class": [asdict(one) for one in self.per_class], "confusion": [list(row) for row in self.confusion]}
+        """Plain JSON-ready values; undefined stays None and NaN cannot occur. ``without_leaked`` is left out where it is None."""
+        values = asdict(self) | {"per_class": [asdict(one) for one in self.per_class], "confusion": [list(row) for row in self.confusion]}
+        inner = {} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()}
+        return {name: value for name, value in values.items() if name != "without_leaked"} | inner
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -61,7 +65,8 @@ class Metrics:
         try:
             per_class = tuple(ClassMetrics(**one) for one in values["per_class"])
             confusion = tuple(tuple(int(count) for count in row) for row in values["confusion"])
-            metrics = cls(**(values | {"per_class": per_class, "confusion": confusion}))
+            inner = {} if values.get("without_leaked") is None else {"without_leaked": cls.from_dict(values["without_leaked"])}
+            metrics = cls(**(values | {"per_class": per_class, "confusion": confusion} | inner))
         except (TypeError, ValueError, KeyError) as error:
             raise MetricsError(f"these are not metrics ({error}); wanted what Metrics.to_dict() gives") from error
         if not per_class or {len(row) for row in confusion} != {len(per_class)} or [sum(row) for row in confusion] != [one.support for one in per_class]:
@@ -94,6 +99,22 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
         per_class=per_class,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """ACC and AUC as the evaluator of the MedMNIST benchmark computes them, arguments as ``evaluate``'s; None where a class has no image.
+
+    Of two classes the second is predicted above 0.5; of more, the AUC is the plain mean of every class's against all others.
+    """
+    classes = probabilities.shape[1]
+    if len(np.unique(labels)) != classes:
+        return {"ACC": None, "AUC": None}
+    from sklearn.metrics import accuracy_score, roc_auc_score  # slow to import, and importing this package must stay cheap
+
+    predicted = probabilities[:, 1] > 0.5 if classes == 2 else probabilities.argmax(axis=1)
+    counted = [1] if classes == 2 else range(classes)
+    areas = [float(roc_auc_score(labels == label, probabilities[:, label])) for label in counted]
+    return {"ACC": float(accuracy_score(labels, predicted)), "AUC": fmean(areas)}
 
 
 def write_predictions(path: Path, names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> None:

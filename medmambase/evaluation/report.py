@@ -45,7 +45,7 @@ def write_report(run: Path) -> Path:
         raise ReportError(f"{run} is not a run folder: it has no config.json; wanted the folder that training wrote")
     settings = {name: _field(run / "config.json", config, name, dict) for name in ("model", "training", "preprocessing")}
     recalibrations = sorted(path.relative_to(run).as_posix() for path in run.glob("explain/se_stage*.png"))
-    pictures, left_out = _album(run, ["curves.png", "test/confusion.png", *recalibrations])
+    pictures, left_out = _album(run, ["curves.png", "test/confusion.png", "audit/twins.png", *recalibrations])
     page = _template().render(
         name=run.resolve().name,
         config=config,
@@ -53,6 +53,7 @@ def write_report(run: Path) -> Path:
         classes=_field(run / "config.json", config, "classes", list),
         data=_data(run / "data_report.json"),
         metrics=_metrics(run / "test" / "metrics.json"),
+        benchmark=_json(run / "test" / "medmnist.json"),
         environment=_json(run / "env.json") or {},
         command=_text(run / "command.txt"),
         pictures=pictures,
@@ -97,6 +98,8 @@ def _data(path: Path) -> dict[str, Any] | None:
         "classes": list(dict.fromkeys(name for row in splits.values() for name in row)),
         "skipped": skipped,
         "notes": _field(path, report, "notes", list),
+        "method": report.get("method"),
+        "findings": _field(path, _field(path, report, "audit", dict), "findings", list),
     }
 
 

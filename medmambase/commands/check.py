@@ -1,0 +1,78 @@
+"""``medmambase-check data/``: what would be trained on, looked through before anybody trains.
+
+Parse, call, print. The same files are read in the same way, and the same is found, as by ``medmambase-train``; see ``data/audit.py``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmambase.commands import console, train_results
+from medmambase.data.folders import DataError
+from medmambase.data.sources import read_manifest
+from medmambase.settings import flag, from_text, resolve
+from medmambase.training import run_folder, session
+
+CLEAN, FOUND = 0, 1
+SETTINGS = {
+    "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)"',
+    "group_column": "the column of a CSV that names the patient",
+    "image_size": "pixels, square, at which pictures are compared (128)",
+    "seed": "of the splits that the data does not tell (0)",
+    "runs": "where the folder of the report is made (runs)",
+    "name": "name of that folder (the data's, and -check)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    console.prepare()
+    folder: Path | None = None
+    try:
+        options = vars(_parser().parse_args(arguments))
+        settings = resolve({name: from_text(name, value) if isinstance(value, str) else value for name, value in options.items() if value is not None})
+        source = Path(settings.data or "")
+        # The same splits as a training would have, but an overlap is told here, not refused.
+        manifest = read_manifest(
+            source, seed=settings.training.seed, runs=Path(settings.runs), group_regex=settings.group_regex, group_column=settings.group_column, allow_leak=True
+        )
+        name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
+        folder = run_folder.create(Path(settings.runs), name)
+        say = console.logger(folder / "check.log")
+        intake = session.take_in(manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress)
+        session.say_intake(intake, manifest, folder, say)
+        found = intake.audit
+        for title, counted in (("sizes", found.sizes), ("modes", found.modes)):
+            listed = ", ".join(f"{count} of {kind}" for kind, count in counted.most_common(8))
+            say(f"{title + ':':10} {listed}{f', {len(counted) - 8} more kinds' if len(counted) > 8 else ''}")
+        session.write_intake(intake, manifest, folder)
+        train_results.draw_twins(intake.images, found, folder / "audit" / "twins.png")
+        if not len(intake.images.labels):
+            raise DataError(f"{source}: not one image can be read; see {folder / session.REPORT}")
+        bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
+        say(f"\n{'found something' if bad else 'nothing found'}; all of it is in {folder}")
+        return FOUND if bad else CLEAN
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return console.INTERRUPTED
+    except tuple(console.EXIT_CODES) as error:
+        print(f"medmambase-check: {console.sentence(error, folder)}", file=sys.stderr)
+        return console.exit_code(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        "medmambase-check",
+        description="Look through images before training: what cannot be read, the same picture twice, twins of different classes, patients in two splits.",
+        epilog="exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment",
+        allow_abbrev=False,
+    )
+    found.add_argument("data", metavar="DATA", help="whatever medmambase-train takes: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB")
+    for name, words in SETTINGS.items():
+        found.add_argument(flag(name), metavar="X", help=words)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What every command does on a console: text that any code page takes, lines that are also kept, progress, and one line for what went wrong."""
+
+import errno
+import io
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from medmambase.config import ConfigError
+from medmambase.data.folders import DataError
+from medmambase.data.images import ImageError
+from medmambase.evaluation import figures, report
+from medmambase.evaluation.metrics import MetricsError
+from medmambase.model.weights import WeightsError
+from medmambase.training import checkpoint, loop, run_folder
+from medmambase_kernels import BackendError
+
+# What a person should do about each kind of failure is in its message; the exit code says which kind it was.
+EXIT_CODES: dict[type[Exception], int] = {
+    loop.TrainingError: 1, MetricsError: 1, ConfigError: 2, DataError: 3, ImageError: 3, WeightsError: 3, checkpoint.CheckpointError: 3, BackendError: 4,
+    run_folder.RunFolderError: 4, figures.FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
+}  # fmt: skip  # a table
+INTERRUPTED = 130
+
+
+def prepare() -> None:
+    """A console that cannot show a file's name shows a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def exit_code(error: Exception) -> int:
+    """Of one of EXIT_CODES."""
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def sentence(error: Exception, run: Path | None) -> str:
+    """One line; an error of the operating system says too little by itself, and not always where."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        text = too_much(error)
+    elif isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = error.filename or run or "medmambase"
+        text = f"{where}: {error.strerror or error}{'; free some space there, or choose another place with --runs' if full else ''}"
+    return " ".join(text.splitlines())
+
+
+def too_much(error: Exception) -> str:
+    """The line for memory that does not suffice."""
+    return f"there is too little memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, or add --recompute"
+
+
+def logger(path: Path) -> Callable[[str], None]:
+    """A function that prints a line and keeps it in the file."""
+
+    def say(line: str) -> None:
+        tqdm.write(line)
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(line + "\n")
+
+    return say
+
+
+def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+    """A bar, where somebody watches."""
+    return tqdm(items, description, total, leave=False, disable=None)

@@ -1,0 +1,76 @@
+"""Whatever a person points at, to images with classes, patients and splits.
+
+Stop before: a path from a command line. Next stops: ``folders.py``, ``table.py`` or ``published.py``, by what lies there, and then ``splits.py``.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from medmambase.data.folders import DataError, Manifest, scan_folder
+from medmambase.data.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
+from medmambase.data.splits import complete
+from medmambase.data.table import read_rows, read_table
+
+WANTED = "give a folder that holds train/, val/ and test/ or one folder for each class, a CSV (path,label,patient,split), or a MedMNIST .npz"
+
+
+def read_manifest(
+    source: Path,
+    *,
+    seed: int,
+    runs: Path | None = None,
+    group_regex: str | None = None,
+    group_column: str | None = None,
+    folds: int = 0,
+    fold: int = 0,
+    allow_leak: bool = False,
+) -> Manifest:
+    """The images of a folder, of a CSV, of a MedMNIST ``.npz``, or of FETAL_PLANES_DB (its folder or its CSV), every one with a split.
+
+    ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a whole; ``group_column`` names the column of a CSV
+    that tells it. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them. ``runs``: the folder that new runs go to, which is no data.
+    Raises DataError.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder; {WANTED}")
+    if group_regex is not None and group_column is not None:
+        raise DataError(f"--group-regex is {group_regex!r} and --group-column {group_column!r}; a patient is told by one of them: leave the other out")
+    found = _read(source, runs, group_column)
+    if group_regex is not None:
+        found = _grouped(found, group_regex)
+    return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
+
+
+def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest:
+    table = source / FETAL_PLANES if (source / FETAL_PLANES).is_file() else source
+    if table.is_file() and table.suffix.casefold() in (".csv", ".tsv", ".txt"):
+        if group_column is None and is_fetal_planes(read_rows(table)[0]):
+            return read_fetal_planes(table)
+        return read_table(table, group_column)
+    if group_column is not None:
+        raise DataError(f"{source}: --group-column names a column of a CSV, and this is none; give a CSV, or find the patient with --group-regex")
+    if source.is_dir():
+        return scan_folder(source, runs)
+    if source.suffix.casefold() == ".npz":
+        return read_medmnist(source)
+    raise DataError(f"{source}: this is a file of another kind; {WANTED}")
+
+
+def _grouped(found: Manifest, group_regex: str) -> Manifest:
+    """With the patients that the names tell."""
+    pattern = re.compile(group_regex)
+    matches = {sample.name: pattern.search(sample.name) for sample in found.samples}
+    unknown = [name for name, match in matches.items() if not match or not _text(match)]
+    if len(unknown) == len(matches):
+        raise DataError(f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(matches)} names, such as {unknown[0]}")
+    notes = found.notes
+    if unknown:
+        notes += (f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images counts as a patient of its own",)
+    patients = {name: _text(match) for name, match in matches.items() if match}
+    return replace(found, samples=tuple(replace(sample, patient=patients.get(sample.name, "")) for sample in found.samples), notes=notes)
+
+
+def _text(match: re.Match[str]) -> str:
+    return (match[1] if match.re.groups else match[0]) or ""

@@ -1,0 +1,191 @@
+"""Which images are learned from, which choose the epoch, and which are tested on: what a source does not tell is decided here.
+
+Stop before: a manifest from ``folders.py``, ``table.py`` or ``published.py``. Stop after: ``data/decode.py``; the run keeps it as ``splits.csv``.
+
+No patient is ever put into two parts. A part is drawn by a hash of seed and name, image by image, or where patients are known by scikit-learn's
+StratifiedGroupKFold: both depend on the names alone, not on the order of files, the system or the moment.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medmambase.data.folders import SPLITS, DataError, Manifest, Sample
+
+_HELD_BACK = 0.15
+_DRAWS = 16  # of patients, until one leaves no class out of a split: chance may, where few patients have it
+_MOST_NAMES = 5
+
+
+def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, allow_leak: bool = False) -> Manifest:
+    """Give every image a split: what is missing is taken from train, 15 % for val, and 15 % for test if there is no val either.
+
+    With ``folds`` the images (of an official test split only the others) are cut into so many parts, of which ``fold``, counted from 0, is tested on, or
+    validated on where there is an official test split; then, and else, 15 % of the rest are val. Raises DataError for a patient in two splits, unless
+    ``allow_leak``, and where there is too little to share out.
+    """
+    notes = list(found.notes)
+    leaks = overlap((sample.patient, sample.split) for sample in found.samples)
+    if leaks and not allow_leak:
+        raise DataError(f"{found.root}: {told(leaks)}: test results would be too good; split by patient, or go on with --allow-leak")
+    if leaks:
+        notes.append(f"{told(leaks)}: results are too good, and were asked for with --allow-leak")
+    present = {sample.split for sample in found.samples}
+    official = "test" in present
+    samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
+    if folds:
+        if "val" in present:
+            notes.append("the given val split was shared out among the folds together with train")
+        target = "val" if official else "test"
+        pool = [replace(sample, split="train") for sample in samples if sample.split != "test"]
+        parts = _parts(pool, folds, seed, found.root, by)
+        samples = _moved(samples, {sample.name: target if parts[sample.name] == fold else "train" for sample in pool})
+        method = f"fold {fold} of {folds} by {by}, stratified, seed {seed}: it is {target}"
+        if not official:
+            samples = _hold_back(samples, ("val",), seed, found, by)
+            method += ", and 15 % of the rest are val"
+    elif "val" in present:
+        method = "the splits are those of the data"
+    else:
+        wanted = ("val",) if official else ("val", "test")
+        samples = _hold_back(samples, wanted, seed, found, by)
+        shares = "85/15 into train and val" if official else "70/15/15 into train, val and test"
+        method = f"split {shares} by {by}, stratified, seed {seed}{'; test is that of the data' if official else ''}"
+        if by == "image":
+            notes.append(f"split {shares} by image with seed {seed}: if patients have several images, say whose they are with --group-regex")
+    if not any(sample.split == "test" for sample in samples):
+        notes.append("there is no test split: there will be no test results")
+    counts = Counter((sample.split, sample.label) for sample in samples)
+    for split in SPLITS:
+        absent = [name for label, name in enumerate(found.classes) if not counts[split, label]]
+        if split == "train" and absent:
+            raise DataError(f"{found.root}: train is left without images of {', '.join(absent)}: too few {by}s have them; add some, or choose other --folds")
+        if 0 < len(absent) < len(found.classes):
+            notes.append(f"{split} has no images of {', '.join(absent)}: its results leave these out")
+    return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)
+
+
+def overlap(images: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
+    """The patients who are in more than one split -> how many of their images are in each. ``images``: (patient, split); "" is nobody."""
+    splits: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for patient, split in images:
+        if patient:
+            splits[patient][split] += 1
+    return {patient: found for patient, found in sorted(splits.items()) if len(found) > 1}
+
+
+def told(leaks: Mapping[str, Counter[str]]) -> str:
+    """An overlap in words."""
+
+    def one(patient: str) -> str:
+        return f"{patient} is in {' and '.join(f'{split} ({leaks[patient][split]} images)' for split in SPLITS if leaks[patient][split])}"
+
+    patients = list(leaks)
+    more = f"; and {len(patients) - _MOST_NAMES} more" if len(patients) > _MOST_NAMES else ""
+    return f"patient {'; '.join(map(one, patients[:_MOST_NAMES]))}{more}"
+
+
+def write_splits(path: Path, manifest: Manifest) -> None:
+    """``path,label,patient,split`` of every image, in one step. Beside the data it is a manifest that gives the same splits again. Raises OSError."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "patient", "split"))
+    writer.writerows((sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples)
+    beside = path.with_name(path.name + ".new")
+    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
+    beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="\n")
+    os.replace(beside, path)
+
+
+def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample, ...]:
+    return tuple(replace(sample, split=splits.get(sample.name, sample.split)) for sample in samples)
+
+
+def _ranked(samples: Iterable[Sample], label: int, seed: int) -> list[Sample]:
+    """The images of a class in the order of a hash: an image keeps its place when others come or go in another class."""
+
+    def rank(sample: Sample) -> bytes:
+        return hashlib.sha256(f"{seed}/{sample.name}".encode("utf-8", "surrogatepass")).digest()
+
+    return sorted((sample for sample in samples if sample.label == label), key=rank)
+
+
+def _hold_back(samples: Sequence[Sample], wanted: Sequence[str], seed: int, found: Manifest, by: str) -> tuple[Sample, ...]:
+    """Turn part of train into the ``wanted`` splits."""
+    train = [sample for sample in samples if sample.split == "train"]
+    moved = _patients_held_back(train, wanted, seed) if by == "patient" else _images_held_back(train, wanted, seed)
+    if not moved:
+        few = f"no class has more than {len(wanted)} images" if by == "image" else "there are too few patients"
+        raise DataError(f"{found.root}: {few}, too few to hold some back for validation; add images, or a val split")
+    return _moved(samples, moved)
+
+
+def _images_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
+    moved: dict[str, str] = {}
+    for label in sorted({sample.label for sample in train}):
+        ranked = _ranked(train, label, seed)
+        share = max(1, round(_HELD_BACK * len(ranked))) if len(ranked) > len(wanted) else 0
+        for position, split in enumerate(wanted):
+            moved |= {sample.name: split for sample in ranked[position * share : (position + 1) * share]}
+    return moved
+
+
+def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
+    """Of some draws the first that leaves no class out of a split, or the one that leaves out the fewest."""
+    patients_of: defaultdict[int, set[str]] = defaultdict(set)
+    for sample in train:
+        patients_of[sample.label].add(_patient(sample))
+    pinned = {patient for patients in patients_of.values() if len(patients) == 1 for patient in patients}  # a class's only patient is learned from
+    pool = [sample for sample in train if _patient(sample) not in pinned]
+    patients = len({_patient(sample) for sample in pool})
+    if patients < max(2, len(wanted) + (not pinned)):
+        return {}
+    best: tuple[tuple[int, int], dict[str, str]] | None = None
+    for number in range(_DRAWS):
+        part_of = _patient_parts(pool, min(round(1 / _HELD_BACK), patients), seed * _DRAWS + number)
+        moved = {name: wanted[part] for name, part in part_of.items() if part < len(wanted)}
+        there = {(moved.get(sample.name, "train"), sample.label) for sample in train}
+        left_out = [(split, label) for split in ("train", *wanted) for label in patients_of if (split, label) not in there]
+        faults = (sum(split == "train" for split, _ in left_out), len(left_out))
+        if best is None or faults < best[0]:
+            best = faults, moved
+        if not left_out:
+            break
+    return best[1] if best else {}
+
+
+def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -> dict[str, int]:
+    """Which of so many parts, alike in size and classes, each image is in."""
+    there = len({_patient(sample) for sample in pool}) if by == "patient" else max(Counter(sample.label for sample in pool).values(), default=0)
+    if there < parts:
+        what = f"there are only {there} patients" if by == "patient" else f"no class has more than {there} images"
+        raise DataError(f"{root}: --folds is {parts}, but {what}; choose fewer folds")
+    if by == "patient":
+        return _patient_parts(pool, parts, seed)
+    places: dict[str, int] = {}
+    for label in {sample.label for sample in pool}:
+        places |= {sample.name: place % parts for place, sample in enumerate(_ranked(pool, label, seed))}
+    return places
+
+
+def _patient_parts(pool: Sequence[Sample], parts: int, seed: int) -> dict[str, int]:
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and importing this package must stay cheap
+
+    ordered = sorted(pool, key=lambda sample: sample.name)
+    labels, patients = [sample.label for sample in ordered], [_patient(sample) for sample in ordered]
+    parts_of: dict[str, int] = {}
+    # It wants a class to have as many images as there are parts, which matters to nobody here: repeated, it has, and their shares are the same.
+    labels, patients = labels * parts, patients * parts
+    for part, (_, chosen) in enumerate(StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32).split(labels, labels, patients)):
+        parts_of |= {ordered[row].name: part for row in chosen if row < len(ordered)}
+    return parts_of
+
+
+def _patient(sample: Sample) -> str:
+    """Whose image it is; where nobody said, it is like one of a patient of its own."""
+    return f"patient {sample.patient}" if sample.patient else f"image {sample.name}"

@@ -1,0 +1,116 @@
+"""A CSV manifest, as people write it or a spreadsheet saves it, to images, classes, patients and splits.
+
+Stop before: ``data/sources.py`` with a CSV. Stop after: ``data/splits.py``.
+"""
+
+import csv
+import difflib
+from collections import defaultdict
+from pathlib import Path
+
+from medmambase.data.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
+
+# What a column is called, in any case and with blanks or hyphens for underscores; the first is how a run writes it.
+COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img"),
+    "label": ("label", "class", "class_name", "diagnosis", "category", "target"),
+    "patient": ("patient", "patient_id", "patientid", "patient_num", "subject", "subject_id", "case", "case_id", "group"),
+    "split": ("split", "set", "subset", "partition"),
+}
+_ADVICE = "wanted path,label and, if you know them, patient,split"
+
+
+def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The column names, and each row that is not empty with the line that it ends on. Commas, semicolons or tabs; UTF-8. Raises DataError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it again as UTF-8 (in Excel: 'CSV UTF-8')") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    try:
+        reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise DataError(f"{path}: is no CSV file ({error}); {_ADVICE}") from error
+    if not lines:
+        raise DataError(f"{path}: is empty; {_ADVICE}")
+    (_, names), *rows = lines
+    for line, row in rows:
+        if len(row) != len(names):
+            raise DataError(f"{path}, line {line}: has {len(row)} cells, and the first line names {len(names)} columns; put a name with commas in quotes")
+    return names, rows
+
+
+def read_table(path: Path, group_column: str | None = None) -> Manifest:
+    """Images named in a CSV, from the CSV's folder on; what has no split is in train. ``group_column``: which column tells the patient.
+
+    Raises DataError naming file and line.
+    """
+    names, rows = read_rows(path)
+    columns = {role: _column(path, names, role) for role in COLUMNS}
+    if group_column is not None:
+        columns["patient"] = _asked_for(path, names, group_column)
+    for role in ("path", "label"):
+        if columns[role] is None:
+            raise DataError(f"{path}: no column is called {role!r}; its columns are {', '.join(names)}; {_ADVICE}")
+
+    def cell(row: list[str], role: str) -> str:
+        place = columns[role]
+        return "" if place is None else row[place]
+
+    split_of_nothing = {cell(row, "split") for _, row in rows} <= {""}
+    first_line: dict[str, int] = {}
+    found: list[tuple[str, str, str, str]] = []
+    for line, row in rows:
+        name, label, split = cell(row, "path").replace("\\", "/"), cell(row, "label"), cell(row, "split")
+        if not name or not label:
+            raise DataError(f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or take the line out")
+        if name in first_line:
+            raise DataError(f"{path}, line {line}: {name} stands in line {first_line[name]} already; take one of them out")
+        if not split_of_nothing and split.casefold() not in SPLIT_NAMES:
+            raise DataError(f"{path}, line {line}: split is {split!r}; it must be train, val or test")
+        first_line[name] = line
+        found.append((name, label, "train" if split_of_nothing else SPLIT_NAMES[split.casefold()], cell(row, "patient")))
+    labels = {label for _, label, _, _ in found}
+    classes = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))  # so that 10 comes after 9
+    return manifest_of(path, classes, [(path.parent / name, label, split, patient, name) for name, label, split, patient in sorted(found)])
+
+
+def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
+    """A manifest of (file, label, split, patient, name). Raises DataError where none of the files is there, or the classes cannot be learned."""
+    if not any(file.is_file() for file, *_ in rows):
+        raise DataError(f"{path}: none of its {len(rows)} images is there, the first at {rows[0][0]}; paths are those from the folder of the CSV on")
+    of_split: defaultdict[str, set[str]] = defaultdict(set)
+    for _, label, split, _, _ in rows:
+        of_split[split].add(label)
+    check_classes(path, of_split)
+    if len(classes) == 1:
+        raise DataError(f"{path}: only one class found, {classes[0]!r}; a classifier needs at least two")
+    samples = [Sample(file, classes.index(label), split, name, patient) for file, label, split, patient, name in rows]
+    return Manifest(path.parent, classes, tuple(samples), ())
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def _column(path: Path, names: list[str], role: str) -> int | None:
+    """The place of the column of that role: under the name that a run would write, or under the only other that can be meant."""
+    plain = [_plain(name) for name in names]
+    if plain.count(role) == 1:
+        return plain.index(role)
+    meant = [place for place, name in enumerate(plain) if name in COLUMNS[role]]
+    if len(meant) > 1:
+        raise DataError(f"{path}: {' and '.join(names[place] for place in meant)} could both be the {role}; call the one that is meant {role!r}")
+    return meant[0] if meant else None
+
+
+def _asked_for(path: Path, names: list[str], wanted: str) -> int:
+    plain = [_plain(name) for name in names]
+    if _plain(wanted) not in plain:
+        nearest = difflib.get_close_matches(wanted, names, n=1, cutoff=0)[0]
+        raise DataError(f"{path}: --group-column is {wanted!r}, and no column is called so; the nearest is {nearest!r}")
+    return plain.index(_plain(wanted))

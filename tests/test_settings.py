@@ -1,0 +1,212 @@
+"""What a person sets: a flag wins over the file, the file over the recipe, and whatever cannot be meant is named with its place."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from medmambase.commands import train_flags
+from medmambase.config import PRESETS, RECIPES, ConfigError, TrainConfig
+from medmambase.settings import CONFIG, DEMO, MAY_CHANGE, TYPES, Engine, Preset, Settings, of_run, resolve
+from medmambase.training import checkpoint
+from medmambase_kernels import BACKENDS
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "my ü.toml"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
+    file = written(tmp_path, 'recipe = "readme"\nepochs = 7\nlr = 0.5\nname = "file"\nallow_leak = true\n')
+    settings = resolve({"epochs": 9, "allow_leak": False, "data": "x"}, file)
+    assert (settings.training.epochs, settings.training.lr, settings.training.augmentation) == (9, 0.5, RECIPES["readme"].augmentation)
+    assert (settings.name, settings.allow_leak, settings.data, settings.training.recipe) == ("file", False, "x", "readme")
+    assert resolve({"epochs": 9, "lr": 0.5, "recipe": "readme", "name": "file", "data": "x"}) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = 3\nbatchsize = 4", "there is no setting 'batchsize'; the nearest is 'batch_size'"),
+        ("batch-size = 4", "there is no setting 'batch-size'; the nearest is 'batch_size'"),
+        ("[training]\nepochs = 3", "[training] is a table; settings stand outside of tables"),
+        ('epochs = "3"', "epochs is '3'; it must be a whole number"),
+        ("epochs = 0", "epochs is 0; it must be a finite number, at least 1"),
+        ("demo = 1", "demo is 1; it must be true or false"),
+        ("depths = [2, 2.5]", "depths is [2, 2.5]; it must be a list, each of it a whole number"),
+        ("on_bad = 'ignore'", "on_bad is 'ignore'; it must be one of 'skip', 'error'"),
+        ("recipe = 'fast'", "recipe is 'fast'; it must be one of 'ultrasound', 'readme', 'notebook', 'medmamba'"),
+        ("demo = true\ndata = 'x'", "data is 'x', but --demo draws its own images; leave out one of data and demo"),
+        ("weights = 'x'\nmodel = 'nano'", "model is 'nano', but weights bring the size of their own network"),
+        ("epochs 3", "is not TOML (Expected '=' after a key in a key/value pair (at line 1, column 8)); wanted lines such as batch_size = 32"),
+        ('epochs = 3\ndata = "C:\\Users\\x"', r"a path with backslashes stands in single quotes: data = 'C:\images'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_the_file(text: str, message: str, tmp_path: Path) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: .*{re.escape(message)}"):
+        resolve({}, file)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.toml: there is no such file"):
+        resolve({}, tmp_path / "gone.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve({}, tmp_path)
+    (tmp_path / "a.toml").write_bytes("epochs = 3".encode("utf-16"))  # what PowerShell's > writes
+    with pytest.raises(ConfigError, match=r"a\.toml: is not UTF-8 text; save it as UTF-8"):
+        resolve({}, tmp_path / "a.toml")
+
+
+def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes("epochs = 3\r\nname = 'ü'\r\n".encode("utf-8-sig"))
+    assert resolve({}, tmp_path / "a.toml").name == "ü"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_written_file_gives_the_same_settings_again(recipe: str, tmp_path: Path) -> None:
+    by_hand = {
+        "data": r"C:\Bilder ü\"neu\" 肺",
+        "group_regex": r"(patient\d+)\.",
+        "folds": 5,
+        "fold": 4,
+        "ema": 0.999,
+        "lr": 1e-12,
+        "warmup": 0,
+        "device": "cpu",
+    }
+    settings = resolve({"recipe": recipe, **by_hand})
+    assert resolve({}, written(tmp_path, settings.to_toml())) == settings
+    assert resolve({"model": "nano"}, written(tmp_path, settings.to_toml())) == replace(settings, model="nano")
+
+
+def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_it() -> None:
+    assert "data" not in tomllib.loads(resolve({"data": "bad\udcff", "name": "x"}).to_toml())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0; it must be a finite number, at least 1"),
+        ({"recipe": "fast"}, "--recipe is 'fast'; it must be one of"),
+        ({"folds": 1}, "--folds is 1; it must be at least 2, or 0 for none"),
+        ({"folds": 5, "fold": 5}, "--fold is 5; with --folds 5 it must be 0 to 4"),
+        ({"fold": 1}, "--fold is 1; it counts --folds, which is not given"),
+        ({"group_regex": "("}, "--group-regex is '(', which is no regular expression"),
+        ({"freeze": "backbone"}, "--freeze is 'backbone', but a new network has learned nothing to keep; give --weights"),
+        ({"data": "x", "demo": True}, "leave out one of data and demo"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_with_its_flag(flags: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(flags)
+
+
+def test_one_of_a_pair_by_flag_takes_back_the_other_of_the_file(tmp_path: Path) -> None:
+    assert resolve({"data": "x"}, written(tmp_path, "demo = true\nepochs = 2")).demo is False
+    assert resolve({"demo": True}, written(tmp_path, "data = 'x'")).data is None
+    assert resolve({"demo": False}, written(tmp_path, "demo = true")).training == TrainConfig()  # nothing of the demo's own
+    assert resolve({"weights": "w"}, written(tmp_path, "model = 'nano'")).model is None
+    assert resolve({"model": "micro"}, written(tmp_path, "weights = 'w'")).weights is None
+
+
+def test_a_recipe_by_flag_does_not_only_rename_what_the_file_sets(tmp_path: Path) -> None:
+    file = written(tmp_path, resolve({"data": "x"}).to_toml())
+    with pytest.raises(ConfigError, match=r"--recipe is 'readme', and .* has recipe 'ultrasound', whose other settings would win over it"):
+        resolve({"recipe": "readme"}, file)
+    assert resolve({"recipe": "readme"}, written(tmp_path, "epochs = 2")).training == replace(RECIPES["readme"], epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "depths", "recipe", "changes"),
+    [
+        ({}, (1, 1, 2, 1), "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
+        ({"model": "tiny"}, None, "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
+        ({"recipe": "notebook"}, (2, 2, 2, 2), "notebook", {}),
+        ({"recipe": "ultrasound"}, None, "ultrasound", {}),
+        ({"lr": 0.5, "epochs": 2, "image_size": 96}, (1, 1, 2, 1), "ultrasound", {"lr": 0.5, "augmentation": "none", "epochs": 2, "image_size": 96}),
+    ],
+)
+def test_the_demo_gives_way_to_whatever_is_given_by_hand(flags: dict[str, Any], depths: tuple[int, ...] | None, recipe: str, changes: dict[str, Any]) -> None:
+    settings = resolve({"demo": True, **flags})
+    assert settings.network().dims == PRESETS[flags.get("model", "nano")].dims
+    assert settings.network().depths == (depths or PRESETS["nano"].depths)
+    assert settings.in_chans == DEMO["in_chans"]
+    assert settings.training == replace(RECIPES[recipe], **{"image_size": 48, "epochs": 6} | changes, depths=depths)
+
+
+def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: Path) -> None:
+    begun = resolve({"data": "x", "epochs": 5, "recipe": "notebook"})
+    (tmp_path / CONFIG).write_text(begun.to_toml(), encoding="utf-8")
+    assert of_run(tmp_path, {}) == begun
+    assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
+    with pytest.raises(ConfigError, match="was begun with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what differs"):
+        of_run(tmp_path, {"epochs": 6, "name": "y", "data": "x"})
+    assert {*MAY_CHANGE} & {*TrainConfig().to_dict()} == checkpoint.FREE & {*TYPES}  # what the checkpoint itself lets pass
+
+
+@pytest.mark.parametrize(("folder", "message"), [("gone", "there is no such folder"), (".", "this is no run that was begun: it has no config.toml")])
+def test_only_a_run_can_go_on(folder: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--resume .*: {message}; give the folder of a run"):
+        of_run(tmp_path / folder, {})
+
+
+def test_every_setting_has_a_flag_but_those_of_a_published_network() -> None:
+    flags = [name for group in train_flags.GROUPS.values() for name in group]
+    assert len(flags) == len(set(flags))
+    assert set(TYPES) - set(flags) == {"data", "block", "depths"}
+
+
+def test_a_choice_that_is_offered_is_one_that_exists() -> None:
+    assert get_args(Preset) == tuple(PRESETS)
+    assert set(get_args(Engine)) == set(BACKENDS)
+
+
+def test_the_help_tells_each_default() -> None:
+    text = " ".join(train_flags.parser().format_help().split())
+    assert "--epochs N at most so many passes over the training images (50)" in text
+    assert "--select auc|balanced_accuracy|accuracy validation figure that picks the best epoch (auc)" in text
+    assert Settings().training == TrainConfig() == RECIPES["ultrasound"]
+
+
+def test_flags_become_what_their_settings_are() -> None:
+    given, config, resume = train_flags.parse(["data", "--lr", "1", "--seed=3", "--laterality", "--no-allow-leak", "--name", "5", "--in-chans", "1"])
+    assert given == {"data": "data", "lr": 1.0, "seed": 3, "laterality": True, "allow_leak": False, "name": "5", "in_chans": "1"}
+    assert isinstance(given["lr"], float) and config is None and resume is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "huge"], "--model is 'huge'; it must be one of 'nano', 'micro', 'tiny', 'small', 'base'"),
+        (["--seed", "1e23"], "--seed is '1e23'; it must be a whole number"),
+        (["--lr", ""], "--lr is ''; it must be a number"),
+        (["--backend", "cuda"], "--backend is 'cuda'; it must be one of"),
+    ],
+)
+def test_a_flag_of_another_type_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train_flags.parse(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x", "--epoch", "3"], "there is no flag --epoch; the nearest is --epochs"),
+        (["x", "--batchsize=3"], "there is no flag --batchsize; the nearest is --batch-size"),
+        (["x", "y"], "one DATA is wanted, and 'y' is another"),
+        (["x", "--epochs"], "--epochs: expected one argument"),
+        (["--resume", "x", "--config", "y"], "--resume takes its settings from x; leave out --config y"),
+    ],
+)
+def test_words_that_are_no_flags_end_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        train_flags.parse(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and message in said and len(said.splitlines()) == 1
