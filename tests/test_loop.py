@@ -4,18 +4,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from medmambase import MedMambaSE, ModelConfig
-from medmambase.config import RECIPES, ConfigError, TrainConfig
+from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.decode import ImageSet
 from medmambase.data.folders import Sample
+from medmambase.data.images import Facts
 from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
-from medmambase.training import loop
+from medmambase.training import history, loop
+from medmambase.training.history import Epoch, outcome
+from medmambase.training.order import batches_per_epoch, seed_of
 
 
 def image_set(count: int, size: int = 32) -> ImageSet:
@@ -23,7 +25,8 @@ def image_set(count: int, size: int = 32) -> ImageSet:
     labels = torch.arange(count) % 3
     noise = torch.randint(0, 100, (count, 1, size, size), generator=torch.Generator().manual_seed(1))
     samples = tuple(Sample(Path(f"{i}.png"), int(label), "train", f"{i}.png") for i, label in enumerate(labels))
-    return ImageSet((noise + 70 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, samples)
+    facts = tuple(Facts(str(i), size, size, "L", 1) for i in range(count))
+    return ImageSet((noise + 70 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, samples, facts)
 
 
 def small_network() -> MedMambaSE:
@@ -40,6 +43,8 @@ PLAIN = TrainConfig(
     patience=0,
     clip_norm=0,
     label_smoothing=0,
+    ema=0,
+    select_after=0,
     augmentation="none",
     epochs=3,
     batch_size=4,
@@ -51,7 +56,7 @@ def test_three_epochs_are_the_steps_that_a_person_would_write_down(tmp_path: Pat
     loop.train(network, data, data, PLAIN, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
     optimizer = torch.optim.Adam(by_hand.train().parameters(), lr=1e-3, fused=True)
     for epoch in (1, 2, 3):
-        for rows in torch.randperm(12, generator=loop._generator(0, epoch)).split(4):
+        for rows in torch.randperm(12, generator=torch.Generator().manual_seed(seed_of(0, epoch))).split(4):
             optimizer.zero_grad()
             images = (data.images[rows].float() / 255 - 0.5) / 0.5
             torch.nn.functional.cross_entropy(by_hand(images), data.labels[rows]).backward()
@@ -76,31 +81,28 @@ def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> Non
     assert len(outcome.epochs) < 20
 
 
-def test_the_learning_rate_warms_up_and_follows_a_half_cosine() -> None:
-    config = replace(TrainConfig(), lr=1.0, warmup=2.0, epochs=12)
-    rates = [loop._learning_rate(config, moment) for moment in (0.0, 1.0, 2.0, 7.0, 12.0)]
-    assert rates == [pytest.approx(0.01), pytest.approx(0.5), pytest.approx(1.0), pytest.approx(0.505), pytest.approx(0.01)]
-    assert loop._learning_rate(RECIPES["readme"], 19.5) == 1e-3
-    assert loop._learning_rate(replace(config, epochs=5), 1.0) == 1.0  # at most a fifth of the training is warm-up
-
-
-def test_states_norms_and_biases_do_not_decay() -> None:
-    network = MedMambaSE(ModelConfig(dims=(16, 32), depths=(1, 1)))
-    decayed, free = (group["params"] for group in loop._optimizer(network, TrainConfig()).param_groups)
-    names = {id(p): name for name, p in network.named_parameters()}
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in free} == {"bias", "weight", "A_log", "D", "dt_bias"}
-    assert all(p.dim() < 2 for p in free if names[id(p)].endswith((".weight", ".bias")))
-    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed} == {"weight", "x_proj", "dt_weight", "squeeze", "excite"}
-    assert len(decayed) + len(free) == len(names)
+def epoch(number: int, auc: float | None, balanced: float | None = 0.5, loss: float = 1.0) -> Epoch:
+    return Epoch(number, 1e-3, 1.0, 0.5, loss, 0.5, balanced, auc, 1.0)
 
 
 def test_an_undefined_figure_is_replaced_by_the_next_that_is_defined() -> None:
-    metrics = evaluate(np.array([1, 1]), np.array([[0.2, 0.8], [0.9, 0.1]]), ["a", "b"])
-    assert metrics.auc is None
-    assert loop._score(metrics, TrainConfig()) == ("balanced_accuracy", 0.5)
+    found = outcome([epoch(1, None, 0.4), epoch(2, None, 0.6)], PLAIN)
+    assert (found.best_epoch, found.best_score, found.selected_by) == (2, 0.6, "balanced_accuracy")
+    found = outcome([replace(epoch(number, None, None), val_accuracy=None) for number in (1, 2)], PLAIN)
+    assert (found.best_epoch, found.best_score, found.selected_by) == (2, None, None)
+    assert outcome([], PLAIN).best_epoch == 0
 
 
-def follow(config: TrainConfig, data: ImageSet, validation: ImageSet, run: Path, network: MedMambaSE | None = None) -> loop.Outcome:
+def test_no_early_epoch_is_chosen_however_good_it_looks_and_patience_waits_for_the_choice() -> None:
+    config = replace(PLAIN, epochs=10, select_after=0.5, patience=2)
+    epochs = [epoch(number, auc) for number, auc in enumerate((0.99, 0.9, 0.1, 0.2, 0.3, 0.5, 0.6, 0.55, 0.4), start=1)]
+    best = [outcome(epochs[:count], config).best_epoch for count in range(1, 10)]
+    assert best == [1, 2, 3, 4, 5, 6, 7, 7, 7]  # of those that may not be chosen yet, the last stands for the best
+    assert [history.is_over(epochs[:count], config) for count in range(1, 10)] == [False] * 8 + [True]
+    assert outcome(epochs, replace(config, select_after=0)).best_epoch == 1
+
+
+def follow(config: TrainConfig, data: ImageSet, validation: ImageSet, run: Path, network: MedMambaSE | None = None) -> history.Outcome:
     return loop.train(network or small_network(), data, validation, config, run, torch.float32, lambda items, total, text: items, lambda epoch: None)
 
 
@@ -169,16 +171,16 @@ def test_a_running_statistic_that_overflowed_is_found_though_the_outputs_are_num
 
 
 def test_float32_is_not_advised_to_those_who_use_it() -> None:
-    assert "float32" not in str(loop._diverged("x", 1.0, torch.float32, None))
-    assert "or --precision float32" in str(loop._diverged("x", 1.0, torch.bfloat16, None))
+    assert "float32" not in str(loop._diverged("x", 1.0, torch.float32, Path("run"), ()))
+    assert "or --precision float32" in str(loop._diverged("x", 1.0, torch.bfloat16, Path("run"), ()))
 
 
 def test_no_batch_has_one_image_unless_one_was_asked_for() -> None:
     for images in range(2, 70):
         for batch_size in range(2, 40):
-            sizes = [len(rows) for rows in torch.arange(images).tensor_split(loop.batches_per_epoch(images, batch_size))]
+            sizes = [len(rows) for rows in torch.arange(images).tensor_split(batches_per_epoch(images, batch_size))]
             assert min(sizes) >= 2 and max(sizes) <= batch_size + (batch_size == 2) and max(sizes) - min(sizes) <= 1, (images, batch_size, sizes)
-    assert [loop.batches_per_epoch(5, 1), loop.batches_per_epoch(1, 8), loop.batches_per_epoch(48, 16)] == [5, 1, 3]
+    assert [batches_per_epoch(5, 1), batches_per_epoch(1, 8), batches_per_epoch(48, 16)] == [5, 1, 3]
 
 
 def test_five_images_in_batches_of_two_train_where_maps_are_one_pixel(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from medmambase_kernels import describe_backend, use_backend
 DEMO_IMAGES_PER_CLASS = 400
 CACHE = "cache"  # decoded images, below the folder of the runs, which is never taken for data
 # What has nothing to do with the settings, so that the run can go on once it is mended.
-MENDED = (ImageError, run_folder.RunFolderError, figures.FigureError, report.ReportError, OSError)
+MENDED = (ImageError, run_folder.RunFolderError, distributed.RankError, figures.FigureError, report.ReportError, OSError)
 
 
 @dataclass(frozen=True)

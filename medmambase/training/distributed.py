@@ -4,8 +4,10 @@ Called by ``loop.py``. Gradients are averaged by PyTorch's DistributedDataParall
 one would do with twice the batch, up to rounding.
 """
 
+import gc
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +18,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medmambase.training.run_folder import RunFolderError
+
+
+class RankError(Exception):
+    """Another process of the same training is gone."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,25 @@ def local_gradients(learner: nn.Module, wanted: bool) -> AbstractContextManager[
 def joined(device_type: str) -> Iterator[Ranks]:
     """The processes of this training, as torchrun tells by environment variables; a process started otherwise is ALONE.
 
-    They meet through NCCL for "cuda" on Linux, otherwise through Gloo.
+    They meet through NCCL for "cuda" on Linux, otherwise through Gloo. Raises RankError where one of the others ends in between.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield ALONE
         return
     distributed.init_process_group("nccl" if device_type == "cuda" and sys.platform == "linux" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        with warnings.catch_warnings():
+            # Of axes with one element, whose stride says nothing; and of an argument that older versions of PyTorch need.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            yield Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+            distributed.barrier()  # the others wait for the first one's report: who leaves early may be aborted by the threads of the group
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out")):
+            raise
+        raise RankError(f"process {distributed.get_rank()} has lost the others; their own messages say why ({str(error).splitlines()[0][:120]})") from error
     finally:
+        gc.collect()  # what still holds the group would end it while the interpreter ends, when its threads can no longer be stopped
         distributed.destroy_process_group()
 
 

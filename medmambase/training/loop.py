@@ -113,6 +113,7 @@ def train(
             steps = steps_of(training.labels, config, number, ranks.count)
             rates = [learning_rate(config, number - 1 + step / len(steps)) for step in range(len(steps))]
             to_do = range(state.step, len(steps))
+            training.expect(torch.cat([ranks.share(rows) for step in steps[state.step :] for rows in step] or [torch.arange(0)]) % len(training.labels))
             for step in progress(to_do, len(to_do), f"epoch {number}/{config.epochs}") if ranks.first else to_do:
                 for group in optimizer.param_groups:
                     group["lr"] = rates[step]
@@ -177,8 +178,10 @@ def predict(network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch
     device = next(network.parameters()).device
     network.eval()
     found = torch.zeros(len(images.labels), network.config.num_classes, dtype=torch.float64)
+    mine = ranks.share(torch.arange(len(found)))
+    images.expect(mine)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for rows in ranks.share(torch.arange(len(found))).split(batch_size):
+        for rows in mine.split(batch_size):
             logits = _logits(network, normalise(images.images[rows].to(device), network.preprocessing))
             found[rows] = F.softmax(logits.cpu().double(), 1)
     probabilities: npt.NDArray[np.float64] = ranks.sum(found).numpy()
