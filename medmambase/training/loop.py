@@ -124,7 +124,7 @@ def train(
                         loss, hits = course.loss(rows, number)
                         (loss * (ranks.count / whole)).backward()  # the mean over all images of the step: DDP divides by the count of processes
                     sums += torch.stack([loss.detach(), hits])
-                norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
+                norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
                 # One exchange, and one wait for the GPU, a step: every process then knows the same and decides the same.
                 sums = ranks.sum(torch.cat([sums, sums.new_tensor([interrupted()])]))
                 lost, hit, stop, length = torch.cat([sums, norm[None]]).tolist()
@@ -133,6 +133,8 @@ def train(
                     what += f" at epoch {number}, step {step + 1} of {len(steps)}"
                     where = first_bad_tensor(network, partial(course.again, steps[step], number, step))
                     raise _diverged(f"{what} (first bad tensor: {where})", rates[step], dtype, run, state.epochs)
+                if config.clip_norm:  # not before: a length that is no number would spoil all gradients, also those that can tell where it began
+                    nn.utils.clip_grads_with_norm_(network.parameters(), config.clip_norm, norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average:
