@@ -112,7 +112,8 @@ def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
             near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in train], n=1, cutoff=0)[0]
             nearest = next(known for known in train if known.casefold() == near)
             raise DataError(
-                f"{split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the class, or add images to train"
+                f"{root}: {split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the class, "
+                "or add images to train"
             )
 
 

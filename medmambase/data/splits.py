@@ -13,12 +13,13 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 from medmambase.data.folders import SPLITS, DataError, Manifest, Sample
 
 _HELD_BACK = 0.15
-_DRAWS = 16  # of patients, until one leaves no class out of a split: chance may, where few patients have it
+_DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
 _MOST_NAMES = 5
 
 
@@ -136,7 +137,7 @@ def _images_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int)
 
 
 def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
-    """Of some draws the first that leaves no class out of a split, or the one that leaves out the fewest."""
+    """Patients are cut into parts, of which those become ``wanted`` that leave no class out of a split, or the fewest."""
     patients_of: defaultdict[int, set[str]] = defaultdict(set)
     for sample in train:
         patients_of[sample.label].add(_patient(sample))
@@ -145,16 +146,21 @@ def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: in
     patients = len({_patient(sample) for sample in pool})
     if patients < max(2, len(wanted) + (not pinned)):
         return {}
+    parts = min(round(1 / _HELD_BACK), patients)
+    always = {sample.label for sample in train if _patient(sample) in pinned}
     best: tuple[tuple[int, int], dict[str, str]] | None = None
     for number in range(_DRAWS):
-        part_of = _patient_parts(pool, min(round(1 / _HELD_BACK), patients), seed * _DRAWS + number)
-        moved = {name: wanted[part] for name, part in part_of.items() if part < len(wanted)}
-        there = {(moved.get(sample.name, "train"), sample.label) for sample in train}
-        left_out = [(split, label) for split in ("train", *wanted) for label in patients_of if (split, label) not in there]
-        faults = (sum(split == "train" for split, _ in left_out), len(left_out))
-        if best is None or faults < best[0]:
-            best = faults, moved
-        if not left_out:
+        part_of = _patient_parts(pool, parts, seed * _DRAWS + number)
+        classes: defaultdict[int, set[int]] = defaultdict(set)
+        for sample in pool:
+            classes[part_of[sample.name]].add(sample.label)
+        for chosen in permutations(range(parts), len(wanted)):
+            learned = always.union(*(classes[part] for part in range(parts) if part not in chosen))
+            faults = len(patients_of) - len(learned), sum(len(patients_of) - len(classes[part]) for part in chosen)
+            if best is None or faults < best[0]:
+                split_of = dict(zip(chosen, wanted, strict=True))
+                best = faults, {name: split_of[part] for name, part in part_of.items() if part in split_of}
+        if best is not None and best[0] == (0, 0):
             break
     return best[1] if best else {}
 
