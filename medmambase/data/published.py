@@ -69,7 +69,7 @@ def read_medmnist(path: Path) -> Manifest:
         samples += [Sample(path, int(label), split, f"{split}/{row:06d}", "", row) for row, label in enumerate(labels.ravel())]
     count = 1 + max((sample.label for sample in samples), default=0)
     known = CLASSES.get(re.sub(r"_\d+$", "", path.stem.casefold()), ())
-    classes = known if len(known) >= count else tuple(map(str, range(count)))
+    classes = known if len(known) == count else tuple(map(str, range(count)))
     check_classes(path, {split: {classes[sample.label] for sample in samples if sample.split == split} for split in SPLITS})
     if len(classes) == 1:
         raise DataError(f"{path}: only one class found; a classifier needs at least two")

@@ -1,0 +1,98 @@
+"""``medmambase-check``: what it says, what it leaves behind, and how it ends."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medmambase.commands import check
+from medmambase.data import phantom
+from medmambase.data.sources import read_manifest
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return phantom.write_phantom(tmp_path_factory.mktemp("phantom"), images_per_class=6, seed=2)
+
+
+@pytest.fixture
+def data(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "my data ü"))
+
+
+def run(data: Path, *words: str) -> tuple[int, Path]:
+    runs = data.parent / "runs"
+    return check.main([str(data), "--runs", str(runs), "--image-size", "64", *words]), runs / f"{data.stem}-check-001"
+
+
+def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, folder = run(data)
+    said = capsys.readouterr().out
+    assert code == 0 and "nothing found; all of it is in" in said and "audit:     no twins, and no patient in two splits" in said
+    assert "sizes:     36 of 96 x 96" in said and "modes:     36 of L" in said and "train: 24 images (abdomen 4," in said
+    assert (folder / "check.log").read_text(encoding="utf-8").splitlines()[0] == "data:      the splits are those of the data"
+    assert not (folder / "audit").exists()
+    shutil.copy(folder / "splits.csv", data / "splits.csv")
+    assert len(read_manifest(data / "splits.csv", seed=0).samples) == 36
+
+
+def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = min((data / "train" / "brain").iterdir())
+    shutil.copy(first, data / "test" / "femur" / "twin $_{x.png")
+    (data / "val" / "brain" / "broken.png").write_bytes(b"no picture")
+    code, folder = run(data, "--group-regex", r"(p\d+)_")
+    said = capsys.readouterr().out
+    assert code == 1 and "found something; all of it is in" in said
+    assert f"skipped: {data / 'val' / 'brain' / 'broken.png'}: " in said
+    pair = f"train/brain/{first.name} (train, brain) and test/femur/twin $_{{x.png (test, femur): the same pixels"
+    assert f"found: twins of different classes: {pair}" in said and f"found: twins in different splits: {pair}" in said
+    with Image.open(folder / "audit" / "twins.png") as sheet:
+        assert np.asarray(sheet.convert("L")).std() > 20
+    report = json.loads((folder / "data_report.json").read_text(encoding="utf-8"))
+    assert report["audit"]["leaked"] == ["test/femur/twin $_{x.png"] and len(report["skipped"]) == 1
+
+
+def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.move(min((data / "train" / "brain").iterdir()), data / "test" / "brain" / "p0000_99.png")
+    code, _ = run(data, "--group-regex", r"(p\d+)_")
+    said = capsys.readouterr().out
+    assert code == 1 and "found: patients in two splits: patient p0000 is in train (" in said and "1 patient in two splits" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere"], 3, "medmambase-check: nowhere: there is no such file or folder; give a folder"),
+        (["DATA", "--image-size", "0"], 2, "--image-size is 0; it must be"),
+        (["DATA", "--image-size", "many"], 2, "--image-size is 'many'; it must be a whole number"),
+        (["DATA", "--group-regex", "("], 2, "--group-regex is '(', which is no regular expression"),
+        (["DATA", "--group-regex", "zzz"], 3, "finds nothing in any of 36 names"),
+        (["DATA", "--runs", "FILE"], 4, "cannot make a folder there"),
+    ],
+)
+def test_bad_input_ends_in_a_code_and_a_sentence(words: list[str], code: int, said: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data.parent / "file").write_text("", encoding="utf-8")
+    words = [{"DATA": str(data), "FILE": str(data.parent / "file")}.get(word, word) for word in words]
+    if "--runs" not in words:
+        words += ["--runs", str(data.parent / "runs")]
+    assert check.main(words) == code
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_folder_without_one_readable_image_is_data_that_cannot_be_used(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"")
+    code, _ = run(data)
+    assert code == 3 and "not one image can be read; see" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_in_a_sentence(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "read_manifest", interrupted)
+    assert run(data)[0] == 130 and "interrupted" in capsys.readouterr().err
