@@ -139,6 +139,42 @@ def test_blank_pictures_are_no_twins_unless_they_are_the_same() -> None:
     assert audit(same, found).exact == (("000.png", "003.png"),) and audit(same, found).leaked == {"003.png"}
 
 
+def test_twins_within_the_test_split_leak_nothing() -> None:
+    images, found = noise(4, [0, 1, 0, 1], ["train", "train", "test", "test"])
+    images.images[3] = images.images[2] // 2
+    audited = audit(images, found)
+    assert audited.near == (("002.png", "003.png"),) and audited.leaked == frozenset() and audited.across == ()
+
+
+def test_what_all_pictures_of_a_probe_share_makes_no_twins() -> None:
+    """The same fan, the same shading from top to bottom, and a speckle of its own."""
+    images, found = noise(8, [0, 1] * 4, ["train", "test"] * 4)
+    down, right = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    fan = (right.abs() < 0.2 + 0.7 * down) * (200 - 120 * down)
+    images.images[:] = (fan + images.images.float() / 8).to(torch.uint8)
+    flat = images.images.flatten(1).float()
+    raw = torch.corrcoef(flat)
+    assert raw.fill_diagonal_(1).min() > 0.95 and audit(images, found).near == ()
+    few = noise(8, [0, 1] * 4, ["train", "test"] * 4)[0].images.float() / 32
+    few[5] = few[2]
+    images.images[:] = (fan + 4 * few).to(torch.uint8)
+    assert audit(images, found).near == (("002.png", "005.png"),)
+
+
+@pytest.mark.parametrize(("share", "twins"), [(0.55, False), (0.85, True)])
+def test_a_picture_that_is_partly_another_is_its_twin_only_if_it_is_that_nearly(share: float, twins: bool) -> None:
+    images, found = noise(4, [0, 1, 0, 1], ["train"] * 4)
+    images.images[3] = (share * images.images[0].float() + (1 - share) * images.images[1].float()).to(torch.uint8)
+    assert bool(audit(images, found).near) == twins
+
+
+def test_a_burnt_pixel_makes_no_twins_of_blank_pictures() -> None:
+    images, found = noise(4, [0, 1, 0, 1], ["train"] * 4)
+    images.images[:3] = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1, 1)
+    images.images[:3, :, 4, 7] += 3
+    assert audit(images, found).near == ()
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_hardly_any_images_are_no_matter(count: int) -> None:
     images, found = noise(count, [0], ["train"])

@@ -178,15 +178,21 @@ def test_recomputing_saves_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, asked = image_set(24, "train"), []
+    data, asked, announced, expect = image_set(24, "train"), [], [], OnDemand.expect
+
+    def see(self: OnDemand, order: torch.Tensor) -> None:
+        announced.append(len(order))
+        expect(self, order)
 
     def pixels(self: OnDemand, row: int) -> torch.Tensor:
         asked.append(int(self.samples[row].path.stem))
         return data.images[int(self.samples[row].path.stem)]
 
     monkeypatch.setattr(OnDemand, "_decode", pixels)
+    monkeypatch.setattr(OnDemand, "expect", see)
     lazy = ImageSet(OnDemand(data.samples, data.facts, Preprocessing(size=16, channels=1), 1, True), data.labels, data.samples, data.facts)
     assert same(follow(replace(PLAIN, balance="sampler"), tmp_path / "a"), follow(replace(PLAIN, balance="sampler"), tmp_path / "b", training=lazy))
+    assert announced == [24, 24]  # so that threads decode them while the network is busy
     assert len(asked) == 2 * 24 + 2 * 8  # each once an epoch, and two batches for the rehearsal: none was decoded in vain
 
 

@@ -102,15 +102,21 @@ def test_what_is_no_set_of_pictures_with_one_label_each_is_refused(tmp_path: Pat
 
 
 class Bomb:
+    """Leaves a file behind if anybody unpickles it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
     def __reduce__(self):
-        return (Path("/").joinpath, ("never",))
+        return (Path.touch, (self.place,))
 
 
 def test_nothing_is_unpickled_and_damaged_files_cost_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    np.savez(path, **(arrays() | {"train_labels": np.array([Bomb()] * 9, dtype=object)}))
+    np.savez(path, **(arrays() | {"train_labels": np.array([Bomb(tmp_path / "exploded")] * 9, dtype=object)}))
     with pytest.raises(DataError, match=r"a\.npz: (is no MedMNIST .npz file, or is damaged \(Object arrays cannot be loaded|train_labels)"):
         read_manifest(path, seed=0)
+    assert not (tmp_path / "exploded").exists()
     np.savez_compressed(path, **arrays())
     good = path.read_bytes()
     for content in (b"", b"hello", good[: len(good) // 2], good[:-30], pickle.dumps([1]), good[:200] + b"x" * 400 + good[600:]):
