@@ -12,6 +12,7 @@ from PIL import Image
 from medmambase.config import Preprocessing
 from medmambase.data import dicom
 from medmambase.data.images import ImageError, is_dicom, load, read_image
+from medmambase.data.sources import read_manifest
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 imagecodecs = pytest.importorskip("imagecodecs", reason="the extra dicom is not installed")
@@ -212,6 +213,21 @@ def test_the_first_frame_the_patient_and_the_number_of_frames_are_told(tmp_path:
     assert (facts.mode, facts.frames, facts.patient, facts.width, facts.height) == ("DICOM MONOCHROME2", 3, "Müller 7", 8, 8)
     Image.fromarray(frames[0]).save(tmp_path / "a.png")
     assert load(tmp_path / "a.png", Preprocessing(size=8))[1].digest == facts.digest and not is_dicom(tmp_path / "a.png")
+
+
+def test_a_folder_of_dicom_files_is_split_by_the_patients_they_tell(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for patient in range(14):
+        for image in range(3):
+            name = f"IM{patient:03d}{image}" + ("" if image else ".dcm")
+            folder = tmp_path / "data" / "ab"[patient % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / name, rng.integers(0, 256, (6, 6), dtype=np.uint8), PatientID=f"P {patient}")
+    found = read_manifest(tmp_path / "data", seed=0)
+    of = {patient: {sample.split for sample in found.samples if sample.patient == patient} for patient in {sample.patient for sample in found.samples}}
+    assert len(found.samples) == 42 and len(of) == 14 and all(len(splits) == 1 for splits in of.values()) and "by patient" in found.method
+    (tmp_path / "data" / "a" / "broken.dcm").write_bytes(b"x" * 128 + b"DICM" + b"y" * 50)
+    assert [sample.patient for sample in read_manifest(tmp_path / "data", seed=0).samples if sample.name == "a/broken.dcm"] == [""]
 
 
 def test_of_a_long_film_only_the_first_frame_is_read(tmp_path: Path) -> None:

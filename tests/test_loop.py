@@ -95,7 +95,7 @@ def test_an_undefined_figure_is_replaced_by_the_next_that_is_defined() -> None:
 
 def test_no_early_epoch_is_chosen_however_good_it_looks_and_patience_waits_for_the_choice() -> None:
     config = replace(PLAIN, epochs=10, select_after=0.5, patience=2)
-    epochs = [epoch(number, auc) for number, auc in enumerate((0.99, 0.9, 0.1, 0.2, 0.3, 0.5, 0.6, 0.55, 0.4), start=1)]
+    epochs = [epoch(number, auc) for number, auc in enumerate((0.99, 0.9, 0.1, 0.2, 0.95, 0.5, 0.6, 0.55, 0.4), start=1)]
     best = [outcome(epochs[:count], config).best_epoch for count in range(1, 10)]
     assert best == [1, 2, 3, 4, 5, 6, 7, 7, 7]  # of those that may not be chosen yet, the last stands for the best
     assert [history.is_over(epochs[:count], config) for count in range(1, 10)] == [False] * 8 + [True]

@@ -82,7 +82,22 @@ def read(path: Path, high_depth: str, room_for: Callable[..., AbstractContextMan
             if values.shape not in ((height, width), (height, width, 3)):
                 raise OSError(f"a DICOM file whose pixels are {values.shape}, not {height} x {width}")
             picture = (_colour if values.ndim == 3 or mode == "PALETTE COLOR" else _grey)(values, header, mode, high_depth)
-    return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), " ".join(str(header.get("PatientID") or "").split())
+    return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header)
+
+
+def patient_of(path: Path) -> str:
+    """PatientID, without looking at the picture; "" where the file does not tell it, or cannot be read."""
+    try:
+        from pydicom.filereader import dcmread
+
+        with _Bounded(path) as stream:
+            return _patient(dcmread(stream, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", "PatientID"]))
+    except Exception:  # noqa: BLE001  # damaged files raise nearly every type there is; what is wrong is said when the picture is read
+        return ""
+
+
+def _patient(header: Any) -> str:
+    return " ".join(str(header.get("PatientID") or "").split())
 
 
 def _flatten(header: Any) -> None:

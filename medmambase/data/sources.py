@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from medmambase.data.dicom import patient_of
 from medmambase.data.folders import DataError, Manifest, scan_folder
 from medmambase.data.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
 from medmambase.data.splits import complete
@@ -29,7 +30,8 @@ def read_manifest(
     """The images of a folder, of a CSV, of a MedMNIST ``.npz``, or of FETAL_PLANES_DB (its folder or its CSV), every one with a split.
 
     ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a whole; ``group_column`` names the column of a CSV
-    that tells it. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them. ``runs``: the folder that new runs go to, which is no data.
+    that tells it; where neither does, DICOM files tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them. ``runs``: the
+    folder that new runs go to, which is no data.
     Raises DataError.
     """
     source = Path(source)
@@ -40,6 +42,8 @@ def read_manifest(
     found = _read(source, runs, group_column)
     if group_regex is not None:
         found = _grouped(found, group_regex)
+    elif not any(sample.patient for sample in found.samples):
+        found = _told_by_files(found)
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
 
 
@@ -56,6 +60,14 @@ def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest
     if source.suffix.casefold() == ".npz":
         return read_medmnist(source)
     raise DataError(f"{source}: this is a file of another kind; {WANTED}")
+
+
+def _told_by_files(found: Manifest) -> Manifest:
+    """With the patients that DICOM files tell."""
+    samples = tuple(
+        replace(sample, patient=patient_of(sample.path)) if sample.path.suffix.casefold() in ("", ".dcm", ".dicom") else sample for sample in found.samples
+    )
+    return replace(found, samples=samples)
 
 
 def _grouped(found: Manifest, group_regex: str) -> Manifest:
