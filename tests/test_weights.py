@@ -172,7 +172,10 @@ def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
     for change, message in (
         ({"classes": ["a", "b"]}, r"config\.json: contradicts itself: 2 classes are named, and num_classes is 3"),
         ({"preprocessing": description["preprocessing"] | {"channels": 1}}, r"config\.json: contradicts itself: channels is 1, and in_chans is 3"),
-        ({"model": description["model"] | {"depths": [1.5, 1, 2, 1]}}, r"config\.json: describes no network"),
+        (
+            {"model": description["model"] | {"depths": [1.5, 1, 2, 1]}},
+            r"config\.json: cannot be read \(depths is .1\.5, 1, 2, 1.; it must be a list",
+        ),
     ):
         (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
         with pytest.raises(WeightsError, match=message):

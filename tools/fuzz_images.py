@@ -26,6 +26,8 @@ from tqdm import tqdm
 from medmambase.config import Preprocessing
 from medmambase.data.images import ImageError, load
 
+_START = 20.0  # seconds
+
 
 def mutate(sources: Sequence[bytes], seed: int, number: int) -> bytes:
     """The damaged file of this seed and number: bytes flipped, numbers replaced by extremes, cut, spliced with another, pieces repeated."""
@@ -118,10 +120,10 @@ def read_sources(folder: Path) -> list[bytes]:
 
 
 class _Worker:
-    """A process, what it has yet to do, and when it last told something."""
+    """A process, what it has yet to do, and when it last told something: it may take _START seconds more to tell of its first file."""
 
     def __init__(self, folder: Path, seed: int, numbers: range) -> None:
-        self.folder, self.seed, self.numbers, self.told = folder, seed, numbers, time.monotonic()
+        self.folder, self.seed, self.numbers, self.told = folder, seed, numbers, time.monotonic() + _START
         context = multiprocessing.get_context("spawn")
         self.wire, theirs = context.Pipe(duplex=False)
         self.process: BaseProcess = context.Process(target=_work, args=(folder, seed, numbers, theirs), daemon=True)
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                             found[number] = kind
                         bar.update()
                         continue
-                hung = time.monotonic() - worker.told > asked.seconds + 20 * (not kinds)  # the first has to start
+                hung = time.monotonic() - worker.told > asked.seconds
                 if not ended and not hung:
                     continue
                 worker.process.join(None if ended else 0)
