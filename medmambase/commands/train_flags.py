@@ -24,7 +24,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)": no patient then comes into two splits',
         "group_column": "the column of a CSV that names the patient",
         "folds": "cross-validation in so many parts, stratified and grouped; each run does one",
-        "fold": "which of them this run validates on, counted from 0",
+        "fold": "which of them this run tests on, or validates on where the data has a test split of its own; counted from 0",
         "allow_leak": "go on although a patient is in two splits",
         "on_bad": "what an image that cannot be read costs: a line, or the run",
         "in_chans": "1 grey, 3 RGB, auto: 1 if every image is grey",
