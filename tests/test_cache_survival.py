@@ -32,7 +32,7 @@ if __name__ == "__main__":
     print("ready", flush=True)
     sys.stdin.readline()
     images, errors = decode(samples, Preprocessing(size=8), cache=Cache(folder))
-    print(len(errors), images.fingerprint(), int(images.images.sum()), flush=True)
+    print(len(errors), images.fingerprint, int(images.images.sum()), flush=True)
 """
 
 
@@ -206,7 +206,7 @@ def test_two_runs_at_once_share_a_cache_that_neither_spoils(tmp_path: Path, monk
     plain, _ = decode(samples, COLOUR)
     children = [child(tmp_path / "data", tmp_path / "cache é") for _ in range(2)]
     answers = [process.communicate("go\n", timeout=120)[0].splitlines()[1] for process in children]
-    assert answers == [f"0 {plain.fingerprint()} {int(plain.images.sum())}"] * 2 and [process.returncode for process in children] == [0, 0]
+    assert answers == [f"0 {plain.fingerprint} {int(plain.images.sum())}"] * 2 and [process.returncode for process in children] == [0, 0]
     decoded.since()
     assert same(decode(samples, COLOUR, cache=Cache(tmp_path / "cache é"))[0], plain) and decoded.since() == []
 

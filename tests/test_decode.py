@@ -53,25 +53,25 @@ def test_rows_are_the_images_asked_for_whether_or_not_they_follow_each_other(tmp
 def test_the_fingerprint_is_the_same_for_the_same_data_and_another_for_any_change(tmp_path: Path) -> None:
     samples = samples_in(tmp_path / "a")
     images, _ = decode(samples, GREY)
-    print_of = {"first": images.fingerprint()}
+    print_of = {"first": images.fingerprint}
     assert len(print_of["first"]) == 32 and int(print_of["first"], 16)
     again, _ = decode(samples_in(tmp_path / "elsewhere é 肺"), Preprocessing(size=16, channels=3))
-    assert again.fingerprint() == print_of["first"], "neither the place of the folder nor the size of the network's input is data"
+    assert again.fingerprint == print_of["first"], "neither the place of the folder nor the size of the network's input is data"
 
     def with_sample(place: int, sample: Sample) -> ImageSet:
         return replace(images, samples=(*images.samples[:place], sample, *images.samples[place + 1 :]))
 
     first = images.samples[0]
-    print_of["label"] = with_sample(0, replace(first, label=1)).fingerprint()
-    print_of["split"] = with_sample(0, replace(first, split="val")).fingerprint()
-    print_of["name"] = with_sample(0, replace(first, name="0/other.png")).fingerprint()
-    print_of["odd name"] = with_sample(0, replace(first, name="0/\udcff\n.png")).fingerprint()
-    print_of["order"] = images.rows([1, 0, 2, 3, 4, 5]).fingerprint()
-    print_of["fewer"] = images.rows([0, 1, 2, 3, 4]).fingerprint()
+    print_of["label"] = with_sample(0, replace(first, label=1)).fingerprint
+    print_of["split"] = with_sample(0, replace(first, split="val")).fingerprint
+    print_of["name"] = with_sample(0, replace(first, name="0/other.png")).fingerprint
+    print_of["odd name"] = with_sample(0, replace(first, name="0/\udcff\n.png")).fingerprint
+    print_of["order"] = images.rows([1, 0, 2, 3, 4, 5]).fingerprint
+    print_of["fewer"] = images.rows([0, 1, 2, 3, 4]).fingerprint
     pixels = np.asarray(Image.open(samples[0].path)).copy()
     pixels[4, 4] ^= 1
     Image.fromarray(pixels).save(samples[0].path)
-    print_of["one pixel by one"] = decode(samples, GREY)[0].fingerprint()
+    print_of["one pixel by one"] = decode(samples, GREY)[0].fingerprint
     assert len(set(print_of.values())) == len(print_of)
 
 
@@ -104,7 +104,7 @@ def test_images_that_are_not_kept_are_the_same_whenever_they_are_asked_for(tmp_p
     (kept, errors), (other, same_errors) = decode(samples, how), decode(samples, how, keep=False)
     assert list(map(str, errors)) == list(map(str, same_errors)) and len(errors) == 1
     assert isinstance(other.images, OnDemand) and other.images.shape == kept.images.shape == (8, channels, 8, 8)
-    assert other.facts == kept.facts and other.samples == kept.samples and other.fingerprint() == kept.fingerprint()
+    assert other.facts == kept.facts and other.samples == kept.samples and other.fingerprint == kept.fingerprint
     assert torch.equal(other.labels, kept.labels)
     for rows in ([0], [7, 2, 2], [], slice(2, 5), torch.tensor([6, 1]), slice(None)):
         assert torch.equal(other.images[rows], kept.images[rows])

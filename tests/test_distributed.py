@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ from conftest import relative_error
 from safetensors.torch import load_file
 from torch import nn
 
-from kill_test import image_set
+from kill_test import at_step, image_set
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import Preprocessing, TrainConfig
 from medmambase.training import checkpoint, distributed, loop
@@ -29,19 +28,6 @@ from medmambase.training.distributed import ALONE, Ranks, SynchronisedBatchNorm,
 
 CONFIG = TrainConfig(lr=3e-3, epochs=2, batch_size=4, image_size=16, warmup=0.5, ema=0.9, patience=0, weight_decay=0.05)
 MODEL = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.0)
-
-
-def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
-    """A progress bar, which only the first process has, that acts when this step is about to begin."""
-    steps = iter(range(1_000_000))
-
-    def progress(items: Iterable[object], total: int, text: str) -> Iterable[object]:
-        for item in items:
-            if next(steps) == number:
-                act()
-            yield item
-
-    return progress
 
 
 def train(

@@ -68,9 +68,9 @@ def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_i
     expected = start.head.weight.detach().clone()
     original = Average.follow
 
-    def follow_and_see(self: Average, net: MedMambaSE, steps: int) -> None:
-        seen.append((steps, net.head.weight.detach().clone(), net.stages[0].blocks[0].conv_branch[2].running_mean.clone()))
-        original(self, net, steps)
+    def follow_and_see(self: Average, steps: int) -> None:
+        seen.append((steps, start.head.weight.detach().clone(), start.stages[0].blocks[0].conv_branch[2].running_mean.clone()))
+        original(self, steps)
 
     monkeypatch.setattr(Average, "follow", follow_and_see)
     follow(replace(PLAIN, ema=0.8), tmp_path, start)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kill_test import CONFIG, MOMENTS, Kill, differing, finish, image_set, readable, start, train
+from kill_test import CONFIG, MOMENTS, Kill, at_step, differing, finish, image_set, readable, start, train
 from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.folders import DataError
 from medmambase.training import checkpoint, history, loop, run_folder
@@ -40,19 +40,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed")
     train(run, SHORT)
     return run
-
-
-def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
-    """A progress bar that acts when this step, counted from the beginning of the sitting, is about to begin."""
-    steps = iter(range(1_000_000))
-
-    def progress(items: Iterable[object], total: int, text: str) -> Iterable[object]:
-        for item in items:
-            if next(steps) == number:
-                act()
-            yield item
-
-    return progress
 
 
 def test_a_training_killed_inside_any_write_ends_with_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:

@@ -85,6 +85,19 @@ def train(run: Path, config: TrainConfig, progress: loop.Progress = lambda items
         return loop.train(network, image_set(29, "train"), image_set(11, "val"), config, run, torch.float32, progress, lambda epoch: None, resume=True)
 
 
+def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
+    """A progress bar that acts when this step, counted from the beginning of the sitting, is about to begin."""
+    steps = iter(range(1_000_000))
+
+    def progress(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
+        for item in items:
+            if next(steps) == number:
+                act()
+            yield item
+
+    return progress
+
+
 def readable(run: Path) -> str | None:
     """What is wrong with the folder; None if all that is there can be read."""
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class ImageSet:
         """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each file is read once."""
         return replace(self, images=self.images.to_grey() if isinstance(self.images, OnDemand) else self.images[:, :1].clone())
 
+    @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with any name, label, split or pixel (at full size), and with their order: whether data is still the same."""
         digest = hashlib.blake2b(digest_size=16)

@@ -85,12 +85,9 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
     classes = tuple(sorted(name for name, paths in train.items() if paths))
     if not any(found.values()):
         raise DataError(f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
+    if len(classes) == 1 and any(child.name.casefold() in SPLIT_NAMES for child in _subfolders(split_folders["train"] / classes[0])):
+        raise DataError(f"{root}: only one class found, {classes[0]!r}; give {split_folders['train'] / classes[0]} instead")
     check_classes(root, {split: folders.keys() for split, folders in found.items()})
-    if len(classes) == 1:
-        folder = split_folders["train"]
-        inner = [child for child in _subfolders(folder / classes[0]) if child.name.casefold() in SPLIT_NAMES]
-        advice = f"give {folder / classes[0]} instead" if inner else "a classifier needs at least two class folders with images"
-        raise DataError(f"{folder}: only one class found, {classes[0]!r}; {advice}")
 
     samples = [
         Sample(path, classes.index(name), split, path.relative_to(root).as_posix())
@@ -103,7 +100,7 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
 
 
 def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
-    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one that another split has."""
+    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one that another split has, or has one alone."""
     train = sorted(found.get("train", ()))
     if not train:
         raise DataError(f"{root}: there are no training images; put some into train, in one folder for each class")
@@ -115,6 +112,8 @@ def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
                 f"{root}: {split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the class, "
                 "or add images to train"
             )
+    if len(train) == 1:
+        raise DataError(f"{root}: only one class found, {train[0]!r}; a classifier needs at least two with images")
 
 
 class _PastRuns:

@@ -7,6 +7,8 @@ import re
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from medmambase.data.folders import SPLITS, DataError, Manifest, Sample, check_classes
 from medmambase.data.images import ImageError
-from medmambase.data.table import manifest_of, read_rows
+from medmambase.data.table import manifest_of
 
 FETAL_PLANES = "FETAL_PLANES_DB_data.csv"
 _FETAL_COLUMNS = ("image_name", "patient_num", "plane", "train")
@@ -71,8 +73,6 @@ def read_medmnist(path: Path) -> Manifest:
     known = CLASSES.get(re.sub(r"_\d+$", "", path.stem.casefold()), ())
     classes = known if len(known) == count else tuple(map(str, range(count)))
     check_classes(path, {split: {classes[sample.label] for sample in samples if sample.split == split} for split in SPLITS})
-    if len(classes) == 1:
-        raise DataError(f"{path}: only one class found; a classifier needs at least two")
     return Manifest(path, classes, tuple(samples), ())
 
 
@@ -99,14 +99,15 @@ def forget() -> None:
         _arrays.clear()
 
 
-def is_fetal_planes(names: list[str]) -> bool:
+def is_fetal_planes(names: Sequence[str]) -> bool:
     """Whether a CSV with these columns is FETAL_PLANES_DB's."""
     return set(_FETAL_COLUMNS) <= {name.strip().casefold() for name in names}
 
 
-def read_fetal_planes(path: Path) -> Manifest:
-    """FETAL_PLANES_DB by its CSV, beside which ``Images/`` lies: planes are the classes, and its own split into train and test. Raises DataError."""
-    names, rows = read_rows(path)
+def read_fetal_planes(path: Path, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> Manifest:
+    """FETAL_PLANES_DB by its CSV, as ``table.read_rows`` has read it, beside which ``Images/`` lies: planes are the classes, and its own split into
+    train and test. Raises DataError.
+    """
     plain = [name.casefold() for name in names]
     image, patient, plane, train = (plain.index(name) for name in _FETAL_COLUMNS)
     found = []
@@ -121,30 +122,30 @@ def read_fetal_planes(path: Path) -> Manifest:
 
 def _array(path: Path, key: str) -> Any:
     """One array of the file. Raises DataError: nothing in it is ever unpickled."""
+    with _told(path, key), np.load(path, allow_pickle=False) as file:
+        return file[key]
+
+
+def _header(path: Path, key: str) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an array that is not read yet: a small file may claim to unpack to more than any memory. Raises DataError."""
+    with _told(path, key), zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        return shape, dtype
+
+
+@contextmanager
+def _told(path: Path, key: str) -> Iterator[None]:
+    """What goes wrong within, as one DataError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file[key]
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except MemoryError as error:
         raise DataError(f"{path}: {key} is larger than the memory that there is; take the set in a smaller size") from error
     except KeyError as error:
         raise DataError(f"{path}: has no array {key!r}; wanted a MedMNIST file with {', '.join(_KEYS)}") from error
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    # What zipfile, zlib and NumPy raise for damaged files; a kind of compression that zipfile does not know is a RuntimeError.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is no MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); download it again") from error
-
-
-def _header(path: Path, key: str) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array that is not read yet: a small file may claim to unpack to more than any memory. Raises DataError."""
-    try:
-        with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except KeyError as error:
-        raise DataError(f"{path}: has no array {key!r}; wanted a MedMNIST file with {', '.join(_KEYS)}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: is no MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); download it again") from error
-    return shape, dtype

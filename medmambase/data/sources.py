@@ -50,9 +50,10 @@ def read_manifest(
 def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest:
     table = source / FETAL_PLANES if (source / FETAL_PLANES).is_file() else source
     if table.is_file() and table.suffix.casefold() in (".csv", ".tsv", ".txt"):
-        if group_column is None and is_fetal_planes(read_rows(table)[0]):
-            return read_fetal_planes(table)
-        return read_table(table, group_column)
+        names, rows = read_rows(table)
+        if group_column is None and is_fetal_planes(names):
+            return read_fetal_planes(table, names, rows)
+        return read_table(table, names, rows, group_column)
     if group_column is not None:
         raise DataError(f"{source}: --group-column names a column of a CSV, and this is none; give a CSV, or find the patient with --group-regex")
     if source.is_dir():

@@ -44,12 +44,12 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return names, rows
 
 
-def read_table(path: Path, group_column: str | None = None) -> Manifest:
-    """Images named in a CSV, from the CSV's folder on; what has no split is in train. ``group_column``: which column tells the patient.
+def read_table(path: Path, names: list[str], rows: list[tuple[int, list[str]]], group_column: str | None = None) -> Manifest:
+    """Images named in a CSV, as ``read_rows`` has read it, from the CSV's folder on; what has no split is in train. ``group_column``: which column
+    tells the patient.
 
     Raises DataError naming file and line.
     """
-    names, rows = read_rows(path)
     columns = {role: _column(path, names, role) for role in COLUMNS}
     if group_column is not None:
         columns["patient"] = _asked_for(path, names, group_column)
@@ -87,8 +87,6 @@ def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str
     for _, label, split, _, _ in rows:
         of_split[split].add(label)
     check_classes(path, of_split)
-    if len(classes) == 1:
-        raise DataError(f"{path}: only one class found, {classes[0]!r}; a classifier needs at least two")
     samples = [Sample(file, classes.index(label), split, name, patient) for file, label, split, patient, name in rows]
     return Manifest(path.parent, classes, tuple(samples), ())
 

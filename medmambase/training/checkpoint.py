@@ -167,7 +167,7 @@ def _same_settings(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) 
 
 
 def _fingerprints(images: Mapping[str, ImageSet]) -> dict[str, str]:
-    return {split: part.fingerprint() for split, part in images.items()}
+    return {split: part.fingerprint for split, part in images.items()}
 
 
 def _listed(split: str, images: ImageSet) -> list[tuple[str, str, str, str]]:

@@ -138,7 +138,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average:
-                    average.follow(network, (number - 1) * len(steps) + step)
+                    average.follow((number - 1) * len(steps) + step)
                 state.step, state.sums = step + 1, (state.sums[0] + lost, state.sums[1] + hit, state.sums[2] + whole)
                 state.seconds = time.perf_counter() - began
                 if stop or (config.save_every and state.step % config.save_every == 0 and state.step < len(steps)):

@@ -75,14 +75,15 @@ class Average:
     def __init__(self, network: MedMambaSE, decay: float) -> None:
         self.network = deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
+        # Asked for once: of both networks only the values change.
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def follow(self, network: MedMambaSE, steps: int) -> None:
+    def follow(self, steps: int) -> None:
         """After each step, of which ``steps`` are done. The first ones count less far back, or the average would long be one of random weights."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        get_ema_multi_avg_fn(decay)([mine for mine, _ in floats], [theirs for _, theirs in floats], 0)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        get_ema_multi_avg_fn(decay)([mine for mine, _ in self._floats], [theirs for _, theirs in self._floats], 0)
+        for mine, theirs in self._counters:
+            mine.copy_(theirs)
