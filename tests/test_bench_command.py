@@ -1,8 +1,6 @@
 """``medmambase-bench``: nothing wrong is timed, what is printed is what is written, and what cannot be measured is said. No time is asserted."""
 
-import importlib
 import json
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,9 +254,3 @@ def test_a_sweep_proposes_what_is_faster_than_the_tables_launch_by_more_than_the
         ["backward", "1.990", "1.01x", "E"],
         ["backward", "2.000", "1.00x", "D", "<-", "the", "table's"],
     ]
-
-
-def test_the_console_command_exists() -> None:
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    module, _, function = project["project"]["scripts"]["medmambase-bench"].partition(":")
-    assert getattr(importlib.import_module(module), function) is command.main

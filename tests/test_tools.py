@@ -13,11 +13,13 @@ import pytest
 import check
 import environment
 import quickstart
-from environment import Card, Interpreter, Machine, SetupError, choose_torch, choose_triton, read_card
+from environment import Interpreter
+from medmambase.doctor import torch_build
+from medmambase.doctor.torch_build import Card, Machine, SetupError, choose_torch, choose_triton, read_card
 
 TOOLS = Path(environment.__file__).parent
-PINNED = f"torch=={environment.TORCH}"
-CPU_INDEX, CU126, CU130 = (("--index-url", environment.WHEELS + build) for build in ("cpu", "cu126", "cu130"))
+PINNED = f"torch=={torch_build.TORCH}"
+CPU_INDEX, CU126, CU130 = (("--index-url", torch_build.WHEELS + build) for build in ("cpu", "cu126", "cu130"))
 AMPERE_NEW, AMPERE_OLD = Card((13, 0), (8, 6)), Card((12, 4), (8, 6))
 READY = Interpreter((3, 11), True, True, "2.13.0+cpu", True)
 
@@ -54,7 +56,7 @@ def test_the_torch_fits_the_machine(system: str, card: Card | None, found: str |
 
 
 def test_without_a_card_linux_never_gets_the_cuda_build() -> None:
-    for architecture in environment.ARCHITECTURES["Linux"]:
+    for architecture in torch_build.ARCHITECTURES["Linux"]:
         assert PINNED not in choose_torch(machine(architecture=architecture), None).arguments
 
 
@@ -112,8 +114,8 @@ def test_the_card_is_read_from_nvidia_smi(overview: str, capabilities: str, expe
 @pytest.mark.parametrize(("listing", "expected"), [("GPU 0: NVIDIA GeForce RTX 4070 (UUID: x)\n", True), ("No devices found.\n", False), (None, False)])
 def test_a_driver_without_a_card_is_no_card(monkeypatch: pytest.MonkeyPatch, listing: str | None, expected: bool) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(environment, "_output", lambda command: listing if "-L" in command else "")
-    assert (environment.find_card() is not None) is expected
+    monkeypatch.setattr(torch_build, "output", lambda command: listing if "-L" in command else "")
+    assert (torch_build.find_card() is not None) is expected
 
 
 @pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
@@ -153,7 +155,7 @@ class Calls(list[list[str]]):
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made = Calls()
     monkeypatch.setattr(environment, "call", made)
-    monkeypatch.setattr(environment, "find_card", lambda: None)
+    monkeypatch.setattr(torch_build, "find_card", lambda: None)
     return made
 
 

@@ -28,6 +28,7 @@ import machine_code
 from kernel_launches import MODULES, Launch, kernels_of, record
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
+ALSO = (75, 100)  # Turing, on which the engines do not choose Triton by themselves, and the servers' Blackwell
 DTYPES = ("float32", "bfloat16", "float16")
 BUDGETS = Path(__file__).resolve().parent / "kernel_budgets.toml"
 
@@ -134,7 +135,9 @@ def _compile_all(architectures: list[int], dtypes: list[str], jobs: int, quick: 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Compile every Triton kernel ahead of time, with no GPU.")
-    parser.add_argument("--arch", nargs="+", type=int, choices=ARCHITECTURES, default=list(ARCHITECTURES), help="GPU generations, as 90 for sm_90")
+    parser.add_argument(
+        "--arch", nargs="+", type=int, choices=sorted(ARCHITECTURES + ALSO), default=list(ARCHITECTURES), help="GPU generations, as 90 for sm_90"
+    )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="dtypes of the inputs")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
     parser.add_argument("--quick", action="store_true", help="one case of each kernel instead of all")

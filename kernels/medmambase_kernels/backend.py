@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from medmambase_kernels.ascii_folders import use_ascii_folders
+
 BACKENDS = ("triton", "cpu", "torch", "reference")
 _ENVIRONMENT = "MEDMAMBASE_BACKEND"
 _PROCESS = os.getpid()  # that imported this
@@ -83,6 +85,8 @@ def choose(device: torch.device, dtype: torch.dtype, argument: str | None) -> Ch
 
 def engine(operator: str, name: str) -> ModuleType:
     """The module of ``operator``'s engine, imported on first use. Raises BackendError if its packages do not load."""
+    if name == "triton":
+        use_ascii_folders()
     try:
         return importlib.import_module(f"medmambase_kernels.{operator}_{name}")
     except ImportError as error:

@@ -1,0 +1,98 @@
+"""``medmambase-doctor``: what runs on this machine, what does not, and the command that mends it.
+
+Parse, call, print. Needs nothing but Python, so that it can say why PyTorch does not load. As data: ``doctor/facts.py`` -> ``doctor/findings.py``.
+"""
+
+import argparse
+import dataclasses
+import getpass
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medmambase import __version__
+from medmambase.doctor.facts import Facts, look
+from medmambase.doctor.findings import Finding, Level, findings, verdict
+
+READY, NOT_READY, USAGE = 0, 4, 2
+_MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    options = _parser().parse_args(arguments)
+    try:
+        facts = look()
+        found = findings(facts)
+        level, last = verdict(facts, found)
+        for finding in found:
+            print(f"{_MARKS[finding.level]} {finding.title:17} {finding.text}")
+            if finding.mend and finding.level:
+                print(f"  {'':17} -> {finding.mend}")
+        if options.json:
+            options.json.write_text(json.dumps(report(facts, found, last, options.paths), indent=1) + "\n", encoding="utf-8", newline="\n")
+            print(f"  {'for a bug report':17} {options.json}")
+        print(f"\n{last}")
+        return NOT_READY if level == Level.BROKEN else READY
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"medmambase-doctor: {error.filename or 'this machine'}: {error.strerror or error}; give another file after --json", file=sys.stderr)
+        return USAGE
+
+
+def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> dict[str, Any]:
+    """What ``--json`` writes; without ``paths`` no path and no name of a user."""
+    whole = {
+        "medmambase": __version__,
+        "verdict": last,
+        "findings": [{**dataclasses.asdict(finding), "level": finding.level.name.lower()} for finding in found],
+        "facts": dataclasses.asdict(facts),
+    }
+    return whole if paths else _hidden(whole)
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _hidden(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    home, user = str(Path.home()), _user()
+    for private in sorted({home, home.replace("\\", "/"), str(Path.cwd()), sys.prefix}, key=len, reverse=True):
+        value = value.replace(private, "<path>")
+    value = re.sub(r"""(?<![\w/])(?:[A-Za-z]:[\\/]|\\\\|/(?=\w))[^\n"':;,]*[\\/][^\s"':;,]*""", "<path>", value)
+    return re.sub(rf"(?i)(?<!\w){re.escape(user)}(?!\w)", "<user>", value) if len(user) > 2 else value
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user whom the system has no name for
+        return os.environ.get("USERNAME", "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        "medmambase-doctor",
+        description="Look this machine over: Python, PyTorch, Triton, card, driver, folders; then run a small kernel, and hold the scan to float64.",
+        epilog="exit code: 0 ready, 4 not ready",
+        allow_abbrev=False,
+    )
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to FILE (doctor.json), for a bug report; without user name and paths")
+    found.add_argument("--paths", action="store_true", help="with --json: leave user name and paths in it")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

