@@ -1,7 +1,9 @@
 """What all tests share: the tolerances, poisoned memory, engines, and the optional folder of reference numbers."""
 
+import ctypes
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ENGINES = ["cpu", "torch", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))]
+
+UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 # Largest difference from the definition over the largest magnitude. Arithmetic is float32 throughout, so half-precision
 # results differ by their last rounding only.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from conftest import UNDER_WINE, relative_error
 from safetensors.torch import load_file
 from torch import nn
 
@@ -104,6 +104,9 @@ def free_port() -> int:
         return port
 
 
+meeting = pytest.mark.skipif(UNDER_WINE, reason="Gloo's processes do not come to an end under Wine")
+
+
 def both(work: str, run: Path, settings: dict[str, Any] | None = None) -> list[Any]:
     """What two processes that meet give back."""
     port = free_port()
@@ -124,6 +127,7 @@ def logits(state: dict[str, torch.Tensor]) -> torch.Tensor:
     return network((image_set(29, "train").images.float() / 255 - 0.5) / 0.5).detach()
 
 
+@meeting
 @pytest.mark.parametrize(
     "changes",
     [{}, {"accumulate": 2, "balance": "weights"}, {"recompute": True, "balance": "sampler", "augmentation": "none", "label_smoothing": 0.0}],
@@ -143,6 +147,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[
     assert np.allclose(*figures, atol=1e-3)
 
 
+@meeting
 def test_two_processes_go_on_where_they_stopped_to_the_last_bit(tmp_path: Path) -> None:
     config = replace(CONFIG, save_every=1)
     both("train", tmp_path / "whole", config.to_dict())
@@ -153,6 +158,7 @@ def test_two_processes_go_on_where_they_stopped_to_the_last_bit(tmp_path: Path) 
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+@meeting
 def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_kept(tmp_path: Path) -> None:
     spawn, port = multiprocessing.get_context("spawn"), free_port()
     processes = [spawn.Process(target=until_the_second_dies, args=(rank, port, str(tmp_path))) for rank in (0, 1)]
@@ -165,6 +171,7 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_
     assert checkpoint.position(tmp_path / "run" / "last") is not None
 
 
+@meeting
 def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_path: Path) -> None:
     torch.manual_seed(3)
     x = torch.randn(7, 4, 3, 5, requires_grad=True)
@@ -178,6 +185,7 @@ def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_pa
         assert torch.allclose(part[2], norm.running_mean, atol=1e-6) and torch.allclose(part[3], norm.running_var, atol=1e-6) and part[4] == 1
 
 
+@meeting
 def test_all_take_the_first_ones_word_and_none_goes_on_when_it_cannot_write(tmp_path: Path) -> None:
     assert both("agree", tmp_path) == ["run ü\udcff"] * 2
     assert both("write", tmp_path) == ["FileNotFoundError", "RunFolderError"]
@@ -195,6 +203,7 @@ def test_a_network_keeps_its_parameters_and_names_when_its_norms_are_synchronise
     assert torch.equal(network.eval()(image), MedMambaSE.load(tmp_path)(image))
 
 
+@meeting
 def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path: Path) -> None:
     port = free_port()
     words = ["--demo", "--epochs", "1", "--image-size", "16", "--runs", str(tmp_path), "--name", "two"]

@@ -50,3 +50,38 @@ def test_the_candidates_of_a_sweep_are_other_launches_of_the_same_chunks() -> No
         others = list(launch.candidates(chosen))
         assert len(others) >= 5
         assert {other.chunk for other in others} == {chosen.chunk}
+
+
+@given(
+    st.integers(1, 10**9), st.integers(1, 10**6), st.sampled_from([1, 4]), st.integers(1, 10**5), st.integers(1, 64), st.integers(0, 64), st.integers(1, 200)
+)
+def test_no_launch_keeps_a_display_waiting_whatever_the_input(
+    length: int, batch: int, directions: int, channels: int, state: int, rank: int, processors: int
+) -> None:
+    second = 4 * 1.5e9  # instructions of warps a multiprocessor of the slowest cards issues
+    forward = launch.forward(batch, directions, channels, length, state, rank, processors)
+    backward = launch.backward(batch, directions, channels, length, state, processors)
+    for chosen, instructions in ((forward, 7.9), (backward, 34)):
+        pair = 2 if chosen is forward and forward.pair else 1
+        steps = chosen.chunk if chosen.chunked else length * pair
+        assert steps <= 2 * 2**16
+        programs = batch * directions * -(-channels // chosen.channels) * (launch.chunks_of(length) if chosen.chunked else 1)
+        first, count = next(launch.cut(programs, steps, state, processors))
+        assert first == 0
+        a_processor = -(-count // processors) * steps * state
+        assert a_processor * instructions / second <= 0.2, "a tenth of what the driver allows, at the full rate"
+        one_program = steps * state * 528 / 16 / 1.5e9  # alone on its scheduler, an instruction a cycle
+        assert one_program <= 0.2
+    assert launch.chunks_of(length) <= 2**15
+
+
+@given(st.integers(1, 5000), st.integers(1, 2**16), st.integers(1, 64), st.integers(1, 200))
+def test_the_launches_take_each_program_once(programs: int, steps: int, state: int, processors: int) -> None:
+    taken = [first + i for first, count in launch.cut(programs, steps, state, processors) for i in range(count)]
+    assert taken == list(range(programs))
+
+
+def test_what_a_network_does_is_one_launch() -> None:
+    for batch, channels, length in ((256, 96, 56 * 56), (64, 96, 32 * 32), (1, 768, 128 * 128)):
+        programs = batch * 4 * -(-channels // 32)
+        assert list(launch.cut(programs, length, 16, 20)) == [(0, programs)], "even on a small card"

@@ -97,6 +97,30 @@ def test_every_way_to_launch_a_scan_of_an_image_is_exact(
 
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("longest", [1, 10**6], ids=["in chunks", "whole"])
+@pytest.mark.parametrize("r", [3, 6])
+def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, longest: int, r: int) -> None:
+    from medmambase_kernels import launch, scan_launch_triton
+
+    pieces = []
+    whole = launch.cut
+
+    def watched(*sizes: int) -> list[tuple[int, int]]:
+        pieces.append(list(whole(*sizes)))
+        return pieces[-1]
+
+    monkeypatch.setattr(launch, "_MOST_STATES", 1)
+    monkeypatch.setattr(launch, "_MOST_CHUNKS", 2)
+    monkeypatch.setattr(launch, "_LONGEST", longest)
+    monkeypatch.setattr(launch, "cut", watched)
+    monkeypatch.setattr(scan_launch_triton, "processors", lambda t: 1)
+    assert launch.chunk_of(9 * 11) == 64
+    assert_equal_to_the_definition(make_case(2, 9, 11, 3, 2, r), engine)
+    assert len(pieces) == (4 if longest == 1 else 2)
+    assert all(len(piece) > 1 for piece in pieces)
+
+
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_an_image_beyond_the_reach_of_32_bit_indices_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels import scan_launch_triton
 

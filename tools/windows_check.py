@@ -197,7 +197,7 @@ def _tested(wine: Wine, copy: Path, path: Path, words: Sequence[str]) -> Report:
     def once() -> Report:
         record.unlink(missing_ok=True)
         began = time.monotonic()
-        done = wine.call(*pytest, f"tests/{path.name}", *words, cwd=copy, timeout=1500)
+        done = wine.call(*pytest, f"tests/{path.name}", *words, cwd=copy, timeout=600)
         return _read(path.name, record, done, time.monotonic() - began)
 
     report = once()

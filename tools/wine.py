@@ -32,6 +32,16 @@ BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);
 __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE bytes, SIZE_T count) { return SystemFunction036(bytes, (ULONG)count); }
 BOOL WINAPI DllMain(HINSTANCE module, DWORD reason, LPVOID reserved) { return TRUE; }
 """
+# Python's pool of processes wakes its thread by an empty message through a pipe, which Wine 8 announces and at times does not deliver: one byte it does.
+_AT_START = """
+from concurrent.futures import process
+
+def wakeup(self):
+    if not self._closed:
+        self._writer.send_bytes(b"1")
+
+process._ThreadWakeup.wakeup = wakeup
+"""
 
 
 class NoWineError(Exception):
@@ -75,8 +85,12 @@ class Wine:
             [*uv, "pip", "install", "--quiet", "--target", str(self.python / "Lib" / "site-packages"), "--python-platform", "x86_64-pc-windows-msvc",
              "--python-version", PYTHON, "--only-binary", ":all:", "--link-mode", "copy", "--no-deps", "--require-hashes", "-r", str(WHEELS)]
         )  # fmt: skip  # a command line
+        (self.python / "Lib" / "site-packages" / "sitecustomize.py").write_text(_AT_START, encoding="utf-8", newline="\n")
         self.give()
         self.run([program, "wineboot", "-i"], timeout=300)
+        # Windows' checks of the heap: without them Wine 8 loses track of free memory in long runs (and whenever PyTorch opens a port).
+        key = r"HKLM\System\CurrentControlSet\Control\Session Manager"
+        self.run([program, "reg", "add", key, "/v", "GlobalFlag", "/t", "REG_DWORD", "/d", "0x70", "/f"])
         version = re.search(r"wine-(\d+)", self.run([program, "--version"]).output)
         if version is None or int(version[1]) < 10:
             self._make_bcryptprimitives()

@@ -15,6 +15,11 @@ _SHORT = 64  # a sequence up to this long is one chunk: nothing is kept for back
 _CHUNK = 32
 _RANK_INSIDE = 4  # up to here the product with delta's rank hides behind the exp unit; from 8 on it is cheaper outside
 WARPS = 4  # schedulers of a multiprocessor, each wants a program of one warp
+# A display's driver resets the card when one launch takes 2 s. So many states a multiprocessor takes in one: 0.05 s forward and 0.2 s backward at the full
+# rate of the slowest cards (1.5 GHz), by the instructions counted for each.
+_MOST_STATES = 2**25
+_LONGEST = 2**16  # steps that one program walks
+_MOST_CHUNKS = 2**15  # that ``carry`` walks
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ def power_of_two(n: int) -> int:
 
 def chunk_of(length: int) -> int:
     """Steps between the states kept for backward: by length alone, so that forward and backward agree on any GPU."""
-    return _CHUNK if length > _SHORT else max(4, -(-length // 4) * 4)
+    if length <= _SHORT:
+        return max(4, -(-length // 4) * 4)
+    return _CHUNK * power_of_two(-(-length // (_CHUNK * _MOST_CHUNKS)))
 
 
 def chunks_of(length: int) -> int:
@@ -63,9 +70,11 @@ def forward(batch: int, directions: int, channels: int, length: int, state: int,
     """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many multiprocessors."""
     steps = next(steps for states, steps in _FORWARD if state <= states)
     programs = batch * directions * groups * -(-channels // groups // 32)
-    few = programs < 0.7 * WARPS * processors
+    few = programs < 0.7 * WARPS * processors or length > _LONGEST
     rank_inside = 0 < rank <= _RANK_INSIDE
-    pair = directions == 4 and not rank_inside and programs >= 4 * WARPS * processors  # half as many programs still fill the GPU twice over
+    pair = (
+        directions == 4 and not rank_inside and length <= _LONGEST and programs >= 4 * WARPS * processors
+    )  # half as many programs still fill the GPU twice over
     return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside)
 
 
@@ -74,8 +83,15 @@ def backward(batch: int, directions: int, channels: int, length: int, state: int
     width = next(width for states, width in _BACKWARD if state <= states)
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
     items = batch * directions * groups * -(-channels // groups // width)
-    chunked = items < most and chunks_of(length) > 1
+    chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
     return BackwardLaunch(width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
+
+
+def cut(programs: int, steps: int, state: int, processors: int) -> Iterator[tuple[int, int]]:
+    """(first program, how many) of each launch, for programs of so many steps and states: as a rule one launch of them all."""
+    most = max(1, _MOST_STATES // (steps * state)) * processors
+    for first in range(0, programs, most):
+        yield first, min(most, programs - first)
 
 
 def candidates(chosen: ForwardLaunch | BackwardLaunch) -> Iterator[ForwardLaunch | BackwardLaunch]:

@@ -109,11 +109,11 @@ def _sweep(
 
 
 # Why ``zero``, and whole groups first: see scan_triton.py. Here the sweep wants aligned tiles, the rebuilding does not.
-@triton.jit(do_not_specialize=["zero"])
+@triton.jit(do_not_specialize=["zero", "start"])
 def backward(
     dy_ptr, x_ptr, delta_ptr, rows_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, entry_ptr, adjoint_ptr, strip_ptr,
     dx_ptr, ddelta_ptr, drows_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
-    items, batch, height, width, d, segment, blocks, zero,
+    items, batch, height, width, d, segment, blocks, zero, start,
     K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
     ADJOINT: tl.constexpr, CHUNKED: tl.constexpr, EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; results; sizes and strides; switches; tile sizes
@@ -125,7 +125,7 @@ def backward(
     DROW: tl.constexpr = K * GROUPS * VARIES * N
     SLOTS: tl.constexpr = CHUNK // STEPS + STEPS - 1
     strip = strip_ptr + tl.program_id(0).to(tl.int64) * (SLOTS * N * BD) + state[:, None] * BD + lane[None, :]
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
+    for item in range(start + tl.program_id(0), items, tl.num_programs(0)):
         i = tl.full([], item, tl.int64)
         i_block, i_g, i_k = i % blocks, i // blocks % GROUPS, i // (blocks * GROUPS) % K
         i_b, i_c = i // (blocks * GROUPS * K) % batch, i // (blocks * GROUPS * K * batch)
@@ -229,15 +229,15 @@ def _recede(
     return g, total, p, place
 
 
-@triton.jit(do_not_specialize=["zero"])
+@triton.jit(do_not_specialize=["zero", "start"])
 def adjoint_ends(
     dy_ptr, delta_ptr, rows_ptr, A_ptr, C_ptr, bias_ptr, adjoint_ptr, total_ptr,
-    batch, height, width, d, segment, blocks, zero,
+    batch, height, width, d, segment, blocks, zero, start,
     K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
     EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes and strides; switches; tile sizes
     """What each chunk makes of a zero adjoint, leaving it at its beginning, and the sum of its deltas: ``carry`` in reverse goes on from these."""
-    i = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(0).to(tl.int64) + start
     within = i % blocks * BD + tl.arange(0, BD)
     in_d = within < segment
     i_g, i_k = i // blocks % GROUPS, i // (blocks * GROUPS) % K

@@ -102,21 +102,22 @@ def forward(s: Scan, config: launch.ForwardLaunch, initial: Tensor | None, save:
     last = s.A.new_empty((b, N, d) if k == 1 else 0)
     raw = s.rows if s.raw is None else s.raw
 
-    def run(mode: tl.constexpr, programs: int) -> None:
-        scan.forward[(programs * s.groups * blocks,)](
-            s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias,
-            s.A if initial is None else initial, y, last, entry, total,
-            *s.sizes, blocks, 0,
-            RANK=0 if s.W is None else s.W.shape[1], INITIAL=initial is not None, SAVE=save, MODE=mode.value, PAIR=pair,
-            BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
-        )  # fmt: skip  # line by line the kernel's parameters
+    def run(mode: tl.constexpr, programs: int, steps: int) -> None:
+        for first, count in launch.cut(programs * s.groups * blocks, steps, N, processors(s.x)):
+            scan.forward[(count,)](
+                s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias,
+                s.A if initial is None else initial, y, last, entry, total,
+                *s.sizes, blocks, 0, first,
+                RANK=0 if s.W is None else s.W.shape[1], INITIAL=initial is not None, SAVE=save, MODE=mode.value, PAIR=pair,
+                BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
+            )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:
-        run(scan.ENDS, b * k * chunks)
+        run(scan.ENDS, b * k * chunks, config.chunk)
         _carry(s, entry, total, initial, last, reverse=False)
-        run(scan.CHUNKS, b * k * chunks)
+        run(scan.CHUNKS, b * k * chunks, config.chunk)
     else:
-        run(scan.WHOLE, b * (k // pair))
+        run(scan.WHOLE, b * (k // pair), l * pair)
     return y, entry, last
 
 
@@ -158,10 +159,11 @@ def backward(s: Scan, config: launch.BackwardLaunch, dy: Tensor, entry: Tensor, 
     if config.chunked:
         adjoint, total = s.A.new_empty(b, k, chunks, N, d), s.A.new_empty(b, k, chunks, d)
         steps, width = min(4, config.steps), triton.cdiv(d // s.groups, 32)
-        back.adjoint_ends[(b * k * s.groups * width * chunks,)](
-            dy, s.raw, s.rows, s.A, s.A if s.C is None else s.C, s.bias, adjoint, total,
-            *s.sizes, width, 0, BD=32, STEPS=steps, CHUNK=config.chunk, EVEN=l % steps == 0, **s.shared,
-        )  # fmt: skip  # line by line the kernel's parameters
+        for first, count in launch.cut(b * k * s.groups * width * chunks, config.chunk, N, processors(s.x)):
+            back.adjoint_ends[(count,)](
+                dy, s.raw, s.rows, s.A, s.A if s.C is None else s.C, s.bias, adjoint, total,
+                *s.sizes, width, 0, first, BD=32, STEPS=steps, CHUNK=config.chunk, EVEN=l % steps == 0, **s.shared,
+            )  # fmt: skip  # line by line the kernel's parameters
         _carry(s, adjoint, total, dlast, state, reverse=True)
     part = (chunks if config.chunked else 1, b)
     drows = s.A.new_empty(blocks, b, l, k * s.groups, varies * N)
@@ -170,11 +172,13 @@ def backward(s: Scan, config: launch.BackwardLaunch, dy: Tensor, entry: Tensor, 
     items = b * k * s.groups * blocks * part[0]
     programs = min(items, config.programs)
     strip = s.A.new_empty(programs, config.chunk // config.steps + config.steps - 1, N, config.channels)
-    back.backward[(programs,)](
-        dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry, s.A if adjoint is None else adjoint, strip,
-        dx, draw, drows, dA, dB, dC, dD, dbias, state,
-        items, *s.sizes, blocks, 0,
-        ADJOINT=adjoint is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
-    )  # fmt: skip  # line by line the kernel's parameters
+    for first, count in launch.cut(items, config.chunk if config.chunked else l, N, processors(s.x)):
+        back.backward[(min(count, programs),)](
+            dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry, s.A if adjoint is None else adjoint,
+            strip, dx, draw, drows, dA, dB, dC, dD, dbias, state,
+            first + count, *s.sizes, blocks, 0, first,
+            ADJOINT=adjoint is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0,
+            **s.shared,
+        )  # fmt: skip  # line by line the kernel's parameters
     dA, dB, dC, dD, dbias = (t.sum((0, 1)) if t.numel() else t for t in (dA, dB, dC, dD, dbias))
     return Gradients(dx, draw, drows.sum(0), dA, dB, dC, dD, dbias, state)

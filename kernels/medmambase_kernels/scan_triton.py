@@ -101,15 +101,15 @@ def _advance(
 # instead, and are masked where they are stored. That max_contiguous is untrue of those channels does no harm, since no load takes two channels at
 # once; without it, or with it in a function of its own, Tritons before 3.7 spread the states all the same. Steps past the last whole group are
 # taken one by one.
-@triton.jit(do_not_specialize=["zero"])
+@triton.jit(do_not_specialize=["zero", "start"])
 def forward(
     x_ptr, delta_ptr, rows_ptr, W_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, y_ptr, last_ptr, entry_ptr, total_ptr,
-    batch, height, width, d, segment, blocks, zero,
+    batch, height, width, d, segment, blocks, zero, start,
     K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr,
     SOFTPLUS: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr, MODE: tl.constexpr, PAIR: tl.constexpr, EVEN: tl.constexpr,
     INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes and strides; switches; tile sizes
-    i = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(0).to(tl.int64) + start
     PARTS: tl.constexpr = K // PAIR
     ROW: tl.constexpr = K * GROUPS * WIDTH
     within = (i % blocks).to(tl.int32) * BD + tl.arange(0, BD)

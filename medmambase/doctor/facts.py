@@ -32,7 +32,7 @@ TRITONS = (
     "pytorch-triton-xpu",
 )  # each is a module called triton
 RUNTIME = ("vcruntime140.dll", "vcruntime140_1.dll", "msvcp140.dll", "msvcp140_atomic_wait.dll")  # PyTorch's and Triton's libraries need them
-_OURS = ("torch", "triton", "numpy", "llvmlite", "medmambase", "medmambase_kernels")
+_SHADOWED = ("torch", "triton", "numpy", "llvmlite")
 _PATIENCE = 600  # seconds; the first launches compile their kernels
 
 
@@ -129,8 +129,8 @@ def _kind() -> str:
 
 def _shadows(folder: Path) -> list[str]:
     """Files in a folder that would be imported in place of a package, by a script that lies there."""
-    found = [folder / f"{name}.py" for name in _OURS] + [folder / name / "__init__.py" for name in _OURS]
-    installed = {Path(spec.origin).resolve() for name in _OURS if (spec := importlib.util.find_spec(name)) and spec.origin}
+    found = [folder / f"{name}.py" for name in _SHADOWED] + [folder / name / "__init__.py" for name in _SHADOWED]
+    installed = {Path(spec.origin).resolve() for name in _SHADOWED if (spec := importlib.util.find_spec(name)) and spec.origin}
     return [path.name if path.parent == folder else path.parent.name for path in found if path.is_file() and path.resolve() not in installed]
 
 
