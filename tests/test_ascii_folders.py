@@ -13,11 +13,10 @@ from medmambase_kernels.ascii_folders import ascii_names
 
 # A module of Python compiled and loaded, and a kernel assembled, as on the first launch.
 FIRST_LAUNCH = """
-import sys, warnings
+import warnings
 warnings.simplefilter("ignore")
 from medmambase_kernels.ascii_folders import use_ascii_folders
-if sys.argv[1] == "ours":
-    use_ascii_folders()
+use_ascii_folders()
 from triton.runtime.build import compile_module_from_src
 source = '''#include <Python.h>
 static PyObject *f(PyObject *self, PyObject *none) { return PyLong_FromLong(42); }
@@ -28,7 +27,7 @@ PyMODINIT_FUNC PyInit_answer(void) { return PyModule_Create(&definition); }
 print(compile_module_from_src(source, "answer").f())
 from kernel_launches import record
 from compile_kernels import compile_launch
-launch = next(launch for launch in record("float32") if launch.kernel == "pool")
+launch = next(launch for launch in record("float32") if launch.name == "squeeze_excite.pool")
 print(compile_launch(launch, 86).registers > 0)
 """
 
@@ -89,7 +88,7 @@ def test_the_engine_triton_asks_for_them_before_it_is_imported(monkeypatch: pyte
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="the compilers of triton-windows")
-@pytest.mark.parametrize("account", ["ann", "Ann B", "Usuário", "用户肺", "Имя"])
+@pytest.mark.parametrize("account", ["Ann B", "Usuário", "用户肺"])
 def test_the_first_launch_compiles_for_an_account_of_any_name(tmp_path: Path, account: str) -> None:
     home = tmp_path / account
     (home / "Temp").mkdir(parents=True)
@@ -101,5 +100,5 @@ def test_the_first_launch_compiles_for_an_account_of_any_name(tmp_path: Path, ac
     for name in ("TRITON_CACHE_DIR", "TMPDIR", "CC", "TRITON_INTERPRET"):
         environment.pop(name, None)
     environment["TRITON_DUMP_PTXAS_LOG"] = "1"
-    done = subprocess.run([sys.executable, "-c", FIRST_LAUNCH, "ours"], env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    done = subprocess.run([sys.executable, "-c", FIRST_LAUNCH], env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False)
     assert done.stdout.split()[-2:] == ["42", "True"], done.stdout + done.stderr

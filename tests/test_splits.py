@@ -1,6 +1,7 @@
 """Splits: no patient in two parts, every image in one, the same for the same names, and what is written is read again."""
 
 import random
+import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,8 @@ def test_what_cannot_be_shared_out_is_said(found: Manifest, settings: dict[str, 
 
 
 def test_what_is_written_is_a_manifest_that_gives_the_same_again(tmp_path: Path) -> None:
-    names = ["a,b.png", 'c "d".png', "sub/é 肺.png", "x;y.png", *(f"{row}.png" for row in range(30))]
+    quoted = 'c "d".png' if sys.platform != "win32" else "c 'd'.png"  # which forbids the double quote in names
+    names = ["a,b.png", quoted, "sub/é 肺.png", "x;y.png", *(f"{row}.png" for row in range(30))]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)

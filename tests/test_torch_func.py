@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TOLERANCE, relative_error
+from conftest import TOLERANCE, UNDER_WINE, relative_error
 from test_torch_citizenship import MODULES, OPERATORS, every_operator, leaves_of, module_results, outputs_and_gradients
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -69,6 +69,7 @@ def test_gradients_image_by_image_of_a_network_are_those_of_single_images() -> N
             assert relative_error(together[name][index], gradient) <= 1e-4, name
 
 
+@pytest.mark.skipif(UNDER_WINE, reason="Wine 8 ends a process in which an exception leaves PyTorch's autograd engine, whoever raised it")
 @every_operator
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on the first jvp
 def test_derivatives_that_do_not_exist_are_refused_and_named(operator: str) -> None:

@@ -26,7 +26,7 @@ STEPS = {
     "tests": ("-X", "warn_default_encoding", "-m", "pytest"),
 }
 # Only where they are asked for: they need a network, and the second one root's rights the first time.
-MORE = {"wheels": "check_wheels.py", "windows": "windows_check.py"}
+MORE = {"wheels": ("check_wheels.py",), "windows": ("windows_check.py", "--quick", "--jobs", "1")}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     python = str(environment.prepare(folder, test=True))
     results = {}
     with ThreadPoolExecutor(1) as pool:
-        others = {name: pool.submit(_beside, [python, str(environment.ROOT / "tools" / MORE[name]), "--venv", str(folder)]) for name in chosen.also}
+        others = {name: pool.submit(_beside, [python, f"tools/{MORE[name][0]}", *MORE[name][1:], "--venv", str(folder)]) for name in chosen.also}
         for name in steps:
             environment.say(name)
             start = time.monotonic()

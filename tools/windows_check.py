@@ -31,6 +31,7 @@ STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
 NO_WINE = 2
+QUICK = ("-k", "not triton and not compile_kernels")  # the last: the step `kernels` does the same
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
 SEMANTICS = r"""
@@ -86,10 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"run these only: {', '.join(STEPS)}")
     parser.add_argument("--files", nargs="+", default=["test_*.py"], metavar="NAME", help="of the files in tests, these (test_*.py)")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests that run Triton's kernels in its interpreter, which is the same everywhere")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files of tests at a time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medmambase-windows", help="where Wine's Windows is kept (%(default)s)")
     parser.add_argument("--lock", action="store_true", help=f"choose the newest wheels that fit, write {WHEELS.name}, and end")
     chosen = parser.parse_args(ours)
+    words = [*(QUICK if chosen.quick else ()), *theirs]
     python = environment.prepare(chosen.venv.absolute(), test=True)
     uv = [str(python), "-m", "uv"]
     if chosen.lock:
@@ -101,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
         _install(wine, copy, uv)
         say(f"Windows is set up in {wine.folder}, {time.monotonic() - began:.0f} s")
         results = {
-            name: (_STEPS[name](wine, copy) if name != "tests" else _tests(wine, copy, python, chosen.files, chosen.jobs, theirs)) for name in chosen.only
+            name: (_STEPS[name](wine, copy) if name != "tests" else _tests(wine, copy, python, chosen.files, chosen.jobs, words)) for name in chosen.only
         }
     except NoWineError as error:
         say(f"NOT TESTED ON WINDOWS: {error}")
@@ -161,7 +164,6 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
     subprocess.run([*uv, "build", "--quiet", "--wheel", "--out-dir", str(dist), str(copy)], check=True)
     (wheel,) = dist.glob("*.whl")
     wine.give()
-    wine.keep()
     done = wine.call("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", wine.path(wheel))
     if done.code:
         raise NoWineError(f"pip on Windows does not install {wheel.name}:\n{done.output[-2000:]}")

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import IO
 
 from environment import ROOT, say
 
@@ -61,9 +62,7 @@ class Wine:
     """Windows in ``folder``: its drive C in ``prefix``, Python in ``python``."""
 
     folder: Path
-    _keeper: subprocess.Popen[bytes] | None = None
     _running: set[int] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def python(self) -> Path:
@@ -149,58 +148,50 @@ class Wine:
 
     def run(self, command: Sequence[str], cwd: Path | None = None, timeout: float = 600, variables: Mapping[str, str] | None = None) -> Done:
         """A command as the unprivileged user. Its streams are pipes, since Windows Python cannot open others here."""
-        with self._start(command, cwd, variables or {}) as child:
-            with self._lock:
-                self._running.add(child.pid)
-            try:
-                output, _ = child.communicate(timeout=timeout)
-                code = child.returncode
-            except subprocess.TimeoutExpired:
-                _end(child.pid)
-                output, _ = child.communicate()
-                code = -1
-            finally:
-                with self._lock:
-                    self._running.discard(child.pid)
-        return Done(code, output.decode("cp1252", errors="replace").replace("\r\n", "\n"))
-
-    def keep(self) -> None:
-        """Hold Windows' services up until ``stop``: those that a program starts inherit its output, which then does not end with it."""
-        if self._keeper is None:
-            code = "import sys; print(1, flush=True); sys.stdin.read()"
-            self._keeper = self._start([_installed(), self.path(self.python / "python.exe"), "-c", code], None, {})
-            assert self._keeper.stdout is not None
-            self._keeper.stdout.readline()
-
-    def _start(self, command: Sequence[str], cwd: Path | None, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         environment = {
             "HOME": str(self.folder / "home"), "USER": "nobody", "PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(self.folder / "home"),
             "LC_ALL": "C.UTF-8",  # else paths beyond ASCII fail; stdout stays cp1252
             "WINEPREFIX": str(self.folder / "prefix"), "WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml=",
             "KMP_AFFINITY": "disabled",  # Intel's OpenMP asks for what Wine lacks, and aborts
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",  # AMX needs a permission that Windows has given and Wine does not ask Linux for
-            "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **variables,
+            "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(variables or {}),
         }  # fmt: skip  # a table
         other = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"] if _root() else []
-        return subprocess.Popen(
-            [*other, *command], cwd=cwd or self.folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        child = subprocess.Popen(
+            [*other, *command], cwd=cwd or self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip  # one call
+        said: list[bytes] = []
+        # Wine's services inherit the output of the program that first needs them, and keep it open: its end is no sign that the program has ended.
+        reader = threading.Thread(target=_read_all, args=(child.stdout, said), daemon=True)
+        reader.start()
+        self._running.add(child.pid)
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            _end(child.pid)
+            child.wait()
+            code = -1
+        finally:
+            self._running.discard(child.pid)
+        reader.join(2)
+        return Done(code, b"".join(said).decode("cp1252", errors="replace").replace("\r\n", "\n"))
 
     def stop(self) -> None:
         """End everything that runs in it."""
-        with self._lock:
-            for pid in self._running:
-                _end(pid)
-        if self._keeper is not None:
-            self._keeper.communicate()
-            self._keeper = None
+        for pid in list(self._running):
+            _end(pid)
         with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
             self.run(["/usr/lib/wine/wineserver", "-k"], timeout=30)
 
 
 def _root() -> bool:
     return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _read_all(stream: IO[bytes], said: list[bytes]) -> None:
+    while part := os.read(stream.fileno(), 1 << 16):
+        said.append(part)
 
 
 def _end(pid: int) -> None:
