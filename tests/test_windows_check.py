@@ -63,7 +63,7 @@ def test_one_failed_test_fails_the_step(monkeypatch: pytest.MonkeyPatch, tmp_pat
     reports = {"test_a.py": Report("test_a.py", 3, ("no GPU",), (), 1.0, ""), "test_b.py": Report("test_b.py", 2, (), (), 1.0, "")}
     monkeypatch.setattr(windows_check, "_tested", lambda wine, copy, path, words: reports[path.name])
     monkeypatch.setattr(windows_check, "_collected", lambda *_: 6)
-    arguments = (Wine(tmp_path), tmp_path, Path("python"), ["test_*.py"], 2, [])
+    arguments = (Wine(tmp_path), tmp_path, Path("python"), windows_check._files(tmp_path, ["test_*.py"], False), 2, [])
     assert windows_check._tests(*arguments)
     assert "5 passed, 1 skipped, 0 failed on Windows; Linux collects 6" in capsys.readouterr().out
     reports["test_b.py"] = Report("test_b.py", 2, (), ("test_b.py::x",), 1.0, "the traceback")
@@ -71,6 +71,11 @@ def test_one_failed_test_fails_the_step(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "the traceback" in capsys.readouterr().out
     reports.update({name: Report(name, 0, (), (), 1.0, "") for name in reports})
     assert not windows_check._tests(*arguments), "no test is no proof"
+
+
+def test_what_is_left_out_for_speed_is_there_to_be_left_out() -> None:
+    every, quick = (windows_check._files(ROOT, ["test_*.py"], quick) for quick in (False, True))
+    assert {path.stem for path in every} - {path.stem for path in quick} == {f"test_{name}" for name in windows_check.NUMBERS}
 
 
 def test_a_path_is_named_as_windows_names_it() -> None:

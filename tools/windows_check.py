@@ -31,7 +31,10 @@ STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
 NO_WINE = 2
-QUICK = ("-k", "not triton and not compile_kernels")  # the last: the step `kernels` does the same
+# What --quick leaves out: numbers that engines compute, and what the step `kernels` does too. It compiles for the oldest, one more and the newest GPU.
+NUMBERS = ("compile_kernels", "depthwise_silu", "far_memory", "gated_norm", "mamba_grid", "selective_scan", "selective_scan_2d", "squeeze_excite",
+           "torch_citizenship", "torch_func", "network")  # fmt: skip  # a list of names, to be read as one
+QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
 SEMANTICS = r"""
@@ -87,12 +90,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"run these only: {', '.join(STEPS)}")
     parser.add_argument("--files", nargs="+", default=["test_*.py"], metavar="NAME", help="of the files in tests, these (test_*.py)")
-    parser.add_argument("--quick", action="store_true", help="leave out the tests that run Triton's kernels in its interpreter, which is the same everywhere")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests of what engines compute, and most compilations of kernels")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files of tests at a time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medmambase-windows", help="where Wine's Windows is kept (%(default)s)")
     parser.add_argument("--lock", action="store_true", help=f"choose the newest wheels that fit, write {WHEELS.name}, and end")
     chosen = parser.parse_args(ours)
-    words = [*(QUICK if chosen.quick else ()), *theirs]
     python = environment.prepare(chosen.venv.absolute(), test=True)
     uv = [str(python), "-m", "uv"]
     if chosen.lock:
@@ -103,9 +105,14 @@ def main(arguments: Sequence[str]) -> int:
         copy = _copy(wine)
         _install(wine, copy, uv)
         say(f"Windows is set up in {wine.folder}, {time.monotonic() - began:.0f} s")
-        results = {
-            name: (_STEPS[name](wine, copy) if name != "tests" else _tests(wine, copy, python, chosen.files, chosen.jobs, words)) for name in chosen.only
+        steps = {
+            "semantics": lambda: _told("Windows' ways", wine.call("-c", SEMANTICS, cwd=copy)),
+            "kernels": lambda: _kernels(wine, copy, chosen.quick),
+            "doctor": lambda: _doctor(wine, copy),
+            "training": lambda: _training(wine, copy),
+            "tests": lambda: _tests(wine, copy, python, _files(copy, chosen.files, chosen.quick), chosen.jobs, theirs),
         }
+        results = {name: steps[name]() for name in chosen.only}
     except NoWineError as error:
         say(f"NOT TESTED ON WINDOWS: {error}")
         return NO_WINE
@@ -169,13 +176,14 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
         raise NoWineError(f"pip on Windows does not install {wheel.name}:\n{done.output[-2000:]}")
 
 
-def _semantics(wine: Wine, copy: Path) -> bool:
-    return _told("Windows' ways", wine.call("-c", SEMANTICS, cwd=copy))
+def _files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]:
+    """The files of tests that are asked for."""
+    found = sorted({path for pattern in patterns for path in (copy / "tests").glob(pattern)})
+    return [path for path in found if not (quick and path.stem.removeprefix("test_") in NUMBERS)]
 
 
-def _tests(wine: Wine, copy: Path, python: Path, patterns: Sequence[str], jobs: int, words: Sequence[str]) -> bool:
+def _tests(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: int, words: Sequence[str]) -> bool:
     """Each file of tests in a process of its own, so that one that crashes costs no other; then the counts beside Linux's."""
-    files = sorted({path for pattern in patterns for path in (copy / "tests").glob(pattern)})
     with ThreadPoolExecutor(jobs) as pool:
         reports = list(pool.map(lambda path: _tested(wine, copy, path, words), files))
     failed = [line for report in reports for line in report.failed]
@@ -235,9 +243,10 @@ def _collected(python: Path, files: Sequence[Path], words: Sequence[str]) -> int
     return sum("::" in line for line in done.stdout.splitlines())
 
 
-def _kernels(wine: Wine, copy: Path) -> bool:
+def _kernels(wine: Wine, copy: Path, quick: bool) -> bool:
     """Compiled by triton-windows and its ptxas.exe; nothing of a compiler is on the path."""
-    done = wine.call("tools/compile_kernels.py", "--quick", "--arch", *ARCHITECTURES, "--jobs", "2", cwd=copy, timeout=1500)
+    chosen = QUICK_KERNELS if quick else ("--arch", *ARCHITECTURES)
+    done = wine.call("tools/compile_kernels.py", "--quick", "--jobs", "2", *chosen, cwd=copy, timeout=1500)
     return _told("kernels", done, lines=8)
 
 
@@ -258,9 +267,6 @@ def _told(name: str, done: Done, lines: int = 5) -> bool:
     say(f"{name}: exit code {done.code}")
     print(*done.output.strip().splitlines()[-lines:], sep="\n", flush=True)
     return done.code == 0
-
-
-_STEPS = {"semantics": _semantics, "kernels": _kernels, "doctor": _doctor, "training": _training}
 
 
 if __name__ == "__main__":
