@@ -11,7 +11,7 @@ import check_wheels
 import windows_check
 import wine
 from windows_check import Report
-from wine import Done, NoWineError, Wine
+from wine import Done, NoWineError, Wine, WineError
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite><testcase name="a"/><testcase name="b[肺]"><failure message="m">t</failure></testcase>
@@ -73,6 +73,28 @@ def test_one_failed_test_fails_the_step(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not windows_check._tests(*arguments), "no test is no proof"
 
 
+@pytest.mark.parametrize(("error", "code", "said"), [(NoWineError("none"), 2, "NOT TESTED ON WINDOWS: none"), (WineError("broken"), 1, "FAILED: broken")])
+def test_only_a_machine_without_wine_is_let_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception, code: int, said: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("environment.prepare", lambda folder, test: Path("python"))
+    monkeypatch.setattr(Wine, "set_up", fails)
+    monkeypatch.setattr(Wine, "stop", lambda self: None)
+    assert windows_check.main(["--folder", str(tmp_path / "w")]) == code
+    assert said in capsys.readouterr().out
+
+
+def test_a_folder_of_somebody_elses_is_not_emptied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wine, "_installed", lambda: "wine")
+    (tmp_path / "thesis.docx").write_text("", encoding="utf-8")
+    with pytest.raises(WineError, match="holds something else"):
+        Wine(tmp_path).set_up(["uv"])
+    assert (tmp_path / "thesis.docx").exists()
+
+
 def test_what_is_left_out_for_speed_is_there_to_be_left_out() -> None:
     every, quick = (windows_check._files(ROOT, ["test_*.py"], quick) for quick in (False, True))
     assert {path.stem for path in every} - {path.stem for path in quick} == {f"test_{name}" for name in windows_check.NUMBERS}
@@ -107,7 +129,7 @@ def test_a_python_that_its_makers_did_not_sign_is_refused(monkeypatch: pytest.Mo
     if fine:
         wine._must_be_signed(Path("python.exe"))
     else:
-        with pytest.raises(NoWineError, match=r"python\.exe: is not what the Python Software Foundation signed"):
+        with pytest.raises(WineError, match=r"python\.exe: is not what the Python Software Foundation signed"):
             wine._must_be_signed(Path("python.exe"))
 
 

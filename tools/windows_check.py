@@ -4,7 +4,7 @@ Sets Wine up with a Windows Python and the Windows wheels (wine.py), installs th
 a Chinese character runs every test, compiles every Triton kernel with the assembler in triton-windows, and trains for one epoch through the console
 program. What Wine cannot show: a GPU and its driver, the display's watchdog, a missing C++ runtime, virus scanners, the limit of 260 characters.
 
-Exit code: 0 all is well, 1 something failed on Windows, 2 Wine could not be set up here.
+Exit code: 0 all is well, 1 something failed, 2 there is no Wine here.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import environment
 from environment import ROOT, say
 from medmambase.doctor import torch_build
-from wine import PYTHON, WHEELS, Done, NoWineError, Wine
+from wine import PYTHON, WHEELS, Done, NoWineError, Wine, WineError
 
 STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
@@ -116,6 +116,9 @@ def main(arguments: Sequence[str]) -> int:
     except NoWineError as error:
         say(f"NOT TESTED ON WINDOWS: {error}")
         return NO_WINE
+    except WineError as error:
+        say(f"FAILED: {error}")
+        return 1
     finally:
         wine.stop()
     print()
@@ -165,7 +168,7 @@ def _copy(wine: Wine) -> Path:
 
 
 def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
-    """The project's own wheel, by Windows' own pip, so that its console programs are those of Windows. Raises NoWineError."""
+    """The project's own wheel, by Windows' own pip, so that its console programs are those of Windows. Raises WineError."""
     dist = wine.folder / "parts" / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     subprocess.run([*uv, "build", "--quiet", "--wheel", "--out-dir", str(dist), str(copy)], check=True)
@@ -173,7 +176,7 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
     wine.give()
     done = wine.call("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", wine.path(wheel))
     if done.code:
-        raise NoWineError(f"pip on Windows does not install {wheel.name}:\n{done.output[-2000:]}")
+        raise WineError(f"pip on Windows does not install {wheel.name}:\n{done.output[-2000:]}")
 
 
 def _files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]:

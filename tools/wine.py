@@ -46,7 +46,11 @@ process._ThreadWakeup.wakeup = wakeup
 
 
 class NoWineError(Exception):
-    """Wine cannot be set up on this machine; the message says why and what to do."""
+    """This machine has no Wine, and it cannot be installed from here; the message says what to do."""
+
+
+class WineError(Exception):
+    """A part of the Windows under Wine is not what it should be, or does not work."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,14 @@ class Wine:
         return self.folder / "python"
 
     def set_up(self, uv: Sequence[str]) -> None:
-        """Everything but the project itself; what is there already is kept. ``uv``: how that program is called. Raises NoWineError."""
+        """Everything but the project itself; what is there already is kept. ``uv``: how that program is called. Raises NoWineError, WineError."""
         program = _installed()
         stamp, wanted = self.folder / "done.txt", hashlib.sha256(WHEELS.read_bytes() + Path(__file__).read_bytes()).hexdigest()
         if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
             return
         if self.folder.exists():
+            if any(self.folder.iterdir()) and not (self.folder / "prefix").is_dir():
+                raise WineError(f"{self.folder} holds something else; name a folder that is new or was made by this program")
             shutil.rmtree(self.folder)
         for name in ("home", "prefix", "parts"):
             (self.folder / name).mkdir(parents=True)
@@ -94,7 +100,7 @@ class Wine:
         if version is None or int(version[1]) < 10:
             self._make_bcryptprimitives()
         if (done := self.call("-m", "ensurepip")).code:
-            raise NoWineError(f"Windows Python does not run:\n{done.output[-2000:]}")
+            raise WineError(f"Windows Python does not run:\n{done.output[-2000:]}")
         stamp.write_text(wanted, encoding="utf-8", newline="\n")
 
     def _unpack_python(self) -> None:
@@ -126,7 +132,7 @@ class Wine:
         library = self.python / "bcryptprimitives.dll"
         done = self.run([_installed(), self.path(compiler), "-shared", "-o", self.path(library), self.path(source), "-ladvapi32"])
         if done.code or not library.is_file():
-            raise NoWineError(f"bcryptprimitives.dll could not be made:\n{done.output[-2000:]}")
+            raise WineError(f"bcryptprimitives.dll could not be made:\n{done.output[-2000:]}")
 
     def give(self) -> None:
         """All of it to the user who runs it."""
@@ -219,14 +225,14 @@ def _installed() -> str:
 
 
 def _must_be_signed(program: Path) -> None:
-    """Raises NoWineError unless the digest in the program's signature is its own, and the signer the Python Software Foundation."""
+    """Raises WineError unless the digest in the program's signature is its own, and the signer the Python Software Foundation."""
     done = subprocess.run(["osslsigncode", "verify", "-in", str(program)], capture_output=True, encoding="utf-8", errors="replace", check=False)
     signed, own = (re.search(rf"{which} message digest\s*:\s*([0-9A-F]+)", done.stdout) for which in ("Current", "Calculated"))
     if signed is None or own is None or signed[1] != own[1] or "CN=Python Software Foundation" not in done.stdout:
-        raise NoWineError(f"{program.name}: is not what the Python Software Foundation signed")
+        raise WineError(f"{program.name}: is not what the Python Software Foundation signed")
 
 
 def _must(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
-        raise NoWineError(f"this failed:\n  {' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}")
+        raise WineError(f"this failed:\n  {' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}")
