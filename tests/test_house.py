@@ -21,16 +21,17 @@ LONGEST = 350
 # Who may import whom, first match first: the importer, then what it may import of ours. Of medmambase_kernels the others see the public names only.
 # An engine is imported by no statement: backend.py loads it by its name, on first use.
 KERNELS = "medmambase_kernels"
+BASE = ("medmambase.config", "medmambase.files")  # which import nothing of ours
 OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"))
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
-    ("medmambase.settings", ("medmambase.config",)),  # which imports nothing of ours
+    ("medmambase.settings", ("medmambase.config",)),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
-    ("medmambase.data*", ("medmambase.config", "medmambase.data*")),
-    ("medmambase.model*", ("medmambase.config", "medmambase.model*", KERNELS)),
+    ("medmambase.data*", (*BASE, "medmambase.data*")),
+    ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
     ("medmambase.evaluation.explain", ("medmambase.config", "medmambase.model*", "medmambase.data.images", "medmambase.evaluation*", KERNELS)),
-    ("medmambase.evaluation*", ("medmambase.config", "medmambase.data.images", "medmambase.evaluation*")),
-    ("medmambase.training*", ("medmambase.config", "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
+    ("medmambase.evaluation*", (*BASE, "medmambase.data.images", "medmambase.evaluation*")),
+    ("medmambase.training*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels.re[fc]*", ()),  # reference, recording
     ("medmambase_kernels.backend", ("medmambase_kernels.reference", "medmambase_kernels.ascii_folders")),
@@ -234,8 +235,7 @@ def tools_are_guarded(root: Path) -> Iterator[str]:
 
 
 def readme_names_every_file(root: Path) -> Iterator[str]:
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = (root / "README.md").read_text(encoding="utf-8")
     for path in sources(root, PACKAGES):
         if path.name != "__init__.py" and not re.search(rf"(?<!\w){re.escape(path.name)}\b", text):
             yield f"{place(root, path)}: is not on README.md's map"

@@ -185,7 +185,7 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(tmp_path: 
         real(source, target)
 
     monkeypatch.setattr(os, "replace", refuses)
-    monkeypatch.setattr(run_folder.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     run_folder.write_text(tmp_path / "a.txt", "a")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "a" and len(pauses) == 3
     refusals += [1, 2, 3, 4]

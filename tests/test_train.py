@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -178,15 +179,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_network(
 
 def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: Path, tmp_path: Path) -> None:
     data = phantom.write_phantom(tmp_path / "data", images_per_class=5, size=32)
-    import shutil
-
     shutil.rmtree(data / "test")
     assert train.main([str(data), "--runs", str(tmp_path), "--name", "n", *QUICK]) == 0
     assert (tmp_path / "n-001" / "report.html").exists()
     assert not (tmp_path / "n-001" / "test").exists()
 
 
-@pytest.mark.parametrize(("name", "legal"), [("a/b:c", "a-b-c"), ("CON", "CON-run"), (" .. ", "run"), ("Lunge ü 肺", "Lunge ü 肺"), ("x.", "x")])
+@pytest.mark.parametrize(
+    ("name", "legal"),
+    [("a/b:c", "a-b-c"), ("CON", "run-CON"), ("com¹.a", "run-com¹.a"), (" .. ", "run"), ("Lunge ü 肺", "Lunge ü 肺"), ("x.", "x")],
+)
 def test_run_folders_have_names_that_windows_takes(name: str, legal: str) -> None:
     assert run_folder.legal_name(name) == legal
 

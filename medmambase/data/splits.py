@@ -9,7 +9,6 @@ StratifiedGroupKFold: both depend on the names alone, not on the order of files,
 import csv
 import hashlib
 import io
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from itertools import permutations
 from pathlib import Path
 
 from medmambase.data.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.files import move
 
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
@@ -100,7 +100,7 @@ def write_splits(path: Path, manifest: Manifest) -> None:
     beside = path.with_name(path.name + ".new")
     # A file name that is no valid Unicode is written with escapes: it must not cost the run.
     beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="\n")
-    os.replace(beside, path)
+    move(beside, path)
 
 
 def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample, ...]:

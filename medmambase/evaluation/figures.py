@@ -5,7 +5,6 @@ Before: ``metrics.csv``, ``metrics.py`` and ``explain.py``. Next stop: ``report.
 
 import csv
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from medmambase.evaluation.explain import Recalibration
 from medmambase.evaluation.metrics import Metrics
+from medmambase.files import move
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,7 +190,7 @@ def _sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
         yield figure
         part = png.with_name(png.name + ".part")
         figure.savefig(part, format="png", dpi=110)
-        os.replace(part, png)
+        move(part, png)
 
 
 def _labels(names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,6 @@ Before: the network's softmax. Next stop: ``figures.py`` draws a ``Metrics``, ``
 """
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
+
+from medmambase.files import move
 
 COLUMNS = ("path", "label", "predicted")
 PREFIX = "prob_"
@@ -132,7 +133,7 @@ def write_predictions(path: Path, names: Sequence[str], labels: np.ndarray, prob
         writer.writerow([*COLUMNS, *(PREFIX + name for name in classes)])
         for name, label, row in zip(names, labels.tolist(), probabilities, strict=True):
             writer.writerow([name, classes[label], classes[int(row.argmax())], *map(repr, row.tolist())])
-    os.replace(part, path)
+    move(part, path)
 
 
 def read_predictions(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:

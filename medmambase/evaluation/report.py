@@ -5,7 +5,6 @@ Before: everything that training and evaluation left in the folder. The page its
 
 import base64
 import json
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from medmambase.data.images import ImageError, read_image
 from medmambase.evaluation.metrics import Metrics, MetricsError
+from medmambase.files import move
 
 PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays below 5 MB, small enough to send
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -65,7 +65,7 @@ def write_report(run: Path) -> Path:
     part = path.with_name(path.name + ".part")
     # backslashreplace: a file name that is no valid Unicode is shown with escapes instead of stopping the report
     part.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
-    os.replace(part, path)
+    move(part, path)
     return path
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import ConfigError, ModelConfig, Preprocessing
+from medmambase.files import move
 
 FORMAT = 1
 
@@ -35,7 +36,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, folder / name)
+        move(beside, folder / name)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str, ...], Preprocessing]:

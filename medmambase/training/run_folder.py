@@ -17,7 +17,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+from medmambase.files import move
+
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")}
 
 
 class RunFolderError(Exception):
@@ -49,7 +51,8 @@ def create(runs: Path, name: str) -> Path:
 def legal_name(name: str) -> str:
     """``name`` as a file name that Windows, macOS and Linux all take; never empty."""
     plain = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", name).strip(" .-")
-    return f"{plain}-run" if plain.casefold() in _RESERVED else plain or "run"
+    # Windows takes a device's name for the device, whatever follows after a dot.
+    return f"run-{plain}" if plain.partition(".")[0].rstrip().casefold() in _RESERVED else plain or "run"
 
 
 @contextmanager
@@ -91,7 +94,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
-        _move(beside, path)
+        move(beside, path)
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)  # a part of a file only fills a full disk further
@@ -103,16 +106,6 @@ def failed(path: Path, error: OSError) -> RunFolderError:
     advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that its folder is there and may be written"
     kept = "; what was there before is unharmed" if path.exists() else ""
     return RunFolderError(f"{path}: cannot be written ({error.strerror or error}){kept}; {advice}, or choose another place with --runs")
-
-
-def _move(beside: Path, path: Path) -> None:
-    """``os.replace`` with patience: on Windows a virus scanner or an indexer may have the old file open for a moment."""
-    for pause in (0.05, 0.2, 1.0):
-        try:
-            return os.replace(beside, path)
-        except PermissionError:
-            time.sleep(pause)
-    os.replace(beside, path)
 
 
 def write_text(path: Path, text: str) -> None:
