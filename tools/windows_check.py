@@ -31,9 +31,11 @@ STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
 NO_WINE = 2
-# What --quick leaves out: numbers that engines compute, and what the step `kernels` does too. It compiles for the oldest, one more and the newest GPU.
-NUMBERS = ("compile_kernels", "depthwise_silu", "far_memory", "gated_norm", "mamba_grid", "selective_scan", "selective_scan_2d", "squeeze_excite",
-           "torch_citizenship", "torch_func", "network")  # fmt: skip  # a list of names, to be read as one
+# What --quick leaves out: numbers and drawings, which are alike on every system, and what the step `kernels` does too. It compiles for the oldest, one
+# more and the newest GPU.
+ALIKE = ("augment", "backend", "bench", "compile_kernels", "config", "cpu_vectors", "depthwise_silu", "explain", "far_memory", "figures", "gated_norm", "loop",
+         "mamba_grid", "measure_loader", "metrics", "network", "odd_formats", "optimise", "phantom", "prediction", "published", "selective_scan",
+         "selective_scan_2d", "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names, to be read as one
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"run these only: {', '.join(STEPS)}")
     parser.add_argument("--files", nargs="+", default=["test_*.py"], metavar="NAME", help="of the files in tests, these (test_*.py)")
-    parser.add_argument("--quick", action="store_true", help="leave out the tests of what engines compute, and most compilations of kernels")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests of numbers and drawings, and most compilations of kernels")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files of tests at a time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medmambase-windows", help="where Wine's Windows is kept (%(default)s)")
     parser.add_argument("--lock", action="store_true", help=f"choose the newest wheels that fit, write {WHEELS.name}, and end")
@@ -182,7 +184,7 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
 def _files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]:
     """The files of tests that are asked for."""
     found = sorted({path for pattern in patterns for path in (copy / "tests").glob(pattern)})
-    return [path for path in found if not (quick and path.stem.removeprefix("test_") in NUMBERS)]
+    return [path for path in found if not (quick and path.stem.removeprefix("test_") in ALIKE)]
 
 
 def _tests(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: int, words: Sequence[str]) -> bool:
