@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 Block = Literal["medmambase", "medmamba", "notebook", "medmamba_v0"]
+Gates = Literal["on", "off"]
 Odd = Literal["pad", "crop"]
 Init = Literal["corrected", "upstream"]
 Resize = Literal["letterbox", "stretch"]
@@ -139,6 +140,8 @@ class ModelConfig(_Config):
             raise ConfigError(f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it")
 
 
+WITHOUT_SE: dict[Block, Block] = {"medmambase": "medmamba", "notebook": "medmamba_v0"}  # the same block, but for its gates
+
 # nano and micro are new, so their SE is never narrower than 8; tiny, small and base keep the published C/16.
 PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(depths=(2, 2, 4, 2), dims=(48, 96, 192, 384)),
@@ -179,7 +182,8 @@ class Preprocessing(_Config):
 class TrainConfig(_Config):
     """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs (patience 0: never stop early).
 
-    ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None keeps the preset's.
+    ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None keeps the preset's. ``se`` "off" takes
+    squeeze-and-excitation out of it and changes nothing else, to see what it is worth.
     ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest gradient that is taken as it is (0: any).
     ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of them (0: off).
     ``select_after``: the part of the epochs before which none is chosen as the best, nor patience counted: an early epoch that looks good on few
@@ -194,6 +198,7 @@ class TrainConfig(_Config):
     recipe: str = "ultrasound"
     block: Block | None = None
     depths: tuple[int, ...] | None = None
+    se: Gates = "on"
     optimizer: Optimizer = "adamw"
     lr: float = 5e-4
     weight_decay: float = 0.05
@@ -224,8 +229,8 @@ class TrainConfig(_Config):
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze), ("augmentation", Augmentation), ("resize", Resize),
-            ("high_depth", HighDepth), ("select", Metric), ("precision", Precision), ("cache", Caching),
+            ("se", Gates), ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze), ("augmentation", Augmentation),
+            ("resize", Resize), ("high_depth", HighDepth), ("select", Metric), ("precision", Precision), ("cache", Caching),
         ):  # fmt: skip  # a table
             _one_of(name, getattr(self, name), choices)
         for name in ("epochs", "batch_size", "accumulate", "image_size"):
@@ -242,8 +247,13 @@ class TrainConfig(_Config):
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
         """``preset`` with this recipe's block and depths, then ``changes``."""
-        own = {name: getattr(self, name) for name in ("block", "depths") if getattr(self, name) is not None}
+        own: dict[str, Any] = {"block": self.block_for(preset.block)} | ({} if self.depths is None else {"depths": self.depths})
         return replace(preset, **(own | changes))
+
+    def block_for(self, block: Block) -> Block:
+        """The block that this recipe trains in a network whose own is ``block``."""
+        chosen = self.block or block
+        return WITHOUT_SE.get(chosen, chosen) if self.se == "off" else chosen
 
 
 # The original's README, its notebook and MedMamba's script disagree; each is named here, ours comes first.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, Preprocessing, TrainConfig
+from medmambase.model.network import MedMambaSE
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), *RECIPES.values(), Preprocessing()])
@@ -92,3 +93,11 @@ def test_a_recipe_brings_its_network_and_a_change_comes_last() -> None:
     model = RECIPES["notebook"].model(PRESETS["tiny"], num_classes=4)
     assert (model.block, model.depths, model.num_classes) == ("notebook", (2, 2, 2, 2), 4)
     assert RECIPES["ultrasound"].model(PRESETS["nano"]) == PRESETS["nano"]
+
+
+@pytest.mark.parametrize(("recipe", "without"), [("ultrasound", "medmamba"), ("readme", "medmamba"), ("notebook", "medmamba_v0"), ("medmamba", "medmamba")])
+def test_se_off_takes_the_gates_out_and_changes_nothing_else(recipe: str, without: str) -> None:
+    on, off = (replace(RECIPES[recipe], se=se).model(PRESETS["nano"]) for se in ("on", "off"))
+    assert off == replace(on, block=without)
+    names = {name for name, _ in MedMambaSE(off).named_parameters()}
+    assert {name for name, _ in MedMambaSE(on).named_parameters() if ".se." not in name} == names

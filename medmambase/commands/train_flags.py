@@ -14,6 +14,7 @@ from medmambase.settings import TYPES, Settings, flag, from_text
 GROUPS: dict[str, dict[str, str]] = {
     "most runs need no more than these": {
         "model": "size of the network; nano and micro suit a machine without a GPU (default: tiny)",
+        "se": "off: without squeeze-and-excitation, and all else the same",
         "recipe": "how to train: ours, or one of the originals'",
         "epochs": "at most so many passes over the training images",
         "image_size": "pixels, square",

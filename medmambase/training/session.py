@@ -136,7 +136,7 @@ def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelC
         )
     # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it is.
     own: Block = "medmambase" if found.block == "medmamba" and "patch_embed.proj.weight" in tensors else found.block
-    return tensors, replace(found, block=config.block or own, odd="pad")
+    return tensors, replace(found, block=config.block_for(own), odd="pad")
 
 
 def begin(
