@@ -1,8 +1,38 @@
 """A finished file to its place: written beside it, then moved there, so that a kill at any byte never spoils what is there."""
 
+import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The file at once, or not at all. Raises OSError, and then what was there before is unharmed."""
+    beside = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
+        move(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)  # a part of a file only fills a full disk further
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 with plain line ends, as ``write_bytes``."""
+    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Readable JSON, as ``write_bytes``; NaN is refused, since it is no JSON."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def move(beside: Path, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from pathlib import Path
+import warnings
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
-from medmambase.evaluation.metrics import Metrics, MetricsError, evaluate, read_predictions, write_predictions
+from medmambase.evaluation.metrics import ONE_CLASS, Metrics, as_medmnist, evaluate, weighted_figures
+from medmambase.evaluation.predictions import MetricsError
 
-NASTY = ["plain", "comma, quote \" and 'tick'", "Gebärmutter\nzwei Zeilen", "prob_", "=1+1", "名前", " space "]
+SCORES = {"sensitivity": sk.recall_score, "ppv": sk.precision_score, "f1": sk.f1_score}
 
 
 def predictions(count: int, classes: int, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +44,59 @@ def test_every_figure_equals_scikit_learn_on_six_classes() -> None:
         assert one.f1 == pytest.approx(f1[index], abs=1e-12)
         assert one.specificity == pytest.approx(sk.recall_score(labels != index, predicted != index), abs=1e-12)
         assert one.auc == pytest.approx(sk.roc_auc_score(labels == index, probabilities[:, index]), abs=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), count=st.integers(1, 30), classes=st.integers(2, 4))
+def test_every_figure_equals_scikit_learn_whatever_the_weights(data: st.DataObject, count: int, classes: int) -> None:
+    labels = data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1)))
+    raw = data.draw(hnp.arrays(np.float64, (count, classes), elements=st.sampled_from([0.1, 0.2, 0.5, 0.9])))
+    weights = data.draw(hnp.arrays(np.float64, (3, count), elements=st.integers(0, 3).map(float)))
+    weights[:, 0] += 1
+    probabilities = raw / raw.sum(axis=1, keepdims=True)
+    predicted, ours = probabilities.argmax(axis=1), weighted_figures(labels, probabilities, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what scikit-learn finds undefined
+        for row, w in enumerate(weights):
+            theirs = {
+                "accuracy": sk.accuracy_score(labels, predicted, sample_weight=w),
+                "mcc": sk.matthews_corrcoef(labels, predicted, sample_weight=w),
+                "kappa": sk.cohen_kappa_score(labels, predicted, sample_weight=w, labels=range(classes)),
+            }
+            if classes == 2:
+                theirs["brier"] = sk.brier_score_loss(labels, probabilities[:, 1], sample_weight=w, pos_label=1)
+            for index in range(classes):
+                own = labels == index
+                asked = {"labels": [index], "average": None, "sample_weight": w, "zero_division": np.nan}
+                theirs |= {f"{index}/{name}": score(labels, predicted, **asked)[0] for name, score in SCORES.items()}
+                asked = {"sample_weight": w, "zero_division": np.nan}
+                theirs[f"{index}/specificity"] = sk.recall_score(~own, predicted != index, **asked)
+                theirs[f"{index}/npv"] = sk.precision_score(~own, predicted != index, **asked)
+                if w[own].sum() and w[~own].sum():
+                    kept = w > 0  # its precision-recall curve minds images of no weight
+                    theirs[f"{index}/auc"] = sk.roc_auc_score(own, probabilities[:, index], sample_weight=w)
+                    theirs[f"{index}/ap"] = sk.average_precision_score(own[kept], probabilities[kept, index], sample_weight=w[kept])
+            for name, figure in theirs.items():
+                assert ours[name][row] == pytest.approx(figure, abs=1e-9, nan_ok=True), (name, w)
+
+
+def test_means_over_classes_leave_out_what_is_undefined() -> None:
+    labels, probabilities = predictions(200, 4)
+    labels %= 3  # nothing is of the last class
+    ours = evaluate(labels, probabilities, names(4))
+    for name in ONE_CLASS:
+        there = [(getattr(one, name), one.support) for one in ours.per_class if getattr(one, name) is not None]
+        assert ours.macro[name] == pytest.approx(np.mean([figure for figure, _ in there]))
+        assert ours.weighted[name] == pytest.approx(np.average([figure for figure, _ in there], weights=[support for _, support in there]))
+
+
+def test_the_calibration_error_is_that_of_fifteen_bins_and_the_brier_score_a_squared_distance() -> None:
+    labels = np.array([0, 1, 0, 2])
+    probabilities = np.array([[0.6, 0.2, 0.2], [0.65, 0.3, 0.05], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
+    ours = evaluate(labels, probabilities, names(3))
+    # 0.6 ends a bin, so that 0.65 is in the next one, and nobody shares one.
+    assert ours.ece == pytest.approx((0.4 + 0.65 + 0.5 + 0) / 4)
+    assert ours.brier == pytest.approx((0.24 + (0.65**2 + 0.7**2 + 0.05**2) + (0.8**2 + 0.5**2 + 0.3**2) + 0) / 4)
 
 
 def test_two_classes_give_the_usual_auc_of_the_second() -> None:
@@ -144,95 +198,12 @@ def test_input_that_cannot_be_evaluated_is_named(labels: list[float], probabilit
         evaluate(np.array(labels), np.array(probabilities), classes)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_predictions_come_back_to_the_last_digit(tmp_path: Path, dtype: type) -> None:
-    labels, probabilities = predictions(50, len(NASTY))
-    probabilities = probabilities.astype(dtype)
-    images = [f"test/{NASTY[label]}/Bild {index}, groß.png" for index, label in enumerate(labels)]
-    path = tmp_path / "Vorhersagen ü.csv"
-    write_predictions(path, images, labels, probabilities, NASTY)
-    images_back, labels_back, probabilities_back, classes_back = read_predictions(path)
-    assert (images_back, classes_back) == (images, NASTY)
-    assert np.array_equal(labels_back, labels)
-    assert np.array_equal(probabilities_back, probabilities.astype(np.float64))
-    assert evaluate(labels_back, probabilities_back, classes_back) == evaluate(labels, probabilities, NASTY)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_the_file_holds_names_and_not_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    write_predictions(path, ["test/a/1.png"], np.array([0]), np.array([[0.25, 0.75]]), ["Fötus", "other"])
-    assert path.read_bytes().decode("utf-8") == "path,label,predicted,prob_Fötus,prob_other\ntest/a/1.png,Fötus,other,0.25,0.75\n"
-
-
-def test_an_empty_set_makes_a_file_that_can_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    write_predictions(path, [], np.array([], dtype=np.int64), np.zeros((0, 2)), ["a", "b"])
-    images, labels, probabilities, classes = read_predictions(path)
-    assert (images, labels.shape, probabilities.shape, classes) == ([], (0,), (0, 2), ["a", "b"])
-
-
-def test_a_file_name_that_is_no_unicode_does_not_cost_the_results(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    write_predictions(path, ["test/a/\udcfc.png"], np.array([0]), np.array([[1.0]]), ["a"])
-    assert read_predictions(path)[0] == ["test/a/\\udcfc.png"]
-
-
-def test_a_spreadsheets_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    path.write_bytes("path,label,predicted,prob_a\r\nx.png,a,a,1.0\r\n".encode("utf-8-sig"))
-    assert read_predictions(path)[0] == ["x.png"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("", "first line"),
-        ("path,label,predicted\n", "first line"),
-        ("path,label,prob_a\nx,a,1\n", "first line"),
-        ("path,label,predicted,prob_a,auc\nx,a,a,1,1\n", "first line"),
-        ("path,label,predicted,prob_a,prob_a\n", "each once"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0\n", "line 2"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,0.0,0.0\n", "line 2"),
-        ("path,label,predicted,prob_a,prob_b\nx,a\n", "line 2"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,0.0\nx,c,a,1.0,0.0\n", "line 3"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,1.0,zero\n", "line 2"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,0.1,0.9\n", "line 2"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,0.6,0.1\n", "row 1"),
-        ("path,label,predicted,prob_a,prob_b\nx,a,a,nan,1.0\n", "row 1"),
-        ('path,label,predicted,prob_a\n"x,a,a,1.0\n', "end of"),
-        (b"path,label,predicted,prob_\xfc\n", "codec"),
-    ],
-)
-def test_a_bad_predictions_file_is_named_with_its_line(tmp_path: Path, content: str | bytes, words: str) -> None:
-    path = tmp_path / "predictions.csv"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(MetricsError, match=words) as caught:
-        read_predictions(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_predictions_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MetricsError, match=r"nowhere\.csv"):
-        read_predictions(tmp_path / "nowhere.csv")
-
-
-def test_names_that_do_not_match_the_labels_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(MetricsError, match="2 names for 1 labels"):
-        write_predictions(tmp_path / "p.csv", ["a", "b"], np.array([0]), np.array([[1.0]]), ["a"])
-    assert not list(tmp_path.iterdir())
-
-
 def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -> None:
-    from sklearn.metrics import roc_auc_score
-
-    from medmambase.evaluation.metrics import as_medmnist
-
     two = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]])
     assert as_medmnist(np.array([1, 1, 0, 0]), two) == {"ACC": 0.5, "AUC": 0.5}  # 0.5 is not above 0.5
     labels = np.array([0, 0, 1, 1, 2])
     three = np.random.default_rng(0).dirichlet((1, 1, 1), 5)
-    areas = [roc_auc_score(labels == label, three[:, label]) for label in range(3)]
+    areas = [sk.roc_auc_score(labels == label, three[:, label]) for label in range(3)]
     assert as_medmnist(labels, three) == {"ACC": float((three.argmax(1) == labels).mean()), "AUC": pytest.approx(sum(areas) / 3)}
     assert as_medmnist(labels[:4], three[:4]) == {"ACC": None, "AUC": None}  # its evaluator knows no class without images
 
@@ -248,6 +219,11 @@ def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -
         {"confusion": [[5, 0], [0, 1]]},
         {"confusion": 3},
         {"surprise": 1},
+        {"mcc": -1.5},
+        {"brier": 2.5},
+        {"intervals": {"accuracy": {"low": 0.5, "high": 1.5, "method": "x"}}},
+        {"intervals": {"accuracy": [0, 1]}},
+        {"macro": {}},
     ],
 )
 def test_metrics_of_another_shape_are_refused(change: dict[str, object]) -> None:

@@ -7,41 +7,22 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 from PIL import Image
 
 from medmambase.config import RECIPES, ModelConfig, Preprocessing
-from medmambase.evaluation import figures
+from medmambase.evaluation import calibration, figures, performance_figures, results
 from medmambase.evaluation.explain import Recalibration
 from medmambase.evaluation.metrics import evaluate
+from medmambase.evaluation.predictions import Predictions
 from medmambase.evaluation.report import ReportError, write_report
 
 CLASSES = ["Fetal brain", "<script>alert('x')</script>", 'Gebärmutter & "co"']
-
-
-class Page(HTMLParser):
-    """Tags, attributes and visible text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 AUDITED = {"method": "split by patient <b>1</b>", "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]}}
@@ -63,7 +44,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run / name).mkdir(parents=True)
     labels = np.repeat([0, 1, 2], [15, 10, 5])
     scores = np.eye(3)[labels] / 2 + np.random.default_rng(0).random((30, 3))
-    metrics = evaluate(labels, scores / scores.sum(axis=1, keepdims=True), CLASSES)
+    names, patients = tuple(f"test/x/{row}.png" for row in range(30)), tuple(f"p{row // 2}" for row in range(30))
+    predictions = Predictions(names, labels, scores / scores.sum(axis=1, keepdims=True), tuple(CLASSES), patients)
+    results.write(run / "test", predictions, calibration.fit(predictions), published=False)
+    performance_figures.mistakes(
+        torch.zeros(3, 1, 8, 8, dtype=torch.uint8), predictions.rows(performance_figures.worst(predictions)[:3]), run / "test" / "mistakes.png"
+    )
+    results.note_opening(run, "D:\\my data", 30, "medmambase-train <b>x</b>")
     settings = {"model": ModelConfig(num_classes=3).to_dict(), "training": RECIPES["notebook"].to_dict(), "preprocessing": Preprocessing().to_dict()}
     how = {"device": "cpu", "engine": "cpu: no NVIDIA GPU", "precision": "float32: the CPU", "parameters": 1234567, "best_epoch": 2, "best_score": 0.87654}
     put(run / "config.json", settings | how | {"classes": CLASSES})
@@ -71,11 +58,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skipped = [{"path": "train/<i>x</i>.png", "reason": "image file is truncated"}]
     put(run / "data_report.json", {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"], **AUDITED})
     put(run / "env.json", {"python": "3.12.1", "torch": "2.13.0+cpu"})
-    put(run / "test" / "metrics.json", metrics.to_dict())
+    curves = {"deletion": 0.25, "insertion": 0.75}
+    put(run / "explain" / "faithfulness.json", {"cam": curves, "random": {"deletion": 0.5, "insertion": 0.5}, "verdict": "They mark what <b>counts</b>."})
     (run / "command.txt").write_text('medmambase-train "D:\\my data" --recipe notebook\n', encoding="utf-8")
     (run / "metrics.csv").write_text("epoch,lr,train_loss\n1,0.1,2\n2,0.1,1\n", encoding="utf-8")
     figures.curves(run / "metrics.csv", run / "curves.png", 2)
-    figures.confusion(metrics, run / "test" / "confusion.png")
+    for name in ("sheet_01", "gates", "faithfulness"):
+        shutil.copy(run / "curves.png", run / "explain" / f"{name}.png")
     for number in (1, 2):
         stage = Recalibration(number, torch.ones(1, 4, 4), torch.ones(1, 4, 4) / 2, torch.ones(1, 8) / 2)
         figures.recalibration(stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png")
@@ -95,20 +84,28 @@ def test_the_page_tells_what_was_trained_on_what_and_how_well(run: Path) -> None
     for name, key in (("balanced accuracy", "balanced_accuracy"), ("AUC (macro)", "auc"), ("accuracy", "accuracy")):
         assert f" {name}{metrics[key]:.3f}" in page.text
     for one in metrics["per_class"]:
-        row = "".join(f"{one[key]:.3f}" for key in ("sensitivity", "specificity", "f1", "auc"))
-        assert f"{one['support']}{row}" in page.text.replace(" ", "")
+        row = [
+            (one[key], metrics["intervals"].get(f"{CLASSES.index(one['name'])}/{key}"))
+            for key in ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
+        ]
+        text = "".join(f"{value:.3f}" + (f"{sure['low']:.3f}\u2013{sure['high']:.3f}" if sure else "") for value, sure in row)
+        assert f"{one['support']}{text}" in page.text.replace(" ", "")
+    calibrated = json.loads((run / "test" / "calibrated.json").read_text(encoding="utf-8"))
+    wanted = [f"divided by {calibrated['temperature']:.3f}", "of 15 patients", "They mark what <b>counts</b>.", "looked at once", "TODO"]
+    wanted += [f"{point['threshold']:.3f}{point['test']['sensitivity']['figure']:.3f} (" for point in calibrated["points"]]
+    assert [word for word in wanted if word not in page.text] == []
     wanted = [*CLASSES, "D:\\my data", "213", "45", "30", "image file is truncated", "val has no <b>Femur</b>", "medmambase-train", "2.13.0+cpu"]
     wanted += ["1,234,567 parameters", "no NVIDIA GPU", "float32: the CPU", "epoch 2", "0.877", "2, 2, 2, 2", "96, 192, 384, 768", "fetal ü 001", "letterbox"]
     assert [word for word in wanted if word not in page.text] == []
     assert page.text.count("How to read this") >= 6
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 11
 
 
 def test_the_page_is_one_file_without_scripts_or_outside_references(run: Path) -> None:
     page = Page(write_report(run))
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "embed", "form", "base", "i", "b"})
     addresses = [value or "" for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href", "srcset", "data", "action"}]
-    assert len(addresses) == 5
+    assert len(addresses) == 12
     assert all(address.startswith("data:") for address in addresses)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     source = (run / "report.html").read_text(encoding="utf-8")
@@ -119,7 +116,8 @@ def test_the_page_is_one_file_without_scripts_or_outside_references(run: Path) -
 
 def test_pictures_are_on_the_page_as_they_are_in_the_folder(run: Path) -> None:
     embedded = [base64.b64decode((attributes["src"] or "").removeprefix("data:image/png;base64,")) for attributes in Page(write_report(run)).all("img")]
-    names = ["test/confusion.png", "curves.png", "explain/se_stage1.png", "explain/se_stage2.png"]
+    names = [*(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")), "curves.png"]
+    names += [f"explain/{name}.png" for name in ("sheet_01", "faithfulness", "gates", "se_stage1", "se_stage2")]
     assert embedded == [(run / name).read_bytes() for name in names]
     assert all(attributes["alt"] for attributes in Page(run / "report.html").all("img"))
 
@@ -151,7 +149,9 @@ def test_every_name_is_escaped(run: Path, place: str) -> None:
     page = Page(write_report(run))
     assert evil in page.text
     assert "script" not in {tag for tag, _ in page.tags}
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 11
+    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert re.search(r"(?<!\\)<", card) is None and evil not in card
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,13 @@ def _change(name: str, **values: object) -> Callable[[Path], Path]:
         _change("data_report.json", notes=None),
         _change("test/metrics.json", accuracy="high"),
         _change("test/metrics.json", per_class=None),
+        _change("test/calibrated.json", before=None),
+        _change("test/calibrated.json", temperature="warm"),
+        _change("test/calibrated.json", points=[{"name": "a"}]),
+        _change("explain/faithfulness.json", cam=[]),
+        _change("explain/faithfulness.json", verdict=3),
+        _truncate("test/calibrated.json"),
+        _replace("openings.csv", b"\xff\xfe"),
     ],
 )
 def test_a_broken_piece_is_named_and_the_old_page_stays(run: Path, plant: Callable[[Path], Path]) -> None:
@@ -296,7 +303,7 @@ def test_pictures_beyond_the_limit_are_left_out_with_a_sentence(run: Path) -> No
     page = Page(write_report(run))
     assert (run / "report.html").stat().st_size < 5_000_000
     assert "explain/se_stage1.png in the run folder is too large" in page.text
-    assert len(page.all("img")) == 2
+    assert len(page.all("img")) == 9
 
 
 def test_long_lists_are_cut_and_counted(run: Path) -> None:

@@ -20,7 +20,9 @@ from medmambase.config import PRESETS, Preprocessing
 from medmambase.data import phantom
 from medmambase.data.folders import DataError
 from medmambase.evaluation import figures
-from medmambase.evaluation.metrics import Metrics, evaluate, read_predictions
+from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.predictions import read_predictions
 from medmambase.model.network import MedMambaSE
 from medmambase.training import run_folder
 
@@ -274,7 +276,8 @@ def test_a_medmnist_file_is_trained_on_and_judged_as_its_evaluator_does(small: l
     np.savez(tmp_path / "tinymnist.npz", **arrays)
     assert train.main([str(tmp_path / "tinymnist.npz"), *small, "--epochs", "2"]) == 0
     test = tmp_path / "tinymnist-001" / "test"
-    _, labels, probabilities, _ = read_predictions(test / "predictions.csv")
+    predictions = read_predictions(test / "predictions.csv")
+    labels, probabilities = predictions.labels, predictions.probabilities
     assert labels.tolist() == arrays["test_labels"][:, 0].tolist()
     found = json.loads((test / "medmnist.json").read_text(encoding="utf-8"))
     assert found == {"ACC": accuracy_score(labels, probabilities[:, -1] > 0.5), "AUC": roc_auc_score(labels, probabilities[:, -1])}
@@ -289,11 +292,11 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
     shutil.copy(twin, tmp_path / "data" / "test" / "brain" / "twin.png")
     assert train.main([str(tmp_path / "data"), *small, "--epochs", "1"]) == 0
     test = tmp_path / "data-001" / "test"
-    names, labels, probabilities, classes = read_predictions(test / "predictions.csv")
-    clean = [row for row, name in enumerate(names) if name != "test/brain/twin.png"]
+    predictions = read_predictions(test / "predictions.csv")
+    clean = [row for row, name in enumerate(predictions.names) if name != "test/brain/twin.png"]
     metrics = Metrics.from_dict(json.loads((test / "metrics.json").read_text(encoding="utf-8")))
-    assert len(clean) == len(names) - 1
-    assert metrics.without_leaked == evaluate(labels[clean], probabilities[clean], classes)
+    assert len(clean) == len(predictions.names) - 1
+    assert metrics.without_leaked == judge(predictions.rows(clean))
     said = capsys.readouterr().out
     assert "without 1 of 7 test images whose twin or patient is in train or val: accuracy" in said
     assert "audit:     1 group of exact twins, 1 pair of twins in different splits" in said and "note: of 1 test images a twin, or" in said

@@ -21,7 +21,9 @@ from medmambase.commands import train, train_results
 from medmambase.config import PRESETS
 from medmambase.data import phantom
 from medmambase.evaluation.figures import FigureError
-from medmambase.evaluation.metrics import MetricsError, evaluate, read_predictions
+from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.metrics import evaluate
+from medmambase.evaluation.predictions import MetricsError, read_predictions
 from medmambase.evaluation.report import ReportError
 from medmambase.training import run_folder
 
@@ -55,17 +57,18 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
     promised = {
         "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv", "train.log", "curves.png", "report.html",
         "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv",
-        "test/predictions.csv", "test/metrics.json", "test/confusion.png", *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
+        "MODEL_CARD.md", "openings.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json", "test/calibrated.json",
+        *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
     }  # fmt: skip  # folder by folder
     assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
 
 
 def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path) -> None:
-    names, labels, probabilities, classes = read_predictions(finished / "test" / "predictions.csv")
-    assert evaluate(labels, probabilities, classes).to_dict() == json.loads((finished / "test" / "metrics.json").read_text(encoding="utf-8"))
+    predictions = read_predictions(finished / "test" / "predictions.csv")
+    assert judge(predictions).to_dict() == json.loads((finished / "test" / "metrics.json").read_text(encoding="utf-8"))
     with (finished / "splits.csv").open(encoding="utf-8", newline="") as file:
         split_of = {row["path"]: (row["split"], row["label"]) for row in csv.DictReader(file)}
-    assert [split_of[name] for name in names] == [("test", classes[label]) for label in labels]
+    assert [split_of[name] for name in predictions.names] == [("test", predictions.classes[label]) for label in predictions.labels]
 
 
 def test_a_truncated_jpeg_costs_one_line_and_is_named_in_the_data_report(finished: Path) -> None:
@@ -77,14 +80,14 @@ def test_a_truncated_jpeg_costs_one_line_and_is_named_in_the_data_report(finishe
 def test_the_saved_network_gives_the_predictions_again(finished: Path, images: Path) -> None:
     from medmambase.data.images import load, normalise
 
-    names, _, probabilities, classes = read_predictions(finished / "test" / "predictions.csv")
+    predictions = read_predictions(finished / "test" / "predictions.csv")
     network = MedMambaSE.load(finished / "best")
-    assert network.classes == tuple(classes)
+    assert network.classes == predictions.classes
     assert network.config.in_chans == 1  # every phantom image is grey
-    batch = torch.stack([load(images / name, network.preprocessing)[0] for name in names[:4]])
+    batch = torch.stack([load(images / name, network.preprocessing)[0] for name in predictions.names[:4]])
     with torch.no_grad():
         again = network(normalise(batch, network.preprocessing)).double().softmax(1)
-    assert np.abs(again.numpy() - probabilities[:4]).max() < 1e-5
+    assert np.abs(again.numpy() - predictions.probabilities[:4]).max() < 1e-5
 
 
 def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:

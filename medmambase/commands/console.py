@@ -14,7 +14,7 @@ from medmambase.config import ConfigError
 from medmambase.data.folders import DataError
 from medmambase.data.images import ImageError
 from medmambase.evaluation import figures, report
-from medmambase.evaluation.metrics import MetricsError
+from medmambase.evaluation.predictions import MetricsError
 from medmambase.model.weights import WeightsError
 from medmambase.training import checkpoint, distributed, loop, run_folder
 from medmambase_kernels import BackendError

@@ -20,7 +20,7 @@ from medmambase.data import phantom
 from medmambase.data.folders import DataError, Manifest
 from medmambase.data.images import ImageError
 from medmambase.data.sources import read_manifest
-from medmambase.evaluation import figures, report
+from medmambase.evaluation import figures, report, results
 from medmambase.model.network import MedMambaSE
 from medmambase.settings import CONFIG, Settings, of_run, resolve
 from medmambase.training import checkpoint, distributed, loop, order, run_folder, session
@@ -188,11 +188,12 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
         run / "config.json", described | {"best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by}
     )
     best = MedMambaSE.load(run / "best").to(device)
-    test = images.split("test")
+    test, published = images.split("test"), Path(settings.data or "").suffix.casefold() == ".npz"
+    known = train_results.learn_from_validation(run, train_results.predicted(best, images.split("val"), (), config.batch_size, dtype))
     if len(test.labels):
-        published = Path(settings.data or "").suffix.casefold() == ".npz"
-        results = train_results.test(best, test, intake.audit.leaked, run / "test", config.batch_size, dtype, published)
-        say("\n" + "\n".join(results))
+        results.note_opening(run, settings.data or "the demo", len(test.labels), f"medmambase-train {shlex.join(words)}")
+        predictions = train_results.predicted(best, test, intake.audit.leaked, config.batch_size, dtype)
+        say("\n" + "\n".join(train_results.test(run / "test", predictions, test, known, published)))
     shown = next((split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train"))
     train_results.draw(best, shown, run, outcome.best_epoch)
     say(f"\nbest epoch: {outcome.best_epoch}; network: {run / 'best'}")

@@ -4,41 +4,57 @@ Stop before: the best network of ``training/loop.py``. Next stop: ``evaluation/r
 """
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from medmambase.data.audit import Audit
 from medmambase.data.decode import ImageSet
 from medmambase.data.images import normalise
-from medmambase.evaluation import explain, figures
-from medmambase.evaluation.metrics import Metrics, as_medmnist, evaluate, write_predictions
+from medmambase.evaluation import calibration, explain, figures, performance_figures, results
+from medmambase.evaluation.calibration import Calibration
+from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
+from medmambase.evaluation.predictions import Predictions, write_predictions
+from medmambase.files import write_json
 from medmambase.model.network import MedMambaSE
-from medmambase.training import loop, run_folder
+from medmambase.training import loop
 from medmambase.training.history import Epoch
 
 
-def test(network: MedMambaSE, images: ImageSet, leaked: Collection[str], folder: Path, batch_size: int, dtype: torch.dtype, published: bool) -> list[str]:
-    """Predict the test images and write ``predictions.csv``, ``metrics.json`` and ``confusion.png`` into ``folder``; returns lines for a person.
+def predicted(network: MedMambaSE, images: ImageSet, leaked: Collection[str], batch_size: int, dtype: torch.dtype) -> Predictions:
+    """What the network says of every image, beside what is known of it; ``leaked``: names of those that have a twin, or their patient, elsewhere."""
+    return Predictions(
+        tuple(sample.name for sample in images.samples),
+        images.labels.numpy(),
+        loop.predict(network, images, batch_size, dtype),
+        network.classes,
+        tuple(sample.patient or facts.patient for sample, facts in zip(images.samples, images.facts, strict=True)),
+        np.array([sample.name in leaked for sample in images.samples], dtype=bool),
+    )
 
-    Where some are ``leaked`` (names), ``metrics.json`` has the figures without them too. Of a ``published`` MedMNIST set its own evaluator's
-    figures go into ``medmnist.json``.
+
+def learn_from_validation(run: Path, validation: Predictions) -> Calibration | None:
+    """Keeps the predictions of val, and what they tell for the test, in ``run``; None without validation images."""
+    found = calibration.fit(validation)
+    if found is not None:
+        write_predictions(run / "val" / results.PREDICTIONS, validation)
+        write_json(run / results.CALIBRATION, found.to_dict())
+    return found
+
+
+def test(folder: Path, predictions: Predictions, images: ImageSet, found: Calibration | None, published: bool) -> list[str]:
+    """Writes everything that is said of the test images into ``folder``; returns lines for a person. ``images``: the same, in the same order.
+
+    Of a ``published`` MedMNIST set its own evaluator's figures go into ``medmnist.json``.
     """
-    probabilities = loop.predict(network, images, batch_size, dtype)
-    labels, names = images.labels.numpy(), [sample.name for sample in images.samples]
-    metrics = evaluate(labels, probabilities, network.classes)
-    clean = [row for row, name in enumerate(names) if name not in leaked]
-    if 0 < len(clean) < len(names):
-        metrics = replace(metrics, without_leaked=evaluate(labels[clean], probabilities[clean], network.classes))
-    folder.mkdir(exist_ok=True)
-    write_predictions(folder / "predictions.csv", names, labels, probabilities, network.classes)
-    run_folder.write_json(folder / "metrics.json", metrics.to_dict())
-    figures.confusion(metrics, folder / "confusion.png")
+    metrics = results.write(folder, predictions, found, published)
+    wrong = performance_figures.worst(predictions)
+    if wrong:
+        performance_figures.mistakes(images.images[wrong], predictions.rows(wrong), folder / "mistakes.png")
     lines = [summary(metrics)]
     if published:
-        benchmark = as_medmnist(labels, probabilities)
-        run_folder.write_json(folder / "medmnist.json", benchmark)
+        benchmark = as_medmnist(predictions.labels, predictions.probabilities)
         lines.append(f"as MedMNIST's evaluator computes them: ACC {_figure(benchmark['ACC'])}, AUC {_figure(benchmark['AUC'])}")
     return lines
 
@@ -78,12 +94,12 @@ def line(epoch: Epoch) -> str:
 
 
 def summary(metrics: Metrics) -> str:
-    """The test figures in some lines: all together, without leaked images, and class by class."""
+    """The test figures in some lines: all together with their intervals at 95 %, without leaked images, and class by class."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
     lines = [f"test: {_headline(metrics, area)}"]
     if metrics.without_leaked:
-        left, images = (sum(map(sum, one.confusion)) for one in (metrics.without_leaked, metrics))
-        lines.append(f"without {images - left} of {images} test images whose twin or patient is in train or val: {_headline(metrics.without_leaked, area)}")
+        leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
+        lines.append(f"without {leaked} whose twin or patient is in train or val: {_headline(metrics.without_leaked, area)}")
     wide = max(len(one.name) for one in metrics.per_class)
     lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
     lines += [
@@ -94,7 +110,12 @@ def summary(metrics: Metrics) -> str:
 
 
 def _headline(metrics: Metrics, area: str) -> str:
-    return f"accuracy {_figure(metrics.accuracy)}, balanced accuracy {_figure(metrics.balanced_accuracy)}, {area} {_figure(metrics.auc)}"
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": area}
+    return ", ".join(f"{words} {_figure(metrics.flat()[name])}{_between(metrics.intervals.get(name))}" for name, words in names.items())
+
+
+def _between(interval: Interval | None) -> str:
+    return f" ({interval.low:.3f}-{interval.high:.3f})" if interval else ""
 
 
 def _figure(value: float | None) -> str:

@@ -16,7 +16,7 @@ from itertools import permutations
 from pathlib import Path
 
 from medmambase.data.folders import SPLITS, DataError, Manifest, Sample
-from medmambase.files import move
+from medmambase.files import write_text
 
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
@@ -97,10 +97,7 @@ def write_splits(path: Path, manifest: Manifest) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "patient", "split"))
     writer.writerows((sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples)
-    beside = path.with_name(path.name + ".new")
-    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
-    beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="\n")
-    move(beside, path)
+    write_text(path, text.getvalue())
 
 
 def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample, ...]:

@@ -60,7 +60,7 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         raise FigureError(f"{metrics_csv} has no column to draw; wanted some of {', '.join(key for panel in PANELS for key in panel[2])}")
-    with _sheet(png, 7.5, 0.6 + sum(height for _, height, _ in panels)) as figure:
+    with sheet(png, 7.5, 0.6 + sum(height for _, height, _ in panels)) as figure:
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[height for _, height, _ in panels])
         for axes, (title, _, lines) in zip(grid[:, 0], panels, strict=True):
             for key, (name, colour) in lines.items():
@@ -83,8 +83,8 @@ def confusion(metrics: Metrics, png: Path) -> None:
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
     total = len(counts)
-    with _sheet(png, 2.6 + max(2.4, 0.52 * total), 1.9 + max(2.0, 0.46 * total)) as figure:
-        names, font = _labels([one.name for one in metrics.per_class])
+    with sheet(png, 2.6 + max(2.4, 0.52 * total), 1.9 + max(2.0, 0.46 * total)) as figure:
+        names, font = labels_of([one.name for one in metrics.per_class])
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), count in np.ndenumerate(counts):
@@ -110,9 +110,9 @@ def confusion(metrics: Metrics, png: Path) -> None:
 def twins(pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path) -> None:
     """Pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the row with its likeness."""
     rows = len(pairs)
-    with _sheet(png, 6.0, 2.7 * rows) as figure:
+    with sheet(png, 6.0, 2.7 * rows) as figure:
         grid = figure.subplots(rows, 2, squeeze=False)
-        lines = [_labels([line for caption in row for line in caption.split("\n")]) for row in captions]
+        lines = [labels_of([line for caption in row for line in caption.split("\n")]) for row in captions]
         for axes_row, pair, (names, font), alike in zip(grid, pairs, lines, likeness, strict=True):
             for place, (axes, picture) in enumerate(zip(axes_row, pair, strict=True)):
                 axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
@@ -138,9 +138,9 @@ def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], p
     highest = float(maps[np.isfinite(maps)].max(initial=0)) or 1.0
     usable = gates[np.isfinite(gates)]
     bins = np.linspace(usable.min(initial=0.9), usable.max(initial=1.1), 30)  # 1 is always in sight, and gates that hardly moved from it too
-    pictures = _pictures(images[:shown])
-    with _sheet(png, 10.5, 1.4 + 2.3 * shown) as figure:
-        names, font = _labels(titles[:shown])
+    pictures = pictures_of(images[:shown])
+    with sheet(png, 10.5, 1.4 + 2.3 * shown) as figure:
+        names, font = labels_of(titles[:shown])
         grid = figure.subplots(shown, 4, squeeze=False, width_ratios=[1, 1, 1, 1.15])
         for row, (picture, name, axes) in enumerate(zip(pictures, names, grid, strict=True)):
             axes[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
@@ -177,7 +177,7 @@ def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
 
 
 @contextmanager
-def _sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
+def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
     """An empty figure (inches) that becomes the file when the block ends, whatever the user's own matplotlib settings are."""
     from matplotlib import rc_context, rcdefaults
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -193,7 +193,7 @@ def _sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
         move(part, png)
 
 
-def _labels(names: Sequence[str]) -> tuple[list[str], list[str]]:
+def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names that fit and can be drawn, and the fonts to draw them with; a name no font can draw becomes its number, from 1."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
@@ -211,7 +211,7 @@ def _labels(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [label(number, name) for number, name in enumerate(names, start=1)], fonts
 
 
-def _pictures(images: Tensor) -> list[np.ndarray]:
+def pictures_of(images: Tensor) -> list[np.ndarray]:
     """Normalised images as (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black, its brightest white."""
     values = images.float().cpu().numpy()
     low, high = float(values.min()), float(values.max())

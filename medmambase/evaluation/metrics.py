@@ -1,64 +1,102 @@
-"""Figures of merit from labels and probabilities, and the file that keeps both.
+"""Figures of merit from labels and probabilities.
 
-Before: the network's softmax. Next stop: ``figures.py`` draws a ``Metrics``, ``report.py`` prints it.
+Before: ``predictions.py``. Next stop: ``intervals.py`` says how sure they are, ``figures.py`` draws a ``Metrics``, ``report.py`` prints it.
+
+Every figure is computed for images that carry weights, of many weightings at once: weights of 1 give the figure itself, and the weights of a
+bootstrap its replicates, so that the two cannot differ in what they mean.
 """
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
 
-from medmambase.files import move
+from medmambase.evaluation.predictions import MetricsError, checked
 
-COLUMNS = ("path", "label", "predicted")
-PREFIX = "prob_"
+ONE_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
+OVERALL = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece")
+LEAST = {"mcc": -1.0, "kappa": -1.0}  # the others begin at 0
+MOST = {"brier": 2.0}  # the others end at 1
+BINS = 15  # of confidence, equally wide, for the calibration error
 
 
-class MetricsError(ValueError):
-    """Labels, probabilities or a predictions file that cannot be evaluated: the message says where and why."""
+@dataclass(frozen=True)
+class Interval:
+    """From where to where a figure may lie, at a confidence of 95 %, and by which method that is known."""
+
+    low: float
+    high: float
+    method: str
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
     """One class against all others, every figure in 0..1; None where it is undefined.
 
-    ``support``: images whose truth is this class. ``sensitivity`` needs one of them, ``specificity`` one of another
-    class, ``auc`` both, ``f1`` an image that is or was called this class.
+    ``support``: images whose truth is this class. ``sensitivity`` needs one of them, ``specificity`` one of another class, ``auc`` both and ``ap`` (average
+    precision) one of it; ``ppv`` an image that was called this class, ``npv`` one that was not, ``f1`` one that is or was called it.
     """
 
     name: str
     support: int
     sensitivity: float | None
     specificity: float | None
+    ppv: float | None
+    npv: float | None
     f1: float | None
     auc: float | None
+    ap: float | None
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a set of predictions is worth, every figure in 0..1; None where it is undefined.
+    """What a set of predictions is worth; None where a figure is undefined.
 
-    ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC of the classes that
-    have one; with two classes the AUC of the second. ``confusion[truth][predicted]`` counts images. ``without_leaked``: the
-    same without test images that have a twin in train or val; None where none has.
+    ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC of the classes that have one; with two classes the
+    AUC of the second. ``mcc``: Matthews' correlation, -1 to 1, 0 where all images are or are called one class. ``kappa``: Cohen's, -1 to 1. ``brier``: mean
+    squared distance of the probabilities from the truth, of two classes that of the second, 0 to 1, of more the sum over them, 0 to 2. ``ece``: mean
+    distance between confidence and accuracy in 15 equal bins. ``macro`` and ``weighted``: means of the classes' figures, plain and by support.
+    ``confusion[truth][predicted]`` counts images. ``intervals``: figure, as ``flat`` names it -> its Interval; empty where none were asked for.
+    ``patients``: how many there are, where they are known of all images. ``without_leaked``: the same without images that have a twin, or their
+    patient, in train or val; None where none has.
     """
 
     accuracy: float | None
     balanced_accuracy: float | None
     auc: float | None
+    mcc: float | None
+    kappa: float | None
+    brier: float | None
+    ece: float | None
+    macro: dict[str, float | None]
+    weighted: dict[str, float | None]
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    patients: int | None = None
     without_leaked: "Metrics | None" = None
 
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return sum(map(sum, self.confusion))
+
+    def flat(self) -> dict[str, float | None]:
+        """Every figure by a name of its own: "accuracy", "macro/f1", and of class 0 "0/auc"."""
+        of_classes = {f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS}
+        means = {f"{mean}/{name}": getattr(self, mean)[name] for mean in ("macro", "weighted") for name in ONE_CLASS}
+        return {name: getattr(self, name) for name in OVERALL} | means | of_classes
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; undefined stays None and NaN cannot occur. ``without_leaked`` is left out where it is None."""
-        values = asdict(self) | {"per_class": [asdict(one) for one in self.per_class], "confusion": [list(row) for row in self.confusion]}
+        """Plain JSON-ready values; undefined stays None and NaN cannot occur. What there is not of the last three is left out."""
+        optional = ("intervals", "patients", "without_leaked")
+        values = {name: value for name, value in asdict(self).items() if name not in optional}
+        values |= {"per_class": [asdict(one) for one in self.per_class], "confusion": [list(row) for row in self.confusion]}
         inner = {} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()}
-        return {name: value for name, value in values.items() if name != "without_leaked"} | inner
+        counted = {} if self.patients is None else {"patients": self.patients}
+        return values | ({"intervals": {name: asdict(one) for name, one in self.intervals.items()}} if self.intervals else {}) | counted | inner
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -66,40 +104,129 @@ class Metrics:
         try:
             per_class = tuple(ClassMetrics(**one) for one in values["per_class"])
             confusion = tuple(tuple(int(count) for count in row) for row in values["confusion"])
+            intervals = {name: Interval(float(one["low"]), float(one["high"]), str(one["method"])) for name, one in values.get("intervals", {}).items()}
             inner = {} if values.get("without_leaked") is None else {"without_leaked": cls.from_dict(values["without_leaked"])}
-            metrics = cls(**(values | {"per_class": per_class, "confusion": confusion} | inner))
-        except (TypeError, ValueError, KeyError) as error:
+            metrics = cls(**(values | {"per_class": per_class, "confusion": confusion, "intervals": intervals} | inner))
+            known = metrics.flat()
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise MetricsError(f"these are not metrics ({error}); wanted what Metrics.to_dict() gives") from error
         if not per_class or {len(row) for row in confusion} != {len(per_class)} or [sum(row) for row in confusion] != [one.support for one in per_class]:
             raise MetricsError(f"the confusion matrix does not fit {len(per_class)} classes and their support; wanted a row a class that sums to it")
-        figures: list[Any] = [metrics.accuracy, metrics.balanced_accuracy, metrics.auc]
-        figures += [figure for one in per_class for figure in (one.sensitivity, one.specificity, one.f1, one.auc)]
-        if not all(figure is None or (isinstance(figure, int | float) and 0 <= figure <= 1) for figure in figures):
-            raise MetricsError("some figure is neither a number from 0 to 1 nor null")
+        bounds = [(name, end) for name, one in intervals.items() for end in (one.low, one.high)]
+        given: list[tuple[str, Any]] = [*known.items(), *bounds]
+        for name, figure in given:
+            least, most = range_of(name)
+            if figure is not None and not (isinstance(figure, int | float) and least <= figure <= most):
+                raise MetricsError(f"{name} is {figure!r}; wanted a number from {least:g} to {most:g}, or null")
         return metrics
 
 
+def range_of(name: str) -> tuple[float, float]:
+    """The least and the greatest that a figure can be."""
+    return LEAST.get(name, 0.0), MOST.get(name, 1.0)
+
+
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """Every figure of one set of predictions; the predicted class is the most probable one, the first of equals.
+    """Every figure of one set of predictions, without intervals; the predicted class is the most probable one, the first of equals.
 
     labels (n,) integers; probabilities (n, classes), rows that sum to 1; n may be 0. Raises MetricsError for other input.
     """
-    labels, probabilities = _checked(labels, probabilities, classes)
-    count = len(classes)
-    pairs = labels * count + probabilities.argmax(axis=1)
-    confusion = np.bincount(pairs, minlength=count * count).reshape(count, count)
-    per_class = tuple(_one_vs_rest(index, name, confusion, labels, probabilities[:, index]) for index, name in enumerate(classes))
-    sensitivities = [one.sensitivity for one in per_class if one.sensitivity is not None]
-    areas = [one.auc for one in per_class if one.auc is not None]
-    if count == 2:  # both columns tell the same story; the second is by custom the disease
-        areas = areas[1:]
+    labels, probabilities = checked(labels, probabilities, classes)
+    found = weighted_figures(labels, probabilities, np.ones((1, len(labels))))
+    plain: dict[str, Any] = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
+    confusion = _confusion(labels, probabilities, np.ones((1, len(labels))))[0].astype(np.int64)
     return Metrics(
-        accuracy=_ratio(confusion.trace(), len(labels)),
-        balanced_accuracy=fmean(sensitivities) if sensitivities else None,
-        auc=fmean(areas) if areas else None,
-        per_class=per_class,
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        **{name: plain[name] for name in OVERALL},
+        macro={name: plain[f"macro/{name}"] for name in ONE_CLASS},
+        weighted={name: plain[f"weighted/{name}"] for name in ONE_CLASS},
+        per_class=tuple(
+            ClassMetrics(name, int(confusion[index].sum()), **{figure: plain[f"{index}/{figure}"] for figure in ONE_CLASS})
+            for index, name in enumerate(classes)
+        ),
+        confusion=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every figure as ``Metrics.flat`` names it, of b weightings of the n images: weights (b, n), at least 0, -> (b,) each; NaN where undefined."""
+    count = probabilities.shape[1]
+    confusion = _confusion(labels, probabilities, weights)
+    total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
+    support, called = confusion.sum(axis=2), confusion.sum(axis=1)
+    rest, wrong = total[:, None] - support, called - hits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        curves = [_areas(labels == index, probabilities[:, index], weights) for index in range(count)]
+        of_class = {
+            "sensitivity": hits / support,
+            "specificity": (rest - wrong) / rest,
+            "ppv": hits / called,
+            "npv": (rest - wrong) / (total[:, None] - called),
+            "f1": 2 * hits / (support + called),
+            "auc": np.stack([auc for auc, _ in curves], axis=1),
+            "ap": np.stack([ap for _, ap in curves], axis=1),
+        }
+        means = {name: (_mean(value, np.ones_like(support)), _mean(value, support)) for name, value in of_class.items()}
+        accuracy = hits.sum(axis=1) / total
+        chance = (support * called).sum(axis=1) / total**2
+        spread = np.sqrt((total**2 - (support**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1)))
+        surplus = hits.sum(axis=1) * total - (support * called).sum(axis=1)
+        found = {
+            "accuracy": accuracy,
+            "balanced_accuracy": means["sensitivity"][0],
+            # Of two classes both columns tell the same story; the second is by custom the disease.
+            "auc": of_class["auc"][:, 1] if count == 2 else means["auc"][0],
+            "mcc": np.where(spread > 0, surplus / spread, np.where(total > 0, 0.0, np.nan)),
+            "kappa": (accuracy - chance) / np.where(chance < 1, 1 - chance, np.nan),
+            "brier": weights @ _squared_distance(labels, probabilities) / total,
+            "ece": np.abs(calibration_gaps(labels, probabilities, weights)).sum(axis=1),
+        }
+    found |= {f"macro/{name}": plain for name, (plain, _) in means.items()} | {f"weighted/{name}": by for name, (_, by) in means.items()}
+    return found | {f"{index}/{name}": value[:, index] for index in range(count) for name, value in of_class.items()}
+
+
+def _confusion(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(b, truth, predicted)."""
+    count = probabilities.shape[1]
+    pairs = labels * count + probabilities.argmax(axis=1)
+    return np.stack([np.bincount(pairs, row, minlength=count * count) for row in weights]).reshape(-1, count, count)
+
+
+def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Below the ROC curve (ties count half), and average precision: (b,) each; NaN without images on one side."""
+    if not len(scores):
+        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of runs of equal scores, the highest first
+    ours, theirs = (np.add.reduceat(weights[:, order] * side[order], starts, axis=1) for side in (positive, ~positive))
+    true, false = ours.cumsum(axis=1), theirs.cumsum(axis=1)
+    all_ours, all_theirs = true[:, -1], false[:, -1]
+    auc = (ours * (all_theirs[:, None] - false + theirs / 2)).sum(axis=1) / (all_ours * all_theirs)
+    precision = true / np.maximum(true + false, np.finfo(float).tiny)  # where nothing was called, nothing is counted
+    return auc, (ours * precision).sum(axis=1) / all_ours
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Over the classes (b, classes) whose figure is defined -> (b,)."""
+    there = ~np.isnan(values)
+    return (np.where(there, values, 0) * weights).sum(axis=1) / (weights * there).sum(axis=1)
+
+
+def _squared_distance(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    distance = (probabilities - np.eye(probabilities.shape[1])[labels]) ** 2
+    return distance[:, 1] if probabilities.shape[1] == 2 else distance.sum(axis=1)
+
+
+def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """By how much confidence exceeds accuracy in each bin, times the bin's share of the images: weights (b, n) -> (b, BINS)."""
+    surplus = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
+    in_bin = np.eye(BINS)[confidence_bins(probabilities)]
+    gaps: np.ndarray = weights @ (surplus[:, None] * in_bin) / weights.sum(axis=1, keepdims=True)
+    return gaps
+
+
+def confidence_bins(probabilities: np.ndarray) -> np.ndarray:
+    """(n,) int64, 0 to BINS - 1: the bin of each image's highest probability; a border belongs to the bin below it."""
+    return np.clip(np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1, 0, BINS - 1) if len(probabilities) else np.zeros(0, dtype=np.int64)
 
 
 def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
@@ -116,103 +243,3 @@ def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, floa
     counted = [1] if classes == 2 else range(classes)
     areas = [float(roc_auc_score(labels == label, probabilities[:, label])) for label in counted]
     return {"ACC": float(accuracy_score(labels, predicted)), "AUC": fmean(areas)}
-
-
-def write_predictions(path: Path, names: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> None:
-    """Writes ``path,label,predicted,prob_<class>...``, one row an image, every probability to the last digit.
-
-    Written beside and moved into place. Raises MetricsError for what ``evaluate`` would refuse.
-    """
-    labels, probabilities = _checked(labels, probabilities, classes)
-    if len(names) != len(labels):
-        raise MetricsError(f"there are {len(names)} names for {len(labels)} labels; wanted one each")
-    part = path.with_name(path.name + ".part")
-    # A file name that is no valid Unicode (old archives hold such) is written with escapes: it must not cost the run its results.
-    with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *(PREFIX + name for name in classes)])
-        for name, label, row in zip(names, labels.tolist(), probabilities, strict=True):
-            writer.writerow([name, classes[label], classes[int(row.argmax())], *map(repr, row.tolist())])
-    move(part, path)
-
-
-def read_predictions(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
-    """Names, labels (n,) int64, probabilities (n, classes) float64 and classes, exactly as they were written.
-
-    Raises MetricsError naming the file and, where it can, the line.
-    """
-    names: list[str] = []
-    labels: list[int] = []
-    rows: list[list[float]] = []
-    try:
-        # utf-8-sig: a spreadsheet that saved the file may have put a byte order mark in front
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            classes = _classes(next(reader, []))
-            number = {name: index for index, name in enumerate(classes)}
-            for cells in reader:
-                try:
-                    name, label, predicted, *row = cells
-                    names.append(name)
-                    labels.append(number[label])
-                    rows.append([float(cell) for cell in row])
-                    if len(row) != len(classes) or number[predicted] != int(np.argmax(rows[-1])):
-                        raise ValueError
-                except (ValueError, KeyError) as error:
-                    raise MetricsError(
-                        f"line {reader.line_num} is not a prediction; wanted a path, a true class, the most probable class and {len(classes)} probabilities"
-                    ) from error
-        checked = _checked(np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)), classes)
-    except (OSError, UnicodeDecodeError, csv.Error, MetricsError) as error:
-        raise MetricsError(f"{path}: {error}") from error
-    return names, *checked, classes
-
-
-def _classes(header: list[str]) -> list[str]:
-    columns = header[len(COLUMNS) :]
-    if tuple(header[: len(COLUMNS)]) != COLUMNS or not columns or not all(column.startswith(PREFIX) for column in columns):
-        raise MetricsError(f"the first line is {','.join(header)[:80]!r}; wanted {','.join(COLUMNS)},{PREFIX}<class>,...")
-    return [column.removeprefix(PREFIX) for column in columns]
-
-
-def _checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int64 and probabilities as float64, or MetricsError."""
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if not classes or len(set(classes)) != len(classes):
-        raise MetricsError(f"classes is {list(classes)}; wanted at least one name, each once")
-    if labels.ndim != 1 or probabilities.shape != (len(labels), len(classes)):
-        raise MetricsError(f"labels {labels.shape} and probabilities {probabilities.shape} do not fit; wanted (n,) and (n, {len(classes)})")
-    if len(labels) and labels.dtype.kind not in "iu":
-        raise MetricsError(f"labels are {labels.dtype}; wanted integers 0 to {len(classes) - 1}")
-    labels = labels.astype(np.int64)  # a uint8 label would overflow below
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
-        raise MetricsError(f"labels run from {labels.min()} to {labels.max()}; wanted 0 to {len(classes) - 1}")
-    # A hundredth of room: a softmax in bfloat16 misses 1 by some thousandths.
-    with np.errstate(invalid="ignore"):  # infinities may cancel to NaN, which is no better than 0.01 either
-        good = (probabilities >= 0).all(axis=1) & (abs(probabilities.sum(axis=1) - 1) <= 0.01)
-    if not good.all():
-        first = int(good.argmin())
-        raise MetricsError(f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted values from 0 that sum to 1 (a softmax)")
-    return labels, probabilities
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return int(part) / int(whole) if whole else None
-
-
-def _one_vs_rest(index: int, name: str, confusion: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> ClassMetrics:
-    hits, support, called = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
-    others = confusion.sum() - support
-    auc = None
-    if support and others:
-        from sklearn.metrics import roc_auc_score  # slow to import, and importing this package must stay cheap
-
-        auc = float(roc_auc_score(labels == index, scores))
-    return ClassMetrics(
-        name=name,
-        support=int(support),
-        sensitivity=_ratio(hits, support),
-        specificity=_ratio(others - (called - hits), others),
-        f1=_ratio(2 * hits, support + called),
-        auc=auc,
-    )

@@ -4,7 +4,6 @@ Nothing is ever unpickled with code. Last stop before: ``network.py``.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import ConfigError, ModelConfig, Preprocessing
-from medmambase.files import move
+from medmambase.files import write_bytes
 
 FORMAT = 1
 
@@ -27,16 +26,10 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
     """Write both files, each beside its place and then moved there, so that a kill leaves the old or the new one."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     plain = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
     for name, content in (("model.safetensors", save(plain)), ("config.json", text.encode("utf-8"))):
-        beside = folder / f"{name}.new"
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        move(beside, folder / name)
+        write_bytes(folder / name, content)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str, ...], Preprocessing]:

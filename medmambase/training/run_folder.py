@@ -11,13 +11,13 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from medmambase.files import move
+from medmambase import files
 
 _RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")}
 
@@ -86,18 +86,16 @@ def _holder(run: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """In one step: beside its place, on the disk, then moved. Raises RunFolderError; what was there before is then still there."""
-    beside = path.with_name(path.name + ".new")
+    """As ``files.write_bytes``. Raises RunFolderError."""
+    with _told(path):
+        files.write_bytes(path, content)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
-        move(beside, path)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)  # a part of a file only fills a full disk further
         raise failed(path, error) from error
 
 
@@ -109,18 +107,19 @@ def failed(path: Path, error: OSError) -> RunFolderError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 with plain line ends, as ``write_bytes``."""
-    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    """As ``files.write_text``. Raises RunFolderError."""
+    with _told(path):
+        files.write_text(path, text)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Readable JSON, as ``write_bytes``; NaN is refused, since it is no JSON."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """As ``files.write_json``. Raises RunFolderError."""
+    with _told(path):
+        files.write_json(path, values)
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file, as ``write_bytes``; None becomes an empty cell."""
+    """A CSV file, as ``write_text``; None becomes an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,0 +1,115 @@
+"""What may be learned from validation images once a network is chosen, and then holds for the test: one temperature, and where to draw the line.
+
+Before: the predictions of val. Next stop: those of test, in ``results.py``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from scipy import optimize, special
+
+from medmambase.evaluation.metrics import BINS, confidence_bins
+from medmambase.evaluation.predictions import MetricsError, Predictions
+
+SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
+_LEAST = np.finfo(np.float64).tiny
+_WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all right the best would be 0
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that had on val."""
+
+    name: str
+    rule: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What val told: ``temperature`` that its logits are best divided by, and operating points."""
+
+    temperature: float
+    points: tuple[OperatingPoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return {"temperature": self.temperature, "points": [asdict(point) for point in self.points]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``. Raises MetricsError for any other shape."""
+        try:
+            return cls(float(values["temperature"]), tuple(OperatingPoint(**point) for point in values["points"]))
+        except (TypeError, ValueError, KeyError) as error:
+            raise MetricsError(f"this is no calibration ({error}); wanted what Calibration.to_dict() gives") from error
+
+
+def fit(validation: Predictions) -> Calibration | None:
+    """From the validation images, which must not be the test images; None without any."""
+    if not len(validation.labels):
+        return None
+    columns = [1] if len(validation.classes) == 2 else range(len(validation.classes))
+    return Calibration(_temperature(validation), tuple(point for column in columns for point in _points(validation, column)))
+
+
+def warmed(predictions: Predictions, temperature: float) -> Predictions:
+    """With logits divided by the temperature: no image is called otherwise, but for ties in the last digit, and confidence becomes truer."""
+    return replace(predictions, probabilities=special.softmax(_logits(predictions) / temperature, axis=1))
+
+
+def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image (n,) bool: whether its truth is the point's class, and whether it is called that. Raises MetricsError for a class that is not there."""
+    if point.name not in predictions.classes:
+        raise MetricsError(f"there is no class {point.name!r}; wanted one of {', '.join(predictions.classes)}")
+    column = predictions.classes.index(point.name)
+    return predictions.labels == column, predictions.probabilities[:, column] >= point.threshold
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of similar confidence: how many, how sure the network was of them, and how many of them were right."""
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(predictions: Predictions) -> list[Bin]:
+    """The bins of the calibration error that have images, the least sure first."""
+    bins, confidence, right = confidence_bins(predictions.probabilities), predictions.probabilities.max(axis=1), predictions.predicted == predictions.labels
+    return [Bin(int(there.sum()), float(confidence[there].mean()), float(right[there].mean())) for there in (bins == i for i in range(BINS)) if there.any()]
+
+
+def _logits(predictions: Predictions) -> np.ndarray:
+    logits: np.ndarray = np.log(np.maximum(predictions.probabilities, _LEAST))  # but for a constant, which a softmax does not see
+    return logits
+
+
+def _temperature(validation: Predictions) -> float:
+    logits, rows = _logits(validation), np.arange(len(validation.labels))
+
+    def loss(log_temperature: float) -> float:
+        return -float(special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean())
+
+    return math.exp(float(optimize.minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-6}).x))
+
+
+def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
+    """Where sensitivity and specificity together are highest (Youden), and the highest threshold that keeps the sensitivity."""
+    positive, scores = validation.labels == column, validation.probabilities[:, column]
+    if positive.all() or not positive.any():
+        return ()
+    thresholds = np.unique(scores)
+    sensitivity = 1 - np.searchsorted(np.sort(scores[positive]), thresholds) / positive.sum()
+    specificity = np.searchsorted(np.sort(scores[~positive]), thresholds) / (~positive).sum()
+    name = validation.classes[column]
+    best = int((sensitivity + specificity).argmax())
+    kept = int(np.flatnonzero(sensitivity >= SENSITIVITY)[-1])
+    rules = ((best, "highest sensitivity + specificity on val"), (kept, f"sensitivity of {SENSITIVITY:.0%} on val"))
+    return [OperatingPoint(name, rule, float(thresholds[row]), float(sensitivity[row]), float(specificity[row])) for row, rule in rules]

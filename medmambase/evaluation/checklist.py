@@ -1,0 +1,155 @@
+"""What reviewers ask of a study with a network, answered where the run knows the answer and left open where only its author does.
+
+Before: the facts of a run, as ``report.py`` has read them. Next stop: the report's last table and ``MODEL_CARD.md``.
+
+The questions are those that CLAIM (2024), TRIPOD+AI (2024) and STARD-AI (2025) have in common or add to each other, in words of our own; the lists
+themselves, with their numbers, are what a journal wants to see.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CLAIM, TRIPOD, STARD = "CLAIM", "TRIPOD+AI", "STARD-AI"
+ALL = (CLAIM, TRIPOD, STARD)
+
+Facts = Mapping[str, Any]  # as report.py gathers them
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, which lists ask it, and what the run says; ``text`` None: the author must."""
+
+    topic: str
+    question: str
+    asked_by: tuple[str, ...]
+    text: str | None
+
+
+def answers(facts: Facts) -> list[Answer]:
+    """Every question in the order of a paper."""
+    return [Answer(topic, question, asked_by, _said(answer, facts)) for topic, question, asked_by, answer in QUESTIONS]
+
+
+def _said(answer: Callable[[Facts], str | None] | None, facts: Facts) -> str | None:
+    return answer(facts) if answer is not None else None
+
+
+def _counts(facts: Facts) -> dict[str, int]:
+    return {split: sum(row.values()) for split, row in facts["data"]["splits"].items()} if facts["data"] else {}
+
+
+def _design(facts: Facts) -> str | None:
+    counts = _counts(facts)
+    return ", ".join(f"{count} images in {split}" for split, count in counts.items()) or None
+
+
+def _excluded(facts: Facts) -> str | None:
+    if not facts["data"]:
+        return None
+    skipped = len(facts["data"]["skipped"])
+    return "Every file could be read; none was left out by the software." if not skipped else f"{skipped} files could not be read; each is named above."
+
+
+def _partition(facts: Facts) -> str | None:
+    return f"{facts['data']['method']}." if facts["data"] and facts["data"]["method"] else None
+
+
+def _disjoint(facts: Facts) -> str | None:
+    if not facts["data"]:
+        return None
+    findings, patients = facts["data"]["findings"], facts["metrics"].patients if facts["metrics"] else None
+    known = f"Patients are known of all test images ({patients})." if patients else "Patients are not known of all test images, which may share some."
+    return f"Looked through for twins and for patients in two splits: {'none found' if not findings else f'{len(findings)} findings, above'}. {known}"
+
+
+def _preprocessing(facts: Facts) -> str:
+    p = facts["settings"]["preprocessing"]
+    return f"Resized to {p.get('size')} px ({p.get('resize')}), {p.get('channels')} channels, 16-bit and float images by {p.get('high_depth')}."
+
+
+def _model(facts: Facts) -> str:
+    m, parameters = facts["settings"]["model"], facts["config"].get("parameters")
+    size = f", {parameters:,} parameters" if isinstance(parameters, int) else ""
+    return f"Block {m.get('block')}, depths {m.get('depths')}, widths {m.get('dims')}{size}."
+
+
+def _software(facts: Facts) -> str | None:
+    return ", ".join(f"{name} {version}" for name, version in facts["environment"].items()) or None
+
+
+def _training(facts: Facts) -> str:
+    t = facts["settings"]["training"]
+    return (
+        f"Recipe {t.get('recipe')}: {t.get('optimizer')}, learning rate {t.get('lr')}, at most {t.get('epochs')} epochs in batches of {t.get('batch_size')}, "
+        f"augmentation {t.get('augmentation')}, seed {t.get('seed')}; all settings stand above."
+    )
+
+
+def _selection(facts: Facts) -> str | None:
+    config = facts["config"]
+    by = config.get("selected_by") or facts["settings"]["training"].get("select")
+    return f"Epoch {config['best_epoch']}, by validation {by}." if config.get("best_epoch") is not None else None
+
+
+def _uncertainty(facts: Facts) -> str | None:
+    if not facts["metrics"]:
+        return None
+    by = "by patients" if facts["metrics"].patients else "by images"
+    return f"Intervals at 95 % for every figure, {by}; of one training, so that they hold no chance that lies in training."
+
+
+def _performance(facts: Facts) -> str | None:
+    metrics = facts["metrics"]
+    if not metrics or metrics.balanced_accuracy is None:
+        return None
+    return f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images; all figures stand above."
+
+
+def _thresholds(facts: Facts) -> str | None:
+    return "The most probable class; operating points were chosen on val alone." if facts["calibrated"] else None
+
+
+def _openings(facts: Facts) -> str | None:
+    count = len(facts["openings"])
+    return f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as openings.csv tells." if count else None
+
+
+def _failures(facts: Facts) -> str | None:
+    return "The mistakes it was surest of are shown above; what they have in common is for the author to say." if facts["metrics"] else None
+
+
+def _explained(facts: Facts) -> str | None:
+    return "Maps with a measured faithfulness, above." if facts["faithfulness"] else None
+
+
+QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Facts], str | None] | None], ...] = (
+    ("Title and abstract", "Do they name the kind of study, the network, the population and the main result with its uncertainty?", ALL, None),
+    ("Aim", "Which clinical question, for whom, at which point of care, and what is done today?", ALL, None),
+    ("Design", "Was the data collected before or after the question was asked; which protocol and registration?", ALL, None),
+    ("Ethics", "Who approved the study, who consented, how were the images made anonymous?", ALL, None),
+    ("Data", "Where, when and with which devices were the images taken?", ALL, None),
+    ("Participants", "Who was eligible; age, sex and severity, for each split?", ALL, None),
+    ("Sizes", "How many images in each part, and why so many?", ALL, _design),
+    ("Exclusions", "What was left out, and why?", ALL, _excluded),
+    ("Reference standard", "Who said what each image shows, how, how well do they agree, and blind to what?", ALL, None),
+    ("Preprocessing", "What happens to an image before the network sees it?", ALL, _preprocessing),
+    ("Partition", "How were the images divided?", ALL, _partition),
+    ("Disjointness", "Is any patient, or any picture, in two parts?", (CLAIM, STARD), _disjoint),
+    ("Network", "What is it, exactly?", ALL, _model),
+    ("Software", "With which versions?", (CLAIM, TRIPOD), _software),
+    ("Training", "How was it trained?", (CLAIM, TRIPOD), _training),
+    ("Selection", "How was the final network chosen?", (CLAIM, TRIPOD), _selection),
+    ("Thresholds", "Where is the line drawn, and on which images was that decided?", ALL, _thresholds),
+    ("Use of the test set", "How often was it looked at?", (CLAIM, TRIPOD), _openings),
+    ("Performance", "How good is it?", ALL, _performance),
+    ("Uncertainty", "How sure is that?", ALL, _uncertainty),
+    ("Fairness", "Is it as good for every group of people it is meant for?", (TRIPOD, STARD), None),
+    ("Failures", "Where is it wrong, and why?", ALL, _failures),
+    ("Explanations", "What does it look at, and was that checked?", (CLAIM,), _explained),
+    ("External validation", "How good is it on images from elsewhere?", ALL, None),
+    ("Limitations", "What may be biased, missing or not transferable?", ALL, None),
+    ("Use", "Who would use it, with which supervision, and what would a wrong answer cost?", ALL, None),
+    ("Availability", "Where are data, code and weights?", ALL, None),
+    ("Funding", "Who paid, and who has an interest?", ALL, None),
+)

@@ -1,0 +1,160 @@
+"""How sure each figure is: intervals at 95 %, by patients where they are known.
+
+Before: ``predictions.py``. Next stop: ``report.py``, which shows no figure without one.
+
+Where every image stands alone: shares are Wilson's, the AUC of a class is DeLong's, the rest comes from a bootstrap of images. Where patients have
+several images: the bootstrap draws patients, all images of one together. Images of one patient resemble each other, so that intervals that count images
+are too narrow.
+
+A share gets its interval from the bootstrap's variance: as many images that stand alone as would have that variance (Korn and Graubard, Survey
+Methodology 1998), put into Wilson's formula. The percentiles of a bootstrap would be [1, 1] where all images are right, and are too narrow where a class
+has few patients.
+The calibration error is a sum of distances, which chance only lengthens, so that replicates lie above the figure. It may be as low as makes what was found
+too large for chance if all gaps shrink alike, and as high as if no gap could change its sign.
+The other figures take the bootstrap's percentiles, moved by its bias (Efron, 1981) and widened as Student's distribution is wider than the normal one
+(Hesterberg, The American Statistician 2015).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from medmambase.evaluation import delong
+from medmambase.evaluation.metrics import Interval, Metrics, calibration_gaps, evaluate, range_of, weighted_figures
+from medmambase.evaluation.predictions import Predictions
+
+CONFIDENCE = 0.95
+REPLICATES = 2000
+SHARES = ("sensitivity", "specificity", "ppv", "npv")
+_SEED = 0  # the same predictions have the same intervals
+_CHUNK = 2_000_000  # weights at a time: some tens of MB
+_FEWEST = 0.5  # the part of the replicates in which a figure must be defined
+_Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+
+
+def judge(predictions: Predictions) -> Metrics:
+    """Every figure with its interval, and the same without leaked images. An interval that cannot be known is left out."""
+    metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
+    known = len(set(predictions.patients)) if predictions.patients and all(predictions.patients) else None
+    clean = predictions.clean
+    return replace(metrics, intervals=_intervals(predictions, metrics), patients=known, without_leaked=judge(clean) if clean else None)
+
+
+def draws(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
+    """How often each image occurs in each replicate of a bootstrap of ``clusters`` (n,), int64 from 0: (some replicates, n) float64, in parts."""
+    rng = np.random.default_rng(seed)
+    count = int(clusters.max()) + 1
+    size = max(1, _CHUNK // max(1, len(clusters)))
+    even = np.full(count, 1 / count)
+    for start in range(0, replicates, size):
+        yield rng.multinomial(count, even, size=min(size, replicates - start)).astype(np.float64)[:, clusters]
+
+
+def _intervals(predictions: Predictions, metrics: Metrics) -> dict[str, Interval]:
+    labels, probabilities, clusters = predictions.labels, predictions.probabilities, predictions.clusters
+    if not len(labels):
+        return {}
+    alone = int(clusters.max()) + 1 == len(clusters)
+    parts = [weighted_figures(labels, probabilities, weights) for weights in draws(clusters)]
+    replicates = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found: dict[str, Interval | None] = {}
+    for name, figure in metrics.flat().items():
+        if figure is None:
+            continue
+        if name == "ece":
+            found[name] = _calibration(predictions, figure)
+            continue
+        basis = _basis(name, labels, probabilities)
+        if name == "accuracy" or (name.rpartition("/")[2] in SHARES and name.partition("/")[0].isdigit()):
+            images = int(basis.sum())
+            found[name] = _wilson(figure, images, "Wilson") if alone else _share(figure, replicates[name], images, _count(clusters[basis]))
+        elif alone and (column := _column(name, len(predictions.classes))) is not None:
+            low, high = delong.interval(labels == column, probabilities[:, column], CONFIDENCE)
+            found[name] = Interval(low, high, "DeLong")
+        else:
+            found[name] = _percentiles(name, figure, replicates[name], _count(clusters[basis]), "images" if alone else "patients")
+        if found[name] is None and (column := _column(name, len(predictions.classes))) is not None:
+            positive = labels == column
+            low, high = delong.extreme(figure, _count(clusters[positive]), _count(clusters[~positive]), CONFIDENCE)
+            found[name] = Interval(low, high, "Newcombe, of patients")
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _column(name: str, classes: int) -> int | None:
+    """Of which class a figure is the area below the ROC curve."""
+    if name == "auc":
+        return 1 if classes == 2 else None
+    number, _, figure = name.partition("/")
+    return int(number) if figure == "auc" and number.isdigit() else None
+
+
+def _basis(name: str, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(n,) bool: the images that a figure is counted over."""
+    number, _, figure = name.partition("/")
+    if not number.isdigit():
+        return np.ones(len(labels), dtype=bool)
+    own, called = labels == int(number), probabilities.argmax(axis=1) == int(number)
+    return {"sensitivity": own, "specificity": ~own, "ppv": called, "npv": ~called, "f1": own | called, "ap": own}.get(figure, np.ones(len(labels), dtype=bool))
+
+
+def _count(clusters: np.ndarray) -> int:
+    return len(np.unique(clusters))
+
+
+def _wilson(share: float, images: float, method: str) -> Interval:
+    """Wilson's interval; ``images`` may be broken."""
+    square = _Z * _Z
+    middle = (share + square / (2 * images)) / (1 + square / images)
+    reach = _Z / (1 + square / images) * math.sqrt(share * (1 - share) / images + square / (4 * images * images))
+    # Rounding must not put the end beyond the share of none, or all.
+    return Interval(0.0 if share == 0 else max(0.0, middle - reach), 1.0 if share == 1 else min(1.0, middle + reach), method)
+
+
+def _share(share: float, replicates: np.ndarray, images: int, patients: int) -> Interval | None:
+    """Wilson's interval for as many images that stand alone as would vary like the replicates; None with fewer than two patients."""
+    if patients < 2:
+        return None
+    variance = float(np.nanvar(replicates)) * patients / (patients - 1)
+    # All right or all wrong: nothing varies, and no patient tells more than one image would.
+    alone = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else float(patients)
+    wide = _Z / float(stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1))
+    return _wilson(share, min(alone, images) * wide * wide, "Wilson, of patients")
+
+
+def _calibration(predictions: Predictions, error: float) -> Interval | None:
+    """The calibration error's; see above. None with fewer than two clusters."""
+    labels, probabilities, clusters = predictions.labels, predictions.probabilities, predictions.clusters
+    count = _count(clusters)
+    if count < 2:
+        return None
+    gaps = calibration_gaps(labels, probabilities, np.ones((1, len(labels))))
+    chance = np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in draws(clusters)]) - gaps
+    rare = float(stats.norm.cdf(-_widened(count)))
+
+    def too_rare(part: float) -> float:
+        return float(np.mean(np.abs(part * gaps + chance).sum(axis=1) >= error)) - rare
+
+    low = 0.0 if error == 0 or too_rare(0) >= 0 else error * float(optimize.bisect(too_rare, 0, 1, xtol=1e-4))
+    high = error - float(np.quantile((chance * np.sign(gaps)).sum(axis=1), rare))
+    return Interval(min(low, error), min(max(high, error), 1.0), f"bootstrap of {'images' if count == len(clusters) else 'patients'}, gaps scaled")
+
+
+def _widened(clusters: int) -> float:
+    """The normal quantile, as much larger as a bootstrap of few clusters is too narrow."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)) * math.sqrt(clusters / (clusters - 1))
+
+
+def _percentiles(name: str, figure: float, replicates: np.ndarray, clusters: int, what: str) -> Interval | None:
+    """The bootstrap's percentiles; None where there are fewer than two clusters, the figure is mostly undefined or does not vary at all."""
+    there = replicates[~np.isnan(replicates)]
+    if clusters < 2 or len(there) < _FEWEST * len(replicates) or np.ptp(there) == 0:
+        return None
+    wide = _widened(clusters)
+    below = (np.sum(there < figure) + np.sum(there == figure) / 2) / len(there)
+    bias = 2 * float(stats.norm.ppf(np.clip(below, 0.5 / len(there), 1 - 0.5 / len(there))))
+    low, high = np.quantile(there, stats.norm.cdf([bias - wide, bias + wide]))
+    least, most = range_of(name)
+    return Interval(float(np.clip(low, least, min(figure, most))), float(np.clip(high, max(figure, least), most)), f"bootstrap of {what}")

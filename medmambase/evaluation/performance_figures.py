@@ -1,0 +1,127 @@
+"""The pictures of what a set of predictions is worth: ROC and precision-recall curves, reliability, the worst mistakes.
+
+Before: ``predictions.py``. Next stop: ``report.py`` puts the PNG files on the page.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+from medmambase.evaluation.calibration import reliability, warmed
+from medmambase.evaluation.figures import labels_of, sheet
+from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+MOST_CURVES = 10  # more cannot be told apart
+MOST_MISTAKES = 12
+
+
+def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
+    """Sensitivity over 1 - specificity, one curve for each class against all others; of two classes that of the second."""
+    from sklearn.metrics import roc_curve  # slow to import, and importing this package must stay cheap
+
+    def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        false, true, _ = roc_curve(positive, scores)
+        return false, true
+
+    with sheet(png, 7.5, 4.6) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="guessing")
+        _curves(axes, predictions, metrics, "auc", curve, "default")
+        axes.set_xlabel("1 - specificity")
+        axes.set_ylabel("sensitivity")
+
+
+def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
+    """Precision (PPV) over recall (sensitivity), one curve for each class; a dotted line at what guessing has, the class's share of the images."""
+    from sklearn.metrics import precision_recall_curve
+
+    def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        precision, recall, _ = precision_recall_curve(positive, scores)
+        return recall, precision
+
+    with sheet(png, 7.5, 4.6) as figure:
+        axes = figure.subplots()
+        for colour, column in _colours(predictions, metrics, "ap"):
+            axes.axhline((predictions.labels == column).mean(), color=colour, linestyle=":", linewidth=1)
+        _curves(axes, predictions, metrics, "ap", curve, "steps-post")
+        axes.set_xlabel("recall (sensitivity)")
+        axes.set_ylabel("precision (PPV)")
+
+
+def calibration(predictions: Predictions, temperature: float | None, png: Path) -> None:
+    """How often the network was right, over how sure it was, in 15 bins; with the temperature from val too, if there is one. Below: how many images."""
+    shown = [("as the network says it", "C0", predictions)]
+    if temperature is not None:
+        shown.append((f"at temperature {temperature:.2f}", "C1", warmed(predictions, temperature)))
+    with sheet(png, 6.0, 5.4) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect")
+        for name, colour, one in shown:
+            bins = reliability(one)
+            confidence = [b.confidence for b in bins]
+            above.plot(confidence, [b.accuracy for b in bins], color=colour, marker="o", markersize=4, linewidth=1.5, label=name)
+            below.bar(confidence, [b.images for b in bins], width=0.02, color=colour, alpha=0.6)
+        above.set_ylabel("share that was right")
+        above.set_xlim(-0.02, 1.02)
+        above.set_ylim(-0.02, 1.02)
+        above.grid(color="0.9")
+        above.legend(fontsize=8, loc="upper left", frameon=False)
+        below.set_ylabel("images")
+        below.set_xlabel("confidence: the highest probability")
+
+
+def worst(predictions: Predictions) -> list[int]:
+    """The rows of the mistakes the network was surest of, the surest first, equals in the order of their rows."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    return wrong[np.argsort(-predictions.probabilities[wrong].max(axis=1), kind="stable")][:MOST_MISTAKES].tolist()
+
+
+def mistakes(images: Tensor, predictions: Predictions, png: Path) -> None:
+    """Pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: below its truth and what it was called, each with its file's name."""
+    columns = 4
+    rows = -(-len(images) // columns)
+    with sheet(png, 9.0, 2.9 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for row, (axes, picture) in enumerate(zip(grid.flat, images, strict=False)):
+            called = int(predictions.predicted[row])
+            said = f" ({predictions.probabilities[row, called]:.0%})"
+            (truth, wrong, name), font = labels_of(
+                [predictions.classes[predictions.labels[row]], predictions.classes[called], Path(predictions.names[row]).name]
+            )
+            axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
+            axes.set_title(f"is {truth}\ncalled {wrong}{said}\n{name}", fontsize=7.5, parse_math=False, fontfamily=font)
+
+
+def _colours(predictions: Predictions, metrics: Metrics, figure: str) -> list[tuple[str, int]]:
+    """A colour for each class that has the figure, the first ten."""
+    columns = [1] if len(predictions.classes) == 2 else range(len(predictions.classes))
+    there = [column for column in columns if getattr(metrics.per_class[column], figure) is not None]
+    return [(f"C{place % 10}", column) for place, column in enumerate(there[:MOST_CURVES])]
+
+
+def _curves(axes: "Axes", predictions: Predictions, metrics: Metrics, figure: str, curve: Curve, drawn: Literal["default", "steps-post"]) -> None:
+    names, font = labels_of(predictions.classes)
+    for colour, column in _colours(predictions, metrics, figure):
+        x, y = curve(predictions.labels == column, predictions.probabilities[:, column])
+        value, interval = getattr(metrics.per_class[column], figure), metrics.intervals.get(f"{column}/{figure}")
+        sure = f" ({interval.low:.3f}-{interval.high:.3f})" if interval else ""
+        axes.plot(x, y, drawstyle=drawn, color=colour, linewidth=1.5, label=f"{names[column]}: {figure.upper()} {value:.3f}{sure}")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.grid(color="0.9")
+    legend = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+        text.set_fontfamily(font)

@@ -1,0 +1,159 @@
+"""The file that every figure can be computed from again: what a network said of each image, and what was true.
+
+Before: the network's softmax. Next stop: ``metrics.py``.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from medmambase.files import write_text
+
+COLUMNS = ("path", "label", "predicted")
+ABOUT = ("patient", "leaked")  # may be missing, as in files of other programs
+PREFIX = "prob_"
+
+
+class MetricsError(ValueError):
+    """Labels, probabilities or a predictions file that cannot be evaluated: the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """n images: ``names``, ``labels`` (n,) int64, ``probabilities`` (n, classes) float64 whose rows sum to 1, and the names of the ``classes``.
+
+    ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have a twin, or their patient, in train or val.
+    Both may be left out. Raises MetricsError where the parts do not fit each other.
+    """
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+    patients: tuple[str, ...] = ()
+    leaked: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        labels, probabilities = checked(self.labels, self.probabilities, self.classes)
+        count = len(labels)
+        patients = self.patients or ("",) * count
+        leaked = np.zeros(count, dtype=bool) if self.leaked is None else np.asarray(self.leaked, dtype=bool)
+        for what, found in (("names", len(self.names)), ("patients", len(patients)), ("leaked", len(leaked))):
+            if found != count:
+                raise MetricsError(f"there are {found} {what} for {count} labels; wanted one each")
+        for name, value in (("labels", labels), ("probabilities", probabilities), ("patients", patients), ("leaked", leaked)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) int64: the most probable class, the first of equals."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """(n,) int64, from 0: which images belong together. An image of nobody known stands alone."""
+        own = (f"patient {patient}" if patient else f"image {row}" for row, patient in enumerate(self.patients))
+        return np.unique(np.array(list(own), dtype=object), return_inverse=True)[1].astype(np.int64)
+
+    def rows(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """These images, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        assert self.leaked is not None
+        return replace(
+            self, names=tuple(self.names[row] for row in chosen), labels=self.labels[chosen], probabilities=self.probabilities[chosen],
+            patients=tuple(self.patients[row] for row in chosen), leaked=self.leaked[chosen],
+        )  # fmt: skip  # one part a line would say no more
+
+    @property
+    def clean(self) -> Self | None:
+        """The images that are not leaked; None where that is all of them, or none."""
+        assert self.leaked is not None
+        return self.rows(np.flatnonzero(~self.leaked)) if self.leaked.any() and not self.leaked.all() else None
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every probability to the last digit. Raises OSError."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    classes, p = predictions.classes, predictions
+    assert p.leaked is not None
+    writer.writerow([*COLUMNS, *ABOUT, *(PREFIX + name for name in classes)])
+    for name, label, called, patient, leaked, row in zip(
+        p.names, p.labels.tolist(), p.predicted.tolist(), p.patients, p.leaked.tolist(), p.probabilities.tolist(), strict=True
+    ):
+        writer.writerow([name, classes[label], classes[called], patient, "yes" if leaked else "no", *map(repr, row)])
+    write_text(path, text.getvalue())
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Exactly what was written; the columns ``patient`` and ``leaked`` may be missing. Raises MetricsError naming the file and, where it can, the line."""
+    names: list[str] = []
+    labels: list[int] = []
+    rows: list[list[float]] = []
+    about: dict[str, list[str]] = {name: [] for name in ABOUT}
+    try:
+        # utf-8-sig: a spreadsheet that saved the file may have put a byte order mark in front
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            known, classes = _columns(next(reader, []))
+            number = {name: index for index, name in enumerate(classes)}
+            for cells in reader:
+                try:
+                    name, label, predicted, *rest = cells
+                    row = [float(cell) for cell in rest[len(known) :]]
+                    if len(row) != len(classes) or number[predicted] != int(np.argmax(row)):
+                        raise ValueError
+                    names.append(name)
+                    labels.append(number[label])
+                    rows.append(row)
+                    for column, cell in zip(known, rest, strict=False):
+                        about[column].append(cell)
+                except (ValueError, KeyError) as error:
+                    raise MetricsError(
+                        f"line {reader.line_num} is not a prediction; wanted a path, a true class, the most probable class and {len(classes)} probabilities"
+                    ) from error
+        strange = sorted(set(about["leaked"]) - {"yes", "no"})
+        if strange:
+            raise MetricsError(f"leaked is {strange[0]!r} in some line; wanted yes or no")
+        return Predictions(
+            tuple(names), np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)), tuple(classes),
+            tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]]) if "leaked" in known else None,
+        )  # fmt: skip  # one part a line would say no more
+    except (OSError, UnicodeDecodeError, csv.Error, MetricsError) as error:
+        raise MetricsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _columns(header: list[str]) -> tuple[list[str], list[str]]:
+    """Which of ABOUT there are, in their order, and the classes."""
+    rest = header[len(COLUMNS) :]
+    known = [column for column in rest if column in ABOUT]
+    columns = rest[len(known) :]
+    if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(known)) < len(known) or not columns or not all(column.startswith(PREFIX) for column in columns):
+        raise MetricsError(f"the first line is {','.join(header)[:80]!r}; wanted {','.join((*COLUMNS, *ABOUT))},{PREFIX}<class>,...")
+    return known, [column.removeprefix(PREFIX) for column in columns]
+
+
+def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as int64 and probabilities as float64, or MetricsError."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if not classes or len(set(classes)) != len(classes):
+        raise MetricsError(f"classes is {list(classes)}; wanted at least one name, each once")
+    if labels.ndim != 1 or probabilities.shape != (len(labels), len(classes)):
+        raise MetricsError(f"labels {labels.shape} and probabilities {probabilities.shape} do not fit; wanted (n,) and (n, {len(classes)})")
+    if len(labels) and labels.dtype.kind not in "iu":
+        raise MetricsError(f"labels are {labels.dtype}; wanted integers 0 to {len(classes) - 1}")
+    labels = labels.astype(np.int64)  # a uint8 label would overflow
+    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+        raise MetricsError(f"labels run from {labels.min()} to {labels.max()}; wanted 0 to {len(classes) - 1}")
+    # A hundredth of room: a softmax in bfloat16 misses 1 by some thousandths.
+    with np.errstate(invalid="ignore"):  # infinities may cancel to NaN, which is no better than 0.01 either
+        good = (probabilities >= 0).all(axis=1) & (abs(probabilities.sum(axis=1) - 1) <= 0.01)
+    if not good.all():
+        first = int(good.argmin())
+        raise MetricsError(f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted values from 0 that sum to 1 (a softmax)")
+    return labels, probabilities

@@ -1,0 +1,120 @@
+"""From predictions to everything that is said of them: the files of ``test/``, which can all be made again from its ``predictions.csv``.
+
+Before: ``predictions.py`` and ``calibration.py``. Next stop: ``report.py``. Who calls: a training when it ends, and ``medmambase-evaluate``.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmambase.evaluation import figures, performance_figures
+from medmambase.evaluation.calibration import Calibration, at, warmed
+from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.metrics import Metrics, as_medmnist
+from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
+from medmambase.files import write_json, write_text
+
+PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"
+CALIBRATION = "calibration.json"  # in the run's folder: what val told
+LEDGER = "openings.csv"  # in the run's folder: whenever the test images were looked at
+_LEDGER_COLUMNS = ("when", "data", "images", "command")
+
+
+def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
+    """Every file of a folder of results, each written beside and moved into place; ``published``: the MedMNIST evaluator's figures too. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / PREDICTIONS, predictions)
+    return write_figures(folder, predictions, calibration, published)
+
+
+def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
+    """All but the predictions themselves."""
+    metrics = judge(predictions)
+    write_json(folder / METRICS, metrics.to_dict())
+    if calibration is not None:
+        write_json(folder / CALIBRATED, on_test(predictions, calibration))
+    if published:
+        write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
+    figures.confusion(metrics, folder / "confusion.png")
+    if len(predictions.labels):
+        performance_figures.roc(predictions, metrics, folder / "roc.png")
+        performance_figures.pr(predictions, metrics, folder / "pr.png")
+        performance_figures.calibration(predictions, calibration.temperature if calibration else None, folder / "reliability.png")
+    return metrics
+
+
+def on_test(predictions: Predictions, calibration: Calibration) -> dict[str, Any]:
+    """What val told, held to the test: calibration before and after the temperature, and each operating point's figures, all with intervals."""
+    before, after = judge(predictions), judge(warmed(predictions, calibration.temperature))
+    points = []
+    for point in calibration.points:
+        positive, called = at(predictions, point)
+        # A line drawn at the threshold makes a test with two answers, whose figures are those of two classes.
+        answer = Predictions(
+            predictions.names, positive.astype(np.int64), np.stack([~called, called], axis=1).astype(np.float64), ("other", "this"), predictions.patients
+        )
+        metrics = judge(answer)
+        points.append(asdict(point) | {"test": {name: figure_of(metrics, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")}})
+    return {
+        "temperature": calibration.temperature,
+        "before": {name: figure_of(before, name) for name in ("brier", "ece")},
+        "after": {name: figure_of(after, name) for name in ("brier", "ece")},
+        "points": points,
+    }
+
+
+def figure_of(metrics: Metrics, name: str) -> dict[str, float | None]:
+    """A figure with the ends of its interval, each None where it is unknown."""
+    interval = metrics.intervals.get(name)
+    return {"figure": metrics.flat()[name], "low": interval.low if interval else None, "high": interval.high if interval else None}
+
+
+def read_calibration(run: Path) -> Calibration | None:
+    """What val told a run; None where it has no such file. Raises MetricsError naming it."""
+    path = run / CALIBRATION
+    try:
+        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except (OSError, ValueError, TypeError) as error:  # MetricsError is a ValueError
+        raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from val/{PREDICTIONS}") from error
+
+
+def note_opening(run: Path, data: str, images: int, command: str) -> None:
+    """A line in the run's ledger: the test images were looked at. Raises OSError."""
+    path = run / LEDGER
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.is_file():
+        writer.writerow(_LEDGER_COLUMNS)
+    writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), data, images, command])
+    write_text(path, (path.read_text(encoding="utf-8") if path.is_file() else "") + text.getvalue())
+
+
+def openings(run: Path) -> list[dict[str, str]]:
+    """The ledger's lines, the oldest first. Raises MetricsError naming the file."""
+    path = run / LEDGER
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [{name: row.get(name) or "" for name in _LEDGER_COLUMNS} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MetricsError(f"{path}: cannot be read ({error})") from error
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], below: Sequence[str] = ()) -> list[str]:
+    """Which values of one file are not those of another, by their names; every digit counts."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, (*below, name))
+        elif one != other:
+            found.append("/".join((*below, name)))
+    return found

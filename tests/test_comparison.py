@@ -1,0 +1,97 @@
+"""Two networks on the same images: a difference is told from chance, and what is not comparable is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from interval_coverage import Population
+from medmambase.evaluation import delong
+from medmambase.evaluation.comparison import compare, delong_test, mcnemar
+from medmambase.evaluation.predictions import MetricsError, Predictions
+
+
+def calls(first: list[int], second: list[int]) -> tuple[Predictions, Predictions]:
+    names, labels = tuple(map(str, range(len(first)))), np.zeros(len(first), dtype=np.int64)
+    one, other = (Predictions(names, labels, np.eye(2)[called], ("a", "b")) for called in (first, second))
+    return one, other
+
+
+def better(predictions: Predictions, seed: int, skill: float) -> Predictions:
+    """The same images, seen by another network."""
+    rng = np.random.default_rng(seed)
+    odds = np.exp(rng.normal(size=predictions.probabilities.shape) + skill * np.eye(len(predictions.classes))[predictions.labels])
+    return replace(predictions, probabilities=odds / odds.sum(axis=1, keepdims=True))
+
+
+def test_mcnemar_agrees_with_a_published_example() -> None:
+    # Agresti, Categorical Data Analysis: 86 and 150 of 1,600 people changed their mind. z squared is (86 - 150)^2 / 236 = 17.36; the exact p is binomial.
+    first = [1] * 86 + [0] * 150 + [0] * 794 + [1] * 570
+    second = [0] * 86 + [1] * 150 + [0] * 794 + [1] * 570
+    found = mcnemar(*calls(first, second))
+    assert (found.only_first, found.only_second) == (150, 86)
+    assert found.p == pytest.approx(2 * stats.binom.cdf(86, 236, 0.5), abs=1e-12) and abs(found.p - stats.chi2.sf(17.356, 1)) < 2e-5
+
+
+def test_networks_that_call_alike_do_not_differ() -> None:
+    one, other = calls([0, 1, 0, 1], [0, 1, 0, 1])
+    assert mcnemar(one, other).p == 1.0
+    found = compare([one], [other])
+    assert found["accuracy"].difference == 0 and found["accuracy"].p == 1.0
+
+
+def test_delong_of_two_predictions_is_that_of_their_scores() -> None:
+    one = Population().draw(80, seed=2)
+    other = better(one, 3, 2.0)
+    wanted = delong.paired(one.labels == 1, one.probabilities[:, 1], other.probabilities[:, 1])
+    assert delong_test(one, other, 1) == wanted and wanted[2] < 1
+
+
+def test_a_better_network_is_found_better_and_an_equal_one_is_not() -> None:
+    base = Population(classes=3, images=5, alike=0.5).draw(80, seed=0)
+    much = compare([better(base, 1, 1.0)], [better(base, 2, 3.0)])["balanced_accuracy"]
+    assert much.interval is not None and much.interval.low > 0 and much.p is not None and much.p < 1e-3
+    ps = [found.p for seed in range(20) if (found := compare([better(base, 2 * seed, 1.5)], [better(base, 2 * seed + 1, 1.5)])["accuracy"])]
+    assert sum(p is not None and p < 0.05 for p in ps) <= 4
+
+
+def test_a_difference_and_its_opposite_are_the_same() -> None:
+    base = Population().draw(60, seed=0)
+    one, other = better(base, 1, 1.0), better(base, 2, 1.5)
+    there, back = compare([one], [other]), compare([other], [one])
+    for name, found in there.items():
+        assert found.difference == pytest.approx(-back[name].difference, abs=1e-12) and found.p == pytest.approx(back[name].p, abs=1e-9)
+
+
+def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> None:
+    base = Population().draw(200, seed=0)
+    steady = compare([better(base, seed, 1.5) for seed in range(3)], [better(base, 9 + seed, 1.8) for seed in range(3)])["accuracy"]
+    swinging = compare(
+        [better(base, seed, skill) for seed, skill in enumerate((0.5, 1.5, 2.5))], [better(base, 9 + s, k) for s, k in enumerate((0.8, 1.8, 2.8))]
+    )
+    assert steady.interval is not None and len(steady.firsts) == 3
+    wide = swinging["accuracy"].interval
+    assert wide is not None and wide.high - wide.low > 2 * (steady.interval.high - steady.interval.low)
+    assert "seeds" in wide.method
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": ("x", "y")}, "the classes are x, y and"),
+        ({"names": tuple("abcd")}, "the images differ: '0' and 7 more are in one of them only"),
+        ({"names": ("3", "2", "1", "0")}, "in another order"),
+        ({"labels": np.array([0, 0, 1, 0])}, "the truth of '2' differs"),
+    ],
+)
+def test_predictions_of_other_images_are_refused(change: dict[str, object], words: str) -> None:
+    one, other = calls([0, 1, 0, 1], [0, 1, 1, 1])
+    with pytest.raises(MetricsError, match=words):
+        compare([one], [replace(other, **change)])
+
+
+def test_nothing_cannot_be_compared() -> None:
+    nothing = Predictions((), np.zeros(0, dtype=np.int64), np.zeros((0, 2)), ("a", "b"))
+    with pytest.raises(MetricsError, match="no images"):
+        mcnemar(nothing, nothing)
