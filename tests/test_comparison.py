@@ -67,9 +67,8 @@ def test_a_difference_and_its_opposite_are_the_same() -> None:
 def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> None:
     base = Population().draw(200, seed=0)
     steady = compare([better(base, seed, 1.5) for seed in range(3)], [better(base, 9 + seed, 1.8) for seed in range(3)])["accuracy"]
-    swinging = compare(
-        [better(base, seed, skill) for seed, skill in enumerate((0.5, 1.5, 2.5))], [better(base, 9 + s, k) for s, k in enumerate((0.8, 1.8, 2.8))]
-    )
+    firsts, seconds = ([better(base, start + seed, middle + swing) for seed, swing in enumerate((-1, 0, 1))] for start, middle in ((0, 1.5), (9, 1.8)))
+    swinging = compare(firsts, seconds)
     assert steady.interval is not None and len(steady.firsts) == 3
     wide = swinging["accuracy"].interval
     assert wide is not None and wide.high - wide.low > 2 * (steady.interval.high - steady.interval.low)
