@@ -59,6 +59,7 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
         "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv",
         "MODEL_CARD.md", "openings.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json", "test/calibrated.json",
         *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
+        *(f"explain/{name}" for name in ("sheet_01.png", "gates.png", "faithfulness.png", "faithfulness.json")),
     }  # fmt: skip  # folder by folder
     assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
 
@@ -222,7 +223,7 @@ def test_an_interrupt_promises_only_what_there_is(
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (MetricsError("the labels\nare odd"), 1, "the labels are odd"),
+        (MetricsError("the labels\nare odd"), 3, "the labels are odd"),
         (FigureError("no column"), 4, "no column"),
         (ReportError("not a report"), 4, "not a report"),
         (OSError(errno.ENOSPC, "No space left on device"), 4, "full-001: No space left on device; free some space there, or choose another place with --runs"),

@@ -1,5 +1,6 @@
 """What every command does on a console: text that any code page takes, lines that are also kept, progress, and one line for what went wrong."""
 
+import argparse
 import errno
 import io
 import sys
@@ -15,13 +16,14 @@ from medmambase.data.folders import DataError
 from medmambase.data.images import ImageError
 from medmambase.evaluation import figures, report
 from medmambase.evaluation.predictions import MetricsError
+from medmambase.model.network import MedMambaSE
 from medmambase.model.weights import WeightsError
 from medmambase.training import checkpoint, distributed, loop, run_folder
 from medmambase_kernels import BackendError
 
 # What a person should do about each kind of failure is in its message; the exit code says which kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
-    loop.TrainingError: 1, MetricsError: 1, ConfigError: 2, DataError: 3, ImageError: 3, WeightsError: 3, checkpoint.CheckpointError: 3, BackendError: 4,
+    loop.TrainingError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3, checkpoint.CheckpointError: 3, BackendError: 4,
     run_folder.RunFolderError: 4, distributed.RankError: 4, figures.FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
 }  # fmt: skip  # a table
 INTERRUPTED = 130
@@ -32,6 +34,44 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def guarded(program: str, act: Callable[[], int]) -> int:
+    """The exit code of ``act``, and one line on the error stream where it cannot end well."""
+    prepare()
+    try:
+        return act()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except tuple(EXIT_CODES) as error:
+        print(f"{program}: {sentence(error, None)}", file=sys.stderr)
+        return exit_code(error)
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number, at least 1."""
+    number = int(text) if text.strip().isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return number
+
+
+def device(wish: str | None) -> torch.device:
+    """The one wished for, or the GPU if there is one. Raises ConfigError where it cannot be used."""
+    try:
+        found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.ones(1, device=found).item()  # the number must come back: there are devices without any
+    except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
+        raise ConfigError(f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically") from error
+    return found
+
+
+def network_of(run: Path) -> MedMambaSE:
+    """The network of a run's folder, or of a network's own. Raises WeightsError, and DataError where there is no such folder."""
+    if not run.is_dir():
+        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
+    return MedMambaSE.load(run / "best" if (run / "best").is_dir() else run)
 
 
 def exit_code(error: Exception) -> int:

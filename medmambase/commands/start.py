@@ -19,6 +19,26 @@ def bench() -> int:
     return _start("bench")
 
 
+def evaluate() -> int:
+    """``medmambase-evaluate``."""
+    return _start("evaluate")
+
+
+def predict() -> int:
+    """``medmambase-predict``."""
+    return _start("predict")
+
+
+def compare() -> int:
+    """``medmambase-compare``."""
+    return _start("compare")
+
+
+def explain() -> int:
+    """``medmambase-explain``."""
+    return _start("explain")
+
+
 def doctor() -> int:
     """``medmambase-doctor``, which needs nothing but Python."""
     return _start("doctor")

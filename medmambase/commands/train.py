@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = of_run(resumed, given) if resumed else resolve(given, file)
         if not (settings.data or settings.demo):
             raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on drawn images")
-        device = _device(settings.device)
+        device = console.device(settings.device)
         with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
             # What is wrong with the arguments is said before anything is made.
             plan = _plan(settings, device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local), ranks, resumed)
@@ -99,15 +99,6 @@ def _interrupted(run: Path | None) -> str:
 
 def _resume(run: Path) -> str:
     return f'medmambase-train --resume "{run}"' if " " in str(run) else f"medmambase-train --resume {run}"
-
-
-def _device(wish: str | None) -> torch.device:
-    try:
-        device = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.ones(1, device=device).item()  # the number must come back: there are devices without any
-    except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
-        raise ConfigError(f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically") from error
-    return device
 
 
 def _plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None) -> _Plan:

@@ -12,7 +12,7 @@ import torch
 from medmambase.data.audit import Audit
 from medmambase.data.decode import ImageSet
 from medmambase.data.images import normalise
-from medmambase.evaluation import calibration, explain, figures, performance_figures, results
+from medmambase.evaluation import calibration, explanations, figures, performance_figures, results
 from medmambase.evaluation.calibration import Calibration
 from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
 from medmambase.evaluation.predictions import Predictions, write_predictions
@@ -73,16 +73,15 @@ def draw_twins(images: ImageSet, found: Audit, png: Path) -> None:
 
 
 def draw(network: MedMambaSE, images: ImageSet, run: Path, best_epoch: int) -> None:
-    """The curves, and squeeze-and-excitation before and after on the first image of each class."""
+    """The curves, and what the network looks at on a few images: the first ones of each class."""
     figures.curves(run / "metrics.csv", run / "curves.png", best_epoch)
     labels = images.labels.tolist()
-    rows = [labels.index(label) for label in sorted(set(labels))][: figures.MOST_ROWS]
-    batch = normalise(images.images[rows].to(next(network.parameters()).device), network.preprocessing)
-    stages = explain.recalibration(network, batch)
-    if stages:
-        (run / "explain").mkdir(exist_ok=True)
-    for stage in stages:
-        figures.recalibration(stage, batch, [network.classes[labels[row]] for row in rows], run / "explain" / f"se_stage{stage.stage}.png")
+    turns = [[row for row, label in enumerate(labels) if label == own] for own in sorted(set(labels))]
+    longest = max(map(len, turns), default=0)
+    rows = [of_class[turn] for turn in range(longest) for of_class in turns if turn < len(of_class)][: explanations.ON_A_SHEET]
+    pictures, names = images.images[rows], tuple(images.samples[row].name for row in rows)
+    batch = normalise(pictures.to(next(network.parameters()).device), network.preprocessing)
+    explanations.write(run / "explain", network, network.classes, batch, explanations.Subjects(pictures, names, tuple(labels[row] for row in rows)))
 
 
 def line(epoch: Epoch) -> str:

@@ -8,7 +8,7 @@ Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's
 import difflib
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,6 +193,15 @@ def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
         folders[:] = [name for name in folders if _visible(name)]
         found += [path for path in (Path(parent, name) for name in files) if _is_image(path.name) or _is_bare_dicom(path)]
     return found, met
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Every image file at any depth, one after the other, sorted by folder; only the names of one folder at a time are kept. A file is itself."""
+    if not folder.is_dir():
+        yield folder
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if _visible(name))
+        yield from (path for path in (Path(parent, name) for name in sorted(files)) if _is_image(path.name) or _is_bare_dicom(path))
 
 
 def _visible(name: str) -> bool:

@@ -34,6 +34,12 @@ def read_manifest(
     folder that new runs go to, which is no data.
     Raises DataError.
     """
+    found = read_images(source, runs=runs, group_regex=group_regex, group_column=group_column)
+    return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
+
+
+def read_images(source: Path, *, runs: Path | None = None, group_regex: str | None = None, group_column: str | None = None) -> Manifest:
+    """The same as it lies there: of a source without splits every image is called train. Raises DataError."""
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; {WANTED}")
@@ -44,7 +50,7 @@ def read_manifest(
         found = _grouped(found, group_regex)
     elif not any(sample.patient for sample in found.samples):
         found = _told_by_files(found)
-    return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
+    return found
 
 
 def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest:

@@ -60,7 +60,13 @@ def fit(validation: Predictions) -> Calibration | None:
 
 def warmed(predictions: Predictions, temperature: float) -> Predictions:
     """With logits divided by the temperature: no image is called otherwise, but for ties in the last digit, and confidence becomes truer."""
-    return replace(predictions, probabilities=special.softmax(_logits(predictions) / temperature, axis=1))
+    return replace(predictions, probabilities=warm(predictions.probabilities, temperature))
+
+
+def warm(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """The same for probabilities (..., classes)."""
+    warmer: np.ndarray = special.softmax(_logits(probabilities) / temperature, axis=-1)
+    return warmer
 
 
 def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +92,13 @@ def reliability(predictions: Predictions) -> list[Bin]:
     return [Bin(int(there.sum()), float(confidence[there].mean()), float(right[there].mean())) for there in (bins == i for i in range(BINS)) if there.any()]
 
 
-def _logits(predictions: Predictions) -> np.ndarray:
-    logits: np.ndarray = np.log(np.maximum(predictions.probabilities, _LEAST))  # but for a constant, which a softmax does not see
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    logits: np.ndarray = np.log(np.maximum(probabilities, _LEAST))  # but for a constant, which a softmax does not see
     return logits
 
 
 def _temperature(validation: Predictions) -> float:
-    logits, rows = _logits(validation), np.arange(len(validation.labels))
+    logits, rows = _logits(validation.probabilities), np.arange(len(validation.labels))
 
     def loss(log_temperature: float) -> float:
         return -float(special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean())

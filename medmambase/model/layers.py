@@ -199,6 +199,13 @@ class SS2D(nn.Module):
         out: Tensor = self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps))
         return out
 
+    def delta(self, x: Tensor) -> Tensor:
+        """What ``forward`` reads x (b, h, w, channels) with: the step of each scan at each position, (b, h, w, directions, d), above zero."""
+        assert self.conv.bias is not None
+        x = depthwise_silu(self.in_proj(x).chunk(2, -1)[0], self.conv.weight, self.conv.bias)
+        low_rank = project(x, self.x_proj[:, : self.rank].flatten(0, 1)).unflatten(-1, (len(self.x_proj), self.rank))
+        return F.softplus(torch.einsum("bhwkr,kdr->bhwkd", low_rank, self.dt_weight) + self.dt_bias)
+
     def state_matrix(self) -> Tensor:
         """A (directions, inner, state), below zero, in float32 or float64."""
         return -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()

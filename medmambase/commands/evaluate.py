@@ -1,0 +1,117 @@
+"""``medmambase-evaluate RUN``: every figure of a run again from its predictions; with DATA, the network tried on other images.
+
+Parse, call, print. As data: ``predictions.csv`` -> ``evaluation/results.py`` -> the folder's files and the report.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmambase.commands import console, train_results
+from medmambase.data.folders import DataError
+from medmambase.data.sources import read_images
+from medmambase.evaluation import calibration, report, results
+from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.predictions import read_predictions
+from medmambase.files import write_json
+from medmambase.training import examination, loop, run_folder
+from medmambase.training.session import REPORT
+
+DIFFERENT = 1
+EVALUATIONS = "evaluations"  # in a run's folder: what it was tried on beside its own test images
+_MOST_DIFFERENCES = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the predictions, 2 usage, 3 data, 4 environment, 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+
+    def act() -> int:
+        if options.run.is_file():
+            print(train_results.summary(judge(read_predictions(options.run))))
+            return 0
+        if options.data is None:
+            return _again(options.run)
+        return _try(options, words)
+
+    return console.guarded("medmambase-evaluate", act)
+
+
+def _again(run: Path) -> int:
+    """From the predictions to everything that is made of them."""
+    test, val = run / "test", run / "val" / results.PREDICTIONS
+    if not (test / results.PREDICTIONS).is_file():
+        raise DataError(f"{test / results.PREDICTIONS}: there is no such file; give the folder of a run that had test images, or DATA to try its network on")
+    predictions = read_predictions(test / results.PREDICTIONS)
+    found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
+    names = (results.METRICS, results.CALIBRATED, results.MEDMNIST)
+    before = {name: _recorded(test / name) for name in names}
+    if found is not None:
+        write_json(run / results.CALIBRATION, found.to_dict())
+    metrics = results.write_figures(test, predictions, found, published=before[results.MEDMNIST] is not None)
+    print(train_results.summary(metrics))
+    print(f"report: {report.write_report(run).resolve()}")
+    after = {name: _recorded(test / name) for name in names}
+    changed = [f"{name}: {what}" for name in names if before[name] is not None for what in results.differences(before[name] or {}, after[name] or {})]
+    if changed:
+        print(f"\nwhat was recorded is not what the predictions say, and has been put right: {', '.join(changed[:_MOST_DIFFERENCES])}")
+        if len(changed) > _MOST_DIFFERENCES:
+            print(f"and {len(changed) - _MOST_DIFFERENCES} more")
+        return DIFFERENT
+    if before[results.METRICS] is not None:
+        print("every figure is the recorded one, to the last digit")
+    return 0
+
+
+def _recorded(path: Path) -> dict[str, object] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError):
+        return {}  # not JSON any more: everything in it differs
+    return values if isinstance(values, dict) or values is None else {}
+
+
+def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """The run's network on images of DATA; results into a folder of their own."""
+    run, source = options.run, options.data
+    network, device = console.network_of(run), console.device(options.device)
+    found = read_images(source, group_regex=options.group_regex, group_column=options.group_column)
+    tried = examination.examine(run, network, found, console.progress)
+    for note in tried.notes:
+        print(f"note: {note}")
+    folder = run_folder.create(run / EVALUATIONS, options.name or source.resolve().stem)
+    skipped = [{"path": str(error.path), "reason": error.reason} for error in tried.bad]
+    run_folder.write_json(folder / REPORT, {"root": found.root.name, "skipped": skipped, "notes": list(tried.notes)})
+    for error in tried.bad:
+        print(f"skipped: {error}")
+    results.note_opening(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
+    dtype, _ = loop.choose_precision("auto", device)
+    predictions = train_results.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
+    print("\n" + "\n".join(train_results.test(folder, predictions, tried.images, results.read_calibration(run), published=source.suffix.casefold() == ".npz")))
+    print(f"\nall of it: {folder.resolve()}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        "medmambase-evaluate",
+        description="Compute every figure of a run again from its predictions.csv, with pictures and report; or, with DATA, try its network on other images.",
+        epilog="exit code: 0 ok, 1 the recorded figures were not those of the predictions, 2 usage, 3 data, 4 environment",
+        allow_abbrev=False,
+    )
+    found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run; or a predictions.csv, whose figures are then printed")
+    found.add_argument("data", type=Path, nargs="?", metavar="DATA", help="images with classes, as medmambase-train takes them: the test split, or all of them")
+    found.add_argument("--name", help="of the folder below RUN/evaluations (the data's)")
+    found.add_argument("--group-regex", help="what finds the patient in an image's path: intervals then count patients")
+    found.add_argument("--group-column", help="the column of a CSV that names the patient")
+    found.add_argument("--batch-size", type=console.positive, default=32, help="images at a time (%(default)s)")
+    found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

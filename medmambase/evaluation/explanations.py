@@ -1,0 +1,95 @@
+"""The folder ``explain/``: what a network looks at on some images, and whether that can be believed.
+
+Before: ``explain.py`` computes the maps, ``faithfulness.py`` tests them. Next stop: ``explanation_figures.py`` draws, ``report.py`` shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medmambase.evaluation import explain, explanation_figures, faithfulness, figures
+from medmambase.files import write_json
+
+FAITHFULNESS = "faithfulness.json"
+ON_A_SHEET = 6
+MOST_SHEETS = 4
+MOST_MEASURED = 32  # images for the faithfulness
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Images to be explained: ``pictures`` torch.uint8 (n, c, h, w) as the network was given them, their ``names``, and their ``truths``, indices of
+    classes, where they are known.
+    """
+
+    pictures: Tensor
+    names: tuple[str, ...]
+    truths: tuple[int, ...] | None
+
+
+def write(folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, subjects: Subjects) -> dict[str, Any]:
+    """Draws everything and returns what ``faithfulness.json`` holds. images (n, c, h, w), normalised, on the network's device. Raises OSError.
+
+    Each image is explained for the class it is called, not the one it is: that is what a person sees. Sheets of earlier images are removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("sheet_*.png"), *folder.glob("se_stage*.png")):
+        old.unlink()
+    probabilities = torch.cat([_predict(network, part) for part in images.split(_BATCH)])
+    called = probabilities.argmax(1)
+    shown = range(min(len(images), ON_A_SHEET * MOST_SHEETS))
+    cams = torch.cat([explain.grad_cam(network, part, target) for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)])
+    scans = torch.cat([explain.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
+    for number, start in enumerate(shown[::ON_A_SHEET], start=1):
+        rows = range(start, min(start + ON_A_SHEET, len(shown)))
+        captions = [_caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows]
+        part = slice(rows.start, rows.stop)
+        explanation_figures.sheet_of(subjects.pictures[part], cams[part], scans[part], captions, folder / f"sheet_{number:02}.png")
+    _gates(folder, network, classes, images, called if subjects.truths is None else torch.tensor(subjects.truths))
+    measured = slice(0, MOST_MEASURED)
+    marked, chance = faithfulness.measure(lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured])
+    explanation_figures.faithfulness_of(marked, chance, folder / "faithfulness.png")
+    told = {
+        name: dict(zip(("deletion", "insertion"), (float(area.mean()) for area in curves.areas()), strict=True))
+        for name, curves in (("cam", marked), ("random", chance))
+    }
+    found = told | {"images": len(marked.deletion), "verdict": faithfulness.verdict(marked, chance)}
+    write_json(folder / FAITHFULNESS, found)
+    return found
+
+
+def _predict(network: nn.Module, images: Tensor) -> Tensor:
+    network.eval()
+    with torch.no_grad():
+        probabilities: Tensor = network(images).float().softmax(1).cpu()
+    return probabilities
+
+
+def _caption(subjects: Subjects, classes: Sequence[str], row: int, called: int, probability: float) -> tuple[str, str, str]:
+    truth = "" if subjects.truths is None else f"is {classes[subjects.truths[row]]}"
+    return f"{classes[called]}: {probability:.0%}", truth, Path(subjects.names[row]).name
+
+
+def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, labels: Tensor) -> None:
+    """Maps before and after squeeze-and-excitation, and the mean gates of each class; nothing of a network without."""
+    parts = [explain.recalibration(network, part) for part in images.split(_BATCH)]
+    if not parts[0]:
+        (folder / "gates.png").unlink(missing_ok=True)
+        return
+    present = sorted(set(labels.tolist()))
+    first = [labels.tolist().index(label) for label in present][: figures.MOST_ROWS]
+    means: list[np.ndarray] = []
+    for number in range(len(parts[0])):
+        stage = explain.Recalibration(
+            parts[0][number].stage, *(torch.cat([getattr(part[number], name) for part in parts]) for name in ("before", "after", "gates"))
+        )
+        chosen = explain.Recalibration(stage.stage, stage.before[first], stage.after[first], stage.gates[first])
+        figures.recalibration(chosen, images[first], [classes[int(labels[row])] for row in first], folder / f"se_stage{stage.stage}.png")
+        means.append(np.stack([stage.gates[labels == label].mean(0).numpy() for label in present]))
+    explanation_figures.gates_of(means, [classes[label] for label in present], folder / "gates.png")
