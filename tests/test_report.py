@@ -92,7 +92,7 @@ def test_the_page_tells_what_was_trained_on_what_and_how_well(run: Path) -> None
         assert f"{one['support']}{text}" in page.text.replace(" ", "")
     calibrated = json.loads((run / "test" / "calibrated.json").read_text(encoding="utf-8"))
     wanted = [f"divided by {calibrated['temperature']:.3f}", "of 15 patients", "They mark what <b>counts</b>.", "looked at once", "TODO"]
-    wanted += [f"{point['threshold']:.3f}{point['test']['sensitivity']['figure']:.3f} (" for point in calibrated["points"]]
+    wanted += [f"{point['threshold']:.3f}{point['test']['sensitivity']['figure']:.3f}" for point in calibrated["points"]]
     assert [word for word in wanted if word not in page.text] == []
     wanted = [*CLASSES, "D:\\my data", "213", "45", "30", "image file is truncated", "val has no <b>Femur</b>", "medmambase-train", "2.13.0+cpu"]
     wanted += ["1,234,567 parameters", "no NVIDIA GPU", "float32: the CPU", "epoch 2", "0.877", "2, 2, 2, 2", "96, 192, 384, 768", "fetal ü 001", "letterbox"]
