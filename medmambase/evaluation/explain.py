@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medmambase.model.layers import SS2D, SSConvSSM
+from medmambase.model.layers import SS2D, PatchEmbedding, SSConvSSM
 from medmambase_kernels import SqueezeExcite
 
 
@@ -44,13 +44,13 @@ def recalibration(model: nn.Module, images: Tensor) -> list[Recalibration]:
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Where the evidence for a class lies, on the outputs of each stage's last SS-Conv-SSM block: float32 (b, h, w) on the CPU, 0 to 1.
+    """Where the evidence for a class lies, by the outputs of the SS-Conv-SSM blocks: float32 (b, h, w) on the CPU, 0 to 1.
 
-    images (b, c, h, w), normalised, on the model's device; targets (b,) int64. Grad-CAM with the gradient of the class's logit taken place by place
-    (HiResCAM, Draelos and Carin 2020); what speaks for the class alone. The original's mean of the gradient over the map (Selvaraju et al. 2017) shows
-    evidence where there is none: of six images told apart by a mark in the corner alone it was highest there in none, place by place in all. Stages whose
-    maps have fewer than 3 x 3 places say nothing of where; of the others' maps, each scaled to 1 at its highest, the geometric mean is taken: late
-    stages know what, early ones where. The model is left as it was found.
+    images (b, c, h, w), normalised, on the model's device; targets (b,) int64. Grad-CAM (Selvaraju et al. 2017) with the gradient of the class's logit
+    taken place by place (HiResCAM, Draelos and Carin 2020), of the last stage whose map has at least 3 x 3 places; what speaks for the class alone. Four
+    scans carry evidence across the whole image, so that it also arrives where it does not come from: the map is multiplied with that of the patches
+    before the first scan, there against each image's mean patch, and the root is taken. With a mark in the corner as the only difference between two
+    classes, the map is highest at the mark; Grad-CAM's own mean of the gradient over the places was highest elsewhere. The model is left as it was found.
     """
     outputs: list[Tensor] = []
 
@@ -59,18 +59,20 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         outputs.append(output)
 
     last = [next(block for block in reversed(list(stage.modules())) if isinstance(block, SSConvSSM)) for stage in _stages(model)]
-    with _watched(model, [(block, hook) for block in last]), torch.enable_grad():
+    patches = next(module for module in model.modules() if isinstance(module, PatchEmbedding))
+    with _watched(model, [(module, hook) for module in (patches, *last)]), torch.enable_grad():
         logits = model(images.detach().requires_grad_())
         logits.gather(1, targets[:, None].to(logits.device)).sum().backward()
+    first, *stages = outputs
+    late = next((output for output in reversed(stages) if min(output.shape[1:3]) >= 3), stages[0])
+    values = first.detach() - first.detach().mean((1, 2), keepdim=True), late.detach()
     maps = []
-    for output in outputs:
-        if min(output.shape[1:3]) < 3 and output is not outputs[0]:
-            continue
+    for value, output in zip(values, (first, late), strict=True):
         assert output.grad is not None
-        cam = (output.detach() * output.grad).sum(-1).clamp_min(0)[:, None].float()
-        maps.append(_scaled(functional.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]))
+        evidence = (value * output.grad).sum(-1).clamp_min(0)[:, None].float()
+        maps.append(_scaled(functional.interpolate(evidence, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]))
     model.zero_grad(set_to_none=True)
-    return _scaled(torch.stack(maps).prod(0) ** (1 / len(maps))).cpu()
+    return _scaled((maps[0] * maps[1]).sqrt()).cpu()
 
 
 def _scaled(maps: Tensor) -> Tensor:
