@@ -31,11 +31,12 @@ STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
 NO_WINE = 2
-# What --quick leaves out: numbers and drawings, which are alike on every system, and what the step `kernels` does too. It compiles for the oldest, one
+# What --quick leaves out: numbers, drawings and pages, which are alike on every system, and what the step `kernels` does too. It compiles for the oldest, one
 # more and the newest GPU.
-ALIKE = ("augment", "backend", "bench", "compile_kernels", "config", "cpu_vectors", "depthwise_silu", "explain", "far_memory", "figures", "gated_norm", "loop",
-         "mamba_grid", "measure_loader", "metrics", "network", "odd_formats", "optimise", "phantom", "prediction", "published", "selective_scan",
-         "selective_scan_2d", "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names, to be read as one
+ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels", "config", "cpu_vectors", "damaged_files",
+         "depthwise_silu", "explain", "explanations", "far_memory", "figures", "gated_norm", "intervals", "loop", "mamba_grid", "measure_loader", "metrics",
+         "network", "odd_formats", "optimise", "phantom", "prediction", "predictions", "published", "report", "selective_scan", "selective_scan_2d",
+         "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names, to be read as one
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
