@@ -90,11 +90,11 @@ def test_a_missing_predictions_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "patients", "leaked", "words"), [("ab", (), None, "2 names"), ("a", ("p", "q"), None, "2 patients"), ("a", (), [], "0 leaked")]
+    ("names", "patients", "leaked", "words"), [("ab", (), [], "2 names"), ("a", ("p", "q"), [], "2 patients"), ("a", (), [True, False], "2 leaked")]
 )
-def test_parts_that_do_not_match_the_labels_are_refused(names: str, patients: tuple[str, ...], leaked: list[bool] | None, words: str) -> None:
+def test_parts_that_do_not_match_the_labels_are_refused(names: str, patients: tuple[str, ...], leaked: list[bool], words: str) -> None:
     with pytest.raises(MetricsError, match=f"{words} for 1 labels"):
-        Predictions(tuple(names), np.array([0]), np.array([[1.0]]), ("a",), patients, leaked if leaked is None else np.array(leaked, dtype=bool))
+        Predictions(tuple(names), np.array([0]), np.array([[1.0]]), ("a",), patients, np.array(leaked, dtype=bool))
 
 
 def test_images_of_nobody_known_stand_alone() -> None:

@@ -6,7 +6,7 @@ Before: the network's softmax. Next stop: ``metrics.py``.
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -36,13 +36,13 @@ class Predictions:
     probabilities: np.ndarray
     classes: tuple[str, ...]
     patients: tuple[str, ...] = ()
-    leaked: np.ndarray | None = None
+    leaked: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
         labels, probabilities = checked(self.labels, self.probabilities, self.classes)
         count = len(labels)
         patients = self.patients or ("",) * count
-        leaked = np.zeros(count, dtype=bool) if self.leaked is None else np.asarray(self.leaked, dtype=bool)
+        leaked = np.asarray(self.leaked if len(self.leaked) else np.zeros(count), dtype=bool)
         for what, found in (("names", len(self.names)), ("patients", len(patients)), ("leaked", len(leaked))):
             if found != count:
                 raise MetricsError(f"there are {found} {what} for {count} labels; wanted one each")
@@ -63,7 +63,6 @@ class Predictions:
     def rows(self, rows: Sequence[int] | np.ndarray) -> Self:
         """These images, in this order."""
         chosen = np.asarray(rows, dtype=np.int64)
-        assert self.leaked is not None
         return replace(
             self, names=tuple(self.names[row] for row in chosen), labels=self.labels[chosen], probabilities=self.probabilities[chosen],
             patients=tuple(self.patients[row] for row in chosen), leaked=self.leaked[chosen],
@@ -72,7 +71,6 @@ class Predictions:
     @property
     def clean(self) -> Self | None:
         """The images that are not leaked; None where that is all of them, or none."""
-        assert self.leaked is not None
         return self.rows(np.flatnonzero(~self.leaked)) if self.leaked.any() and not self.leaked.all() else None
 
 
@@ -81,7 +79,6 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     classes, p = predictions.classes, predictions
-    assert p.leaked is not None
     writer.writerow([*COLUMNS, *ABOUT, *(PREFIX + name for name in classes)])
     for name, label, called, patient, leaked, row in zip(
         p.names, p.labels.tolist(), p.predicted.tolist(), p.patients, p.leaked.tolist(), p.probabilities.tolist(), strict=True
@@ -122,7 +119,7 @@ def read_predictions(path: Path) -> Predictions:
             raise MetricsError(f"leaked is {strange[0]!r} in some line; wanted yes or no")
         return Predictions(
             tuple(names), np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)), tuple(classes),
-            tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]]) if "leaked" in known else None,
+            tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]], dtype=bool),
         )  # fmt: skip  # one part a line would say no more
     except (OSError, UnicodeDecodeError, csv.Error, MetricsError) as error:
         raise MetricsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
