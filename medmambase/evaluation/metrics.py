@@ -197,7 +197,9 @@ def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tup
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of runs of equal scores, the highest first
-    ours, theirs = (np.add.reduceat(weights[:, order] * side[order], starts, axis=1) for side in (positive, ~positive))
+    ordered = weights[:, order]
+    ours = np.add.reduceat(ordered * positive[order], starts, axis=1)
+    theirs = np.add.reduceat(ordered, starts, axis=1) - ours
     true, false = ours.cumsum(axis=1), theirs.cumsum(axis=1)
     all_ours, all_theirs = true[:, -1], false[:, -1]
     auc = (ours * (all_theirs[:, None] - false + theirs / 2)).sum(axis=1) / (all_ours * all_theirs)
