@@ -71,8 +71,10 @@ def test_a_figure_that_was_changed_is_named_and_put_right(run: Path, capsys: pyt
 
 def test_a_table_of_another_program_has_its_figures_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p.csv").write_text("path,label,predicted,prob_a,prob_b\nx,a,a,0.9,0.1\ny,b,a,0.6,0.4\n", encoding="utf-8")
-    assert evaluate.main([str(tmp_path / "p.csv")]) == 0
+    assert evaluate.main([str(tmp_path / "p.csv"), "--json", str(tmp_path / "m.json")]) == 0
     assert "accuracy 0.500" in capsys.readouterr().out
+    found = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert (found["per_class"][0]["ppv"], found["intervals"]["accuracy"]["method"]) == (0.5, "Wilson")
 
 
 def test_the_networks_own_test_images_give_the_predictions_of_the_training_and_are_noted(run: Path, images: Path) -> None:

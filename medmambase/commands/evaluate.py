@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         if options.run.is_file():
-            print(train_results.summary(judge(read_predictions(options.run))))
+            metrics = judge(read_predictions(options.run))
+            print(train_results.summary(metrics))
+            if options.json:
+                write_json(options.json, metrics.to_dict())
             return 0
         if options.data is None:
             return _again(options.run)
@@ -105,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run; or a predictions.csv, whose figures are then printed")
     found.add_argument("data", type=Path, nargs="?", metavar="DATA", help="images with classes, as medmambase-train takes them: the test split, or all of them")
+    found.add_argument("--json", type=Path, metavar="FILE", help="of a predictions.csv: every figure and interval as a file, as a run's test/metrics.json")
     found.add_argument("--name", help="of the folder below RUN/evaluations (the data's)")
     found.add_argument("--group-regex", help="what finds the patient in an image's path: intervals then count patients")
     found.add_argument("--group-column", help="the column of a CSV that names the patient")
