@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from medmambase.evaluation.calibration import Calibration, at, fit, reliability, warmed
+from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.evaluation.results import on_test
@@ -63,7 +64,7 @@ def test_operating_points_are_those_of_the_roc_curve_of_val() -> None:
 def test_the_test_images_have_no_say_in_the_threshold_and_all_of_it_in_the_figures() -> None:
     found, test = fit(drawn(300, 1.5, 0, classes=2)), drawn(200, 1.5, 1, classes=2)
     assert found is not None
-    told = on_test(test, found)
+    told = on_test(test, judge(test), found)
     for point, written in zip(found.points, told["points"], strict=True):
         positive, called = test.labels == 1, test.probabilities[:, 1] >= point.threshold
         assert written["threshold"] == point.threshold

@@ -39,7 +39,7 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
     metrics = judge(predictions)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
-        write_json(folder / CALIBRATED, on_test(predictions, calibration))
+        write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration))
     if published:
         write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
     figures.confusion(metrics, folder / "confusion.png")
@@ -50,9 +50,9 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
     return metrics
 
 
-def on_test(predictions: Predictions, calibration: Calibration) -> dict[str, Any]:
+def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration) -> dict[str, Any]:
     """What val told, held to the test: calibration before and after the temperature, and each operating point's figures, all with intervals."""
-    before, after = judge(predictions), judge(warmed(predictions, calibration.temperature))
+    after = judge(warmed(predictions, calibration.temperature))
     points = []
     for point in calibration.points:
         positive, called = at(predictions, point)
@@ -60,11 +60,11 @@ def on_test(predictions: Predictions, calibration: Calibration) -> dict[str, Any
         answer = Predictions(
             predictions.names, positive.astype(np.int64), np.stack([~called, called], axis=1).astype(np.float64), ("other", "this"), predictions.patients
         )
-        metrics = judge(answer)
-        points.append(asdict(point) | {"test": {name: figure_of(metrics, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")}})
+        answered = judge(answer)
+        points.append(asdict(point) | {"test": {name: figure_of(answered, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")}})
     return {
         "temperature": calibration.temperature,
-        "before": {name: figure_of(before, name) for name in ("brier", "ece")},
+        "before": {name: figure_of(metrics, name) for name in ("brier", "ece")},
         "after": {name: figure_of(after, name) for name in ("brier", "ece")},
         "points": points,
     }
