@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from medmambase_kernels import ascii_folders, backend
-from medmambase_kernels.ascii_folders import ascii_names
+from medmambase_kernels import backend
+from medmambase_kernels._triton import ascii_folders
+from medmambase_kernels._triton.ascii_folders import ascii_names
 
 # A module of Python compiled and loaded, and a kernel assembled, as on the first launch.
 FIRST_LAUNCH = """
 import warnings
 warnings.simplefilter("ignore")
-from medmambase_kernels.ascii_folders import use_ascii_folders
+from medmambase_kernels._triton.ascii_folders import use_ascii_folders
 use_ascii_folders()
 from triton.runtime.build import compile_module_from_src
 source = '''#include <Python.h>
@@ -84,7 +85,7 @@ def test_the_engine_triton_asks_for_them_before_it_is_imported(monkeypatch: pyte
     monkeypatch.setattr(backend.importlib, "import_module", lambda name: called.append(name))
     backend.engine("selective_scan", "triton")
     backend.engine("selective_scan", "cpu")
-    assert called == ["folders", "medmambase_kernels.selective_scan_triton", "medmambase_kernels.selective_scan_cpu"]
+    assert called == ["folders", "medmambase_kernels._triton.selective_scan", "medmambase_kernels._cpu.selective_scan"]
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="the compilers of triton-windows")

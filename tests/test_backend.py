@@ -115,7 +115,7 @@ def test_without_llvmlite_the_portable_engine_takes_over_and_says_so_once(monkey
 def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     from llvmlite import binding
 
-    from medmambase_kernels import machine_cpu
+    from medmambase_kernels._cpu import compiler as machine_cpu
 
     def unknown(triple: str) -> None:
         raise RuntimeError(f"No available targets are compatible with triple {triple!r}")
@@ -131,7 +131,7 @@ def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatc
 def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from llvmlite import binding
 
-    from medmambase_kernels import machine_cpu
+    from medmambase_kernels._cpu import compiler as machine_cpu
 
     def refused(*_: object) -> None:
         raise RuntimeError("no executable memory")

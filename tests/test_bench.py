@@ -9,8 +9,10 @@ import torch
 from conftest import ENGINES, TOLERANCE, engine_device, relative_error
 from torch import Tensor
 
-from medmambase_kernels import bench, bench_cases, bench_floors
-from medmambase_kernels.bench_cases import OPERATORS, STATE, Case
+from medmambase_kernels.bench import cases as bench_cases
+from medmambase_kernels.bench import floors as bench_floors
+from medmambase_kernels.bench import measure as bench
+from medmambase_kernels.bench.cases import OPERATORS, STATE, Case
 
 CPU = torch.device("cpu")
 

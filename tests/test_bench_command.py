@@ -13,8 +13,9 @@ from torch import Tensor
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import bench as command
 from medmambase.commands import bench_network
-from medmambase_kernels import bench, bench_cases
-from medmambase_kernels.bench_cases import OPERATORS, STATE, Case
+from medmambase_kernels.bench import cases as bench_cases
+from medmambase_kernels.bench import measure as bench
+from medmambase_kernels.bench.cases import OPERATORS, STATE, Case
 
 CPU = torch.device("cpu")
 SMALL = ["--device", "cpu", "--size", "128", "--stages", "4", "--batch", "1", "--repeat", "3", "--dtype", "float32"]

@@ -17,9 +17,9 @@ triton = pytest.importorskip("triton")
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "compile_kernels.py"
 KERNELS = {
-    "scan.forward",
-    "scan.carry",
-    "scan.project",
+    "scan_forward.forward",
+    "scan_forward.carry",
+    "scan_forward.project",
     "scan_backward.backward",
     "scan_backward.adjoint_ends",
     "squeeze_excite.pool",
@@ -60,11 +60,11 @@ def test_every_kernel_compiles_for_every_gpu_generation_without_a_gpu() -> None:
 def test_the_scans_keep_to_their_budgets_on_both_generations_that_have_one() -> None:
     code, rows, printed = _run("--arch", "89", "90", "--dtype", "float32", "bfloat16", "--case", "n16", "--jobs", "2")
     assert code == 0, printed
-    scans = [row for row in rows if row[0] in ("scan.forward", "scan_backward.backward")]
+    scans = [row for row in rows if row[0] in ("scan_forward.forward", "scan_backward.backward")]
     assert len(scans) >= 40, printed
     for row in scans:
         instructions, shuffles, barriers = (float(figure) for figure in row[-6:-3])
-        if row[0] == "scan.forward":
+        if row[0] == "scan_forward.forward":
             assert instructions <= 8.0 and shuffles == barriers == 0, row
         elif "l49" not in row:  # there C is constant
             assert instructions <= 27.0 and shuffles <= 2.6, row
@@ -81,7 +81,7 @@ def test_the_scans_keep_to_their_budgets_on_both_generations_that_have_one() -> 
     ],
 )
 def test_a_launch_over_its_budget_is_named_with_figure_and_limit(loop: Loop, spills: int, sentence: str | None) -> None:
-    launch = Launch("scan_triton", "forward", "float32", "n16", constants={"STEPS": 4, "N": 16, "BD": 32})
+    launch = Launch("scan_forward", "forward", "float32", "n16", constants={"STEPS": 4, "N": 16, "BD": 32})
     budgets = tomllib.loads(compile_kernels.BUDGETS.read_text(encoding="utf-8"))["budget"]
     found = compile_kernels.over_budget(launch, 89, compile_kernels.Usage(100, spills, 0, (loop,)), budgets)
     assert [one.removeprefix("loop steps: ") for one in found] == ([sentence] if sentence else [])
@@ -99,7 +99,7 @@ def test_innermost_loops_are_counted_and_outer_ones_are_not() -> None:
 def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code_and_no_other_kernel(tmp_path: Path) -> None:
     for folder in ("tools", "kernels"):
         shutil.copytree(TOOL.parent.parent / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    broken = tmp_path / "kernels" / "medmambase_kernels" / "squeeze_excite_triton.py"
+    broken = tmp_path / "kernels" / "medmambase_kernels" / "_triton" / "squeeze_excite.py"
     source = broken.read_text(encoding="utf-8")
     source = source.replace("total += values", "total += values.no_such_thing")
     broken.write_text(source + "\n\n@triton.jit\ndef _spare(x_ptr):\n    tl.store(x_ptr, 0.0)\n", encoding="utf-8", newline="\n")
@@ -107,7 +107,7 @@ def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code
     assert code == 1, printed
     assert {row[0] for row in rows if row[-1] == "FAILED"} == {"squeeze_excite.pool"}
     assert {row[0] for row in rows} == KERNELS
-    assert "squeeze_excite_triton._spare: no call in kernel_launches.py launches it" in printed
+    assert "squeeze_excite._spare: no call in kernel_launches.py launches it" in printed
 
 
 def test_an_assembler_report_that_cannot_be_read_is_a_failure() -> None:

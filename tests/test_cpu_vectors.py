@@ -13,13 +13,14 @@ import torch
 from conftest import TOLERANCE, relative_error
 from torch import Tensor
 
-from medmambase_kernels import depthwise_silu, gated_norm, machine_cpu, selective_scan, selective_scan_2d, squeeze_excite, threads_cpu
-from medmambase_kernels.machine_cpu import Program, compiled
-from medmambase_kernels.numerics_cpu import exp2, sigmoid, softplus
-from medmambase_kernels.squares_cpu import totals
-from medmambase_kernels.vector_cpu import Kernel, Value
+from medmambase_kernels import depthwise_silu, gated_norm, selective_scan, selective_scan_2d, squeeze_excite
+from medmambase_kernels._cpu import compiler, openmp
+from medmambase_kernels._cpu.compiler import Program, compiled
+from medmambase_kernels._cpu.lanes import totals
+from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.numerics import exp2, sigmoid, softplus
 
-LANES = [4, 8, *([16] if machine_cpu.lanes() == 16 else [])]  # 16 means AVX-512
+LANES = [4, 8, *([16] if compiler.lanes() == 16 else [])]  # 16 means AVX-512
 
 
 @functools.cache
@@ -143,7 +144,7 @@ def results(call: tuple[Callable[..., Tensor], list[Tensor]], backend: str) -> l
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize(("d", "n", "h", "w", "b"), [(16, 1, 1, 1, 1), (32, 4, 7, 5, 1), (48, 6, 9, 17, 2), (6, 5, 4, 10, 17)])
 def test_every_operator_is_exact_at_every_width_of_register(name: str, lanes: int, d: int, n: int, h: int, w: int, b: int, monkeypatch) -> None:
-    monkeypatch.setattr(machine_cpu, "lanes", lambda: lanes)
+    monkeypatch.setattr(compiler, "lanes", lambda: lanes)
     call = calls(d, n, h, w, b)[name]
     for actual, expected in zip(results(call, "cpu"), results(call, "reference"), strict=True):
         assert relative_error(actual, expected) <= TOLERANCE[torch.float32]
@@ -171,14 +172,14 @@ def test_the_other_ways_to_run_threads_give_the_same_bits(threads, monkeypatch: 
     threads(3)
     call = calls(d=64)["image"]
     expected = results(call, "cpu")
-    pool = threads_cpu._pool()
-    monkeypatch.setattr(threads_cpu, "_team", lambda: pool)
+    pool = openmp._pool()
+    monkeypatch.setattr(openmp, "_team", lambda: pool)
     assert all(torch.equal(a, b) for a, b in zip(results(call, "cpu"), expected, strict=True))
 
-    def by_the_other_entry(entries: threads_cpu.Entries, table: int, count: int) -> None:
+    def by_the_other_entry(entries: openmp.Entries, table: int, count: int) -> None:
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(entries.kmp)(None, None, table)
 
-    monkeypatch.setattr(threads_cpu, "_team", lambda: threads_cpu.Team(by_the_other_entry))
+    monkeypatch.setattr(openmp, "_team", lambda: openmp.Team(by_the_other_entry))
     assert all(torch.equal(a, b) for a, b in zip(results(call, "cpu"), expected, strict=True))
 
 

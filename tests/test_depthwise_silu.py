@@ -67,7 +67,7 @@ def test_odd_maps_are_exact_to_the_edge(engine: str, b: int, h: int, w: int, d: 
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_tiles_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    from medmambase_kernels import depthwise_silu_triton
+    from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
 
     monkeypatch.setattr(depthwise_silu_triton, "_PROGRAMS", 3)
     assert_equal_to_the_definition(make_case(2, 9, 8, 5), engine)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medmambase_kernels import launch
+from medmambase_kernels._triton import launch_table
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
@@ -88,7 +88,11 @@ class Programs:
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch):
-    from medmambase_kernels import depthwise_silu_triton, gated_norm_triton, scan_backward_triton, scan_triton, squeeze_excite_triton
+    from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
+    from medmambase_kernels._triton import gated_norm as gated_norm_triton
+    from medmambase_kernels._triton import scan_backward as scan_backward_triton
+    from medmambase_kernels._triton import scan_forward as scan_triton
+    from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     stands = []
     for module, names in (
@@ -109,37 +113,37 @@ def new(*shape: int) -> Tensor:
 @pytest.mark.parametrize("r", [3, 6])
 @pytest.mark.parametrize(("b", "h", "w", "d"), [(12_000_000, 2, 3, 32), (1, 8, 16, 5_000_000), (700_000, 9, 11, 33)], ids=["images", "channels", "chunks"])
 def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, d: int, r: int) -> None:
-    from medmambase_kernels import selective_scan_2d_triton as scan
+    from medmambase_kernels._triton import selective_scan_2d as scan
 
     n = 2
     x, x_dbl, weights = new(b, h, w, d), new(b, h, w, 4, r + 2 * n), (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
     kept = new(*scan.checkpoint_shape(x, weights[2]))
     for chunked in (False, True) if h * w > 64 else (False,):
-        forward = replace(launch.forward(b, 4, d, h * w, n, r, 1), chunked=chunked, pair=not chunked and r > 4)
+        forward = replace(launch_table.forward(b, 4, d, h * w, n, r, 1), chunked=chunked, pair=not chunked and r > 4)
         scan.forward(x, x_dbl, *weights, torch.float32, True, config=forward)
-        backward = replace(launch.backward(b, 4, d, h * w, n, 1), chunked=chunked, programs=2**31 - 1)
+        backward = replace(launch_table.backward(b, 4, d, h * w, n, 1), chunked=chunked, programs=2**31 - 1)
         scan.backward(x, x, x_dbl, *weights, kept, config=backward)
 
 
 @pytest.mark.parametrize("varies", [True, False])
 @pytest.mark.parametrize(("b", "d", "l", "g"), [(12_000_000, 48, 6, 3), (2, 20_000_000, 70, 2)], ids=["sequences", "channels"])
 def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: int, g: int, varies: bool) -> None:
-    from medmambase_kernels import selective_scan_triton as scan
+    from medmambase_kernels._triton import selective_scan as scan
 
     n = 2
     u, A, D, state = new(b, d, l), new(d, n), new(d), new(b, d, n)
     B = new(b, g, n, l) if varies else new(d, n)
     kept = new(*scan.checkpoint_shape(u, A, g))
     for chunked in (False, True) if l > 64 else (False,):
-        forward = replace(launch.forward(b, 1, d, l, n, 0, 1, g), chunked=chunked)
+        forward = replace(launch_table.forward(b, 1, d, l, n, 0, 1, g), chunked=chunked)
         scan.forward(u, u, A, B, B, D, D, True, state, torch.float32, True, config=forward)
-        backward = replace(launch.backward(b, 1, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
+        backward = replace(launch_table.backward(b, 1, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
         scan.backward(u, state, u, u, A, B, B, D, D, True, state, kept, config=backward)
 
 
 @pytest.mark.parametrize(("b", "h", "w", "d"), [(2, 3, 3, 150_000_000), (4_000_000, 3, 3, 64)], ids=["channels", "images"])
 def test_a_convolution_stays_inside_its_tensors(far, monkeypatch: pytest.MonkeyPatch, b: int, h: int, w: int, d: int) -> None:
-    from medmambase_kernels import depthwise_silu_triton as conv
+    from medmambase_kernels._triton import depthwise_silu as conv
 
     monkeypatch.setattr(conv, "_PROGRAMS", 2**31)
     x, taps, row = new(b, h, w, d), new(d, 1, 3, 3), new(d)
@@ -148,7 +152,8 @@ def test_a_convolution_stays_inside_its_tensors(far, monkeypatch: pytest.MonkeyP
 
 
 def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmambase_kernels import gated_norm_triton, squeeze_excite_triton
+    from medmambase_kernels._triton import gated_norm as gated_norm_triton
+    from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     monkeypatch.setattr(gated_norm_triton, "_STRIPS", 2**31)
     x, row, statistic = new(5_000_000, 3, 3, 64), new(64), new(5_000_000, 3, 3, 1)
@@ -163,7 +168,8 @@ def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.Mo
 def test_positions_are_64_bits_wide_where_32_do_not_reach(n: int, d: int, r: int, side: int) -> None:
     import triton.language as tl
 
-    from medmambase_kernels import scan_launch_triton, selective_scan_2d_triton
+    from medmambase_kernels._triton import scan as scan_launch_triton
+    from medmambase_kernels._triton import selective_scan_2d as selective_scan_2d_triton
 
     for height, index in ((side, tl.int64), (side // 4, tl.int32)):
         args = new(1, height, side, d), new(1, height, side, 4, r + 2 * n), new(4, d, r), new(4, d), new(4, d, n), new(4, d)

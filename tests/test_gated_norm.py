@@ -69,7 +69,7 @@ def test_odd_maps_and_narrow_and_wide_channels_are_exact(engine: str, b: int, h:
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_rows_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    from medmambase_kernels import gated_norm_triton
+    from medmambase_kernels._triton import gated_norm as gated_norm_triton
 
     monkeypatch.setattr(gated_norm_triton, "_STRIPS", 3)
     assert_equal_to_the_definition(make_case(2, 9, 7, 200), engine)

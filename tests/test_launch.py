@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmambase_kernels import launch
+from medmambase_kernels._triton import launch_table
 
 SHAPES = {"batch": st.integers(1, 256), "directions": st.sampled_from([1, 4]), "channels": st.integers(1, 2048), "length": st.integers(1, 70_000)}
 
@@ -13,22 +13,22 @@ SHAPES = {"batch": st.integers(1, 256), "directions": st.sampled_from([1, 4]), "
 def test_forward_and_backward_agree_on_the_chunks_and_the_kernels_can_run_them(
     batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int
 ) -> None:
-    forward = launch.forward(batch, directions, channels, length, state, rank, processors)
-    backward = launch.backward(batch, directions, channels, length, state, processors)
-    assert forward.chunk == backward.chunk == launch.chunk_of(length)
+    forward = launch_table.forward(batch, directions, channels, length, state, rank, processors)
+    backward = launch_table.backward(batch, directions, channels, length, state, processors)
+    assert forward.chunk == backward.chunk == launch_table.chunk_of(length)
     assert forward.chunk % forward.steps == forward.chunk % backward.steps == 0
-    assert launch.chunks_of(length) * forward.chunk >= length > (launch.chunks_of(length) - 1) * forward.chunk
+    assert launch_table.chunks_of(length) * forward.chunk >= length > (launch_table.chunks_of(length) - 1) * forward.chunk
     assert not (forward.pair and (forward.chunked or directions == 1))
-    assert not (forward.chunked and launch.chunks_of(length) == 1)
-    assert not (backward.chunked and launch.chunks_of(length) == 1)
+    assert not (forward.chunked and launch_table.chunks_of(length) == 1)
+    assert not (backward.chunked and launch_table.chunks_of(length) == 1)
     assert backward.programs <= 8 * processors
     assert forward.channels in (32,) and backward.channels in (8, 16, 32)
 
 
 @given(**SHAPES, state=st.integers(1, 64))
 def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(batch: int, directions: int, channels: int, length: int, state: int) -> None:
-    chunks = {launch.forward(batch, directions, channels, length, state, 3, processors).chunk for processors in (1, 46, 132)}
-    assert chunks == {launch.chunk_of(length)}
+    chunks = {launch_table.forward(batch, directions, channels, length, state, 3, processors).chunk for processors in (1, 46, 132)}
+    assert chunks == {launch_table.chunk_of(length)}
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(batch: int, direct
 def test_the_stages_of_tiny_at_batch_16_take_the_rows_they_were_counted_for(
     stage: int, length: int, channels: int, rank: int, chunked: bool, inside: bool
 ) -> None:
-    forward = launch.forward(16, 4, channels, length, 16, rank, 128)
+    forward = launch_table.forward(16, 4, channels, length, 16, rank, 128)
     assert (forward.chunked, forward.rank_inside) == (chunked, inside), f"stage {stage}"
 
 
 def test_nothing_is_kept_for_up_to_64_steps() -> None:
-    assert [launch.chunks_of(length) for length in (1, 4, 49, 64, 65)] == [1, 1, 1, 1, 3]
+    assert [launch_table.chunks_of(length) for length in (1, 4, 49, 64, 65)] == [1, 1, 1, 1, 3]
 
 
 def test_the_candidates_of_a_sweep_are_other_launches_of_the_same_chunks() -> None:
-    for chosen in (launch.forward(16, 4, 96, 1024, 16, 3, 132), launch.backward(16, 4, 96, 1024, 16, 132)):
-        others = list(launch.candidates(chosen))
+    for chosen in (launch_table.forward(16, 4, 96, 1024, 16, 3, 132), launch_table.backward(16, 4, 96, 1024, 16, 132)):
+        others = list(launch_table.candidates(chosen))
         assert len(others) >= 5
         assert {other.chunk for other in others} == {chosen.chunk}
 
@@ -59,29 +59,29 @@ def test_no_launch_keeps_a_display_waiting_whatever_the_input(
     length: int, batch: int, directions: int, channels: int, state: int, rank: int, processors: int
 ) -> None:
     second = 4 * 1.5e9  # instructions of warps a multiprocessor of the slowest cards issues
-    forward = launch.forward(batch, directions, channels, length, state, rank, processors)
-    backward = launch.backward(batch, directions, channels, length, state, processors)
+    forward = launch_table.forward(batch, directions, channels, length, state, rank, processors)
+    backward = launch_table.backward(batch, directions, channels, length, state, processors)
     for chosen, instructions in ((forward, 7.9), (backward, 34)):
         pair = 2 if chosen is forward and forward.pair else 1
         steps = chosen.chunk if chosen.chunked else length * pair
         assert steps <= 2 * 2**16
-        programs = batch * directions * -(-channels // chosen.channels) * (launch.chunks_of(length) if chosen.chunked else 1)
-        first, count = next(launch.cut(programs, steps, state, processors))
+        programs = batch * directions * -(-channels // chosen.channels) * (launch_table.chunks_of(length) if chosen.chunked else 1)
+        first, count = next(launch_table.cut(programs, steps, state, processors))
         assert first == 0
         a_processor = -(-count // processors) * steps * state
         assert a_processor * instructions / second <= 0.2, "a tenth of what the driver allows, at the full rate"
         one_program = steps * state * 528 / 16 / 1.5e9  # alone on its scheduler, an instruction a cycle
         assert one_program <= 0.2
-    assert launch.chunks_of(length) <= 2**15
+    assert launch_table.chunks_of(length) <= 2**15
 
 
 @given(st.integers(1, 5000), st.integers(1, 2**16), st.integers(1, 64), st.integers(1, 200))
 def test_the_launches_take_each_program_once(programs: int, steps: int, state: int, processors: int) -> None:
-    taken = [first + i for first, count in launch.cut(programs, steps, state, processors) for i in range(count)]
+    taken = [first + i for first, count in launch_table.cut(programs, steps, state, processors) for i in range(count)]
     assert taken == list(range(programs))
 
 
 def test_what_a_network_does_is_one_launch() -> None:
     for batch, channels, length in ((256, 96, 56 * 56), (64, 96, 32 * 32), (1, 768, 128 * 128)):
         programs = batch * 4 * -(-channels // 32)
-        assert list(launch.cut(programs, length, 16, 20)) == [(0, programs)], "even on a small card"
+        assert list(launch_table.cut(programs, length, 16, 20)) == [(0, programs)], "even on a small card"

@@ -10,7 +10,9 @@ from conftest import relative_error
 from torch.nn import functional as F
 
 from medmambase import MedMambaSE, ModelConfig, use_backend
-from medmambase_kernels import FrozenConvolution, FrozenNorm, Recording, corners, machine_cpu, squeeze_excite, threads_cpu
+from medmambase_kernels import FrozenConvolution, FrozenNorm, Recording, corners, squeeze_excite
+from medmambase_kernels._cpu import compiler as machine_cpu
+from medmambase_kernels._cpu import openmp as threads_cpu
 
 LANES = [4, 8, *([16] if machine_cpu.lanes() == 16 else [])]
 

@@ -122,7 +122,7 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str) -> None:
-    from medmambase_kernels import scan_launch_triton
+    from medmambase_kernels._triton import scan as scan_launch_triton
 
     monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
     args = stiff_case(3, l, 2, -1.0, -0.5) | {"delta": torch.randn(1, 3, l), "delta_bias": torch.randn(3)}

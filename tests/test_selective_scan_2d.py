@@ -90,7 +90,7 @@ def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, 
 def test_every_way_to_launch_a_scan_of_an_image_is_exact(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, b: int, h: int, w: int, d: int, n: int, r: int
 ) -> None:
-    from medmambase_kernels import scan_launch_triton
+    from medmambase_kernels._triton import scan as scan_launch_triton
 
     monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
     assert_equal_to_the_definition(make_case(b, h, w, d, n, r), engine)
@@ -100,21 +100,22 @@ def test_every_way_to_launch_a_scan_of_an_image_is_exact(
 @pytest.mark.parametrize("longest", [1, 10**6], ids=["in chunks", "whole"])
 @pytest.mark.parametrize("r", [3, 6])
 def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, longest: int, r: int) -> None:
-    from medmambase_kernels import launch, scan_launch_triton
+    from medmambase_kernels._triton import launch_table
+    from medmambase_kernels._triton import scan as scan_launch_triton
 
     pieces = []
-    whole = launch.cut
+    whole = launch_table.cut
 
     def watched(*sizes: int) -> list[tuple[int, int]]:
         pieces.append(list(whole(*sizes)))
         return pieces[-1]
 
-    monkeypatch.setattr(launch, "_MOST_STATES", 1)
-    monkeypatch.setattr(launch, "_MOST_CHUNKS", 2)
-    monkeypatch.setattr(launch, "_LONGEST", longest)
-    monkeypatch.setattr(launch, "cut", watched)
+    monkeypatch.setattr(launch_table, "_MOST_STATES", 1)
+    monkeypatch.setattr(launch_table, "_MOST_CHUNKS", 2)
+    monkeypatch.setattr(launch_table, "_LONGEST", longest)
+    monkeypatch.setattr(launch_table, "cut", watched)
     monkeypatch.setattr(scan_launch_triton, "processors", lambda t: 1)
-    assert launch.chunk_of(9 * 11) == 64
+    assert launch_table.chunk_of(9 * 11) == 64
     assert_equal_to_the_definition(make_case(2, 9, 11, 3, 2, r), engine)
     assert len(pieces) == (4 if longest == 1 else 2)
     assert all(len(piece) > 1 for piece in pieces)
@@ -122,14 +123,14 @@ def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: py
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_an_image_beyond_the_reach_of_32_bit_indices_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    from medmambase_kernels import scan_launch_triton
+    from medmambase_kernels._triton import scan as scan_launch_triton
 
     monkeypatch.setattr(scan_launch_triton, "_REACH", 1)
     assert_equal_to_the_definition(make_case(1, 7, 10, 3, 2, 2), engine)
 
 
 def test_batches_larger_than_the_work_space_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmambase_kernels import selective_scan_torch
+    from medmambase_kernels._torch import selective_scan as selective_scan_torch
 
     monkeypatch.setattr(selective_scan_torch, "BUDGET", 1)  # an image at a time
     assert_equal_to_the_definition(make_case(3, 4, 3, 5, 2, 2), "torch")

@@ -16,7 +16,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernels"))  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
-MODULES = ("scan_triton", "scan_backward_triton", "squeeze_excite_triton", "gated_norm_triton", "depthwise_silu_triton")  # those that hold kernels
+MODULES = ("scan_forward", "scan_backward", "squeeze_excite", "gated_norm", "depthwise_silu")  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table, lengths that a group of steps divides and others
 IMAGES = (
@@ -46,7 +46,7 @@ class Launch:
     @property
     def name(self) -> str:
         """The kernel after its file, as scan.forward."""
-        return f"{self.module.removesuffix('_triton')}.{self.kernel.lstrip('_')}"
+        return f"{self.module}.{self.kernel.lstrip('_')}"
 
     @property
     def states(self) -> float:
@@ -92,14 +92,15 @@ def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
 def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
-    from medmambase_kernels import launch, selective_scan_2d_triton
+    from medmambase_kernels._triton import launch_table
+    from medmambase_kernels._triton import selective_scan_2d as selective_scan_2d_triton
 
     new = partial(torch.empty, device="meta")
     for n, r, h, w, processors in IMAGES:
         b, d = 16, 96
         x, x_dbl = new(b, h, w, d, dtype=dtype), new(b, h, w, 4, r + 2 * n, dtype=dtype)
         weights = (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
-        forward, backward = launch.forward(b, 4, d, h * w, n, r, processors), launch.backward(b, 4, d, h * w, n, processors)
+        forward, backward = launch_table.forward(b, 4, d, h * w, n, r, processors), launch_table.backward(b, 4, d, h * w, n, processors)
         kept = new(selective_scan_2d_triton.checkpoint_shape(x, weights[2]))
         case = f"n{n} r{r} {h}x{w}"
         yield case + _way(forward), partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, config=forward)
@@ -109,7 +110,8 @@ def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
 def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
-    from medmambase_kernels import launch, selective_scan_triton
+    from medmambase_kernels._triton import launch_table
+    from medmambase_kernels._triton import selective_scan as selective_scan_triton
 
     new = partial(torch.empty, device="meta")
     for n, l, groups, vary_B, vary_C, processors in SEQUENCES:
@@ -117,8 +119,8 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         u, A, D, state = new(b, d, l, dtype=dtype), new(d, n), new(d), new(b, d, n)
         B, C = (new(b, groups, n, l, dtype=dtype) if vary else new(d, n) for vary in (vary_B, vary_C))
         forward, backward = (
-            launch.forward(b, 1, d, l, n, 0, processors, groups),
-            launch.backward(b, 1, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
+            launch_table.forward(b, 1, d, l, n, 0, processors, groups),
+            launch_table.backward(b, 1, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
         )
         kept = new(selective_scan_triton.checkpoint_shape(u, A, groups))
         case = f"n{n} l{l} g{groups}"
@@ -129,7 +131,7 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
 def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
-    from medmambase_kernels import squeeze_excite_triton
+    from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     new = partial(torch.empty, device="meta")
     for c, hidden in GATES:
@@ -141,7 +143,8 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
 def _around_the_scan(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
-    from medmambase_kernels import depthwise_silu_triton, gated_norm_triton
+    from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
+    from medmambase_kernels._triton import gated_norm as gated_norm_triton
 
     new = partial(torch.empty, device="meta")
     for d in WIDTHS:
@@ -162,7 +165,7 @@ CALLS = (_images, _sequences, _gates, _around_the_scan)
 
 def kernels_of(module: str) -> dict[str, Any]:
     """A file's kernels by name. Kernels, unlike what they call, have parameters named like x_ptr."""
-    members = vars(importlib.import_module(f"medmambase_kernels.{module}"))
+    members = vars(importlib.import_module(f"medmambase_kernels._triton.{module}"))
     return {name: f for name, f in members.items() if any(argument.endswith("_ptr") for argument in getattr(f, "arg_names", ()))}
 
 
@@ -176,6 +179,6 @@ def record(dtype: str) -> list[Launch]:
             with ExitStack() as stack:
                 for module in MODULES:
                     recorders = {name: _Recorder(kernel, (module, name, dtype, case), launches) for name, kernel in kernels_of(module).items()}
-                    stack.enter_context(mock.patch.dict(vars(importlib.import_module(f"medmambase_kernels.{module}")), recorders))
+                    stack.enter_context(mock.patch.dict(vars(importlib.import_module(f"medmambase_kernels._triton.{module}")), recorders))
                 call()
     return [launch for i, launch in enumerate(launches) if launch not in launches[:i]]

@@ -5,11 +5,11 @@ Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels,
 matrices, hence the lower-case axes.
 """
 
+from medmambase_kernels._cpu.capture import Recording
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
-from medmambase_kernels.frozen import FrozenConvolution, FrozenNorm, corners
 from medmambase_kernels.gated_norm import gated_norm
-from medmambase_kernels.recording import Recording
+from medmambase_kernels.inference import FrozenConvolution, FrozenNorm, corners
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite

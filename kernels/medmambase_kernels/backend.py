@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from medmambase_kernels.ascii_folders import use_ascii_folders
+from medmambase_kernels._triton.ascii_folders import use_ascii_folders
 
 BACKENDS = ("triton", "cpu", "torch", "reference")
 _ENVIRONMENT = "MEDMAMBASE_BACKEND"
@@ -88,7 +88,7 @@ def engine(operator: str, name: str) -> ModuleType:
     if name == "triton":
         use_ascii_folders()
     try:
-        return importlib.import_module(f"medmambase_kernels.{operator}_{name}")
+        return importlib.import_module(f"medmambase_kernels._{name}.{operator}")
     except ImportError as error:
         raise BackendError(f"backend {name!r} does not load: {error}; reinstall it, or ask for backend 'torch'") from error
 
@@ -161,7 +161,7 @@ def _look_for_vectors() -> str | None:
     if importlib.util.find_spec("llvmlite") is None:
         return "llvmlite is not installed (pip install llvmlite)"
     try:
-        importlib.import_module("medmambase_kernels.machine_cpu").check()
+        importlib.import_module("medmambase_kernels._cpu.compiler").check()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken or ancient llvmlite; a processor that its LLVM does not know
         return f"llvmlite does not work here: {error}"
     return None

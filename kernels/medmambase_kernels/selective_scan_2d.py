@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
+from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
 
 
 def selective_scan_2d(

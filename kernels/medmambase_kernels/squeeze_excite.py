@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.dispatch import check_tensors, contiguous, contiguous_fake, differentiable, operator
+from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator
 
 
 def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float = 1.0, backend: str | None = None) -> Tensor:

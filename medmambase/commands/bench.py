@@ -1,6 +1,6 @@
 """``medmambase-bench``: are the operators right on this machine, how fast are they, and how fast could they be.
 
-Parse, call, print. The operators are measured by ``medmambase_kernels/bench.py``, which knows no network; the command stands here because of --network.
+Parse, call, print. The operators are measured by ``medmambase_kernels/bench/measure.py``, which knows no network; the command stands here because of --network.
 Every time is printed beside its spread (the interquartile range) and its number of repetitions. Next stop: a person, or a file of --json.
 """
 
@@ -22,9 +22,9 @@ from medmambase.commands.bench_network import NetworkRow, network_rows
 from medmambase.config import PRESETS
 from medmambase.training import run_folder
 from medmambase_kernels import BACKENDS, BackendError, describe_backend, use_backend
-from medmambase_kernels.bench import Bench, Row, Verdict, check, matmul_peak, name_of, sweep
-from medmambase_kernels.bench_cases import OPERATORS, SIZES, Case, cases, mamba_scan
-from medmambase_kernels.bench_floors import Card, card, nvidia_smi
+from medmambase_kernels.bench.cases import OPERATORS, SIZES, Case, cases, mamba_scan
+from medmambase_kernels.bench.floors import Card, card, nvidia_smi
+from medmambase_kernels.bench.measure import Bench, Row, Verdict, check, matmul_peak, name_of, sweep
 
 DTYPES = {name_of(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 # --quick: seconds on a laptop; a flag given by hand still wins.

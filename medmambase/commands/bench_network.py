@@ -1,6 +1,6 @@
 """The network's part of ``medmambase-bench``: a training step and a prediction, beside the same network with the original's operators.
 
-Last stop before: ``commands/bench.py``, which prints the rows. Next stop: ``medmambase_kernels/bench.py``, which holds the clock.
+Last stop before: ``commands/bench.py``, which prints the rows. Next stop: ``medmambase_kernels/bench/measure.py``, which holds the clock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from medmambase.config import PRESETS
 from medmambase.model.layers import SS2D, SSConvSSM, lay_out
 from medmambase.model.network import MedMambaSE
 from medmambase_kernels import SqueezeExcite
-from medmambase_kernels.bench import Bench, name_of, one_line, relative_error
-from medmambase_kernels.bench_cases import DIRECTIONS, Scan, loop_scan, original_gate, original_scan_2d
+from medmambase_kernels.bench.cases import DIRECTIONS, Scan, loop_scan, original_gate, original_scan_2d
+from medmambase_kernels.bench.measure import Bench, name_of, one_line, relative_error
 
 
 @dataclass(frozen=True)

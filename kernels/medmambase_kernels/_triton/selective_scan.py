@@ -9,14 +9,14 @@ Last stop before: selective_scan.py, which checks the arguments. Next stop: scan
 import torch
 from torch import Tensor
 
-from medmambase_kernels import launch
-from medmambase_kernels import scan_launch_triton as scans
+from medmambase_kernels._triton import launch_table
+from medmambase_kernels._triton import scan as scans
 
 
 def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
     """Shape of the states kept for backward, (b, 1, chunks, n padded, d), for u (b, d, l) and A (d, n); empty for one chunk, which the inputs suffice for."""
-    chunks = launch.chunks_of(u.shape[2])
-    return (u.shape[0], 1, chunks, launch.power_of_two(A.shape[1]), u.shape[1]) if chunks > 1 else (0,)
+    chunks = launch_table.chunks_of(u.shape[2])
+    return (u.shape[0], 1, chunks, launch_table.power_of_two(A.shape[1]), u.shape[1]) if chunks > 1 else (0,)
 
 
 def _groups(B: Tensor, C: Tensor) -> int:
@@ -48,7 +48,7 @@ def _states(t: Tensor, n: int) -> Tensor:
 
 def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
-    initial_state: Tensor | None, out_dtype: torch.dtype, save: bool, config: launch.ForwardLaunch | None = None,
+    initial_state: Tensor | None, out_dtype: torch.dtype, save: bool, config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save). Arguments as in reference.py."""
     kept = checkpoint_shape(u, A, _groups(B, C)) if save else (0,)
@@ -57,7 +57,7 @@ def forward(
         return torch.empty(u.shape, dtype=out_dtype, device=u.device), last, A.new_empty(kept)
     (b, d, l), n = u.shape, A.shape[1]
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    config = config or launch.forward(b, 1, d, l, n, 0, scans.processors(u), scan.groups)
+    config = config or launch_table.forward(b, 1, d, l, n, 0, scans.processors(u), scan.groups)
     initial = None if initial_state is None else scans.table(initial_state)
     y, entry, last = scans.forward(scan, config, initial, kept != (0,), out_dtype)
     return y[0].transpose(1, 2).contiguous(), _states(last, n), entry if kept != (0,) else A.new_empty(0)
@@ -65,7 +65,7 @@ def forward(
 
 def backward(
     dy: Tensor, dlast: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
-    delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor, config: launch.BackwardLaunch | None = None,
+    delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor, config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
     """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, contiguous, each None where its argument is."""
     if not u.numel():
@@ -74,7 +74,7 @@ def backward(
         return (*zeros, None if initial_state is None else dlast.clone(memory_format=torch.contiguous_format))
     (b, d, l), n = u.shape, A.shape[1]
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    config = config or launch.backward(b, 1, d, l, n, scans.processors(u), scan.groups, constant=B.dim() == 2 or C.dim() == 2)
+    config = config or launch_table.backward(b, 1, d, l, n, scans.processors(u), scan.groups, constant=B.dim() == 2 or C.dim() == 2)
     N = scan.A.shape[1]
     entry = checkpoints if checkpoints.numel() else A.new_zeros(b, N, d) if initial_state is None else scans.table(initial_state)
     draw = torch.empty(b, l, 1, d, dtype=delta.dtype, device=u.device)

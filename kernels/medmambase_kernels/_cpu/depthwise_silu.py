@@ -13,10 +13,11 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from medmambase_kernels import depthwise_silu_torch, machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
-from medmambase_kernels.numerics_cpu import sigmoid
-from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
+from medmambase_kernels._cpu.language import Kernel, Pointer, Value
+from medmambase_kernels._cpu.numerics import sigmoid
+from medmambase_kernels._torch import depthwise_silu as portable
 
 _BAND = 8  # rows of a map that a task of backward takes: its sums of the weights' gradients are added in the order of the tasks
 
@@ -131,10 +132,10 @@ def _table(weight: Tensor) -> Tensor:
 def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) in x's dtype."""
     b, h, w, d = x.shape
-    if d % machine_cpu.lanes():
-        return depthwise_silu_torch.forward(x, weight, bias, False)
+    if d % compiler.lanes():
+        return portable.forward(x, weight, bias, False)
     x_rows, y = rows(x), empty(*x.shape)
-    _pointwise(machine_cpu.lanes(), False).launch(
+    _pointwise(compiler.lanes(), False).launch(
         b * h, x=x_rows, weight=_table(weight), bias=bias.contiguous(), out=y, height=h, width=w, channels=d, x_stride=x_rows.stride(0)
     )
     return y.to(x.dtype), weight.new_empty(0)
@@ -143,13 +144,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, in its dtype, of weight and of bias."""
     b, h, w, d = x.shape
-    if d % machine_cpu.lanes():
-        return depthwise_silu_torch.backward(dy, x, weight, bias, kept)
+    if d % compiler.lanes():
+        return portable.backward(dy, x, weight, bias, kept)
     x_rows, dy_rows, table, bands = rows(x), rows(dy), _table(weight), -(-h // _BAND)
     dv, dx, dweight, dbias = empty(*x.shape), empty(*x.shape), empty(b * bands, 9, d), empty(b * bands, d)
     sizes = {"height": h, "width": w, "channels": d, "x_stride": x_rows.stride(0)}
-    _pointwise(machine_cpu.lanes(), True).launch(
-        b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes
-    )
-    _gradients(machine_cpu.lanes()).launch(b * bands, x=x_rows, dv=dv, weight=table, dx=dx, dweight=dweight, dbias=dbias, bands=bands, **sizes)
+    _pointwise(compiler.lanes(), True).launch(b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes)
+    _gradients(compiler.lanes()).launch(b * bands, x=x_rows, dv=dv, weight=table, dx=dx, dweight=dweight, dbias=dbias, bands=bands, **sizes)
     return dx.to(x.dtype), dweight.sum(0).t().reshape(weight.shape), dbias.sum(0)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medmambase_kernels.numerics_triton import load, sigmoid
+from medmambase_kernels._triton.numerics import load, sigmoid
 
 # positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums of each
 _STENCIL = {"BL": 32, "BD": 32, "num_warps": 4, "enable_fp_fusion": True}

@@ -8,9 +8,9 @@ import functools
 import torch
 from torch import Tensor
 
-from medmambase_kernels import machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
-from medmambase_kernels.vector_cpu import Kernel
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
+from medmambase_kernels._cpu.language import Kernel
 
 _BAND = 64  # rows of a task
 
@@ -37,14 +37,14 @@ def _norm(lanes: int) -> Program:
 
 def fits(x: Tensor) -> bool:
     """Whether the channels fill the processor's vectors."""
-    return x.shape[-1] % machine_cpu.lanes() == 0
+    return x.shape[-1] % compiler.lanes() == 0
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """x (b, h, w, c), float32, c a multiple of the processor's lanes -> the same shape."""
     c = x.shape[-1]
     x_rows, out, numbers = rows(x), empty(*x.shape), torch.tensor([eps, 1 / c], dtype=torch.float32, device="cpu")
-    _norm(machine_cpu.lanes()).launch(
+    _norm(compiler.lanes()).launch(
         -(-len(x_rows) // _BAND), x=x_rows, weight=weight, bias=bias, numbers=numbers, out=out, rows=len(x_rows), channels=c, x_stride=x_rows.stride(0)
     )
     return out

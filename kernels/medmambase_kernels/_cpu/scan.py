@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase_kernels import machine_cpu, scan_backward_cpu, scan_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty
-from medmambase_kernels.scan_cpu import CHUNK, Form
+from medmambase_kernels._cpu import compiler, scan_backward, scan_forward
+from medmambase_kernels._cpu.compiler import Program, compiled, empty
+from medmambase_kernels._cpu.scan_forward import CHUNK, Form
 
 # Tasks that a pass is cut into where its shape allows, so that threads end together: by smaller blocks of channels, and backward by cuts of the channels
 # where images are few. Not by the threads there are, on which no result may depend.
@@ -41,7 +41,7 @@ class Scan:
 
     def form(self, most: int, initial: bool) -> Form:
         """The kernel for it, with at most so many vectors of states in registers."""
-        lanes, n = machine_cpu.lanes(), self.A2.shape[1]
+        lanes, n = compiler.lanes(), self.A2.shape[1]
         pairs, odd = divmod(self.x.shape[2] // lanes, 2)
         vectors = 2 if not odd and len(self.x) * pairs >= _TASKS else 1
         at_once = next(count for count in range(most // vectors, 0, -1) if n % count == 0)
@@ -66,7 +66,7 @@ def fit(t: Tensor) -> Tensor:
 
 def padded(channels: int) -> int:
     """Channels up to the next multiple of the processor's lanes."""
-    lanes = machine_cpu.lanes()
+    lanes = compiler.lanes()
     return -(-channels // lanes) * lanes
 
 
@@ -77,7 +77,7 @@ def chunks_of(length: int) -> int:
 
 @functools.cache
 def _forward(form: Form, save: bool) -> Program:
-    return compiled(scan_cpu.forward_kernel(form, save))
+    return compiled(scan_forward.forward_kernel(form, save))
 
 
 def forward(s: Scan, initial: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +109,7 @@ class Gradients:
 
 @functools.cache
 def _backward(form: Form) -> Program:
-    return compiled(scan_backward_cpu.backward_kernel(form))
+    return compiled(scan_backward.backward_kernel(form))
 
 
 def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradients:
@@ -123,7 +123,7 @@ def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradie
     dA, dB, dC = (s.x.new_zeros((b * k, n, d) if used else 0) for used in (True, s.B is not None, s.C is not None))
     dD, dbias, dW = s.x.new_zeros(b * k, d), s.x.new_zeros(b * k, d), s.x.new_zeros(0 if s.W is None else (b * k, *s.W.shape[1:]))
     _backward(form).launch(
-        cuts * b, scan_backward_cpu.scratch_floats(form, d, 0 if s.W is None else s.W.shape[1]), **s.arguments, cuts=cuts,
+        cuts * b, scan_backward.scratch_floats(form, d, 0 if s.W is None else s.W.shape[1]), **s.arguments, cuts=cuts,
         initial=None, dy=dy, dlast=dlast, entry=entry, dx=dx, draw=draw, drows=of_rows, dW=dW, dA=dA, dB=dB, dC=dC, dD=dD, dbias=dbias, dinitial=of_state,
     )  # fmt: skip  # by kind
     of_weights = (t.unflatten(0, (-1, p)).sum(0) if t.numel() else t for t in (dW, dA, dB, dC, dD, dbias))

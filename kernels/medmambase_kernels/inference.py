@@ -25,7 +25,7 @@ def corners(x: Tensor) -> Tensor:
     A last odd row or column is left out. Without gradients, as all in this file.
     """
     if _ours(x, x):
-        engine = engines.engine("corners", "cpu")
+        engine = engines.engine("space_to_depth", "cpu")
         if engine.fits(x):
             y: Tensor = engine.corners(x)
             return y
@@ -45,7 +45,7 @@ class FrozenNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, c) -> the same shape."""
         if _ours(x, self.weight):
-            engine = engines.engine("norm", "cpu")
+            engine = engines.engine("layer_norm", "cpu")
             if engine.fits(x):
                 y: Tensor = engine.norm(x, self.weight, self.bias, self.eps)
                 return y
@@ -80,7 +80,7 @@ class FrozenConvolution(nn.Module):
         if x.dim() != 4 or x.shape[3] != self.weight.shape[1]:
             raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, {self.weight.shape[1]})")
         if _ours(x, self.weight):
-            engine = engines.engine("convolve", "cpu")
+            engine = engines.engine("conv2d", "cpu")
             if self._packed[0] != engine.lanes():
                 self._packed = engine.lanes(), engine.pack(self.weight, self.bias)
             y: Tensor = engine.convolve(x, self._packed[1], self.relu, add, out)

@@ -18,7 +18,7 @@ Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next 
 import triton
 import triton.language as tl
 
-from medmambase_kernels.numerics_triton import LOG2E, softplus
+from medmambase_kernels._triton.numerics import LOG2E, softplus
 
 WHOLE = tl.constexpr(0)
 ENDS = tl.constexpr(1)

@@ -12,10 +12,11 @@ import functools
 import torch
 from torch import Tensor
 
-from medmambase_kernels import gated_norm_torch, machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
-from medmambase_kernels.numerics_cpu import sigmoid
-from medmambase_kernels.vector_cpu import Kernel, Value
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
+from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.numerics import sigmoid
+from medmambase_kernels._torch import gated_norm as portable
 
 _BAND = 128  # rows of a task, whose sums of the weights' gradients are added in the order of the tasks
 
@@ -101,11 +102,11 @@ def _numbers(eps: float, d: int) -> Tensor:
 def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1)."""
     d = y.shape[-1]
-    if d % machine_cpu.lanes():
-        return (*gated_norm_torch.forward(y, z, weight, bias, eps, False)[:3], weight.new_empty(0))
+    if d % compiler.lanes():
+        return (*portable.forward(y, z, weight, bias, eps, False)[:3], weight.new_empty(0))
     y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
     out, mean, rstd = empty(*y_rows.shape), empty(*shape), empty(*shape)
-    _forward(machine_cpu.lanes()).launch(
+    _forward(compiler.lanes()).launch(
         -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d), out=out,
         mean=mean, rstd=rstd, rows=len(y_rows), channels=d, y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
@@ -117,12 +118,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z, in their dtypes, and of weight and bias."""
     d = y.shape[-1]
-    if d % machine_cpu.lanes():
-        return gated_norm_torch.backward(dout, y, z, weight, bias, eps, mean, rstd, kept)
+    if d % compiler.lanes():
+        return portable.backward(dout, y, z, weight, bias, eps, mean, rstd, kept)
     dout_rows, y_rows, z_rows = rows(dout), rows(y), rows(z)
     tasks = -(-len(y_rows) // _BAND)
     dy, dz, dweight, dbias = empty(*y_rows.shape), empty(*y_rows.shape), empty(tasks, d), empty(tasks, d)
-    _backward(machine_cpu.lanes()).launch(
+    _backward(compiler.lanes()).launch(
         tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d),
         mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0),
         y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),

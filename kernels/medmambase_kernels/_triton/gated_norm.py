@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medmambase_kernels.numerics_triton import load, sigmoid
+from medmambase_kernels._triton.numerics import load, sigmoid
 
 _STRIPS = 512  # of rows, at most: some programs for every multiprocessor, and few partial sums
 

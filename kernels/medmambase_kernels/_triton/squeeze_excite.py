@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medmambase_kernels.numerics_triton import load, sigmoid
+from medmambase_kernels._triton.numerics import load, sigmoid
 
 # positions and channels a step of a program; four warps
 _TILE = {"BL": 64, "BC": 32, "num_warps": 4, "enable_fp_fusion": True}

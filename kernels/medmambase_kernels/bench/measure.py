@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from medmambase_kernels import backend as engines
-from medmambase_kernels import launch
-from medmambase_kernels.bench_cases import DIRECTIONS, OPERATORS, STATE, Case, Computation, Scan, from_projection, loop_scan, operator, original, reduced
-from medmambase_kernels.bench_floors import Card, Work, gate_work, scan_work
+from medmambase_kernels._triton import launch_table
+from medmambase_kernels.bench.cases import DIRECTIONS, OPERATORS, STATE, Case, Computation, Scan, from_projection, loop_scan, operator, original, reduced
+from medmambase_kernels.bench.floors import Card, Work, gate_work, scan_work
 
 PASSES = ("forward", "forward+backward")
 # Largest difference over the largest magnitude: float32 arithmetic throughout, so that half precision differs by its last rounding.
@@ -245,7 +245,7 @@ def matmul_peak(size: int = 2048, repeat: int = 5) -> float:
 
 
 def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
-    """Every launch that ``launch.candidates`` offers for a scan, the chosen one first: (pass, launch, median ms, or None if wrong or impossible)."""
+    """Every launch that ``launch_table.candidates`` offers for a scan, the chosen one first: (pass, launch, median ms, or None if wrong or impossible)."""
     device = bench.device
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 100  # as the interpreter supposes
     length, inputs = case.height * case.width, tuple(t.detach() for t in operator(case, device).arguments)
@@ -255,13 +255,13 @@ def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
         given = (*inputs, True, None)
         size, groups, rank = (case.batch, 1, DIRECTIONS * case.channels, length, STATE), DIRECTIONS, 0
     engine = partial(engines.run, case.operator, "triton")
-    chosen = launch.forward(*size, rank, processors, groups)
+    chosen = launch_table.forward(*size, rank, processors, groups)
     y, *states, kept = engine("forward", *given, case.dtype, True, chosen)
     ones = [torch.ones_like(t) for t in (y, *states)]
-    runs = (("forward", (*given, case.dtype, True), chosen), ("backward", (*ones, *given, kept), launch.backward(*size, processors, groups)))
+    runs = (("forward", (*given, case.dtype, True), chosen), ("backward", (*ones, *given, kept), launch_table.backward(*size, processors, groups)))
     for step, arguments, first in runs:
         expected = engine(step, *arguments, first)
-        for config in dict.fromkeys([first, *launch.candidates(first)]):
+        for config in dict.fromkeys([first, *launch_table.candidates(first)]):
             yield step, str(config), _candidate_ms(partial(engine, step, *arguments, config), expected, case, bench)
 
 

@@ -13,14 +13,14 @@ Last stop before: selective_scan_2d.py, which checks the arguments. Next stop: s
 import torch
 from torch import Tensor
 
-from medmambase_kernels import launch
-from medmambase_kernels import scan_launch_triton as scans
+from medmambase_kernels._triton import launch_table
+from medmambase_kernels._triton import scan as scans
 
 
 def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
     """Shape of the states kept for backward, (b, k, chunks, n padded, d), for x (b, h, w, d) and A (k, d, n); empty for one chunk, which starts from zero."""
-    chunks = launch.chunks_of(x.shape[1] * x.shape[2])
-    return (x.shape[0], A.shape[0], chunks, launch.power_of_two(A.shape[2]), x.shape[3]) if chunks > 1 else (0,)
+    chunks = launch_table.chunks_of(x.shape[1] * x.shape[2])
+    return (x.shape[0], A.shape[0], chunks, launch_table.power_of_two(A.shape[2]), x.shape[3]) if chunks > 1 else (0,)
 
 
 def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, rank_inside: bool) -> scans.Scan:
@@ -45,27 +45,27 @@ def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tenso
 
 def forward(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype, save: bool,
-    config: launch.ForwardLaunch | None = None,
+    config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in reference.selective_scan_2d."""
     kept = checkpoint_shape(x, A) if save else (0,)
     if not x.numel():
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(kept)
     b, h, w, d = x.shape
-    config = config or launch.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
+    config = config or launch_table.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
     parts, entry, _ = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, kept != (0,), torch.float32)
     return parts.sum(0).to(out_dtype).view(x.shape), entry if kept != (0,) else A.new_empty(0)
 
 
 def backward(
     dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, checkpoints: Tensor,
-    config: launch.BackwardLaunch | None = None,
+    config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, contiguous, each in its tensor's dtype."""
     if not x.numel():
         return tuple(torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
     (b, h, w, d), n, r = x.shape, A.shape[2], dt_weight.shape[2]
-    config = config or launch.backward(b, 4, d, h * w, n, scans.processors(x))
+    config = config or launch_table.backward(b, 4, d, h * w, n, scans.processors(x))
     scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, rank_inside=False)
     assert scan.raw is not None
     entry = checkpoints if checkpoints.numel() else A.new_zeros(b, 4, 1, scan.A.shape[1], d)

@@ -5,7 +5,7 @@ Last stop before: scan_backward_cpu.py, transpose_cpu.py. Next stop: vector_cpu.
 
 from collections.abc import Sequence
 
-from medmambase_kernels.vector_cpu import Kernel, Value
+from medmambase_kernels._cpu.language import Kernel, Value
 
 
 def totals(kernel: Kernel, vectors: Sequence[Value]) -> Value:

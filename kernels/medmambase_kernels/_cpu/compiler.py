@@ -21,10 +21,10 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from medmambase_kernels import threads_cpu
+from medmambase_kernels._cpu import openmp
+from medmambase_kernels._cpu.capture import current
+from medmambase_kernels._cpu.language import ARGUMENTS, FLOAT, INDEX, NEXT_TASK, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
 from medmambase_kernels.backend import forked
-from medmambase_kernels.recording import current
-from medmambase_kernels.vector_cpu import ARGUMENTS, FLOAT, INDEX, NEXT_TASK, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
 
 _LINE = 16  # floats of a cache line
 _HUGE, _MADV_HUGEPAGE = 1 << 21, 14
@@ -34,7 +34,7 @@ _HUGE, _MADV_HUGEPAGE = 1 << 21, 14
 class Program:
     """A compiled kernel: its entries, the names of its arguments in their order, and the floats of scratch memory a thread needs."""
 
-    entries: threads_cpu.Entries
+    entries: openmp.Entries
     arguments: tuple[str, ...]
     scratch_floats: int
     engine: Any  # owns the machine code
@@ -58,7 +58,7 @@ class Program:
         start = _address(scratch)
         table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, start + -start % 64, floats
         table[ARGUMENTS:] = [_address(value) if isinstance(value, Tensor) else value or 0 for value in values]
-        threads_cpu.run(self.entries, ctypes.addressof(table), threads)
+        openmp.run(self.entries, ctypes.addressof(table), threads)
         if recording is not None:
             last = recording.last()
             launches = last if isinstance(last, _Launches) and last.threads == threads else recording.add(_Launches(threads))
@@ -69,7 +69,7 @@ class Program:
 class _Launch:
     """A launch that was made, to be made again on the same memory, which it keeps."""
 
-    entries: threads_cpu.Entries
+    entries: openmp.Entries
     table: Any
     memory: tuple[object, ...]
 
@@ -97,15 +97,15 @@ class _Launches:
 
     def __call__(self) -> None:
         alone = self.threads <= 1 or forked()
-        barrier = (0, 0) if alone else threads_cpu.barrier()
+        barrier = (0, 0) if alone else openmp.barrier()
         if barrier is None:
             for launch in self._launches:
-                threads_cpu.run(launch.entries, ctypes.addressof(launch.table), self.threads)
+                openmp.run(launch.entries, ctypes.addressof(launch.table), self.threads)
                 launch.begin()
             return
         self._list[0] = 0
         self._list[2:_LAUNCHES] = barrier
-        threads_cpu.run(_replay().entries, ctypes.addressof(self._list), 1 if alone else self.threads)
+        openmp.run(_replay().entries, ctypes.addressof(self._list), 1 if alone else self.threads)
 
 
 # The threads that came, how many launches, the address of the barrier or 0, and of what it takes; then of each launch its kernel's entry and its table.
@@ -258,5 +258,5 @@ def _compile(name: str, code: str, arguments: tuple[str, ...] = (), scratch_floa
     llvm.create_pass_builder(machine, options).getModulePassManager().run(module, llvm.create_pass_builder(machine, options))
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    entries = threads_cpu.Entries(engine.get_function_address(name), engine.get_function_address(f"{name}_kmp"))
+    entries = openmp.Entries(engine.get_function_address(name), engine.get_function_address(f"{name}_kmp"))
     return Program(entries, arguments, scratch_floats, engine)

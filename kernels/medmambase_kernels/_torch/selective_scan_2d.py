@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels._torch.selective_scan import CHUNK, Buffers, batch_slices, over_states, rebuild, reverse
 from medmambase_kernels.reference import scan_order
-from medmambase_kernels.selective_scan_torch import CHUNK, Buffers, batch_slices, over_states, rebuild, reverse
 
 
 def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ import functools
 
 from torch import Tensor
 
-from medmambase_kernels import machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty
-from medmambase_kernels.vector_cpu import Kernel
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled, empty
+from medmambase_kernels._cpu.language import Kernel
 
 
 @functools.cache
@@ -28,14 +28,14 @@ def _corners(lanes: int) -> Program:
 
 def fits(x: Tensor) -> bool:
     """Whether the channels fill the processor's vectors and stand side by side."""
-    return x.shape[-1] % machine_cpu.lanes() == 0 and x.stride(-1) == 1
+    return x.shape[-1] % compiler.lanes() == 0 and x.stride(-1) == 1
 
 
 def corners(x: Tensor) -> Tensor:
     """x (b, h, w, c), float32 and such that it ``fits`` -> (b, h // 2, w // 2, 4 c)."""
     b, h, w, c = x.shape
     out = empty(b, h // 2, w // 2, 4 * c)
-    _corners(machine_cpu.lanes()).launch(
+    _corners(compiler.lanes()).launch(
         b * (h // 2), x=x, out=out, height=h // 2, width=w // 2, channels=c, from_image=x.stride(0), from_row=x.stride(1), from_position=x.stride(2)
     )
     return out

@@ -16,8 +16,8 @@ Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next 
 import triton
 import triton.language as tl
 
-from medmambase_kernels.numerics_triton import LN2, LOG2E
-from medmambase_kernels.scan_triton import place_at, route, step_delta, step_on
+from medmambase_kernels._triton.numerics import LN2, LOG2E
+from medmambase_kernels._triton.scan_forward import place_at, route, step_delta, step_on
 
 
 @triton.jit

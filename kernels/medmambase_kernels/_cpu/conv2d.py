@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase_kernels import machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
-from medmambase_kernels.recording import current
-from medmambase_kernels.vector_cpu import Kernel
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.capture import current
+from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
+from medmambase_kernels._cpu.language import Kernel
 
 _AHEAD = 32  # input channels whose weights are on their way from main memory
 _BAND = 48  # positions of a task
@@ -29,7 +29,7 @@ _TILES = {16: ((3, 8), (4, 6), (2, 12), (1, 16)), 8: ((3, 4), (2, 6), (1, 8)), 4
 
 def lanes() -> int:
     """What weights are laid out for."""
-    return machine_cpu.lanes()
+    return compiler.lanes()
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def convolve(x: Tensor, packed: Packed, relu: bool, add: Tensor | None, out: Ten
     full, around = len(packed.bias), packed.weight.shape[1] > 1
     odd = full > packed.outputs
     if odd and current() is not None and (add is not None or out is not None):
-        raise ValueError(f"a recording takes add and out of {packed.outputs} channels only where those fill vectors of {machine_cpu.lanes()}")
+        raise ValueError(f"a recording takes add and out of {packed.outputs} channels only where those fill vectors of {compiler.lanes()}")
     wide = empty(b, h, w, full) if odd or out is None else out
     plus = F.pad(add, (0, full - packed.outputs)) if odd and add is not None else add
     x_rows, out_rows, add_rows = rows(x), wide.flatten(0, 2), None if plus is None else rows(plus)
     bands = -(-b * h * w // _BAND)
-    _convolve(machine_cpu.lanes(), packed.vectors, packed.positions, around, relu, plus is not None).launch(
-        len(packed.weight) * bands, inputs + machine_cpu.lanes() if around else 0, x=x_rows, weight=packed.weight, bias=packed.bias, add=add_rows,
+    _convolve(compiler.lanes(), packed.vectors, packed.positions, around, relu, plus is not None).launch(
+        len(packed.weight) * bands, inputs + compiler.lanes() if around else 0, x=x_rows, weight=packed.weight, bias=packed.bias, add=add_rows,
         out=out_rows, height=h, width=w, inputs=inputs, bands=bands, count=b * h * w, x_stride=x_rows.stride(0),
         add_stride=0 if add_rows is None else add_rows.stride(0), out_stride=out_rows.stride(0),
     )  # fmt: skip  # as in the kernel

@@ -9,11 +9,11 @@ Last stop before: selective_scan.py, which checks the arguments. Next stop: scan
 import torch
 from torch import Tensor
 
-from medmambase_kernels import scan_launch_cpu as scans
-from medmambase_kernels.machine_cpu import empty
-from medmambase_kernels.numerics_cpu import LOG2E
+from medmambase_kernels._cpu import scan as scans
+from medmambase_kernels._cpu.compiler import empty
+from medmambase_kernels._cpu.numerics import LOG2E
+from medmambase_kernels._cpu.transpose import transpose
 from medmambase_kernels.reference import groups_of
-from medmambase_kernels.transpose_cpu import transpose
 
 
 def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase_kernels import machine_cpu, squeeze_excite_torch
-from medmambase_kernels.machine_cpu import Program, compiled, empty, rows
-from medmambase_kernels.numerics_cpu import sigmoid
-from medmambase_kernels.vector_cpu import Kernel
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
+from medmambase_kernels._cpu.language import Kernel
+from medmambase_kernels._cpu.numerics import sigmoid
+from medmambase_kernels._torch import squeeze_excite as portable
 
 _SMALL = 1 << 19  # numbers of a map up to which one thread for each image, in one launch, is faster than all threads in several operations
 _BAND = 256  # positions of a task, whose sums are added in the order of the tasks
@@ -41,7 +42,7 @@ def _sums(lanes: int, products: bool) -> Program:
 
 
 def _in_vectors(x: Tensor) -> bool:
-    return x.numel() > 0 and x.shape[3] % machine_cpu.lanes() == 0
+    return x.numel() > 0 and x.shape[3] % compiler.lanes() == 0
 
 
 def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
@@ -50,7 +51,7 @@ def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
     bands = -(-h * w // _BAND)
     x_rows, dy_rows = rows(x), rows(x if dy is None else dy)
     out = empty(b, bands, c)
-    _sums(machine_cpu.lanes(), dy is not None).launch(
+    _sums(compiler.lanes(), dy is not None).launch(
         b * bands, x=x_rows, dy=dy_rows, out=out, positions=h * w, channels=c, bands=bands, x_stride=x_rows.stride(0), dy_stride=dy_rows.stride(0)
     )
     return out.sum(1)
@@ -91,12 +92,12 @@ def _gate(lanes: int) -> Program:
 def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in float32."""
     if not _in_vectors(x):
-        return squeeze_excite_torch.forward(x, squeeze, excite, scale)
+        return portable.forward(x, squeeze, excite, scale)
     (b, h, w, c), hidden = x.shape, len(squeeze)
     if h * w * c <= _SMALL:
         x_rows, out, means, factors = rows(x), empty(*x.shape), empty(b, c), empty(b, c)
         numbers = torch.tensor([1 / (h * w), scale], dtype=torch.float32, device="cpu")
-        _gate(machine_cpu.lanes()).launch(
+        _gate(compiler.lanes()).launch(
             b, x=x_rows, squeeze=squeeze.float().contiguous(), excite=excite.float().t().contiguous(), numbers=numbers, out=out, pooled=means,
             gate=factors, positions=h * w, channels=c, hidden=hidden, x_stride=x_rows.stride(0),
         )  # fmt: skip  # as in the kernel
@@ -109,4 +110,4 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[T
 def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
     dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
-    return squeeze_excite_torch.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)
+    return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)

@@ -11,10 +11,10 @@ sums are added in a fixed order: results do not depend on the number of threads.
 Last stop before: scan_launch_cpu.py. Next stop: scan_cpu.py.
 """
 
-from medmambase_kernels.numerics_cpu import LN2, exp2
-from medmambase_kernels.scan_cpu import CHUNK, INPUTS, SIZES, Form, Lines, Walk
-from medmambase_kernels.squares_cpu import totals
-from medmambase_kernels.vector_cpu import Kernel, Pointer, Value
+from medmambase_kernels._cpu.lanes import totals
+from medmambase_kernels._cpu.language import Kernel, Pointer, Value
+from medmambase_kernels._cpu.numerics import LN2, exp2
+from medmambase_kernels._cpu.scan_forward import CHUNK, INPUTS, SIZES, Form, Lines, Walk
 
 _RANKS = 3  # of delta's projection at a time: the usual ranks, a 32nd of the channels, are multiples of 3
 OUTPUTS = ("dx", "draw", "drows", "dW", "dA", "dB", "dC", "dD", "dbias", "dinitial")

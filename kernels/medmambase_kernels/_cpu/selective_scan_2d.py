@@ -11,8 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
-from medmambase_kernels import scan_launch_cpu as scans
-from medmambase_kernels.numerics_cpu import LOG2E
+from medmambase_kernels._cpu import scan as scans
+from medmambase_kernels._cpu.numerics import LOG2E
 from medmambase_kernels.reference import scan_order
 
 

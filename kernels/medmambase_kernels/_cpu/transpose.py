@@ -8,10 +8,10 @@ import functools
 
 from torch import Tensor
 
-from medmambase_kernels import machine_cpu
-from medmambase_kernels.machine_cpu import Program, compiled
-from medmambase_kernels.squares_cpu import transposed
-from medmambase_kernels.vector_cpu import Kernel
+from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.compiler import Program, compiled
+from medmambase_kernels._cpu.lanes import transposed
+from medmambase_kernels._cpu.language import Kernel
 
 _BAND = 256  # columns of a task
 
@@ -46,7 +46,7 @@ def transpose(source: Tensor, out: Tensor) -> Tensor:
     """
     b, rows, columns = source.shape
     bands = -(-columns // _BAND)
-    _transpose(machine_cpu.lanes()).launch(
+    _transpose(compiler.lanes()).launch(
         b * bands, source=source, out=out, bands=bands, rows=rows, columns=columns, filled=out.shape[2], from_matrix=source.stride(0),
         from_row=source.stride(1), to_matrix=out.stride(0), to_row=out.stride(1),
     )  # fmt: skip  # as in the kernel

@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase_kernels import launch
-from medmambase_kernels import scan_backward_triton as back
-from medmambase_kernels import scan_triton as scan
+from medmambase_kernels._triton import launch_table
+from medmambase_kernels._triton import scan_backward as back
+from medmambase_kernels._triton import scan_forward as scan
 
 _INTERPRETED = 100  # multiprocessors, where there is no GPU to ask
 _REACH = 2**31  # elements that a 32-bit index reaches
@@ -67,12 +67,12 @@ def processors(t: Tensor) -> int:
 def table(t: Tensor) -> Tensor:
     """(..., d, n) weights as the kernels read them: (..., n padded, d), float32."""
     swapped = t.transpose(-2, -1).float()
-    return F.pad(swapped, (0, 0, 0, launch.power_of_two(t.shape[-1]) - t.shape[-1])).contiguous()
+    return F.pad(swapped, (0, 0, 0, launch_table.power_of_two(t.shape[-1]) - t.shape[-1])).contiguous()
 
 
 def rows_of(parts: Sequence[Tensor]) -> Tensor:
     """Parts (b, l, j, n) side by side, each padded with zeros to a power of two: (b, l, j, width), float32."""
-    sizes = [launch.power_of_two(part.shape[-1]) for part in parts]
+    sizes = [launch_table.power_of_two(part.shape[-1]) for part in parts]
     rows = parts[0].new_empty(*parts[0].shape[:3], sum(sizes), dtype=torch.float32)
     for part, room in zip(parts, rows.split(sizes, -1), strict=True):
         room[..., : part.shape[-1]] = part
@@ -91,7 +91,7 @@ def project(rows: Tensor, W: Tensor) -> Tensor:
     return raw
 
 
-def forward(s: Scan, config: launch.ForwardLaunch, initial: Tensor | None, save: bool, out_dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def forward(s: Scan, config: launch_table.ForwardLaunch, initial: Tensor | None, save: bool, out_dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Parts of y (1, 2 or 4, b, l, d), to be added; the state before each chunk (b, k, chunks, N, d); the last state (b, N, d) where k = 1."""
     (k, N, d), (b, l, _) = s.A.shape, s.x.shape
     chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d // s.groups, config.channels)
@@ -103,7 +103,7 @@ def forward(s: Scan, config: launch.ForwardLaunch, initial: Tensor | None, save:
     raw = s.rows if s.raw is None else s.raw
 
     def run(mode: tl.constexpr, programs: int, steps: int) -> None:
-        for first, count in launch.cut(programs * s.groups * blocks, steps, N, processors(s.x)):
+        for first, count in launch_table.cut(programs * s.groups * blocks, steps, N, processors(s.x)):
             scan.forward[(count,)](
                 s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias,
                 s.A if initial is None else initial, y, last, entry, total,
@@ -148,7 +148,7 @@ class Gradients:
     state: Tensor
 
 
-def backward(s: Scan, config: launch.BackwardLaunch, dy: Tensor, entry: Tensor, dlast: Tensor | None, draw: Tensor) -> Gradients:
+def backward(s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Tensor, dlast: Tensor | None, draw: Tensor) -> Gradients:
     """Gradients for dy (b, l, d), contiguous; draw (b, l, k, d) receives the gradient of raw, and may be raw itself."""
     assert s.raw is not None
     (k, N, d), (b, l, _), varies = s.A.shape, s.x.shape, (s.B is None) + (s.C is None)
@@ -159,7 +159,7 @@ def backward(s: Scan, config: launch.BackwardLaunch, dy: Tensor, entry: Tensor, 
     if config.chunked:
         adjoint, total = s.A.new_empty(b, k, chunks, N, d), s.A.new_empty(b, k, chunks, d)
         steps, width = min(4, config.steps), triton.cdiv(d // s.groups, 32)
-        for first, count in launch.cut(b * k * s.groups * width * chunks, config.chunk, N, processors(s.x)):
+        for first, count in launch_table.cut(b * k * s.groups * width * chunks, config.chunk, N, processors(s.x)):
             back.adjoint_ends[(count,)](
                 dy, s.raw, s.rows, s.A, s.A if s.C is None else s.C, s.bias, adjoint, total,
                 *s.sizes, width, 0, first, BD=32, STEPS=steps, CHUNK=config.chunk, EVEN=l % steps == 0, **s.shared,
@@ -172,7 +172,7 @@ def backward(s: Scan, config: launch.BackwardLaunch, dy: Tensor, entry: Tensor, 
     items = b * k * s.groups * blocks * part[0]
     programs = min(items, config.programs)
     strip = s.A.new_empty(programs, config.chunk // config.steps + config.steps - 1, N, config.channels)
-    for first, count in launch.cut(items, config.chunk if config.chunked else l, N, processors(s.x)):
+    for first, count in launch_table.cut(items, config.chunk if config.chunked else l, N, processors(s.x)):
         back.backward[(min(count, programs),)](
             dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry, s.A if adjoint is None else adjoint,
             strip, dx, draw, drows, dA, dB, dC, dD, dbias, state,
