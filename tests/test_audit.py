@@ -17,10 +17,10 @@ from PIL import Image
 from medmambase.config import Preprocessing
 from medmambase.data import phantom
 from medmambase.data.audit import Audit, audit
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import Manifest, Sample
-from medmambase.data.images import Facts
-from medmambase.data.sources import read_manifest
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.manifest.folders import Manifest, Sample
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading.images import Facts
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data import cache as cache_file
-from medmambase.data import decode as decode_file
-from medmambase.data.cache import Cache
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import Sample
-from medmambase.data.images import Facts, load
+from medmambase.data.decoded import disk_cache as cache_file
+from medmambase.data.decoded import image_set as decode_file
+from medmambase.data.decoded.disk_cache import Cache
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.reading.images import Facts, load
 
 COLOUR = Preprocessing(size=8)
 ROOT = Path(__file__).resolve().parents[1]

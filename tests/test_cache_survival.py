@@ -15,17 +15,17 @@ import pytest
 import torch
 from test_cache import COLOUR, Decoded, pictures, same, shards
 
-from medmambase.data.cache import Cache, Shelf
-from medmambase.data.decode import decode
+from medmambase.data.decoded.disk_cache import Cache, Shelf
+from medmambase.data.decoded.image_set import decode
 
 ROOT = Path(__file__).resolve().parents[1]
 FILL = """
 import sys, pathlib
 sys.path[:0] = {folders!r}
 from medmambase.config import Preprocessing
-from medmambase.data.cache import Cache
-from medmambase.data.decode import decode
-from medmambase.data.folders import Sample
+from medmambase.data.decoded.disk_cache import Cache
+from medmambase.data.decoded.image_set import decode
+from medmambase.data.manifest.folders import Sample
 if __name__ == "__main__":
     data, folder = map(pathlib.Path, sys.argv[1:])
     samples = [Sample(path, 0, "train", path.name) for path in sorted(data.iterdir())]

@@ -10,7 +10,7 @@ from medmambase.evaluation.calibration import Calibration, at, fit, reliability,
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, Predictions
-from medmambase.evaluation.results import on_test
+from medmambase.evaluation.report.results import on_test
 
 
 def drawn(count: int, temperature: float, seed: int, classes: int = 3) -> Predictions:

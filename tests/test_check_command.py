@@ -10,7 +10,7 @@ from PIL import Image
 
 from medmambase.commands import check
 from medmambase.data import phantom
-from medmambase.data.sources import read_manifest
+from medmambase.data.manifest.sources import read_manifest
 
 
 @pytest.fixture(scope="module")

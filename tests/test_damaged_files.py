@@ -14,8 +14,8 @@ from PIL import Image
 
 import fuzz_images
 from medmambase.config import Preprocessing
-from medmambase.data import images
-from medmambase.data.images import ImageError, load, read_image
+from medmambase.data.reading import images
+from medmambase.data.reading.images import ImageError, load, read_image
 
 COLOURS = np.stack([np.indices((40, 56)).sum(axis=0) * step % 256 for step in (1, 2, 5)], axis=2).astype(np.uint8)
 DEEP = np.arange(40 * 56, dtype=np.uint16).reshape(40, 56) * 20

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data import on_demand
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import Sample
-from medmambase.data.images import Facts, ImageError, load
-from medmambase.data.on_demand import OnDemand
+from medmambase.data.decoded import on_demand
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.decoded.on_demand import OnDemand
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.reading.images import Facts, ImageError, load
 
 GREY = Preprocessing(size=8, channels=1)
 
@@ -79,7 +79,7 @@ def test_a_row_of_an_array_file_is_decoded_without_opening_the_file(tmp_path: Pa
     rows = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
     samples = tuple(Sample(tmp_path / "set.npz", 0, "train", f"train/{row}", row=row) for row in range(4))
     (tmp_path / "set.npz").write_bytes(b"not asked for")
-    monkeypatch.setattr("medmambase.data.decode.pixels_of", lambda sample: rows[sample.row])
+    monkeypatch.setattr("medmambase.data.decoded.image_set.pixels_of", lambda sample: rows[sample.row])
     images, errors = decode(samples, GREY)
     assert not errors and torch.equal(images.images[:, 0], torch.from_numpy(rows))
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data import dicom
-from medmambase.data.images import ImageError, is_dicom, load, read_image
-from medmambase.data.sources import read_manifest
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading import dicom
+from medmambase.data.reading.images import ImageError, is_dicom, load, read_image
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 imagecodecs = pytest.importorskip("imagecodecs", reason="the extra dicom is not installed")

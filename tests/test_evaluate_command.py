@@ -15,7 +15,7 @@ from PIL import Image
 from medmambase import MedMambaSE
 from medmambase.commands import compare, evaluate, predict, train
 from medmambase.data import phantom
-from medmambase.data.images import load, normalise
+from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.training import examination
 

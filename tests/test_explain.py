@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import Block, ModelConfig
-from medmambase.evaluation.explain import recalibration
+from medmambase.evaluation.explanation.maps import recalibration
 from medmambase.model.network import MedMambaSE
 from medmambase_kernels import SqueezeExcite
 

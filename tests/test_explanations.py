@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from medmambase.commands import explain as command
 from medmambase.config import ModelConfig, Preprocessing
-from medmambase.data.images import normalise
-from medmambase.evaluation import explanations, faithfulness
-from medmambase.evaluation.explain import deltas, grad_cam
+from medmambase.data.reading.images import normalise
+from medmambase.evaluation.explanation import faithfulness
+from medmambase.evaluation.explanation import folder as explanations
+from medmambase.evaluation.explanation.maps import deltas, grad_cam
 from medmambase.model import layers
 from medmambase.model.network import MedMambaSE
 

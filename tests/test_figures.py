@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from medmambase.evaluation import figures
-from medmambase.evaluation.explain import Recalibration
-from medmambase.evaluation.figures import FigureError
+from medmambase.evaluation.drawing import FigureError
+from medmambase.evaluation.explanation import figures as explanation_figures
+from medmambase.evaluation.explanation.maps import Recalibration
 from medmambase.evaluation.metrics import Metrics, evaluate
+from medmambase.evaluation.report import figures
 
 HEADER = "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_auc,seconds\n"
 UNDRAWABLE = "\U0010fffd"  # no font has it
@@ -97,7 +98,7 @@ def test_an_empty_test_set_still_has_a_matrix(tmp_path: Path) -> None:
 def test_before_and_after_share_one_colour_scale(tmp_path: Path) -> None:
     png = tmp_path / "se.png"
     images = torch.zeros(2, 1, 8, 8)
-    figures.recalibration(stage(before=1.0, after=0.5), images, ["a", "b"], png)
+    explanation_figures.recalibration(stage(before=1.0, after=0.5), images, ["a", "b"], png)
     viridis = matplotlib.colormaps["viridis"]
     full, half = pixels(png, viridis(1.0)), pixels(png, viridis(0.5))
     assert full > 2 * 100 * 100
@@ -106,20 +107,20 @@ def test_before_and_after_share_one_colour_scale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 0.0), (1.0, 1.0), (float("nan"), float("inf")), (1.0, 1.9)])
 def test_dead_equal_and_broken_activations_are_drawn(tmp_path: Path, before: float, after: float) -> None:
-    figures.recalibration(stage(before, after), torch.zeros(2, 3, 8, 8), ["a", "b"], tmp_path / "se.png")
+    explanation_figures.recalibration(stage(before, after), torch.zeros(2, 3, 8, 8), ["a", "b"], tmp_path / "se.png")
     assert (tmp_path / "se.png").exists()
 
 
 def test_images_titles_and_maps_must_be_as_many(tmp_path: Path) -> None:
     for images, titles, maps in ((2, 1, 2), (1, 2, 2), (2, 2, 1), (0, 0, 0)):
         with pytest.raises(FigureError, match=f"{images} images, {titles} titles and {maps} maps"):
-            figures.recalibration(stage(images=maps), torch.zeros(images, 1, 8, 8), ["x"] * titles, tmp_path / "se.png")
+            explanation_figures.recalibration(stage(images=maps), torch.zeros(images, 1, 8, 8), ["x"] * titles, tmp_path / "se.png")
 
 
 def test_one_broken_value_does_not_blank_the_picture(tmp_path: Path) -> None:
     broken = stage()
     broken.before[0, 0, 0], broken.after[1, 0, 0] = float("nan"), float("inf")
-    figures.recalibration(broken, torch.zeros(2, 1, 8, 8), ["a", "b"], tmp_path / "se.png")
+    explanation_figures.recalibration(broken, torch.zeros(2, 1, 8, 8), ["a", "b"], tmp_path / "se.png")
     viridis = matplotlib.colormaps["viridis"]
     assert pixels(tmp_path / "se.png", viridis(1.0)) > 100 * 100
     assert pixels(tmp_path / "se.png", viridis(0.5)) > 100 * 100
@@ -129,8 +130,8 @@ def test_one_broken_value_does_not_blank_the_picture(tmp_path: Path) -> None:
 def test_grey_and_colour_images_are_drawn_and_only_the_first_six(tmp_path: Path, channels: int) -> None:
     images = torch.randn(9, channels, 16, 12, generator=torch.Generator().manual_seed(0))
     names = [rf"$\frac{{$ {index} {UNDRAWABLE if index % 2 else ''}" for index in range(9)]
-    figures.recalibration(stage(images=9), images, names, tmp_path / "nine.png")
-    figures.recalibration(stage(images=6), images[:6], names[:6], tmp_path / "six.png")
+    explanation_figures.recalibration(stage(images=9), images, names, tmp_path / "nine.png")
+    explanation_figures.recalibration(stage(images=6), images[:6], names[:6], tmp_path / "six.png")
     assert (tmp_path / "nine.png").read_bytes() == (tmp_path / "six.png").read_bytes()
     assert (tmp_path / "six.png").stat().st_size < 600_000
 
@@ -184,7 +185,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path:
     def draw() -> list[bytes]:
         figures.curves(log, tmp_path / "1.png", 2)
         figures.confusion(perfect(["a", "b"]), tmp_path / "2.png")
-        figures.recalibration(stage(), torch.zeros(2, 1, 4, 4), ["a", "b"], tmp_path / "3.png")
+        explanation_figures.recalibration(stage(), torch.zeros(2, 1, 4, 4), ["a", "b"], tmp_path / "3.png")
         return [(tmp_path / f"{number}.png").read_bytes() for number in (1, 2, 3)]
 
     first = draw()
@@ -194,9 +195,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path:
 
 
 def test_importing_evaluation_loads_neither_matplotlib_nor_scikit_learn_nor_triton() -> None:
-    program = (
-        "import sys\nfrom medmambase.evaluation import explain, figures, metrics, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} & set(sys.modules)))"
-    )
+    program = "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import figures, maps\nfrom medmambase.evaluation.report import figures, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} & set(sys.modules)))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data.decode import decode, lost
-from medmambase.data.folders import DataError, Manifest
-from medmambase.data.images import ImageError
-from medmambase.data.sources import read_manifest
+from medmambase.data.decoded.image_set import decode, lost
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading.images import ImageError
 
 
 def fill(root: Path, tree: dict[str, int], suffix: str = "png") -> Path:
@@ -228,7 +228,7 @@ def test_an_interrupt_during_decoding_gets_out_without_reading_the_rest(tmp_path
         yield from results
 
     samples = scan_folder(fill(tmp_path, everywhere(2))).samples * 1000
-    monkeypatch.setattr("medmambase.data.decode.load", slow_load)
+    monkeypatch.setattr("medmambase.data.decoded.image_set.load", slow_load)
     with pytest.raises(KeyboardInterrupt):
         decode(samples, Preprocessing(size=8), interrupted)
     assert len(read) < len(samples)
@@ -243,7 +243,7 @@ def test_more_images_than_memory_is_a_message(tmp_path: Path) -> None:
 def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
     """Python's own ``hash`` of a text would differ there."""
     root = fill(tmp_path / "é 肺", {"a": 20, "b": 20})
-    code = "import sys, pathlib; from medmambase.data.sources import read_manifest as read; "
+    code = "import sys, pathlib; from medmambase.data.manifest.sources import read_manifest as read; "
     code += "print([s.split for s in read(pathlib.Path(sys.argv[1]), seed=0).samples])"
     folders = [str(Path(__file__).resolve().parents[1] / name) for name in (".", "kernels")]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {folders!r}; {code}", str(root)]

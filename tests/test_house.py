@@ -29,8 +29,8 @@ IMPORTS = (
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
-    ("medmambase.evaluation.explain", ("medmambase.config", "medmambase.model*", "medmambase.data.images", "medmambase.evaluation*", KERNELS)),
-    ("medmambase.evaluation*", (*BASE, "medmambase.data.images", "medmambase.evaluation*")),
+    ("medmambase.evaluation.explanation*", (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS)),
+    ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
     ("medmambase.training*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels._triton*", ("medmambase_kernels._triton*",)),
@@ -269,11 +269,11 @@ RULES: tuple[Rule, ...] = (
 
 FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (imports_keep_their_direction, "medmambase/config.py", "import medmambase.model.network"),
-    (imports_keep_their_direction, "medmambase/data/images.py", "from ..training import loop"),
-    (imports_keep_their_direction, "medmambase/data/images.py", "def late() -> None:\n    from medmambase import commands"),
+    (imports_keep_their_direction, "medmambase/data/reading/images.py", "from ..training import loop"),
+    (imports_keep_their_direction, "medmambase/data/reading/images.py", "def late() -> None:\n    from medmambase import commands"),
     (imports_keep_their_direction, "medmambase/model/layers.py", "from medmambase_kernels.backend import choose"),
     (imports_keep_their_direction, "medmambase/model/layers.py", "from medmambase_kernels import secret"),
-    (imports_keep_their_direction, "medmambase/evaluation/report.py", "from medmambase_kernels import scan"),
+    (imports_keep_their_direction, "medmambase/evaluation/report/report.py", "from medmambase_kernels import scan"),
     (imports_keep_their_direction, "medmambase/newcomer.py", "from medmambase import config"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "import medmambase"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "from ._cpu import scan"),

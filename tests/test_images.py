@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data.images import ImageError, fit, load, normalise, read_image
+from medmambase.data.reading.images import ImageError, fit, load, normalise, read_image
 
 RAMP = np.linspace(0, 4000, 64 * 64).reshape(64, 64)
 EIGHT_BIT_RAMP = np.rint(RAMP / 4000 * 255)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import ConfigError, TrainConfig
-from medmambase.data.decode import ImageSet
-from medmambase.data.folders import Sample
-from medmambase.data.images import Facts
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.reading.images import Facts
 from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
 from medmambase.training import history, loop

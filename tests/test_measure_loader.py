@@ -5,7 +5,7 @@ import re
 import pytest
 
 import measure_loader
-from medmambase.data.folders import scan_folder
+from medmambase.data.manifest.folders import scan_folder
 
 SMALL = ["--model", "nano", "--image-size", "32", "--images", "40", "--pixels", "32", "--repeat", "1", "--batch-size", "4"]
 

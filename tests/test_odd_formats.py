@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medmambase.data.images import ImageError, read_image
+from medmambase.data.reading.images import ImageError, read_image
 
 imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs, of the extra dicom, decodes the files a second time")
 Array = np.ndarray[Any, np.dtype[Any]]

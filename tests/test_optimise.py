@@ -14,8 +14,8 @@ from torch import nn
 from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import RECIPES, ConfigError, Preprocessing, TrainConfig
-from medmambase.data.decode import ImageSet
-from medmambase.data.on_demand import OnDemand
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.decoded.on_demand import OnDemand
 from medmambase.training import loop, optimise
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
 from medmambase.training.order import steps_of

@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
 from medmambase.config import Preprocessing
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import scan_folder
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.manifest.folders import scan_folder
 from medmambase.data.phantom import CLASSES, write_phantom
 
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from medmambase.config import Preprocessing
-from medmambase.data import published
-from medmambase.data.decode import decode
-from medmambase.data.folders import DataError
-from medmambase.data.images import ImageError
-from medmambase.data.sources import read_manifest
+from medmambase.data.decoded.image_set import decode
+from medmambase.data.manifest import published
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading.images import ImageError
 
 SPLITS = ("train", "val", "test")
 

@@ -16,11 +16,13 @@ from html_page import Page
 from PIL import Image
 
 from medmambase.config import RECIPES, ModelConfig, Preprocessing
-from medmambase.evaluation import calibration, figures, performance_figures, results
-from medmambase.evaluation.explain import Recalibration
+from medmambase.evaluation import calibration
+from medmambase.evaluation.explanation import figures as explanation_figures
+from medmambase.evaluation.explanation.maps import Recalibration
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import Predictions
-from medmambase.evaluation.report import ReportError, write_report
+from medmambase.evaluation.report import figures, performance_figures, results
+from medmambase.evaluation.report.report import ReportError, write_report
 
 CLASSES = ["Fetal brain", "<script>alert('x')</script>", 'Gebärmutter & "co"']
 
@@ -67,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(run / "curves.png", run / "explain" / f"{name}.png")
     for number in (1, 2):
         stage = Recalibration(number, torch.ones(1, 4, 4), torch.ones(1, 4, 4) / 2, torch.ones(1, 8) / 2)
-        figures.recalibration(stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png")
+        explanation_figures.recalibration(stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png")
     return run
 
 

@@ -18,11 +18,11 @@ from PIL import Image
 from medmambase.commands import train
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.data import phantom
-from medmambase.data.folders import DataError
-from medmambase.evaluation import figures
+from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
+from medmambase.evaluation.report import figures
 from medmambase.model.network import MedMambaSE
 from medmambase.training import run_folder
 

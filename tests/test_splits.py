@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medmambase.data.folders import DataError, Manifest, Sample
-from medmambase.data.sources import read_manifest
-from medmambase.data.splits import complete, overlap, write_splits
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.manifest.splits import complete, overlap, write_splits
 
 SPLITS = ("train", "val", "test")
 

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 
 from kill_test import CONFIG, MOMENTS, Kill, at_step, differing, finish, image_set, readable, start, train
 from medmambase.config import ConfigError, TrainConfig
-from medmambase.data.folders import DataError
+from medmambase.data.manifest.folders import DataError
 from medmambase.training import checkpoint, history, loop, run_folder
 from medmambase.training.interrupt import first_interrupt_waits
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medmambase.data.folders import DataError, Manifest
-from medmambase.data.sources import read_manifest
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.sources import read_manifest
 
 ROWS = [("a/0.png", "ill", "p1", "train"), ("a/1.png", "well", "p2", "train"), ("b 肺/2.png", "ill", "p3", "val"), ("3.png", "well", "p4", "test")]
 

@@ -20,11 +20,11 @@ from medmambase import MedMambaSE
 from medmambase.commands import train, train_results
 from medmambase.config import PRESETS
 from medmambase.data import phantom
-from medmambase.evaluation.figures import FigureError
+from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, read_predictions
-from medmambase.evaluation.report import ReportError
+from medmambase.evaluation.report.report import ReportError
 from medmambase.training import run_folder
 
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "2", "--batch-size", "8"]
@@ -79,7 +79,7 @@ def test_a_truncated_jpeg_costs_one_line_and_is_named_in_the_data_report(finishe
 
 
 def test_the_saved_network_gives_the_predictions_again(finished: Path, images: Path) -> None:
-    from medmambase.data.images import load, normalise
+    from medmambase.data.reading.images import load, normalise
 
     predictions = read_predictions(finished / "test" / "predictions.csv")
     network = MedMambaSE.load(finished / "best")

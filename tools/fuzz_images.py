@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medmambase.config import Preprocessing
-from medmambase.data.images import ImageError, load
+from medmambase.data.reading.images import ImageError, load
 
 _START = 20.0  # seconds
 

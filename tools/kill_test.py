@@ -26,9 +26,9 @@ from safetensors.torch import load
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import Preprocessing, TrainConfig
-from medmambase.data.decode import ImageSet
-from medmambase.data.folders import Sample
-from medmambase.data.images import Facts
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.reading.images import Facts
 from medmambase.training import checkpoint, history, loop, run_folder
 
 COMPARED = ("metrics.csv", "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json")

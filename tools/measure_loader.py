@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.data.augment import augment
-from medmambase.data.cache import Cache
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import Sample, scan_folder
-from medmambase.data.images import normalise
+from medmambase.data.decoded.disk_cache import Cache
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.manifest.folders import Sample, scan_folder
 from medmambase.data.phantom import write_phantom
+from medmambase.data.reading.images import normalise
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
 

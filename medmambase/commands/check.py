@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase.commands import console, train_results
-from medmambase.data.folders import DataError
-from medmambase.data.sources import read_manifest
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.sources import read_manifest
 from medmambase.settings import flag, from_text, resolve
 from medmambase.training import run_folder, session
 

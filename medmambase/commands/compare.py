@@ -14,8 +14,9 @@ from pathlib import Path
 
 from medmambase.commands import console
 from medmambase.config import ConfigError
-from medmambase.evaluation import comparison, results
+from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
+from medmambase.evaluation.report import results
 from medmambase.files import write_json
 
 SHOWN = {

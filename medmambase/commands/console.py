@@ -12,10 +12,11 @@ import torch
 from tqdm import tqdm
 
 from medmambase.config import ConfigError
-from medmambase.data.folders import DataError
-from medmambase.data.images import ImageError
-from medmambase.evaluation import figures, report
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.reading.images import ImageError
+from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.predictions import MetricsError
+from medmambase.evaluation.report import report
 from medmambase.model.network import MedMambaSE
 from medmambase.model.weights import WeightsError
 from medmambase.training import checkpoint, distributed, loop, run_folder
@@ -24,7 +25,7 @@ from medmambase_kernels import BackendError
 # What a person should do about each kind of failure is in its message; the exit code says which kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
     loop.TrainingError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3, checkpoint.CheckpointError: 3, BackendError: 4,
-    run_folder.RunFolderError: 4, distributed.RankError: 4, figures.FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
+    run_folder.RunFolderError: 4, distributed.RankError: 4, FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
 }  # fmt: skip  # a table
 INTERRUPTED = 130
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase.commands import console, train_results
-from medmambase.data.folders import DataError
-from medmambase.data.sources import read_images
-from medmambase.evaluation import calibration, report, results
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.sources import read_images
+from medmambase.evaluation import calibration
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.predictions import read_predictions
+from medmambase.evaluation.report import report, results
 from medmambase.files import write_json
 from medmambase.training import examination, loop, run_folder
 from medmambase.training.session import REPORT

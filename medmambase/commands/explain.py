@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from medmambase.commands import console
-from medmambase.data.folders import DataError, image_files
-from medmambase.data.images import ImageError, load, normalise
-from medmambase.evaluation import explanations, report
+from medmambase.data.manifest.folders import DataError, image_files
+from medmambase.data.reading.images import ImageError, load, normalise
+from medmambase.evaluation.explanation import folder as explanations
+from medmambase.evaluation.report import report
 
 MOST = 96  # images that are looked at; more would change the means little
 

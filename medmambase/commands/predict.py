@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from medmambase.commands import console
 from medmambase.config import ConfigError
-from medmambase.data.folders import DataError, image_files
-from medmambase.data.images import ImageError
-from medmambase.evaluation import results
+from medmambase.data.manifest.folders import DataError, image_files
+from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.calibration import warm
+from medmambase.evaluation.report import results
 from medmambase.files import move
 from medmambase.training import examination, loop
 

@@ -17,10 +17,11 @@ from medmambase.commands import console, train_results
 from medmambase.commands.train_flags import parse
 from medmambase.config import ConfigError, ModelConfig
 from medmambase.data import phantom
-from medmambase.data.folders import DataError, Manifest
-from medmambase.data.images import ImageError
-from medmambase.data.sources import read_manifest
-from medmambase.evaluation import figures, report, results
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading.images import ImageError
+from medmambase.evaluation.drawing import FigureError
+from medmambase.evaluation.report import report, results
 from medmambase.model.network import MedMambaSE
 from medmambase.settings import CONFIG, Settings, of_run, resolve
 from medmambase.training import checkpoint, distributed, loop, order, run_folder, session
@@ -30,7 +31,7 @@ from medmambase_kernels import describe_backend, use_backend
 DEMO_IMAGES_PER_CLASS = 400
 CACHE = "cache"  # decoded images, below the folder of the runs, which is never taken for data
 # What has nothing to do with the settings, so that the run can go on once it is mended.
-MENDED = (ImageError, run_folder.RunFolderError, distributed.RankError, figures.FigureError, report.ReportError, OSError)
+MENDED = (ImageError, run_folder.RunFolderError, distributed.RankError, FigureError, report.ReportError, OSError)
 
 
 @dataclass(frozen=True)

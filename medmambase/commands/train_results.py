@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from medmambase.data.audit import Audit
-from medmambase.data.decode import ImageSet
-from medmambase.data.images import normalise
-from medmambase.evaluation import calibration, explanations, figures, performance_figures, results
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.reading.images import normalise
+from medmambase.evaluation import calibration
 from medmambase.evaluation.calibration import Calibration
+from medmambase.evaluation.explanation import folder as explanations
 from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
 from medmambase.evaluation.predictions import Predictions, write_predictions
+from medmambase.evaluation.report import figures, performance_figures, results
 from medmambase.files import write_json
 from medmambase.model.network import MedMambaSE
 from medmambase.training import loop

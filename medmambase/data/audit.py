@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase.data.decode import ImageSet
-from medmambase.data.folders import SPLITS, Manifest
-from medmambase.data.splits import overlap, told
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.manifest.folders import SPLITS, Manifest
+from medmambase.data.manifest.splits import overlap, told
 
 ALIKE = 0.94
 _SIDE, _AROUND = 32, 4  # pixels of what is compared, and how far "around" reaches

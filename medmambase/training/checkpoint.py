@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from medmambase.config import ConfigError, TrainConfig
-from medmambase.data.decode import ImageSet
-from medmambase.data.folders import DataError
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.manifest.folders import DataError
 from medmambase.model.network import MedMambaSE
 from medmambase.training import run_folder
 from medmambase.training.history import Epoch

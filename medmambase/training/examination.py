@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase.data.decode import ImageSet, decode
-from medmambase.data.folders import DataError, Manifest
-from medmambase.data.images import ImageError, load, normalise
-from medmambase.data.on_demand import THREADS
+from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.decoded.on_demand import THREADS
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.reading.images import ImageError, load, normalise
 from medmambase.model.network import MedMambaSE
 from medmambase.training.checkpoint import IMAGES
 from medmambase.training.loop import Progress

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from medmambase.config import Precision, TrainConfig
 from medmambase.data.augment import augment
-from medmambase.data.decode import ImageSet
-from medmambase.data.images import normalise
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.reading.images import normalise
 from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE

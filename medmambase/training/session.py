@@ -17,11 +17,11 @@ from torch import Tensor
 
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, audit
-from medmambase.data.cache import Cache
-from medmambase.data.decode import ImageSet, decode, lost
-from medmambase.data.folders import SPLITS, DataError, Manifest
-from medmambase.data.images import ImageError
-from medmambase.data.splits import write_splits
+from medmambase.data.decoded.disk_cache import Cache
+from medmambase.data.decoded.image_set import ImageSet, decode, lost
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
+from medmambase.data.manifest.splits import write_splits
+from medmambase.data.reading.images import ImageError
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
 from medmambase.model.weights import read_start

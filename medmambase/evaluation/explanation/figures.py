@@ -5,13 +5,19 @@ Before: ``explanations.py``. Next stop: ``report.py`` puts the PNG files on the 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from medmambase.evaluation.faithfulness import STEPS, Curves
-from medmambase.evaluation.figures import labels_of, sheet
+from medmambase.evaluation.drawing import FigureError, labels_of, pictures_of, sheet
+from medmambase.evaluation.explanation.faithfulness import STEPS, Curves
+from medmambase.evaluation.explanation.maps import Recalibration
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_ROWS = 6  # images on one recalibration sheet
 DIRECTIONS = ("by rows", "by columns", "rows, reversed", "columns, reversed")
 
 
@@ -42,6 +48,60 @@ def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[
                 one.set_yticks([])
         for axes, title in zip(grid[0], ("image", "evidence for the class", *(f"delta, {name}" for name in DIRECTIONS)), strict=True):
             axes.set_title(title, fontsize=9)
+
+
+def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], png: Path) -> None:
+    """One stage, one image a row: input, map before, map after, gates. Both maps share one colour scale from 0, over all rows.
+
+    images (b, c, h, w), the batch that ``stage`` was made from; titles (b,). The first six are drawn. Raises FigureError if they do not fit.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    if not len(images) == len(titles) == len(stage.before) or not len(titles):
+        raise FigureError(f"there are {len(images)} images, {len(titles)} titles and {len(stage.before)} maps; wanted one each, and at least one")
+    shown = min(len(titles), MOST_ROWS)
+    before, after, gates = stage.before[:shown].numpy(), stage.after[:shown].numpy(), stage.gates[:shown].numpy()
+    maps = np.stack([before, after])
+    highest = float(maps[np.isfinite(maps)].max(initial=0)) or 1.0
+    usable = gates[np.isfinite(gates)]
+    bins = np.linspace(usable.min(initial=0.9), usable.max(initial=1.1), 30)  # 1 is always in sight, and gates that hardly moved from it too
+    pictures = pictures_of(images[:shown])
+    with sheet(png, 10.5, 1.4 + 2.3 * shown) as figure:
+        names, font = labels_of(titles[:shown])
+        grid = figure.subplots(shown, 4, squeeze=False, width_ratios=[1, 1, 1, 1.15])
+        for row, (picture, name, axes) in enumerate(zip(pictures, names, grid, strict=True)):
+            axes[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axes[0].set_ylabel(name, parse_math=False, fontfamily=font, fontsize=9)
+            for column, values in ((1, before[row]), (2, after[row])):
+                axes[column].imshow(values, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
+            for one in axes[:3]:
+                one.set_xticks([])
+                one.set_yticks([])
+            _gates(axes[3], gates[row], bins)
+        for axes, title in zip(grid[0], ("input", "before SE", "after SE", "channels by gate"), strict=True):
+            axes.set_title(title, fontsize=11)
+        grid[-1, 3].set_xlabel("gate (1 leaves the channel as it is)")
+        tallest = max(axes.get_ylim()[1] for axes in grid[:, 3])
+        for axes in grid[:, 3]:
+            axes.set_ylim(0, tallest)
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, highest), "viridis"), ax=list(grid[:, 1:3].flat), location="bottom", aspect=40, fraction=0.06, pad=0.02
+        )
+        bar.set_label("mean |activation|, one scale for every map here")
+        height, width = before.shape[1:]
+        figure.suptitle(f"Squeeze-and-excitation, stage {stage.stage}: {gates.shape[1]} channels on a {width} x {height} map", fontsize=12)
+
+
+def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.hist(gates[np.isfinite(gates)], bins=bins.tolist(), color="C0")
+    axes.axvline(1, color="0.3", linestyle="--", linewidth=1)
+    axes.set_xlim(bins[0], bins[-1])
+    axes.tick_params(labelsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.tick_right()
 
 
 def gates_of(stages: Sequence[np.ndarray], classes: Sequence[str], png: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from medmambase.config import Preprocessing
-from medmambase.data.folders import Sample
-from medmambase.data.images import Facts, ImageError, load
-from medmambase.data.published import pixels_of
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.manifest.published import pixels_of
+from medmambase.data.reading.images import Facts, ImageError, load
 
 THREADS = min(8, os.cpu_count() or 1)
 _AHEAD = 256  # images decoded before they are asked for: several batches, and a few MB

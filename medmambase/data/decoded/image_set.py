@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from medmambase.config import Preprocessing
-from medmambase.data.cache import Cache
-from medmambase.data.folders import DataError, Manifest, Sample
-from medmambase.data.images import Facts, ImageError, load
-from medmambase.data.on_demand import THREADS, OnDemand
-from medmambase.data.published import forget, pixels_of
+from medmambase.data.decoded.disk_cache import Cache
+from medmambase.data.decoded.on_demand import THREADS, OnDemand
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.published import forget, pixels_of
+from medmambase.data.reading.images import Facts, ImageError, load
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from medmambase.data.dicom import patient_of
-from medmambase.data.folders import DataError, Manifest, scan_folder
-from medmambase.data.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
-from medmambase.data.splits import complete
-from medmambase.data.table import read_rows, read_table
+from medmambase.data.manifest.csv_table import read_rows, read_table
+from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
+from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
+from medmambase.data.manifest.splits import complete
+from medmambase.data.reading.dicom import patient_of
 
 WANTED = "give a folder that holds train/, val/ and test/ or one folder for each class, a CSV (path,label,patient,split), or a MedMNIST .npz"
 

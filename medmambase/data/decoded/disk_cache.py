@@ -29,7 +29,7 @@ import numpy.typing as npt
 import torch
 
 from medmambase.config import Preprocessing
-from medmambase.data.images import Facts
+from medmambase.data.reading.images import Facts
 
 _KEY = _CHECKSUM = 16  # bytes
 _HEADER = 512  # bytes of a record before its pixels: key, checksum, and the facts as JSON, filled up with zeros
@@ -218,7 +218,7 @@ def _checksum(key: bytes, described: bytes, pixels: bytes) -> bytes:
 def _code_version() -> str:
     """Twelve hex digits of whatever turns bytes into pixels: the code itself, so that no one needs to remember to raise a number."""
     digest = hashlib.blake2b(digest_size=6)
-    for source in sorted(files("medmambase.data").iterdir(), key=lambda source: source.name):
+    for source in sorted(files("medmambase.data.reading").iterdir(), key=lambda source: source.name):
         digest.update(source.read_bytes() if source.name.endswith(".py") else b"")
     for library in ("pillow", "pydicom", "medmambase"):
         try:

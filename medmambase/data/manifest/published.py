@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medmambase.data.folders import SPLITS, DataError, Manifest, Sample, check_classes
-from medmambase.data.images import ImageError
-from medmambase.data.table import manifest_of
+from medmambase.data.manifest.csv_table import manifest_of
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample, check_classes
+from medmambase.data.reading.images import ImageError
 
 FETAL_PLANES = "FETAL_PLANES_DB_data.csv"
 _FETAL_COLUMNS = ("image_name", "patient_num", "plane", "train")

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from medmambase.data.images import ImageError, read_image
-from medmambase.evaluation import checklist
+from medmambase.data.reading.images import ImageError, read_image
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
-from medmambase.evaluation.results import openings
+from medmambase.evaluation.report import checklist
+from medmambase.evaluation.report.results import openings
 from medmambase.files import write_text
 
 PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays below 5 MB, small enough to send

@@ -1,30 +1,16 @@
-"""The pictures of a run: training curves, confusion matrix, squeeze-and-excitation before and after.
-
-Before: ``metrics.csv``, ``metrics.py`` and ``explain.py``. Next stop: ``report.py`` puts the PNG files on the page.
-"""
+"""The pictures of a run: training curves, confusion matrix, duplicated images side by side."""
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from medmambase.evaluation.explain import Recalibration
+from medmambase.evaluation.drawing import FigureError, labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
-from medmambase.files import move
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Fonts with Asian scripts that Windows, macOS and Linux bring along; matplotlib's own covers Latin, Greek, Cyrillic, Hebrew and Arabic.
-ASIAN_FONTS = ("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "PingFang SC", "Hiragino Sans", "Noto Sans CJK JP", "WenQuanYi Micro Hei")
-LONGEST_LABEL = 28  # characters; the tables of the report have the whole name
-MOST_ROWS = 6  # images on one recalibration sheet
 MOST_TWINS = 12  # pairs on one sheet
 PANELS = (
     ("loss", 2.6, {"train_loss": ("training", "C0"), "val_loss": ("validation", "C1")}),
@@ -40,10 +26,6 @@ PANELS = (
     ),
     ("learning rate", 1.4, {"lr": ("learning rate", "C7")}),
 )
-
-
-class FigureError(ValueError):
-    """A file that cannot be drawn: the message names it, the place and what is wanted."""
 
 
 def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
@@ -120,103 +102,6 @@ def twins(pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], 
                 axes.set_xticks([])
                 axes.set_yticks([])
             axes_row[0].set_ylabel(alike, fontsize=8)
-
-
-def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], png: Path) -> None:
-    """One stage, one image a row: input, map before, map after, gates. Both maps share one colour scale from 0, over all rows.
-
-    images (b, c, h, w), the batch that ``stage`` was made from; titles (b,). The first six are drawn. Raises FigureError if they do not fit.
-    """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    if not len(images) == len(titles) == len(stage.before) or not len(titles):
-        raise FigureError(f"there are {len(images)} images, {len(titles)} titles and {len(stage.before)} maps; wanted one each, and at least one")
-    shown = min(len(titles), MOST_ROWS)
-    before, after, gates = stage.before[:shown].numpy(), stage.after[:shown].numpy(), stage.gates[:shown].numpy()
-    maps = np.stack([before, after])
-    highest = float(maps[np.isfinite(maps)].max(initial=0)) or 1.0
-    usable = gates[np.isfinite(gates)]
-    bins = np.linspace(usable.min(initial=0.9), usable.max(initial=1.1), 30)  # 1 is always in sight, and gates that hardly moved from it too
-    pictures = pictures_of(images[:shown])
-    with sheet(png, 10.5, 1.4 + 2.3 * shown) as figure:
-        names, font = labels_of(titles[:shown])
-        grid = figure.subplots(shown, 4, squeeze=False, width_ratios=[1, 1, 1, 1.15])
-        for row, (picture, name, axes) in enumerate(zip(pictures, names, grid, strict=True)):
-            axes[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes[0].set_ylabel(name, parse_math=False, fontfamily=font, fontsize=9)
-            for column, values in ((1, before[row]), (2, after[row])):
-                axes[column].imshow(values, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
-            for one in axes[:3]:
-                one.set_xticks([])
-                one.set_yticks([])
-            _gates(axes[3], gates[row], bins)
-        for axes, title in zip(grid[0], ("input", "before SE", "after SE", "channels by gate"), strict=True):
-            axes.set_title(title, fontsize=11)
-        grid[-1, 3].set_xlabel("gate (1 leaves the channel as it is)")
-        tallest = max(axes.get_ylim()[1] for axes in grid[:, 3])
-        for axes in grid[:, 3]:
-            axes.set_ylim(0, tallest)
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(0, highest), "viridis"), ax=list(grid[:, 1:3].flat), location="bottom", aspect=40, fraction=0.06, pad=0.02
-        )
-        bar.set_label("mean |activation|, one scale for every map here")
-        height, width = before.shape[1:]
-        figure.suptitle(f"Squeeze-and-excitation, stage {stage.stage}: {gates.shape[1]} channels on a {width} x {height} map", fontsize=12)
-
-
-def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.hist(gates[np.isfinite(gates)], bins=bins.tolist(), color="C0")
-    axes.axvline(1, color="0.3", linestyle="--", linewidth=1)
-    axes.set_xlim(bins[0], bins[-1])
-    axes.tick_params(labelsize=8)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.yaxis.tick_right()
-
-
-@contextmanager
-def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure (inches) that becomes the file when the block ends, whatever the user's own matplotlib settings are."""
-    from matplotlib import rc_context, rcdefaults
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context():
-        rcdefaults()
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        part = png.with_name(png.name + ".part")
-        figure.savefig(part, format="png", dpi=110)
-        move(part, png)
-
-
-def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names that fit and can be drawn, and the fonts to draw them with; a name no font can draw becomes its number, from 1."""
-    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-
-    installed = {entry.name for entry in fontManager.ttflist}
-    fonts = ["DejaVu Sans", *(name for name in ASIAN_FONTS if name in installed)]
-    faces = [get_font(findfont(FontProperties(family=name))) for name in fonts]
-
-    def label(number: int, name: str) -> str:
-        text = " ".join(name.split())
-        if len(text) > LONGEST_LABEL:
-            text = f"{text[: LONGEST_LABEL - 13]}…{text[-12:]}"  # both ends: names that share a beginning stay apart
-        drawable = all(any(face.get_char_index(ord(letter)) for face in faces) for letter in text)
-        return text if text and drawable else f"no. {number}"
-
-    return [label(number, name) for number, name in enumerate(names, start=1)], fonts
-
-
-def pictures_of(images: Tensor) -> list[np.ndarray]:
-    """Normalised images as (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black, its brightest white."""
-    values = images.float().cpu().numpy()
-    low, high = float(values.min()), float(values.max())
-    values = (values - low) / (high - low if high > low else 1.0)
-    return [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in values]
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from medmambase.evaluation import figures, performance_figures
 from medmambase.evaluation.calibration import Calibration, at, warmed
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
+from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import write_json, write_text
 
 PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"

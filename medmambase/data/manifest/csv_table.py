@@ -8,7 +8,7 @@ import difflib
 from collections import defaultdict
 from pathlib import Path
 
-from medmambase.data.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
+from medmambase.data.manifest.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
 
 # What a column is called, in any case and with blanks or hyphens for underscores; the first is how a run writes it.
 COLUMNS = {

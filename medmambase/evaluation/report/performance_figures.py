@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from medmambase.evaluation.calibration import reliability, warmed
-from medmambase.evaluation.figures import labels_of, sheet
+from medmambase.evaluation.drawing import labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import Predictions
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medmambase.data.depth import limits, to_eight_bit
+from medmambase.data.reading.bit_depth import limits, to_eight_bit
 
 _TAGS = (
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PatientID", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medmambase.evaluation import explain, explanation_figures, faithfulness, figures
+from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.files import write_json
 
 FAITHFULNESS = "faithfulness.json"
@@ -44,17 +44,17 @@ def write(folder: Path, network: nn.Module, classes: Sequence[str], images: Tens
     probabilities = torch.cat([_predict(network, part) for part in images.split(_BATCH)])
     called = probabilities.argmax(1)
     shown = range(min(len(images), ON_A_SHEET * MOST_SHEETS))
-    cams = torch.cat([explain.grad_cam(network, part, target) for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)])
-    scans = torch.cat([explain.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
+    cams = torch.cat([maps.grad_cam(network, part, target) for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)])
+    scans = torch.cat([maps.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
     for number, start in enumerate(shown[::ON_A_SHEET], start=1):
         rows = range(start, min(start + ON_A_SHEET, len(shown)))
         captions = [_caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows]
         part = slice(rows.start, rows.stop)
-        explanation_figures.sheet_of(subjects.pictures[part], cams[part], scans[part], captions, folder / f"sheet_{number:02}.png")
+        figures.sheet_of(subjects.pictures[part], cams[part], scans[part], captions, folder / f"sheet_{number:02}.png")
     _gates(folder, network, classes, images, called if subjects.truths is None else torch.tensor(subjects.truths))
     measured = slice(0, MOST_MEASURED)
     marked, chance = faithfulness.measure(lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured])
-    explanation_figures.faithfulness_of(marked, chance, folder / "faithfulness.png")
+    figures.faithfulness_of(marked, chance, folder / "faithfulness.png")
     told = {
         name: dict(zip(("deletion", "insertion"), (float(area.mean()) for area in curves.areas()), strict=True))
         for name, curves in (("cam", marked), ("random", chance))
@@ -78,7 +78,7 @@ def _caption(subjects: Subjects, classes: Sequence[str], row: int, called: int, 
 
 def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, labels: Tensor) -> None:
     """Maps before and after squeeze-and-excitation, and the mean gates of each class; nothing of a network without."""
-    parts = [explain.recalibration(network, part) for part in images.split(_BATCH)]
+    parts = [maps.recalibration(network, part) for part in images.split(_BATCH)]
     if not parts[0]:
         (folder / "gates.png").unlink(missing_ok=True)
         return
@@ -86,10 +86,10 @@ def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Ten
     first = [labels.tolist().index(label) for label in present][: figures.MOST_ROWS]
     means: list[np.ndarray] = []
     for number in range(len(parts[0])):
-        stage = explain.Recalibration(
+        stage = maps.Recalibration(
             parts[0][number].stage, *(torch.cat([getattr(part[number], name) for part in parts]) for name in ("before", "after", "gates"))
         )
-        chosen = explain.Recalibration(stage.stage, stage.before[first], stage.after[first], stage.gates[first])
+        chosen = maps.Recalibration(stage.stage, stage.before[first], stage.after[first], stage.gates[first])
         figures.recalibration(chosen, images[first], [classes[int(labels[row])] for row in first], folder / f"se_stage{stage.stage}.png")
         means.append(np.stack([stage.gates[labels == label].mean(0).numpy() for label in present]))
-    explanation_figures.gates_of(means, [classes[label] for label in present], folder / "gates.png")
+    figures.gates_of(means, [classes[label] for label in present], folder / "gates.png")

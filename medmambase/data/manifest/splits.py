@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
-from medmambase.data.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.files import write_text
 
 _HELD_BACK = 0.15

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
-from medmambase.data.depth import limits, to_eight_bit
+from medmambase.data.reading.bit_depth import limits, to_eight_bit
 
 # Formats are named, because Pillow would also try formats that start other programs (EPS runs Ghostscript).
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -176,7 +176,7 @@ def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, in
     try:
         with _silence, path.open("rb") as stream:
             if _begins_as_dicom(stream):
-                from medmambase.data import dicom
+                from medmambase.data.reading import dicom
 
                 return dicom.read(path, high_depth, _room_for)
             return _decode_by_pillow(stream, high_depth)

@@ -1,0 +1,1 @@
+"""From any image file to pixels: one file a family of formats."""
