@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kill_test import at_step, image_set
-from medmambase import MedMambaSE, ModelConfig
+from medmambase import MedMambaSE, ModelConfig, distributed
 from medmambase.config import Preprocessing, TrainConfig
-from medmambase.training import checkpoint, distributed, loop
-from medmambase.training.distributed import ALONE, Ranks, SynchronisedBatchNorm, synchronise_batch_norms
+from medmambase.distributed import ALONE, Ranks, SynchronisedBatchNorm, synchronise_batch_norms
+from medmambase.training import checkpoint, loop
 
 CONFIG = TrainConfig(lr=3e-3, epochs=2, batch_size=4, image_size=16, warmup=0.5, ema=0.9, patience=0, weight_decay=0.05)
 MODEL = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.0)

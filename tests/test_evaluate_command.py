@@ -17,7 +17,7 @@ from medmambase.commands import compare, evaluate, predict, train
 from medmambase.data import phantom
 from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.training import examination
+from medmambase.inference import held_out
 
 SMALL = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
@@ -136,7 +136,7 @@ def test_a_stream_keeps_some_batches_in_memory_whatever_its_length(run: Path, im
             asked[0] += 1
             yield image
 
-    stream = examination.predict_files(MedMambaSE.load(run / "best"), endless(), 4, torch.device("cpu"), torch.float32)
+    stream = held_out.predict_files(MedMambaSE.load(run / "best"), endless(), 4, torch.device("cpu"), torch.float32)
     for taken, (path, result) in enumerate(stream, start=1):
         assert path == image and isinstance(result, np.ndarray)
         assert asked[0] - taken <= 4 * 4 + 4
@@ -146,7 +146,7 @@ def test_a_stream_keeps_some_batches_in_memory_whatever_its_length(run: Path, im
 
 
 def test_an_interrupted_prediction_keeps_its_rows(run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = examination.predict_files
+    real = held_out.predict_files
 
     def interrupted(*arguments: object) -> Iterator[object]:
         for count, found in enumerate(real(*arguments)):  # type: ignore[arg-type]  # handed through as they came
@@ -154,7 +154,7 @@ def test_an_interrupted_prediction_keeps_its_rows(run: Path, images: Path, tmp_p
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr(examination, "predict_files", interrupted)
+    monkeypatch.setattr(held_out, "predict_files", interrupted)
     (tmp_path / "out.csv").write_text("what was there", encoding="utf-8")
     assert predict.main([str(run), str(images / "test"), "-o", str(tmp_path / "out.csv")]) == 130
     assert len(rows(tmp_path / "out.csv.part")) == 3 and (tmp_path / "out.csv").read_text(encoding="utf-8") == "what was there"

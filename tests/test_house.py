@@ -21,7 +21,7 @@ LONGEST = 350
 # Who may import whom, first match first: the importer, then what it may import of ours. Of medmambase_kernels the others see the public names only.
 # An engine is imported by no statement: backend.py loads it by its name, on first use.
 KERNELS = "medmambase_kernels"
-BASE = ("medmambase.config", "medmambase.files")  # which import nothing of ours
+BASE = ("medmambase.config", "medmambase.files", "medmambase.run_folder", "medmambase.distributed")  # which import nothing of ours
 OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"))
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
@@ -31,6 +31,8 @@ IMPORTS = (
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
     ("medmambase.evaluation.explanation*", (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS)),
     ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
+    ("medmambase.run_folder", ("medmambase.files",)),
+    ("medmambase.inference*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.training*")),
     ("medmambase.training*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels._triton*", ("medmambase_kernels._triton*",)),

@@ -16,8 +16,8 @@ from medmambase.data.reading.images import Facts
 from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
 from medmambase.training import history, loop
+from medmambase.training.batches import batches_per_epoch, seed_of
 from medmambase.training.history import Epoch, outcome
-from medmambase.training.order import batches_per_epoch, seed_of
 
 
 def image_set(count: int, size: int = 32) -> ImageSet:

@@ -17,9 +17,9 @@ from medmambase.config import RECIPES, ConfigError, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.decoded.on_demand import OnDemand
 from medmambase.training import loop, optimise
+from medmambase.training.batches import steps_of
+from medmambase.training.dry_run import rehearse
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
-from medmambase.training.order import steps_of
-from medmambase.training.rehearsal import rehearse
 
 PLAIN = TrainConfig(
     optimizer="adam", schedule="constant", lr=1e-3, weight_decay=0, warmup=0, patience=0, clip_norm=0, label_smoothing=0, ema=0, select_after=0,

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medmambase import run_folder
 from medmambase.commands import train
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.data import phantom
@@ -24,7 +25,6 @@ from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import figures
 from medmambase.model.network import MedMambaSE
-from medmambase.training import run_folder
 
 SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
 RESULTS = ("last/model.safetensors", "best/model.safetensors", "metrics.csv", "test/predictions.csv", "config.json", "splits.csv", "data_report.json")

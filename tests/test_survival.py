@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load, save
 
 from kill_test import CONFIG, MOMENTS, Kill, at_step, differing, finish, image_set, readable, start, train
+from medmambase import run_folder
 from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.manifest.folders import DataError
-from medmambase.training import checkpoint, history, loop, run_folder
+from medmambase.training import checkpoint, history, loop
 from medmambase.training.interrupt import first_interrupt_waits
 
 SHORT = replace(CONFIG, epochs=2)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from medmambase import MedMambaSE
-from medmambase.commands import train, train_results
+from medmambase import MedMambaSE, run_folder
+from medmambase.commands import summaries, train
 from medmambase.config import PRESETS
 from medmambase.data import phantom
 from medmambase.evaluation.drawing import FigureError
@@ -25,7 +25,6 @@ from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, read_predictions
 from medmambase.evaluation.report.report import ReportError
-from medmambase.training import run_folder
 
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "2", "--batch-size", "8"]
 
@@ -274,4 +273,4 @@ def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line
 
 def test_two_classes_have_an_auc_and_more_have_its_mean() -> None:
     two, three = (evaluate(np.arange(n), np.eye(n), [str(i) for i in range(n)]) for n in (2, 3))
-    assert ", AUC 1.000" in train_results.summary(two) and ", macro AUC 1.000" in train_results.summary(three)
+    assert ", AUC 1.000" in summaries.summary(two) and ", macro AUC 1.000" in summaries.summary(three)

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from medmambase import MedMambaSE, ModelConfig
+from medmambase import MedMambaSE, ModelConfig, run_folder
 from medmambase.config import Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.reading.images import Facts
-from medmambase.training import checkpoint, history, loop, run_folder
+from medmambase.training import checkpoint, history, loop
 
 COMPARED = ("metrics.csv", "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json")
 CONFIG = TrainConfig(lr=1e-2, epochs=4, batch_size=4, image_size=16, warmup=1.0, ema=0.9, accumulate=2, balance="sampler", patience=0)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from medmambase import run_folder
 from medmambase.commands.bench_network import NetworkRow, network_rows
 from medmambase.config import PRESETS
-from medmambase.training import run_folder
 from medmambase_kernels import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.bench.cases import OPERATORS, SIZES, Case, cases, mamba_scan
 from medmambase_kernels.bench.floors import Card, card, nvidia_smi

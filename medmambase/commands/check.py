@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands import console, train_results
+from medmambase import run_folder
+from medmambase.commands import console, summaries
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.settings import flag, from_text, resolve
-from medmambase.training import run_folder, session
+from medmambase.training import session
 
 CLEAN, FOUND = 0, 1
 SETTINGS = {
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listed = ", ".join(f"{count} of {kind}" for kind, count in counted.most_common(8))
             say(f"{title + ':':10} {listed}{f', {len(counted) - 8} more kinds' if len(counted) > 8 else ''}")
         session.write_intake(intake, manifest, folder)
-        train_results.draw_twins(intake.images, found, folder / "audit" / "twins.png")
+        summaries.draw_twins(intake.images, found, folder / "audit" / "twins.png")
         if not len(intake.images.labels):
             raise DataError(f"{source}: not one image can be read; see {folder / session.REPORT}")
         bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from medmambase import distributed, run_folder
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import ImageError
@@ -19,7 +20,7 @@ from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import report
 from medmambase.model.network import MedMambaSE
 from medmambase.model.weights import WeightsError
-from medmambase.training import checkpoint, distributed, loop, run_folder
+from medmambase.training import checkpoint, loop
 from medmambase_kernels import BackendError
 
 # What a person should do about each kind of failure is in its message; the exit code says which kind it was.

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands import console, train_results
+from medmambase import run_folder
+from medmambase.commands import console, summaries
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
@@ -18,7 +19,8 @@ from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import report, results
 from medmambase.files import write_json
-from medmambase.training import examination, loop, run_folder
+from medmambase.inference import held_out
+from medmambase.training import loop
 from medmambase.training.session import REPORT
 
 DIFFERENT = 1
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def act() -> int:
         if options.run.is_file():
             metrics = judge(read_predictions(options.run))
-            print(train_results.summary(metrics))
+            print(summaries.summary(metrics))
             if options.json:
                 write_json(options.json, metrics.to_dict())
             return 0
@@ -57,7 +59,7 @@ def _again(run: Path) -> int:
     if found is not None:
         write_json(run / results.CALIBRATION, found.to_dict())
     metrics = results.write_figures(test, predictions, found, published=before[results.MEDMNIST] is not None)
-    print(train_results.summary(metrics))
+    print(summaries.summary(metrics))
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     changed = [f"{name}: {what}" for name in names if before[name] is not None for what in results.differences(before[name] or {}, after[name] or {})]
@@ -84,7 +86,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     run, source = options.run, options.data
     network, device = console.network_of(run), console.device(options.device)
     found = read_images(source, group_regex=options.group_regex, group_column=options.group_column)
-    tried = examination.examine(run, network, found, console.progress)
+    tried = held_out.examine(run, network, found, console.progress)
     for note in tried.notes:
         print(f"note: {note}")
     folder = run_folder.create(run / EVALUATIONS, options.name or source.resolve().stem)
@@ -94,8 +96,8 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
         print(f"skipped: {error}")
     results.note_opening(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
     dtype, _ = loop.choose_precision("auto", device)
-    predictions = train_results.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
-    print("\n" + "\n".join(train_results.test(folder, predictions, tried.images, results.read_calibration(run), published=source.suffix.casefold() == ".npz")))
+    predictions = summaries.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
+    print("\n" + "\n".join(summaries.test(folder, predictions, tried.images, results.read_calibration(run), published=source.suffix.casefold() == ".npz")))
     print(f"\nall of it: {folder.resolve()}")
     return 0
 

@@ -18,7 +18,8 @@ from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.calibration import warm
 from medmambase.evaluation.report import results
 from medmambase.files import move
-from medmambase.training import examination, loop
+from medmambase.inference import held_out
+from medmambase.training import loop
 
 COLUMNS = ("path", "predicted", "probability")
 
@@ -43,7 +44,7 @@ def _predict(options: argparse.Namespace) -> int:
     part, classes = out.with_name(out.name + ".part"), network.classes
     good = bad = 0
     root = source if source.is_dir() else source.parent
-    rows = examination.predict_files(network, image_files(source), options.batch_size, device, dtype)
+    rows = held_out.predict_files(network, image_files(source), options.batch_size, device, dtype)
     # A file name that is no valid Unicode is written with escapes. Each batch is on its way to the disk at once: whatever ends this, the rows so far are there.
     with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

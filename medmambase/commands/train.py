@@ -13,19 +13,20 @@ from typing import Any
 
 import torch
 
-from medmambase.commands import console, train_results
+from medmambase import distributed, run_folder
+from medmambase.commands import console, summaries
 from medmambase.commands.train_flags import parse
 from medmambase.config import ConfigError, ModelConfig
 from medmambase.data import phantom
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.reading.images import ImageError
+from medmambase.distributed import Ranks
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.report import report, results
 from medmambase.model.network import MedMambaSE
 from medmambase.settings import CONFIG, Settings, of_run, resolve
-from medmambase.training import checkpoint, distributed, loop, order, run_folder, session
-from medmambase.training.distributed import Ranks
+from medmambase.training import batches, checkpoint, loop, session
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
@@ -118,7 +119,7 @@ def _plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path 
     else:
         model = settings.network()
     images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
-    order.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
+    batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
     return _Plan(settings, model, tensors, manifest, device, dtype, f"{str(dtype).removeprefix('torch.')}: {why}", engine)
 
 
@@ -144,7 +145,7 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
     session.say_intake(intake, manifest, run, say)
     if ranks.first and not begun:  # what a training began with stays what is told of it
         session.write_intake(intake, manifest, run)
-        train_results.draw_twins(intake.images, intake.audit, run / "audit" / "twins.png")
+        summaries.draw_twins(intake.images, intake.audit, run / "audit" / "twins.png")
     session.check_intake(intake, manifest, run, skip_bad=settings.on_bad == "skip", allow_leak=settings.allow_leak)
     images, preprocessing = intake.images, intake.preprocessing
     torch.manual_seed(config.seed)
@@ -169,7 +170,7 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
         run,
         dtype,
         show,
-        lambda epoch: say(train_results.line(epoch)),
+        lambda epoch: say(summaries.line(epoch)),
         resume=goes_on,
         say=say,
         ranks=ranks,
@@ -181,13 +182,13 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
     )
     best = MedMambaSE.load(run / "best").to(device)
     test, published = images.split("test"), Path(settings.data or "").suffix.casefold() == ".npz"
-    known = train_results.learn_from_validation(run, train_results.predicted(best, images.split("val"), (), config.batch_size, dtype))
+    known = summaries.learn_from_validation(run, summaries.predicted(best, images.split("val"), (), config.batch_size, dtype))
     if len(test.labels):
         results.note_opening(run, settings.data or "the demo", len(test.labels), f"medmambase-train {shlex.join(words)}")
-        predictions = train_results.predicted(best, test, intake.audit.leaked, config.batch_size, dtype)
-        say("\n" + "\n".join(train_results.test(run / "test", predictions, test, known, published)))
+        predictions = summaries.predicted(best, test, intake.audit.leaked, config.batch_size, dtype)
+        say("\n" + "\n".join(summaries.test(run / "test", predictions, test, known, published)))
     shown = next((split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train"))
-    train_results.draw(best, shown, run, outcome.best_epoch)
+    summaries.draw(best, shown, run, outcome.best_epoch)
     say(f"\nbest epoch: {outcome.best_epoch}; network: {run / 'best'}")
     say(f"report: {report.write_report(run).resolve()}")
 

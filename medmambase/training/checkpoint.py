@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medmambase import run_folder
 from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.model.network import MedMambaSE
-from medmambase.training import run_folder
 from medmambase.training.history import Epoch
 from medmambase.training.optimise import Average
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from medmambase import run_folder
 from medmambase.config import TrainConfig
-from medmambase.training import run_folder
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmambase import run_folder
 from medmambase.config import Precision, TrainConfig
 from medmambase.data.augment import augment
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.reading.images import normalise
+from medmambase.distributed import ALONE, Ranks, local_gradients
 from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
-from medmambase.training import checkpoint, history, run_folder
-from medmambase.training.board import board
+from medmambase.training import checkpoint, history
+from medmambase.training.batches import check_batches, seed_of, steps_of
 from medmambase.training.checkpoint import Learning, State
-from medmambase.training.diagnosis import first_bad_tensor, first_unfinite
-from medmambase.training.distributed import ALONE, Ranks, local_gradients
+from medmambase.training.dry_run import rehearse
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.interrupt import first_interrupt_waits
+from medmambase.training.nonfinite import first_bad_tensor, first_unfinite
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
-from medmambase.training.order import check_batches, seed_of, steps_of
-from medmambase.training.rehearsal import rehearse
+from medmambase.training.tensorboard import board
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 

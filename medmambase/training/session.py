@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, audit
 from medmambase.data.decoded.disk_cache import Cache
@@ -25,7 +26,6 @@ from medmambase.data.reading.images import ImageError
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
 from medmambase.model.weights import read_start
-from medmambase.training import run_folder
 from medmambase.training.checkpoint import STATE, CheckpointError
 from medmambase.training.loop import Progress
 

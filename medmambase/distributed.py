@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medmambase.training.run_folder import RunFolderError
+from medmambase.run_folder import RunFolderError
 
 
 class RankError(Exception):
