@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import environment
-from windows_check import NO_WINE
 
 # Named one by one, because an environment under another name may lie in the project's folder too.
 SOURCES = ("medmambase", "kernels", "tools", "tests")
@@ -26,7 +25,7 @@ STEPS = {
     "tests": ("-X", "warn_default_encoding", "-m", "pytest"),
 }
 # Only where they are asked for: they need a network, and the second one root's rights the first time.
-MORE = {"wheels": ("check_wheels.py",), "windows": ("windows_check.py", "--quick", "--jobs", "1")}
+MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick", "--jobs", "1")}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             print(printed, flush=True)
             results[name] = (code, seconds)
     print()
-    skipped = ("windows", NO_WINE)
+    skipped = ("windows", environment.NO_WINE)
     for name, (code, seconds) in results.items():
         told = "passed" if code == 0 else "NOT RUN, the reason stands above" if (name, code) == skipped else f"FAILED (exit code {code})"
         environment.say(f"{name:14} {told}, {seconds:.0f} s")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_WINE = 2  # the exit code of windows_check.py where there is no Wine
 sys.path.insert(0, str(ROOT))  # the project is not installed yet
 
 from medmambase.doctor.torch_build import SetupError, choose_torch, choose_triton, new_enough, output, this_machine  # noqa: E402  # found by the line above

@@ -306,7 +306,7 @@ def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_lo
     monkeypatch.setattr(check, "_beside", lambda command: (code, 1.0, f"what {Path(command[1]).name} says"))
     assert check.main(["--only", "lint", "--also", name]) == whole
     printed = capsys.readouterr().out
-    assert f"what {check.MORE[name][0]} says" in printed
+    assert f"what {Path(check.MORE[name][0]).name} says" in printed
     assert told in printed.splitlines()[-1]
 
 

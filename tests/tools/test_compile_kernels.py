@@ -1,4 +1,4 @@
-"""Every kernel compiles for every GPU generation, with no GPU: tools/compile_kernels.py, run as a person runs it."""
+"""Every kernel compiles for every GPU generation, with no GPU: tools/kernels/compile_kernels.py, run as a person runs it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from machine_code import Loop, disassembler, loops
 
 triton = pytest.importorskip("triton")
 
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "compile_kernels.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "kernels" / "compile_kernels.py"
 KERNELS = {
     "scan_forward.forward",
     "scan_forward.carry",
@@ -98,12 +98,12 @@ def test_innermost_loops_are_counted_and_outer_ones_are_not() -> None:
 @has_report
 def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code_and_no_other_kernel(tmp_path: Path) -> None:
     for folder in ("tools", "kernels"):
-        shutil.copytree(TOOL.parent.parent / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(TOOL.parents[2] / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     broken = tmp_path / "kernels" / "medmambase_kernels" / "_triton" / "squeeze_excite.py"
     source = broken.read_text(encoding="utf-8")
     source = source.replace("total += values", "total += values.no_such_thing")
     broken.write_text(source + "\n\n@triton.jit\ndef _spare(x_ptr):\n    tl.store(x_ptr, 0.0)\n", encoding="utf-8", newline="\n")
-    code, rows, printed = _run("--arch", "90", "--dtype", "float32", "--quick", "--jobs", "2", tool=tmp_path / "tools" / TOOL.name)
+    code, rows, printed = _run("--arch", "90", "--dtype", "float32", "--quick", "--jobs", "2", tool=tmp_path / "tools" / "kernels" / TOOL.name)
     assert code == 1, printed
     assert {row[0] for row in rows if row[-1] == "FAILED"} == {"squeeze_excite.pool"}
     assert {row[0] for row in rows} == KERNELS

@@ -21,7 +21,7 @@ from medmambase.doctor.facts import Facts, Folder, Trial, read_trial
 from medmambase.doctor.findings import Level, verdict
 from medmambase.doctor.torch_build import Card
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GPU = Trial(
     "2.13.0+cu130", "13.0", None, True, ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"), (8, 9), "triton", "the tensors are on cuda",
     2.5, 3e-7, 0.4,

@@ -93,10 +93,10 @@ def test_the_engine_triton_asks_for_them_before_it_is_imported(monkeypatch: pyte
 def test_the_first_launch_compiles_for_an_account_of_any_name(tmp_path: Path, account: str) -> None:
     home = tmp_path / account
     (home / "Temp").mkdir(parents=True)
-    tests = Path(__file__).parent
+    root = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ, "TEMP": str(home / "Temp"), "TMP": str(home / "Temp"), "USERPROFILE": str(home),
-        "PYTHONPATH": os.pathsep.join(str(tests.parent / name) for name in (".", "kernels", "tools")),
+        "PYTHONPATH": os.pathsep.join(str(root / name) for name in (".", "kernels", "tools/kernels")),
     }  # fmt: skip  # a table
     for name in ("TRITON_CACHE_DIR", "TMPDIR", "CC", "TRITON_INTERPRET"):
         environment.pop(name, None)

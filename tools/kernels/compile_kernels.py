@@ -5,7 +5,7 @@ loop of a scan the instructions, shuffles, barriers and accesses of local memory
 anything does not compile, is over the budget of kernel_budgets.toml, or is never launched, and if the assembler's report cannot be read (Triton 3.3
 gives none).
 
-    python tools/compile_kernels.py --arch 89 90 --dtype bfloat16 --jobs 4
+    python tools/kernels/compile_kernels.py --arch 89 90 --dtype bfloat16 --jobs 4
 """
 
 import argparse

@@ -20,7 +20,7 @@ from medmambase.data.manifest.folders import Sample
 from medmambase.data.reading.images import Facts, load
 
 COLOUR = Preprocessing(size=8)
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pictures(folder: Path, count: int = 12, colour: bool = False) -> tuple[Sample, ...]:

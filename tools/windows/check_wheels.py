@@ -1,4 +1,4 @@
-"""Whether every system has its wheels: python tools/check_wheels.py
+"""Whether every system has its wheels: python tools/windows/check_wheels.py
 
 For 64-bit Windows, Linux and macOS and each Python, every dependency of the project and of its extras must resolve to ready wheels, at its newest and at
 its lowest version: nobody needs a compiler. That the check can fail is shown by a package that has none. Then the project's own: its wheel is pure, holds
@@ -18,9 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import environment
-from environment import ROOT, say
-from medmambase.doctor.torch_build import SetupError, output
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, where environment.py lies
+
+import environment  # found by the line above
+from environment import ROOT, say  # found by the line above
+from medmambase.doctor.torch_build import SetupError, output  # found by the line above
 
 SYSTEMS = {"Windows": "x86_64-pc-windows-msvc", "Linux": "x86_64-manylinux_2_28", "macOS": "aarch64-apple-darwin"}
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

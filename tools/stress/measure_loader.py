@@ -1,4 +1,4 @@
-"""``python tools/measure_loader.py``: how many images a second come from files, from the cache and from memory, beside what the network consumes.
+"""``python tools/stress/measure_loader.py``: how many images a second come from files, from the cache and from memory, beside what the network consumes.
 
 Without a folder it draws ultrasound-like images into a temporary one. "Cold" means that nothing was decoded before; the files themselves lie in
 the operating system's memory, since no portable program can put them out of it.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernels"))  # runs from a bare clone; spawned processes come past here too
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "kernels"))  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
 MODULES = ("scan_forward", "scan_backward", "squeeze_excite", "gated_norm", "depthwise_silu")  # those that hold kernels

@@ -1,4 +1,4 @@
-"""The project on Windows, from Linux: python tools/windows_check.py
+"""The project on Windows, from Linux: python tools/windows/windows_check.py
 
 Sets Wine up with a Windows Python and the Windows wheels (wine.py), installs the project's own wheel there, and in a folder with a blank, an accent and
 a Chinese character runs every test, compiles every Triton kernel with the assembler in triton-windows, and trains for one epoch through the console
@@ -22,19 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-import environment
-from environment import ROOT, say
-from medmambase.doctor import torch_build
-from wine import PYTHON, WHEELS, Done, NoWineError, Wine, WineError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, where environment.py lies
+
+import environment  # found by the line above
+from environment import ROOT, say  # found by the line above
+from medmambase.doctor import torch_build  # found by the line above
+from wine import PYTHON, WHEELS, Done, NoWineError, Wine, WineError  # found by the line above
 
 STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
-NO_WINE = 2
 # What --quick leaves out: numbers, drawings and pages, which are alike on every system, and what the step `kernels` does too. It compiles for the oldest, one
 # more and the newest GPU.
 ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels", "config", "cpu_vectors", "damaged_files",
-         "depthwise_silu", "explain", "explanations", "far_memory", "figures", "gated_norm", "intervals", "loop", "mamba_grid", "measure_loader", "metrics",
+         "depthwise_silu", "maps", "explanation_folder", "far_memory", "figures", "gated_norm", "intervals", "loop", "mamba_grid", "measure_loader", "metrics",
          "network", "odd_formats", "optimise", "phantom", "prediction", "predictions", "published", "report", "selective_scan", "selective_scan_2d",
          "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names, to be read as one
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
@@ -42,6 +43,8 @@ QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
 SEMANTICS = r"""
 import locale, multiprocessing, os, pathlib, sys, tempfile
+
+
 folder = pathlib.Path(tempfile.mkdtemp())
 def refused(act, *kinds):
     try:
@@ -118,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         results = {name: steps[name]() for name in chosen.only}
     except NoWineError as error:
         say(f"NOT TESTED ON WINDOWS: {error}")
-        return NO_WINE
+        return environment.NO_WINE
     except WineError as error:
         say(f"FAILED: {error}")
         return 1
@@ -147,7 +150,7 @@ def _lock(python: Path, uv: Sequence[str]) -> int:
         )
         hashes = {_plain(path.name.split("-")[0]): hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels.iterdir()}
         lines = [f"{line} --hash=sha256:{hashes[_plain(line.split('==')[0])]}" for line in pinned.read_text(encoding="utf-8").split()]
-    WHEELS.write_text("\n".join(["# Written by: python tools/windows_check.py --lock", *lines, ""]), encoding="utf-8", newline="\n")
+    WHEELS.write_text("\n".join(["# Written by: python tools/windows/windows_check.py --lock", *lines, ""]), encoding="utf-8", newline="\n")
     say(f"{WHEELS} names {len(lines)} wheels")
     return 0
 
@@ -184,7 +187,7 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
 
 def _files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]:
     """The files of tests that are asked for."""
-    found = sorted({path for pattern in patterns for path in (copy / "tests").glob(pattern)})
+    found = sorted({path for pattern in patterns for path in (copy / "tests").rglob(pattern)})
     return [path for path in found if not (quick and path.stem.removeprefix("test_") in ALIKE)]
 
 
@@ -198,7 +201,8 @@ def _tests(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: in
     for report in reports:
         if report.failed:
             print(report.output)
-    print(f"\n{passed} passed, {skipped.total()} skipped, {len(failed)} failed on Windows; Linux collects {_collected(python, files, words)}")
+    here = _collected(python, [path.relative_to(copy).as_posix() for path in files], words)
+    print(f"\n{passed} passed, {skipped.total()} skipped, {len(failed)} failed on Windows; Linux collects {here}")
     for reason, count in skipped.most_common():
         print(f"  {count:4} skipped: {reason}")
     for line in failed:
@@ -213,7 +217,7 @@ def _tested(wine: Wine, copy: Path, path: Path, words: Sequence[str]) -> Report:
     def once() -> Report:
         record.unlink(missing_ok=True)
         began = time.monotonic()
-        done = wine.call(*pytest, f"tests/{path.name}", *words, cwd=copy, timeout=600)
+        done = wine.call(*pytest, path.relative_to(copy).as_posix(), *words, cwd=copy, timeout=600)
         return _read(path.name, record, done, time.monotonic() - began)
 
     report = once()
@@ -243,8 +247,7 @@ def _read(name: str, record: Path, done: Done, seconds: float) -> Report:
     return Report(name, passed, tuple(skipped), tuple(failed), seconds, done.output)
 
 
-def _collected(python: Path, files: Sequence[Path], words: Sequence[str]) -> int:
-    names = [f"tests/{path.name}" for path in files]
+def _collected(python: Path, names: Sequence[str], words: Sequence[str]) -> int:
     done = subprocess.run([str(python), "-m", "pytest", "--collect-only", "-q", *names, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     return sum("::" in line for line in done.stdout.splitlines())
 
@@ -252,7 +255,7 @@ def _collected(python: Path, files: Sequence[Path], words: Sequence[str]) -> int
 def _kernels(wine: Wine, copy: Path, quick: bool) -> bool:
     """Compiled by triton-windows and its ptxas.exe; nothing of a compiler is on the path."""
     chosen = QUICK_KERNELS if quick else ("--arch", *ARCHITECTURES)
-    done = wine.call("tools/compile_kernels.py", "--quick", "--jobs", "2", *chosen, cwd=copy, timeout=1500)
+    done = wine.call("tools/kernels/compile_kernels.py", "--quick", "--jobs", "2", *chosen, cwd=copy, timeout=1500)
     return _told("kernels", done, lines=8)
 
 

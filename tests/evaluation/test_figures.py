@@ -195,7 +195,10 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path:
 
 
 def test_importing_evaluation_loads_neither_matplotlib_nor_scikit_learn_nor_triton() -> None:
-    program = "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import figures, maps\nfrom medmambase.evaluation.report import figures, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} & set(sys.modules)))"
+    program = (
+        "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import figures, maps\n"
+        "from medmambase.evaluation.report import figures, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} & set(sys.modules)))"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

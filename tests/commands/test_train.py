@@ -41,7 +41,7 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = images / "train" / phantom.CLASSES[0] / "truncated.jpg"
     Image.effect_noise((64, 64), 80).save(broken)
     broken.write_bytes(broken.read_bytes()[:-500])
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "PYTHONIOENCODING": "cp1252:strict"}
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-W", "error", "-m", "medmambase.commands.train", str(images), "--runs", str(runs), "--name", "lauf/1", *QUICK]

@@ -1,6 +1,6 @@
 """Damaged images by the thousand through the reader, in processes that may die: is there a crash, a hang, a file that fills the memory?
 
-    python tools/fuzz_images.py FOLDER --count 10000
+    python tools/stress/fuzz_images.py FOLDER --count 10000
 
 Each damaged file is made from one or two files of FOLDER by a number alone, so that what is found can be made again. Ends with 1 if a process died,
 a file took longer than --seconds or an error was no single line; such files are kept in --keep.

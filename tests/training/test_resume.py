@@ -171,7 +171,7 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun's meeting place needs a PyTorch built with libuv, which not every Windows wheel is")
 def test_two_processes_make_one_run(images: Path, small: list[str], tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medmambase.commands.train"]
     command = [*torchrun, str(images), *small, "--name", "two", "--epochs", "1"]

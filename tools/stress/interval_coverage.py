@@ -1,4 +1,4 @@
-"""Whether the intervals are what they say: python tools/interval_coverage.py
+"""Whether the intervals are what they say: python tools/stress/interval_coverage.py
 
 Draws many test sets from a population whose figures are known, computes every interval of each as the report does, and counts how often the known figure
 lies inside: it should in 95 % of them. Once with images that stand alone, and once with patients of several images that resemble each other, where

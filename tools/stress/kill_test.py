@@ -1,6 +1,6 @@
 """Kills a small training again and again, goes on after each kill, and compares what comes out with a training that nobody killed.
 
-    python tools/kill_test.py --kills 40
+    python tools/stress/kill_test.py --kills 40
 
 Some kills come from outside at a random moment; the others strike inside a write: half of a file is on the disk, or all of it but not yet in its
 place, or just moved there. After each kill the folder must hold nothing that cannot be read, and at the end the weights and metrics.csv must have the
