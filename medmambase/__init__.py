@@ -1,7 +1,8 @@
 """MedMambaSE for medical ultrasound images, on kernels that need no compiler.
 
-The network and its presets are here; the kernels are also importable alone, from ``medmambase_kernels``. A name is brought from its module when it is
-first asked for: what says why PyTorch does not load must not load it.
+The network and its presets are here; the kernels are also importable alone, from
+``medmambase_kernels``. A name is brought from its module when it is first asked for: what says why
+PyTorch does not load must not load it.
 """
 
 from importlib import import_module
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medmambase.config import PRESETS, RECIPES, ModelConfig, Preprocessing, TrainConfig
     from medmambase.model.network import MedMambaSE
-    from medmambase_kernels import SelectiveScan, SqueezeExcite, describe_backend, selective_scan, selective_scan_2d, squeeze_excite, use_backend
+    from medmambase_kernels import (
+        SelectiveScan,
+        SqueezeExcite,
+        describe_backend,
+        selective_scan,
+        selective_scan_2d,
+        squeeze_excite,
+        use_backend,
+    )
 
 __version__ = "0.1.0"
 
@@ -29,7 +38,9 @@ __all__ = [
     "squeeze_excite",
     "use_backend",
 ]
-_HOMES = {"MedMambaSE": "medmambase.model.network"} | dict.fromkeys(("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"), "medmambase.config")
+_HOMES = {"MedMambaSE": "medmambase.model.network"} | dict.fromkeys(
+    ("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"), "medmambase.config"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Every default in the project: network shapes, preprocessing, recipes.
 
-Stop before: ``settings.py``, which fills them from a file and from flags. Next stop: ``model/network.py`` builds a network from a ``ModelConfig``;
+Stop before: ``settings.py``, which fills them from a file and from flags. Next stop:
+``model/network.py`` builds a network from a ``ModelConfig``;
 ``training/loop.py`` follows a ``TrainConfig``.
 """
 
@@ -47,7 +48,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_type(name: str, value: object, wanted: Any) -> None:
-    """Raises ConfigError unless ``value`` is what a file may give for the annotation ``wanted``: a whole number is also a float, a list a tuple."""
+    """Raises ConfigError unless ``value`` is what a file may give for the annotation ``wanted``: a
+    whole number is also a float, a list a tuple."""
     if not _fits(value, wanted):
         raise ConfigError(f"{name} is {value!r}; it must be {in_words(wanted)}")
 
@@ -60,7 +62,9 @@ def _fits(value: object, wanted: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in value)
     if parts:
         return any(_fits(value, part) for part in parts)
-    return isinstance(value, (int, float) if wanted is float else wanted) and (wanted is bool or not isinstance(value, bool))
+    return isinstance(value, (int, float) if wanted is float else wanted) and (
+        wanted is bool or not isinstance(value, bool)
+    )
 
 
 def in_words(wanted: Any) -> str:
@@ -84,7 +88,8 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist, with the nearest one that does, and for a value of another type."""
+        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist, with the
+        nearest one that does, and for a value of another type."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
         types = get_type_hints(cls)
         for name, value in values.items():
@@ -98,11 +103,14 @@ class _Config:
 class ModelConfig(_Config):
     """The shape of a network.
 
-    ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation between concat and shuffle),
-    ``medmamba``, ``notebook`` (MedMambaSE as its authors coded it), ``medmamba_v0`` (notebook without SE).
-    ``se_scale`` multiplies the sigmoid gate: 2 starts a new network with every gate at exactly 1, 1 is the published gate,
-    which starts at 0.5; None takes 2 with ``init="corrected"`` and 1 with ``init="upstream"``.
-    ``odd`` says what patch merging does with a map of odd height or width: add a row/column of zeros, or drop the last.
+    ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation
+    between concat and shuffle), ``medmamba``, ``notebook`` (MedMambaSE as its authors coded it),
+    ``medmamba_v0`` (notebook without SE).
+    ``se_scale`` multiplies the sigmoid gate: 2 starts a new network with every gate at exactly 1, 1
+    is the published gate, which starts at 0.5; None takes 2 with ``init="corrected"`` and 1 with
+    ``init="upstream"``.
+    ``odd`` says what patch merging does with a map of odd height or width: add a row/column of
+    zeros, or drop the last.
     """
 
     num_classes: int = 6
@@ -131,18 +139,28 @@ class ModelConfig(_Config):
         if self.in_chans not in (1, 3):
             raise ConfigError(f"in_chans is {self.in_chans!r}; it must be 1 (grey) or 3 (RGB)")
         if len(self.depths) != len(self.dims) or not self.depths or min(self.depths) < 1:
-            raise ConfigError(f"depths {self.depths} and dims {self.dims} must be as long as each other, every depth at least 1")
+            raise ConfigError(
+                f"depths {self.depths} and dims {self.dims} must be as long as each other, every depth at least 1"
+            )
         if self.se_scale is not None and not self.se_scale > 0:
             raise ConfigError(f"se_scale is {self.se_scale!r}; it must be above 0, or None")
         if any(dim < 2 or dim % 2 for dim in self.dims):
-            raise ConfigError(f"dims is {self.dims}; every width must be even, since each block splits its channels in two")
+            raise ConfigError(
+                f"dims is {self.dims}; every width must be even, since each block splits its channels in two"
+            )
         if any(wide != 2 * narrow for narrow, wide in zip(self.dims, self.dims[1:], strict=False)):
-            raise ConfigError(f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it")
+            raise ConfigError(
+                f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it"
+            )
 
 
-WITHOUT_SE: dict[Block, Block] = {"medmambase": "medmamba", "notebook": "medmamba_v0"}  # the same block, but for its gates
+WITHOUT_SE: dict[Block, Block] = {
+    "medmambase": "medmamba",
+    "notebook": "medmamba_v0",
+}  # the same block, but for its gates
 
-# nano and micro are new, so their SE is never narrower than 8; tiny, small and base keep the published C/16.
+# nano and micro are new, so their SE is never narrower than 8; tiny, small and base keep the
+# published C/16.
 PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(depths=(2, 2, 4, 2), dims=(48, 96, 192, 384)),
     "micro": ModelConfig(depths=(2, 2, 4, 2), dims=(64, 128, 256, 512)),
@@ -154,11 +172,13 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Preprocessing(_Config):
-    """From an image file to the network's input; saved with the weights, so that prediction does the same as training.
+    """From an image file to the network's input; saved with the weights, so that prediction does
+    the same as training.
 
-    ``channels`` 1 or 3; ``size`` in pixels, square; ``resize`` pads to a square first (``letterbox``) or distorts
-    (``stretch``). ``high_depth``: how 16-bit and float images become 8-bit, by each image's own 0.1 and 99.9 percentile
-    or by the format's full range. Values enter the network as (value / 255 - mean) / std.
+    ``channels`` 1 or 3; ``size`` in pixels, square; ``resize`` pads to a square first
+    (``letterbox``) or distorts (``stretch``). ``high_depth``: how 16-bit and float images become
+    8-bit, by each image's own 0.1 and 99.9 percentile or by the format's full range. Values enter
+    the network as (value / 255 - mean) / std.
     """
 
     size: int = 128
@@ -180,18 +200,26 @@ class Preprocessing(_Config):
 
 @dataclass(frozen=True)
 class TrainConfig(_Config):
-    """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs (patience 0: never stop early).
+    """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs
+    (patience 0: never stop early).
 
-    ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None keeps the preset's. ``se`` "off" takes
-    squeeze-and-excitation out of it and changes nothing else, to see what it is worth.
-    ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest gradient that is taken as it is (0: any).
-    ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of them (0: off).
-    ``select_after``: the part of the epochs before which none is chosen as the best, nor patience counted: an early epoch that looks good on few
-    validation images is luck.
-    ``balance``: every class counts alike, by weights of the loss or by how often its images are drawn.
-    ``freeze``: what does not learn, the patch embedding or, with ``backbone``, all but the classifier.
-    ``laterality``: left stays left, so no image is mirrored. ``recompute``: spare memory by computing each block again in backward.
-    ``cache``: decoded images stay in memory; ``disk`` also keeps them for the next run; ``off`` decodes each again whenever it is used.
+    ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None
+    keeps the preset's. ``se`` "off" takes squeeze-and-excitation out of it and changes nothing
+    else, to see what it is worth.
+    ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest
+    gradient that is taken as it is (0: any).
+    ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of
+    them (0: off).
+    ``select_after``: the part of the epochs before which none is chosen as the best, nor patience
+    counted: an early epoch that looks good on few validation images is luck.
+    ``balance``: every class counts alike, by weights of the loss or by how often its images are
+    drawn.
+    ``freeze``: what does not learn, the patch embedding or, with ``backbone``, all but the
+    classifier.
+    ``laterality``: left stays left, so no image is mirrored. ``recompute``: spare memory by
+    computing each block again in backward.
+    ``cache``: decoded images stay in memory; ``disk`` also keeps them for the next run; ``off``
+    decodes each again whenever it is used.
     ``save_every``: steps between checkpoints inside an epoch (0: only after each epoch).
     """
 
@@ -229,8 +257,9 @@ class TrainConfig(_Config):
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("se", Gates), ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze), ("augmentation", Augmentation),
-            ("resize", Resize), ("high_depth", HighDepth), ("select", Metric), ("precision", Precision), ("cache", Caching),
+            ("se", Gates), ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze),
+            ("augmentation", Augmentation), ("resize", Resize), ("high_depth", HighDepth), ("select", Metric),
+            ("precision", Precision), ("cache", Caching),
         ):  # fmt: skip  # a table
             _one_of(name, getattr(self, name), choices)
         for name in ("epochs", "batch_size", "accumulate", "image_size"):
@@ -247,7 +276,9 @@ class TrainConfig(_Config):
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
         """``preset`` with this recipe's block and depths, then ``changes``."""
-        own: dict[str, Any] = {"block": self.block_for(preset.block)} | ({} if self.depths is None else {"depths": self.depths})
+        own: dict[str, Any] = {"block": self.block_for(preset.block)} | (
+            {} if self.depths is None else {"depths": self.depths}
+        )
         return replace(preset, **(own | changes))
 
     def block_for(self, block: Block) -> Block:
@@ -256,19 +287,23 @@ class TrainConfig(_Config):
         return WITHOUT_SE.get(chosen, chosen) if self.se == "off" else chosen
 
 
-# The original's README, its notebook and MedMamba's script disagree; each is named here, ours comes first.
+# The original's README, its notebook and MedMamba's script disagree; each is named here, ours comes
+# first.
 RECIPES: dict[str, TrainConfig] = {
     "ultrasound": TrainConfig(),
     "readme": TrainConfig(
-        recipe="readme", block="medmambase", optimizer="adam", lr=1e-3, weight_decay=1e-4, schedule="constant", warmup=0, epochs=20, patience=0,
-        clip_norm=0, label_smoothing=0, ema=0, augmentation="none", resize="stretch", select="accuracy", select_after=0,
+        recipe="readme", block="medmambase", optimizer="adam", lr=1e-3, weight_decay=1e-4, schedule="constant",
+        warmup=0, epochs=20, patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="none", resize="stretch",
+        select="accuracy", select_after=0,
     ),
     "notebook": TrainConfig(
-        recipe="notebook", block="notebook", depths=(2, 2, 2, 2), optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=30,
-        patience=10, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip", resize="stretch", select="accuracy", select_after=0,
+        recipe="notebook", block="notebook", depths=(2, 2, 2, 2), optimizer="adam", lr=1e-4, weight_decay=0,
+        schedule="constant", warmup=0, epochs=30, patience=10, clip_norm=0, label_smoothing=0, ema=0,
+        augmentation="crop_flip", resize="stretch", select="accuracy", select_after=0,
     ),
     "medmamba": TrainConfig(
-        recipe="medmamba", block="medmamba", optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0, epochs=100, batch_size=32,
-        patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip", image_size=224, resize="stretch", select="accuracy", select_after=0,
+        recipe="medmamba", block="medmamba", optimizer="adam", lr=1e-4, weight_decay=0, schedule="constant", warmup=0,
+        epochs=100, batch_size=32, patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip",
+        image_size=224, resize="stretch", select="accuracy", select_after=0,
     ),
 }  # fmt: skip  # one recipe a paragraph, to be read side by side

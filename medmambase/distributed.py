@@ -1,7 +1,9 @@
-"""One training on several processes, as torchrun starts them: each takes its share of every batch, and all do the same step.
+"""One training on several processes, as torchrun starts them: each takes its share of every batch,
+and all do the same step.
 
-Called by ``loop.py``. Gradients are averaged by PyTorch's DistributedDataParallel; BatchNorm sees the whole batch, on any device. So two processes do what
-one would do with twice the batch, up to rounding.
+Called by ``loop.py``. Gradients are averaged by PyTorch's DistributedDataParallel; BatchNorm sees
+the whole batch, on any device. So two processes do what one would do with twice the batch, up to
+rounding.
 """
 
 import gc
@@ -26,7 +28,8 @@ class RankError(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of ``count`` processes this is, and on its own machine which: ``local``. Rank 0 is the ``first``: it alone writes files and speaks."""
+    """Which of ``count`` processes this is, and on its own machine which: ``local``. Rank 0 is the
+    ``first``: it alone writes files and speaks."""
 
     rank: int = 0
     count: int = 1
@@ -60,7 +63,8 @@ class Ranks:
         return bytes(self.sum(letters).tolist()).decode("utf-8", "surrogatepass")
 
     def write(self, action: Callable[[], object]) -> None:
-        """Let the first process write. Where it cannot, no process goes on: it raises its own error, the others RunFolderError."""
+        """Let the first process write. Where it cannot, no process goes on: it raises its own
+        error, the others RunFolderError."""
         failed: Exception | None = None
         if self.first:
             try:
@@ -80,22 +84,27 @@ class Ranks:
         synchronise_batch_norms(network)
         device = next(network.parameters()).device
         # Buffers are BatchNorm's alone, and those are the same everywhere.
-        return DistributedDataParallel(network, device_ids=None if device.type == "cpu" else [device], broadcast_buffers=False)
+        return DistributedDataParallel(
+            network, device_ids=None if device.type == "cpu" else [device], broadcast_buffers=False
+        )
 
 
 ALONE = Ranks()
 
 
 def local_gradients(learner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    """Within, ``learner`` keeps its gradients for itself where ``wanted``: they are averaged once a step, with those of its last batch."""
+    """Within, ``learner`` keeps its gradients for itself where ``wanted``: they are averaged once a
+    step, with those of its last batch."""
     return learner.no_sync() if wanted and isinstance(learner, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
 def joined(device_type: str) -> Iterator[Ranks]:
-    """The processes of this training, as torchrun tells by environment variables; a process started otherwise is ALONE.
+    """The processes of this training, as torchrun tells by environment variables; a process started
+    otherwise is ALONE.
 
-    They meet through NCCL for "cuda" on Linux, otherwise through Gloo. Raises RankError where one of the others ends in between.
+    They meet through NCCL for "cuda" on Linux, otherwise through Gloo. Raises RankError where one
+    of the others ends in between.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield ALONE
@@ -103,17 +112,27 @@ def joined(device_type: str) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device_type == "cuda" and sys.platform == "linux" else "gloo")
     try:
         with warnings.catch_warnings():
-            # Of axes with one element, whose stride says nothing; and of an argument that older versions of PyTorch need.
+            # Of axes with one element, whose stride says nothing; and of an argument that older
+            # versions of PyTorch need.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
             yield Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
-            distributed.barrier()  # the others wait for the first one's report: who leaves early may be aborted by the threads of the group
+            # the others wait for the first one's report: who leaves early may be aborted by the
+            # threads of the group
+            distributed.barrier()
     except RuntimeError as error:
-        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out")):
+        if not any(
+            word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset", "Timed out")
+        ):
             raise
-        raise RankError(f"process {distributed.get_rank()} has lost the others; their own messages say why ({str(error).splitlines()[0][:120]})") from error
+        raise RankError(
+            f"process {distributed.get_rank()} has lost the others; their own messages say why "
+            f"({str(error).splitlines()[0][:120]})"
+        ) from error
     finally:
-        gc.collect()  # what still holds the group would end it while the interpreter ends, when its threads can no longer be stopped
+        # what still holds the group would end it while the interpreter ends, when its threads can
+        # no longer be stopped
+        gc.collect()
         distributed.destroy_process_group()
 
 
@@ -140,12 +159,17 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes: PyTorch's own does this on GPUs alone. It shares parameters and statistics with the one it replaces."""
+    """BatchNorm over the images of all processes: PyTorch's own does this on GPUs alone. It shares
+    parameters and statistics with the one it replaces."""
 
     def __init__(self, plain: nn.BatchNorm2d) -> None:
         super().__init__(plain.num_features, plain.eps, plain.momentum)
         self.weight, self.bias = plain.weight, plain.bias
-        self.running_mean, self.running_var, self.num_batches_tracked = plain.running_mean, plain.running_var, plain.num_batches_tracked
+        self.running_mean, self.running_var, self.num_batches_tracked = (
+            plain.running_mean,
+            plain.running_var,
+            plain.num_batches_tracked,
+        )
         self.train(plain.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -158,7 +182,12 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         mean = sums / count
         centred = x - mean[:, None, None]
         variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None and self.momentum is not None
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+            and self.momentum is not None
+        )
         if self.track_running_stats:  # not while a block is computed again in backward
             with torch.no_grad():
                 self.num_batches_tracked += 1

@@ -1,4 +1,5 @@
-"""A finished file to its place: written beside it, then moved there, so that a kill at any byte never spoils what is there."""
+"""A finished file to its place: written beside it, then moved there, so that a kill at any byte
+never spoils what is there."""
 
 import json
 import os
@@ -9,7 +10,8 @@ from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The file at once, or not at all. Raises OSError, and then what was there before is unharmed."""
+    """The file at once, or not at all. Raises OSError, and then what was there before is
+    unharmed."""
     beside = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +38,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def move(beside: Path, path: Path) -> None:
-    """``os.replace`` with patience: on Windows a virus scanner or an indexer may have the old file open for a moment. Raises OSError."""
+    """``os.replace`` with patience: on Windows a virus scanner or an indexer may have the old file
+    open for a moment. Raises OSError."""
     for pause in (0.05, 0.2, 1.0):
         try:
             return os.replace(beside, path)

@@ -1,6 +1,8 @@
-"""The folder of one run: its name, who is at work in it, and the files that the training writes into it.
+"""The folder of one run: its name, who is at work in it, and the files that the training writes
+into it.
 
-Every file is written beside its place and moved there, so that a kill at any byte never spoils what is there.
+Every file is written beside its place and moved there, so that a kill at any byte never spoils what
+is there.
 """
 
 import csv
@@ -19,7 +21,15 @@ from filelock import FileLock, Timeout
 
 from medmambase import files
 
-_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")}
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³"),
+}
 
 
 class RunFolderError(Exception):
@@ -27,10 +37,14 @@ class RunFolderError(Exception):
 
 
 def create(runs: Path, name: str) -> Path:
-    """Make ``runs/<name>-001``, or the first number that is free. Raises RunFolderError if it cannot be made."""
+    """Make ``runs/<name>-001``, or the first number that is free. Raises RunFolderError if it
+    cannot be made."""
     plain = legal_name(name)
     if len(f"{plain}-001".encode("utf-8", "surrogatepass")) > 255:  # what the file systems of all three systems take
-        raise RunFolderError(f"the name {plain[:40]}... has {len(plain)} letters, too many for a folder; choose a shorter one with --name")
+        raise RunFolderError(
+            f"the name {plain[:40]}... has {len(plain)} letters, too many for a folder; choose a shorter one with "
+            f"--name"
+        )
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
@@ -41,7 +55,11 @@ def create(runs: Path, name: str) -> Path:
                 continue
             return folder
     except OSError as error:
-        advice = "choose a shorter --name or --runs" if error.errno == errno.ENAMETOOLONG else "choose another place with --runs"
+        advice = (
+            "choose a shorter --name or --runs"
+            if error.errno == errno.ENAMETOOLONG
+            else "choose another place with --runs"
+        )
         if error.errno == errno.ENOSPC:
             advice = f"free some space there, or {advice}"
         raise RunFolderError(f"{runs}: cannot make a folder there ({error.strerror or error}); {advice}") from error
@@ -57,17 +75,23 @@ def legal_name(name: str) -> str:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Within, ``run`` belongs to this process. Raises RunFolderError if another one is at work in it, or if it cannot be written.
+    """Within, ``run`` belongs to this process. Raises RunFolderError if another one is at work in
+    it, or if it cannot be written.
 
-    The lock is the operating system's, so it ends with its process, however that ends: nothing is left to clear away after a kill.
+    The lock is the operating system's, so it ends with its process, however that ends: nothing is
+    left to clear away after a kill.
     """
     lock = FileLock(run / "run.lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise RunFolderError(f"{run}: {_holder(run)} is at work in it; wait for its end, or stop it, or choose another folder") from None
+        raise RunFolderError(
+            f"{run}: {_holder(run)} is at work in it; wait for its end, or stop it, or choose another folder"
+        ) from None
     except OSError as error:
-        raise RunFolderError(f"{run}: cannot be written ({error.strerror or error}); choose a folder that can") from error
+        raise RunFolderError(
+            f"{run}: cannot be written ({error.strerror or error}); choose a folder that can"
+        ) from error
     try:
         # Beside the lock, which on Windows nobody else can read.
         write_json(run / "run.lock.json", {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
@@ -101,9 +125,15 @@ def _told(path: Path) -> Iterator[None]:
 
 def failed(path: Path, error: OSError) -> RunFolderError:
     """The one line for a file that cannot be written."""
-    advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that its folder is there and may be written"
+    advice = (
+        "free some space there"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "see that its folder is there and may be written"
+    )
     kept = "; what was there before is unharmed" if path.exists() else ""
-    return RunFolderError(f"{path}: cannot be written ({error.strerror or error}){kept}; {advice}, or choose another place with --runs")
+    return RunFolderError(
+        f"{path}: cannot be written ({error.strerror or error}){kept}; {advice}, or choose another place with --runs"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

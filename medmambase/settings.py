@@ -1,9 +1,10 @@
 """What a person set: the recipe's values, over them a TOML file's, over them those of flags.
 
-Stop before: ``commands/train.py``, or the ``config.toml`` of a run. Next stop: ``training/session.py``, which does what is set here.
+Stop before: ``commands/train.py``, or the ``config.toml`` of a run. Next stop:
+``training/session.py``, which does what is set here.
 
-A file holds one setting a line, named as its flag is: ``batch_size = 32`` is ``--batch-size 32``. There are no tables: nobody should need to know
-in which of them a setting stands.
+A file holds one setting a line, named as its flag is: ``batch_size = 32`` is ``--batch-size 32``.
+There are no tables: nobody should need to know in which of them a setting stands.
 """
 
 import re
@@ -22,11 +23,18 @@ Channels = Literal["auto", "1", "3"]
 Engine = Literal["triton", "cpu", "torch", "reference"]
 
 CONFIG = "config.toml"  # in a run's folder: its settings, to repeat it or to go on
-# What --demo does differently, so that it ends in minutes without a GPU; whatever is set by hand still wins.
+# What --demo does differently, so that it ends in minutes without a GPU; whatever is set by hand
+# still wins.
 DEMO = {"image_size": 48, "epochs": 6, "in_chans": "1"}
 DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is asked for: it is then shown as it is
 DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
-MAY_CHANGE = ("data", "device", "cache", "save_every", "tensorboard")  # of a run that goes on: what changes no result, and where its data lies now
+MAY_CHANGE = (
+    "data",
+    "device",
+    "cache",
+    "save_every",
+    "tensorboard",
+)  # of a run that goes on: what changes no result, and where its data lies now
 _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by flag takes back the other of the file
 
 
@@ -34,8 +42,10 @@ _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by f
 class Settings:
     """All that decides a run, as a person gave it: paths are texts, None is left to choose.
 
-    ``data``: whatever ``data/sources.py`` reads; ``demo`` draws images instead. ``group_regex`` finds the patient in an image's path, ``group_column`` in
-    a CSV. ``folds``: cross-validation, of which this run is ``fold``, counted from 0 (folds 0: none). ``allow_leak``: go on with patients in two splits.
+    ``data``: whatever ``data/sources.py`` reads; ``demo`` draws images instead. ``group_regex``
+    finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
+    which this run is ``fold``, counted from 0 (folds 0: none). ``allow_leak``: go on with patients
+    in two splits.
     """
 
     data: str | None = None
@@ -73,10 +83,16 @@ class Settings:
         import tomli_w
 
         lines = {name: self.value(name) for name in TYPES}
-        # TOML is Unicode: of the path of a folder whose name is none only its owner knows how to write it.
-        told = {n: list(v) if isinstance(v, tuple) else v for n, v in lines.items() if v is not None and not re.search("[\ud800-\udfff]", str(v))}
+        # TOML is Unicode: of the path of a folder whose name is none only its owner knows how to
+        # write it.
+        told = {
+            n: list(v) if isinstance(v, tuple) else v
+            for n, v in lines.items()
+            if v is not None and not re.search("[\ud800-\udfff]", str(v))
+        }
         return (
-            f"# Every setting of a run. medmambase-train --config with this file repeats it, --resume with its folder goes on with it.\n\n{tomli_w.dumps(told)}"
+            f"# Every setting of a run. medmambase-train --config with this file repeats it, --resume with its "
+            f"folder goes on with it.\n\n{tomli_w.dumps(told)}"
         )
 
 
@@ -91,7 +107,8 @@ def flag(name: str) -> str:
 
 
 def from_text(name: str, text: str) -> Any:
-    """What a person typed after a flag, as the type of its setting. Raises ConfigError naming the flag."""
+    """What a person typed after a flag, as the type of its setting. Raises ConfigError naming the
+    flag."""
     wanted = TYPES[name]
     value: Any = text
     with suppress(ValueError):  # then it stays text, which is refused
@@ -101,7 +118,8 @@ def from_text(name: str, text: str) -> Any:
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """``flags`` win over ``file``, the file over the recipe. Raises ConfigError naming the flag, or the file and its key, what was got and what is wanted."""
+    """``flags`` win over ``file``, the file over the recipe. Raises ConfigError naming the flag, or
+    the file and its key, what was got and what is wanted."""
     written = read(file) if file else {}
     for pair in _EITHER:
         _one_of_two(flags, pair, flag)
@@ -110,17 +128,25 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
             written = {name: value for name, value in written.items() if name not in pair}
     if "recipe" in written and flags.get("recipe", written["recipe"]) != written["recipe"]:
         raise ConfigError(
-            f"--recipe is {flags['recipe']!r}, and {file} has recipe {written['recipe']!r}, whose other settings would win over it; "
+            f"--recipe is {flags['recipe']!r}, and {file} has recipe {written['recipe']!r}, whose other settings "
+            f"would win over it; "
             "leave out --recipe, or take it and what belongs to it out of the file"
         )
     given = {**written, **flags}
     own: dict[str, Any] = {}
     if given.get("demo"):
-        own = DEMO | ({} if "recipe" in given else DEMO_RECIPE) | ({} if given.keys() & {"recipe", "model", "weights"} else DEMO_DEPTHS)
+        own = (
+            DEMO
+            | ({} if "recipe" in given else DEMO_RECIPE)
+            | ({} if given.keys() & {"recipe", "model", "weights"} else DEMO_DEPTHS)
+        )
         own |= {} if given.get("weights") else {"model": "nano"}
     recipe = given.get("recipe", "ultrasound")
     if recipe not in RECIPES:
-        raise ConfigError(f"{flag('recipe') if 'recipe' in flags else f'{file}: recipe'} is {recipe!r}; it must be one of {', '.join(map(repr, RECIPES))}")
+        raise ConfigError(
+            f"{flag('recipe') if 'recipe' in flags else f'{file}: recipe'} is {recipe!r}; it must be one of "
+            f"{', '.join(map(repr, RECIPES))}"
+        )
     settings = Settings(training=RECIPES[recipe])
     for values, shown in ((own, flag), (written, lambda name: f"{file}: {name}"), (flags, flag)):
         for name, value in values.items():
@@ -131,29 +157,39 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 
 
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
-    """The settings of a run that goes on. Raises ConfigError where ``flags`` differ from them in more than MAY_CHANGE."""
+    """The settings of a run that goes on. Raises ConfigError where ``flags`` differ from them in
+    more than MAY_CHANGE."""
     path = run / CONFIG
     if not path.is_file():
         what = "this is no run that was begun: it has no config.toml" if run.is_dir() else "there is no such folder"
         raise ConfigError(f"--resume {run}: {what}; give the folder of a run, such as runs/data-001")
     settings = resolve({}, path)
     changed = [name for name, value in flags.items() if name not in MAY_CHANGE and value != settings.value(name)]
-    differences = [f"{flag(name)} is {flags[name]!r} and was {settings.value(name)!r}".replace("was None", "was not set") for name in changed]
+    differences = [
+        f"{flag(name)} is {flags[name]!r} and was {settings.value(name)!r}".replace("was None", "was not set")
+        for name in changed
+    ]
     if changed:
-        raise ConfigError(f"{run} was begun with other settings: {'; '.join(differences)}; leave out what differs, or start a new run without --resume")
+        raise ConfigError(
+            f"{run} was begun with other settings: {'; '.join(differences)}; leave out what differs, or start a new "
+            f"run without --resume"
+        )
     for name, value in flags.items():
         settings = _set(settings, name, value, flag(name))
     return settings
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, each of the type it must have. Raises ConfigError naming the file."""
+    """The settings in a TOML file, each of the type it must have. Raises ConfigError naming the
+    file."""
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a byte order mark in front
         values = tomllib.loads(text)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file; give a TOML file of settings, or leave out --config") from error
+        raise ConfigError(
+            f"{path}: there is no such file; give a TOML file of settings, or leave out --config"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
@@ -161,12 +197,19 @@ def read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         backslash = line is not None and "\\" in text.splitlines()[int(line[1]) - 1]
-        advice = r"; a path with backslashes stands in single quotes: data = 'C:\images'" if backslash else "; wanted lines such as batch_size = 32"
+        advice = (
+            r"; a path with backslashes stands in single quotes: data = 'C:\images'"
+            if backslash
+            else "; wanted lines such as batch_size = 32"
+        )
         raise ConfigError(f"{path}: is not TOML ({error}){advice}") from error
     for name, value in values.items():
         if name not in TYPES:
             if isinstance(value, dict):
-                raise ConfigError(f"{path}: [{name}] is a table; settings stand outside of tables, one a line, named as their flags are: batch_size = 32")
+                raise ConfigError(
+                    f"{path}: [{name}] is a table; settings stand outside of tables, one a line, named as their "
+                    f"flags are: batch_size = 32"
+                )
             raise ConfigError(f"{path}: there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
         check_type(f"{path}: {name}", value, TYPES[name])
     return values
@@ -195,12 +238,22 @@ def _check(settings: Settings) -> None:
     if settings.folds == 1 or settings.folds < 0:
         raise ConfigError(f"--folds is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):
-        wanted = f"with --folds {settings.folds} it must be 0 to {settings.folds - 1}" if settings.folds else "it counts --folds, which is not given"
+        wanted = (
+            f"with --folds {settings.folds} it must be 0 to {settings.folds - 1}"
+            if settings.folds
+            else "it counts --folds, which is not given"
+        )
         raise ConfigError(f"--fold is {settings.fold}; {wanted}")
     if settings.group_regex is not None:
         try:
             re.compile(settings.group_regex)
         except re.error as error:
-            raise ConfigError(f"--group-regex is {settings.group_regex!r}, which is no regular expression ({error}); an example: '(patient\\d+)'") from error
+            raise ConfigError(
+                f"--group-regex is {settings.group_regex!r}, which is no regular expression ({error}); an example: "
+                f"'(patient\\d+)'"
+            ) from error
     if settings.training.freeze != "none" and not settings.weights:
-        raise ConfigError(f"--freeze is {settings.training.freeze!r}, but a new network has learned nothing to keep; give --weights, or leave it out")
+        raise ConfigError(
+            f"--freeze is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
+            f"--weights, or leave it out"
+        )

@@ -1,4 +1,5 @@
-"""What all tests share: the tolerances, poisoned memory, engines, and the optional folder of reference numbers."""
+"""What all tests share: the tolerances, poisoned memory, engines, and the optional folder of
+reference numbers."""
 
 import ctypes
 import importlib.util
@@ -20,12 +21,16 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-ENGINES = ["cpu", "torch", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))]
+ENGINES = [
+    "cpu",
+    "torch",
+    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")),
+]
 
 UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
-# Largest difference from the definition over the largest magnitude. Arithmetic is float32 throughout, so half-precision
-# results differ by their last rounding only.
+# Largest difference from the definition over the largest magnitude. Arithmetic is float32
+# throughout, so half-precision results differ by their last rounding only.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
@@ -46,7 +51,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what ``torch.empty`` and its kin return with NaN, so that an output nobody wrote cannot be right by luck."""
+    """Fill what ``torch.empty`` and its kin return with NaN, so that an output nobody wrote cannot
+    be right by luck."""
 
     def poisoned(make):
         def filled(*args, **kwargs):
@@ -55,7 +61,13 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return filled
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty"), (Tensor, "new_empty_strided")):
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (Tensor, "new_empty"),
+        (Tensor, "new_empty_strided"),
+    ):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
 
 
@@ -67,7 +79,8 @@ def fixed_seed() -> Iterator[None]:
 
 
 def reference_folder() -> Path | None:
-    """The folder beside the project that holds reference numbers and images, known by its contents; None if there is none."""
+    """The folder beside the project that holds reference numbers and images, known by its contents;
+    None if there is none."""
     found = sorted(Path(__file__).resolve().parents[2].glob("*/parity/meta.json"))
     return found[0].parents[1] if found else None
 

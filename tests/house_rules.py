@@ -1,4 +1,5 @@
-"""The house rules: each reads a source tree and yields its violations. test_house.py applies them, and shows each a planted fault."""
+"""The house rules: each reads a source tree and yields its violations. test_house.py applies them,
+and shows each a planted fault."""
 
 import ast
 import os
@@ -16,38 +17,76 @@ PACKAGES = ("medmambase", "kernels")
 FOLDERS = (*PACKAGES, "tools", "tests", ".github")
 LONGEST = 350
 
-# Who may import whom, first match first: the importer, then what it may import of ours. Of medmambase_kernels the others see the public names only.
+# Who may import whom, first match first: the importer, then what it may import of ours. Of
+# medmambase_kernels the others see the public names only.
 # An engine is imported by no statement: backend.py loads it by its name, on first use.
 KERNELS = "medmambase_kernels"
-BASE = ("medmambase.config", "medmambase.files", "medmambase.run_folder", "medmambase.distributed")  # which import nothing of ours
-OPERATORS = tuple(f"{KERNELS}.{operator}" for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"))
+BASE = (
+    "medmambase.config",
+    "medmambase.files",
+    "medmambase.run_folder",
+    "medmambase.distributed",
+)  # which import nothing of ours
+OPERATORS = tuple(
+    f"{KERNELS}.{operator}"
+    for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
+)
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
     ("medmambase.settings", ("medmambase.config",)),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
-    ("medmambase.evaluation.explanation*", (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS)),
+    (
+        "medmambase.evaluation.explanation*",
+        (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS),
+    ),
     ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
     ("medmambase.run_folder", BASE),
     ("medmambase.distributed", BASE),
     ("medmambase.inference*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.training*")),
-    ("medmambase.training*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*")),
+    (
+        "medmambase.training*",
+        (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*"),
+    ),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     ("medmambase_kernels._triton*", ("medmambase_kernels._triton*",)),
-    ("medmambase_kernels._cpu*", ("medmambase_kernels._cpu*", "medmambase_kernels._torch*", "medmambase_kernels.reference", "medmambase_kernels.backend")),
+    (
+        "medmambase_kernels._cpu*",
+        (
+            "medmambase_kernels._cpu*",
+            "medmambase_kernels._torch*",
+            "medmambase_kernels.reference",
+            "medmambase_kernels.backend",
+        ),
+    ),
     ("medmambase_kernels._torch*", ("medmambase_kernels._torch*", "medmambase_kernels.reference")),
     ("medmambase_kernels.bench*", (KERNELS, "medmambase_kernels.*")),
     ("medmambase_kernels.reference", ()),
     ("medmambase_kernels.backend", ("medmambase_kernels.reference", "medmambase_kernels._triton.ascii_folders")),
-    (KERNELS, ("medmambase_kernels.backend", "medmambase_kernels._cpu.capture", "medmambase_kernels.inference", *OPERATORS)),
-    ("medmambase_kernels.*", ("medmambase_kernels.backend", "medmambase_kernels.custom_op", "medmambase_kernels.reference")),
+    (
+        KERNELS,
+        ("medmambase_kernels.backend", "medmambase_kernels._cpu.capture", "medmambase_kernels.inference", *OPERATORS),
+    ),
+    (
+        "medmambase_kernels.*",
+        ("medmambase_kernels.backend", "medmambase_kernels.custom_op", "medmambase_kernels.reference"),
+    ),
 )
-AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*", "logging.basicConfig", "warnings.filterwarnings",
-             "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # a list of names, to be read as one
+AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*",
+    "logging.basicConfig", "warnings.filterwarnings",
+             "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # names
 NOT_IMPORTED = ("triton", "llvmlite", "matplotlib", "sklearn")
 ENGINE_OF = {"triton": "_triton", "llvmlite": "_cpu"}
-RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")}
+RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³"),
+}
 Syntax = TypeVar("Syntax", ast.Call, ast.FunctionDef)
 
 
@@ -85,25 +124,35 @@ def found(root: Path, folders: Iterable[str], kind: type[Syntax]) -> Iterator[tu
 def public_names(path: Path) -> list[str]:
     """The strings of ``__all__``."""
     for node in tree(path).body:
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
+        ):
             return list(ast.literal_eval(node.value))
     return []
 
 
 def imported(module: str, path: Path, known: Iterable[str]) -> Iterator[tuple[ast.stmt, str, str]]:
-    """Each import as (statement, module, name); ``from package import module`` counts as that module, unless the package exports an object of that name."""
+    """Each import as (statement, module, name); ``from package import module`` counts as that
+    module, unless the package exports an object of that name."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-            base = ".".join([*package[: len(package) + 1 - node.level], *([node.module] if node.module else [])]) if node.level else str(node.module)
+            base = (
+                ".".join([*package[: len(package) + 1 - node.level], *([node.module] if node.module else [])])
+                if node.level
+                else str(node.module)
+            )
             for alias in node.names:
-                yield (node, f"{base}.{alias.name}", "") if f"{base}.{alias.name}" in known else (node, base, alias.name)
+                yield (
+                    (node, f"{base}.{alias.name}", "") if f"{base}.{alias.name}" in known else (node, base, alias.name)
+                )
 
 
 def executed(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """What runs when the module is imported: everything but the bodies of functions and of ``if __name__ == "__main__"``."""
+    """What runs when the module is imported: everything but the bodies of functions and of
+    ``if __name__ == "__main__"``."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from executed([*getattr(node, "decorator_list", []), *node.args.defaults])
@@ -118,17 +167,28 @@ def imports_keep_their_direction(root: Path) -> Iterator[str]:
     for module, path in known.items():
         allowed = next((allowed for pattern, allowed in IMPORTS if fnmatchcase(module, pattern)), ())
         inside = module.startswith(KERNELS)
-        # Outside the kernels `from medmambase_kernels import selective_scan` means the function, which has its module's name.
+        # Outside the kernels `from medmambase_kernels import selective_scan` means the function,
+        # which has its module's name.
         visible = known if inside else [name for name in known if name.removeprefix(f"{KERNELS}.") not in public]
         for node, target, name in imported(module, path, visible):
             first = target.split(".")[0]
             engine = ENGINE_OF.get(first)
             if engine and path.parent.name != engine:
                 yield f"{place(root, path, node.lineno)}: import {first} outside {engine}/"
-            elif first in ("medmambase", KERNELS) and target != module and not any(fnmatchcase(target, pattern) for pattern in allowed):
-                yield f"{place(root, path, node.lineno)}: {module} may not import {target}: see IMPORTS in tests/test_house.py"
+            elif (
+                first in ("medmambase", KERNELS)
+                and target != module
+                and not any(fnmatchcase(target, pattern) for pattern in allowed)
+            ):
+                yield (
+                    f"{place(root, path, node.lineno)}: {module} may not import {target}: see IMPORTS in "
+                    f"tests/test_house.py"
+                )
             elif target == KERNELS and not inside and name not in public:
-                yield f"{place(root, path, node.lineno)}: {name or target} is not a public name of {KERNELS}; import the name itself, from its __all__"
+                yield (
+                    f"{place(root, path, node.lineno)}: {name or target} is not a public name of {KERNELS}; import "
+                    f"the name itself, from its __all__"
+                )
 
 
 def files_are_short_and_about_something(root: Path) -> Iterator[str]:
@@ -136,7 +196,14 @@ def files_are_short_and_about_something(root: Path) -> Iterator[str]:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         if lines > LONGEST:
             yield f"{place(root, path)}: {lines} lines, at most {LONGEST}: split it by idea"
-        if {part.strip("_") for part in path.relative_to(root).with_suffix("").parts} & {"util", "utils", "common", "helper", "helpers", "misc"}:
+        if {part.strip("_") for part in path.relative_to(root).with_suffix("").parts} & {
+            "util",
+            "utils",
+            "common",
+            "helper",
+            "helpers",
+            "misc",
+        }:
             yield f"{place(root, path)}: a function without a room is a missing idea"
 
 
@@ -151,10 +218,14 @@ def text_names_its_encoding(root: Path) -> Iterator[str]:
 
 
 def _keywords_of_text(call: ast.Call) -> set[str]:
-    """What a call that reads or writes text must name: the encoding, and when it writes the line ends."""
+    """What a call that reads or writes text must name: the encoding, and when it writes the line
+    ends."""
     method, given = isinstance(call.func, ast.Attribute), {keyword.arg: keyword.value for keyword in call.keywords}
     name = getattr(call.func, "attr" if method else "id", "")
-    if method and (name, len(call.args)) in (("read_text", 0), ("write_text", 1)):  # with another number it is not pathlib's
+    if method and (name, len(call.args)) in (
+        ("read_text", 0),
+        ("write_text", 1),
+    ):  # with another number it is not pathlib's
         return {"encoding", "newline"} if name == "write_text" else {"encoding"}
     if name == "open":
         position = 0 if method else 1
@@ -176,7 +247,9 @@ def only_commands_print(root: Path) -> Iterator[str]:
 def nothing_happens_at_import(root: Path) -> Iterator[str]:
     for path in sources(root, PACKAGES):
         for node in executed(tree(path).body):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.func] if isinstance(node, ast.Call) else []
+            targets = (
+                node.targets if isinstance(node, ast.Assign) else [node.func] if isinstance(node, ast.Call) else []
+            )
             for target in targets:
                 name = ast.unparse(target)
                 if name.startswith("os.environ[") or any(fnmatchcase(name, pattern) for pattern in AT_IMPORT):
@@ -185,12 +258,20 @@ def nothing_happens_at_import(root: Path) -> Iterator[str]:
 
 def public_names_have_docstrings(root: Path) -> Iterator[str]:
     known = modules(root)
-    yield from (f"{place(root, known[package])}: has no __all__" for package in ("medmambase", KERNELS) if not public_names(known[package]))
+    yield from (
+        f"{place(root, known[package])}: has no __all__"
+        for package in ("medmambase", KERNELS)
+        if not public_names(known[package])
+    )
     for module, path in known.items():
         origins = {name: target for _, target, name in imported(module, path, ())}
         for name in public_names(path):
             source = known.get(origins.get(name, module))
-            definitions = {n.name: n for n in tree(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)} if source else {}
+            definitions = (
+                {n.name: n for n in tree(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+                if source
+                else {}
+            )
             if name in definitions and not ast.get_docstring(definitions[name]):
                 yield f"{place(root, source or path, definitions[name].lineno)}: {name} is public and has no docstring"
 
@@ -211,15 +292,27 @@ def exceptions_carry_their_reason(root: Path) -> Iterator[str]:
 
 
 def names_are_legal_on_windows(root: Path) -> Iterator[str]:
-    inside = (path.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("*") if "__pycache__" not in path.parts)
-    yield from illegal_names([*(path.as_posix() for path in inside), *(path.name for path in root.iterdir() if path.is_file())])
+    inside = (
+        path.relative_to(root)
+        for folder in FOLDERS
+        for path in (root / folder).rglob("*")
+        if "__pycache__" not in path.parts
+    )
+    yield from illegal_names(
+        [*(path.as_posix() for path in inside), *(path.name for path in root.iterdir() if path.is_file())]
+    )
 
 
 def illegal_names(names: Iterable[str]) -> Iterator[str]:
     seen: dict[str, str] = {}
     for name in sorted(names):
         last = PurePosixPath(name).name
-        if last.split(".")[0].rstrip().lower() in RESERVED or re.search(r'[<>:"\\|?*\x00-\x1f]', last) or last.endswith((".", " ")) or len(name) > 150:
+        if (
+            last.split(".")[0].rstrip().lower() in RESERVED
+            or re.search(r'[<>:"\\|?*\x00-\x1f]', last)
+            or last.endswith((".", " "))
+            or len(name) > 150
+        ):
             yield f"{name}: Windows cannot check this name out"
         if seen.setdefault(name.casefold(), name) != name:
             yield f"{name}: differs from {seen[name.casefold()]} in case only"
@@ -228,8 +321,15 @@ def illegal_names(names: Iterable[str]) -> Iterator[str]:
 def tools_are_guarded(root: Path) -> Iterator[str]:
     for path in sources(root, ["tools"]):
         body = tree(path).body
-        calls = [node for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and "sys.path" not in ast.unparse(node)]
-        yield from (f"{place(root, path, node.lineno)}: runs when imported; put it under if __name__ == '__main__'" for node in calls)
+        calls = [
+            node
+            for node in body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and "sys.path" not in ast.unparse(node)
+        ]
+        yield from (
+            f"{place(root, path, node.lineno)}: runs when imported; put it under if __name__ == '__main__'"
+            for node in calls
+        )
         names = {node.name for node in body if isinstance(node, ast.FunctionDef)}
         if "main" in names and not any(isinstance(node, ast.If) and "__name__" in ast.dump(node.test) for node in body):
             yield f"{place(root, path)}: main is never called under if __name__ == '__main__'"
@@ -243,11 +343,19 @@ def readme_names_every_file(root: Path) -> Iterator[str]:
 
 
 def packages_import_quietly(root: Path) -> Iterator[str]:
-    """Imports both packages, each in its own process: they print nothing and bring none of NOT_IMPORTED."""
+    """Imports both packages, each in its own process: they print nothing and bring none of
+    NOT_IMPORTED."""
     for package in ("medmambase", KERNELS):
         code = f"import sys, {package}; sys.exit(', '.join(sorted(set(sys.modules) & set({NOT_IMPORTED}))))"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")])}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         if done.stdout or done.stderr.strip():
             yield f"importing {package} prints or brings: {(done.stdout + done.stderr).strip()}"
 

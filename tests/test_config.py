@@ -80,13 +80,32 @@ def test_a_setting_that_cannot_be_meant_is_named(name: str, value: object) -> No
 
 def test_the_recipes_are_what_their_sources_did() -> None:
     readme, notebook, medmamba, ours = (RECIPES[name] for name in ("readme", "notebook", "medmamba", "ultrasound"))
-    assert (readme.optimizer, readme.lr, readme.weight_decay, readme.epochs, readme.batch_size, readme.image_size) == ("adam", 1e-3, 1e-4, 20, 16, 128)
-    assert (notebook.lr, notebook.weight_decay, notebook.epochs, notebook.patience, notebook.augmentation) == (1e-4, 0, 30, 10, "crop_flip")
+    assert (readme.optimizer, readme.lr, readme.weight_decay, readme.epochs, readme.batch_size, readme.image_size) == (
+        "adam",
+        1e-3,
+        1e-4,
+        20,
+        16,
+        128,
+    )
+    assert (notebook.lr, notebook.weight_decay, notebook.epochs, notebook.patience, notebook.augmentation) == (
+        1e-4,
+        0,
+        30,
+        10,
+        "crop_flip",
+    )
     assert (medmamba.lr, medmamba.epochs, medmamba.batch_size, medmamba.image_size) == (1e-4, 100, 32, 224)
     assert (ours.optimizer, ours.select, ours.resize, ours.epochs) == ("adamw", "auc", "letterbox", 50)
     assert all(RECIPES[name].recipe == name for name in RECIPES)
     for original in (readme, notebook, medmamba):  # they had none of what came later
-        assert (original.ema, original.balance, original.accumulate, original.freeze, original.clip_norm) == (0, "none", 1, "none", 0)
+        assert (original.ema, original.balance, original.accumulate, original.freeze, original.clip_norm) == (
+            0,
+            "none",
+            1,
+            "none",
+            0,
+        )
 
 
 def test_a_recipe_brings_its_network_and_a_change_comes_last() -> None:
@@ -95,7 +114,10 @@ def test_a_recipe_brings_its_network_and_a_change_comes_last() -> None:
     assert RECIPES["ultrasound"].model(PRESETS["nano"]) == PRESETS["nano"]
 
 
-@pytest.mark.parametrize(("recipe", "without"), [("ultrasound", "medmamba"), ("readme", "medmamba"), ("notebook", "medmamba_v0"), ("medmamba", "medmamba")])
+@pytest.mark.parametrize(
+    ("recipe", "without"),
+    [("ultrasound", "medmamba"), ("readme", "medmamba"), ("notebook", "medmamba_v0"), ("medmamba", "medmamba")],
+)
 def test_se_off_takes_the_gates_out_and_changes_nothing_else(recipe: str, without: str) -> None:
     on, off = (replace(RECIPES[recipe], se=se).model(PRESETS["nano"]) for se in ("on", "off"))
     assert off == replace(on, block=without)

@@ -26,14 +26,22 @@ from house_rules import (
 FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (imports_keep_their_direction, "medmambase/config.py", "import medmambase.model.network"),
     (imports_keep_their_direction, "medmambase/data/reading/images.py", "from ...training import loop"),
-    (imports_keep_their_direction, "medmambase/data/reading/images.py", "def late() -> None:\n    from medmambase import commands"),
+    (
+        imports_keep_their_direction,
+        "medmambase/data/reading/images.py",
+        "def late() -> None:\n    from medmambase import commands",
+    ),
     (imports_keep_their_direction, "medmambase/model/layers.py", "from medmambase_kernels.backend import choose"),
     (imports_keep_their_direction, "medmambase/model/layers.py", "from medmambase_kernels import secret"),
     (imports_keep_their_direction, "medmambase/evaluation/report/report.py", "from medmambase_kernels import scan"),
     (imports_keep_their_direction, "medmambase/newcomer.py", "from medmambase import config"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "import medmambase"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "from ._cpu import scan"),
-    (imports_keep_their_direction, "kernels/medmambase_kernels/scan.py", "def late() -> None:\n    import triton.language as tl"),
+    (
+        imports_keep_their_direction,
+        "kernels/medmambase_kernels/scan.py",
+        "def late() -> None:\n    import triton.language as tl",
+    ),
     (imports_keep_their_direction, "medmambase/config.py", "from triton import jit"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/backend.py", "import llvmlite"),
     (packages_import_quietly, "medmambase/__init__.py", "print('hello')"),
@@ -46,7 +54,11 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (text_names_its_encoding, "tools/x.py", "path.write_text('a', encoding='utf-8')"),
     (text_names_its_encoding, "tools/x.py", "subprocess.run(['a'], text=True)"),
     (only_commands_print, "medmambase/training/loop.py", "def f() -> None:\n    print(1)"),
-    (nothing_happens_at_import, "medmambase/config.py", "import os\nif os.name == 'nt':\n    os.environ.setdefault('A', '1')"),
+    (
+        nothing_happens_at_import,
+        "medmambase/config.py",
+        "import os\nif os.name == 'nt':\n    os.environ.setdefault('A', '1')",
+    ),
     (nothing_happens_at_import, "medmambase/commands/train.py", "import argparse\nPARSER = argparse.ArgumentParser()"),
     (public_names_have_docstrings, "medmambase/config.py", "__all__ = ['f']\ndef f() -> None: ..."),
     (public_names_have_docstrings, "medmambase/__init__.py", "from medmambase.config import Bare\n__all__ = ['Bare']"),
@@ -62,9 +74,14 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A small tree that keeps every rule."""
-    empty = ("medmambase/training/loop.py", "medmambase/commands/__init__.py", *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "backend")))
+    empty = (
+        "medmambase/training/loop.py",
+        "medmambase/commands/__init__.py",
+        *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "backend")),
+    )
     files = dict.fromkeys(empty, "") | {
-        "README.md": "config.py images.py layers.py loop.py report.py train.py scan.py scan_cpu.py reference.py backend.py newcomer.py",
+        "README.md": "config.py images.py layers.py loop.py report.py train.py scan.py scan_cpu.py reference.py "
+        "backend.py newcomer.py",
         "medmambase/__init__.py": "__all__ = ['VERSION']\n",
         "medmambase/config.py": "class Bare: ...\n",
         "medmambase/model/layers.py": "from medmambase_kernels import selective_scan\n",
@@ -99,7 +116,9 @@ def test_a_name_that_windows_refuses_is_reported(name: str) -> None:
 
 
 def test_names_that_differ_in_case_only_are_reported() -> None:
-    assert list(illegal_names(["data/Images.py", "data/images.py"])) == ["data/images.py: differs from data/Images.py in case only"]
+    assert list(illegal_names(["data/Images.py", "data/images.py"])) == [
+        "data/images.py: differs from data/Images.py in case only"
+    ]
 
 
 def test_every_rule_has_a_planted_fault() -> None:

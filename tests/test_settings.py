@@ -1,4 +1,5 @@
-"""What a person sets: a flag wins over the file, the file over the recipe, and whatever cannot be meant is named with its place."""
+"""What a person sets: a flag wins over the file, the file over the recipe, and whatever cannot be
+meant is named with its place."""
 
 import re
 import tomllib
@@ -25,8 +26,17 @@ def written(folder: Path, text: str) -> Path:
 def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
     file = written(tmp_path, 'recipe = "readme"\nepochs = 7\nlr = 0.5\nname = "file"\nallow_leak = true\n')
     settings = resolve({"epochs": 9, "allow_leak": False, "data": "x"}, file)
-    assert (settings.training.epochs, settings.training.lr, settings.training.augmentation) == (9, 0.5, RECIPES["readme"].augmentation)
-    assert (settings.name, settings.allow_leak, settings.data, settings.training.recipe) == ("file", False, "x", "readme")
+    assert (settings.training.epochs, settings.training.lr, settings.training.augmentation) == (
+        9,
+        0.5,
+        RECIPES["readme"].augmentation,
+    )
+    assert (settings.name, settings.allow_leak, settings.data, settings.training.recipe) == (
+        "file",
+        False,
+        "x",
+        "readme",
+    )
     assert resolve({"epochs": 9, "lr": 0.5, "recipe": "readme", "name": "file", "data": "x"}) == settings
 
 
@@ -44,7 +54,11 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
         ("recipe = 'fast'", "recipe is 'fast'; it must be one of 'ultrasound', 'readme', 'notebook', 'medmamba'"),
         ("demo = true\ndata = 'x'", "data is 'x', but --demo draws its own images; leave out one of data and demo"),
         ("weights = 'x'\nmodel = 'nano'", "model is 'nano', but weights bring the size of their own network"),
-        ("epochs 3", "is not TOML (Expected '=' after a key in a key/value pair (at line 1, column 8)); wanted lines such as batch_size = 32"),
+        (
+            "epochs 3",
+            "is not TOML (Expected '=' after a key in a key/value pair (at line 1, column 8)); wanted lines such as "
+            "batch_size = 32",
+        ),
         ('epochs = 3\ndata = "C:\\Users\\x"', r"a path with backslashes stands in single quotes: data = 'C:\images'"),
     ],
 )
@@ -99,7 +113,10 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
         ({"folds": 5, "fold": 5}, "--fold is 5; with --folds 5 it must be 0 to 4"),
         ({"fold": 1}, "--fold is 1; it counts --folds, which is not given"),
         ({"group_regex": "("}, "--group-regex is '(', which is no regular expression"),
-        ({"freeze": "backbone"}, "--freeze is 'backbone', but a new network has learned nothing to keep; give --weights"),
+        (
+            {"freeze": "backbone"},
+            "--freeze is 'backbone', but a new network has learned nothing to keep; give --weights",
+        ),
         ({"data": "x", "demo": True}, "leave out one of data and demo"),
     ],
 )
@@ -111,16 +128,23 @@ def test_what_cannot_be_meant_is_told_with_its_flag(flags: Mapping[str, Any], me
 def test_one_of_a_pair_by_flag_takes_back_the_other_of_the_file(tmp_path: Path) -> None:
     assert resolve({"data": "x"}, written(tmp_path, "demo = true\nepochs = 2")).demo is False
     assert resolve({"demo": True}, written(tmp_path, "data = 'x'")).data is None
-    assert resolve({"demo": False}, written(tmp_path, "demo = true")).training == TrainConfig()  # nothing of the demo's own
+    assert (
+        resolve({"demo": False}, written(tmp_path, "demo = true")).training == TrainConfig()
+    )  # nothing of the demo's own
     assert resolve({"weights": "w"}, written(tmp_path, "model = 'nano'")).model is None
     assert resolve({"model": "micro"}, written(tmp_path, "weights = 'w'")).weights is None
 
 
 def test_a_recipe_by_flag_does_not_only_rename_what_the_file_sets(tmp_path: Path) -> None:
     file = written(tmp_path, resolve({"data": "x"}).to_toml())
-    with pytest.raises(ConfigError, match=r"--recipe is 'readme', and .* has recipe 'ultrasound', whose other settings would win over it"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--recipe is 'readme', and .* has recipe 'ultrasound', whose other settings would win over it",
+    ):
         resolve({"recipe": "readme"}, file)
-    assert resolve({"recipe": "readme"}, written(tmp_path, "epochs = 2")).training == replace(RECIPES["readme"], epochs=2)
+    assert resolve({"recipe": "readme"}, written(tmp_path, "epochs = 2")).training == replace(
+        RECIPES["readme"], epochs=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,10 +154,17 @@ def test_a_recipe_by_flag_does_not_only_rename_what_the_file_sets(tmp_path: Path
         ({"model": "tiny"}, None, "ultrasound", {"lr": 3e-3, "augmentation": "none"}),
         ({"recipe": "notebook"}, (2, 2, 2, 2), "notebook", {}),
         ({"recipe": "ultrasound"}, None, "ultrasound", {}),
-        ({"lr": 0.5, "epochs": 2, "image_size": 96}, (1, 1, 2, 1), "ultrasound", {"lr": 0.5, "augmentation": "none", "epochs": 2, "image_size": 96}),
+        (
+            {"lr": 0.5, "epochs": 2, "image_size": 96},
+            (1, 1, 2, 1),
+            "ultrasound",
+            {"lr": 0.5, "augmentation": "none", "epochs": 2, "image_size": 96},
+        ),
     ],
 )
-def test_the_demo_gives_way_to_whatever_is_given_by_hand(flags: dict[str, Any], depths: tuple[int, ...] | None, recipe: str, changes: dict[str, Any]) -> None:
+def test_the_demo_gives_way_to_whatever_is_given_by_hand(
+    flags: dict[str, Any], depths: tuple[int, ...] | None, recipe: str, changes: dict[str, Any]
+) -> None:
     settings = resolve({"demo": True, **flags})
     assert settings.network().dims == PRESETS[flags.get("model", "nano")].dims
     assert settings.network().depths == (depths or PRESETS["nano"].depths)
@@ -146,12 +177,21 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     (tmp_path / CONFIG).write_text(begun.to_toml(), encoding="utf-8")
     assert of_run(tmp_path, {}) == begun
     assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
-    with pytest.raises(ConfigError, match="was begun with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what differs"):
+    with pytest.raises(
+        ConfigError,
+        match="was begun with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what "
+        "differs",
+    ):
         of_run(tmp_path, {"epochs": 6, "name": "y", "data": "x"})
-    assert {*MAY_CHANGE} & {*TrainConfig().to_dict()} == checkpoint.FREE & {*TYPES}  # what the checkpoint itself lets pass
+    assert {*MAY_CHANGE} & {*TrainConfig().to_dict()} == checkpoint.FREE & {
+        *TYPES
+    }  # what the checkpoint itself lets pass
 
 
-@pytest.mark.parametrize(("folder", "message"), [("gone", "there is no such folder"), (".", "this is no run that was begun: it has no config.toml")])
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("gone", "there is no such folder"), (".", "this is no run that was begun: it has no config.toml")],
+)
 def test_only_a_run_can_go_on(folder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--resume .*: {message}; give the folder of a run"):
         of_run(tmp_path / folder, {})
@@ -176,8 +216,18 @@ def test_the_help_tells_each_default() -> None:
 
 
 def test_flags_become_what_their_settings_are() -> None:
-    given, config, resume = train_flags.parse(["data", "--lr", "1", "--seed=3", "--laterality", "--no-allow-leak", "--name", "5", "--in-chans", "1"])
-    assert given == {"data": "data", "lr": 1.0, "seed": 3, "laterality": True, "allow_leak": False, "name": "5", "in_chans": "1"}
+    given, config, resume = train_flags.parse(
+        ["data", "--lr", "1", "--seed=3", "--laterality", "--no-allow-leak", "--name", "5", "--in-chans", "1"]
+    )
+    assert given == {
+        "data": "data",
+        "lr": 1.0,
+        "seed": 3,
+        "laterality": True,
+        "allow_leak": False,
+        "name": "5",
+        "in_chans": "1",
+    }
     assert isinstance(given["lr"], float) and config is None and resume is None
 
 
@@ -205,7 +255,9 @@ def test_a_flag_of_another_type_is_refused(words: list[str], message: str) -> No
         (["--resume", "x", "--config", "y"], "--resume takes its settings from x; leave out --config y"),
     ],
 )
-def test_words_that_are_no_flags_end_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_are_no_flags_end_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         train_flags.parse(words)
     said = capsys.readouterr().err

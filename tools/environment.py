@@ -1,4 +1,5 @@
-"""The virtual environment that quickstart.py and check.py share: made once, given a torch that fits the machine, reused afterwards.
+"""The virtual environment that quickstart.py and check.py share: made once, given a torch that fits
+the machine, reused afterwards.
 
 Standard library only: this runs before anything is installed. Last stop before:
 medmambase/doctor/torch_build.py, which chooses. Next stop: pip, then the two tools.
@@ -24,7 +25,8 @@ sys.path.insert(0, str(ROOT))  # the project is not installed yet
 
 from medmambase.doctor.torch_build import SetupError, choose_torch, choose_triton, new_enough, output, this_machine  # noqa: E402  # found by the line above
 
-# Run by an interpreter about itself. It looks torch up without importing it, which would take seconds.
+# Run by an interpreter about itself. It looks torch up without importing it, which would take
+# seconds.
 PROBE = """
 import json, sys
 from importlib import metadata, util
@@ -37,7 +39,8 @@ print(json.dumps([sys.version_info[:2], sys.prefix != sys.base_prefix, have["pip
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What a Python says about itself: version, whether it belongs to a virtual environment, what it can import."""
+    """What a Python says about itself: version, whether it belongs to a virtual environment, what
+    it can import."""
 
     python: tuple[int, int]
     nested: bool
@@ -61,7 +64,8 @@ def program(folder: Path, name: str) -> Path:
 
 
 def prepare(folder: Path, test: bool = False) -> Path:
-    """The environment's Python, with torch and the project in it (``test``: and what the checks need). Raises SetupError."""
+    """The environment's Python, with torch and the project in it (``test``: and what the checks
+    need). Raises SetupError."""
     python = program(folder, "python")
     here = ask(python)
     if here and here.pip and new_enough(here.torch) and _is_done(folder, test):
@@ -75,7 +79,9 @@ def prepare(folder: Path, test: bool = False) -> Path:
         _pip(python, *choice.arguments)
         here = ask(python)
         if here is None or here.torch is None:
-            raise SetupError(f"pip reported no error, yet torch is not in {folder}. Delete that folder and run this again.")
+            raise SetupError(
+                f"pip reported no error, yet torch is not in {folder}. Delete that folder and run this again."
+            )
     torch = str(here.torch)
     triton = None if here.triton else choose_triton(machine, torch, test)
     if triton:
@@ -91,7 +97,8 @@ def prepare(folder: Path, test: bool = False) -> Path:
 
 
 def _can_be_editable(python: tuple[int, int]) -> bool:
-    """An editable install is found through a .pth file in UTF-8, which Pythons before 3.13 read in the system's encoding."""
+    """An editable install is found through a .pth file in UTF-8, which Pythons before 3.13 read in
+    the system's encoding."""
     return str(ROOT).isascii() or python >= (3, 13) or locale.getencoding().lower() in ("utf-8", "utf8")
 
 
@@ -100,19 +107,25 @@ def _usable(folder: Path, here: Interpreter | None) -> Interpreter:
     if here and here.pip:
         if here.python < (3, 11):
             raise SetupError(
-                f"{folder} holds Python {here.python[0]}.{here.python[1]}; 3.11 or newer is wanted. Delete it, or name another folder with --venv."
+                f"{folder} holds Python {here.python[0]}.{here.python[1]}; 3.11 or newer is wanted. Delete it, or "
+                f"name another folder with --venv."
             )
         return here
     if Path(sys.prefix).resolve() == folder.resolve():
-        raise SetupError(f"{folder}, which runs this, has no pip. Run this with another Python, or name another folder with --venv.")
+        raise SetupError(
+            f"{folder}, which runs this, has no pip. Run this with another Python, or name another folder with --venv."
+        )
     if (folder / "pyvenv.cfg").is_file():
         say(f"{folder} is broken or was left half made: making it again")
     elif folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*"))):
-        raise SetupError(f"{folder} exists and is no virtual environment. Delete it, or name another folder with --venv.")
+        raise SetupError(
+            f"{folder} exists and is no virtual environment. Delete it, or name another folder with --venv."
+        )
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(
-            f"this Python ({sys.executable}) lacks {' and '.join(missing)}. On Debian and Ubuntu: sudo apt install python3-venv. Then run this again."
+            f"this Python ({sys.executable}) lacks {' and '.join(missing)}. On Debian and Ubuntu: sudo apt install "
+            f"python3-venv. Then run this again."
         )
     own = ask(Path(sys.executable))
     # A new environment sees what the base Python has, not what another virtual environment has.
@@ -121,14 +134,20 @@ def _usable(folder: Path, here: Interpreter | None) -> Interpreter:
     command = [sys.executable, "-m", "venv", "--clear", *(["--system-site-packages"] if share else []), str(folder)]
     made = ask(program(folder, "python")) if call(command) == 0 else None
     if made is None or not made.pip:
-        raise SetupError(f"the virtual environment could not be made. The command was:\n  {as_text(command)}\nIs {folder.parent} writable, and is there room?")
+        raise SetupError(
+            f"the virtual environment could not be made. The command was:\n  {as_text(command)}\nIs {folder.parent} "
+            f"writable, and is there room?"
+        )
     return made
 
 
 def _must_import_torch(python: Path) -> None:
     line = 'import torch; print("torch", torch.__version__, "sees", "a GPU" if torch.cuda.is_available() else "no GPU")'
     if call([str(python), "-c", line]) != 0:
-        runtime = "Install the Microsoft Visual C++ Redistributable (https://aka.ms/vs/17/release/vc_redist.x64.exe) and run this again. "
+        runtime = (
+            "Install the Microsoft Visual C++ Redistributable (https://aka.ms/vs/17/release/vc_redist.x64.exe) "
+            "and run this again. "
+        )
         advice = f"{runtime if os.name == 'nt' else ''}To start afresh, delete {python.parent.parent}."
         raise SetupError(f"torch is installed but cannot be imported; the reason stands above.\n{advice}")
 
@@ -138,7 +157,8 @@ def _pip(python: Path, *arguments: str) -> None:
     if call(command) != 0:
         raise SetupError(
             f"pip failed; the reason stands above. The command was:\n  {as_text(command)}\n"
-            "Without a network or behind a proxy, tell pip where packages are (pip config set global.proxy, global.index-url or global.find-links).\n"
+            "Without a network or behind a proxy, tell pip where packages are (pip config set global.proxy, "
+            "global.index-url or global.find-links).\n"
             "Then run this again: what is done is kept."
         )
 
@@ -149,7 +169,11 @@ def _stamp(folder: Path) -> Path:
 
 def _state(test: bool) -> dict[str, object]:
     """What an installation depends on: where the project lies, and what it asks for."""
-    return {"project": str(ROOT), "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(), "test": test}
+    return {
+        "project": str(ROOT),
+        "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(),
+        "test": test,
+    }
 
 
 def _is_done(folder: Path, test: bool) -> bool:
@@ -161,12 +185,15 @@ def _is_done(folder: Path, test: bool) -> bool:
 
 
 def call(command: Sequence[str]) -> int:
-    """Run a command in the project's folder, its output on ours, and return its exit code. Ctrl-C reaches both; the command may finish what it saves."""
+    """Run a command in the project's folder, its output on ours, and return its exit code. Ctrl-C
+    reaches both; the command may finish what it saves."""
     print(f"$ {as_text(command)}", flush=True)
     try:
         child = subprocess.Popen(command, cwd=ROOT)
     except OSError as error:
-        raise SetupError(f"{command[0]} does not start: {error.strerror}. Delete the environment it belongs to and run this again.") from error
+        raise SetupError(
+            f"{command[0]} does not start: {error.strerror}. Delete the environment it belongs to and run this again."
+        ) from error
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -191,9 +218,15 @@ def say(text: str) -> None:
 def parser(description: str, passed_to: str) -> argparse.ArgumentParser:
     """The arguments both tools know. What stands after ``--`` goes to ``passed_to``."""
     made = argparse.ArgumentParser(
-        description=description, epilog=f"What stands after -- goes to {passed_to}. A second run reuses the environment and takes seconds."
+        description=description,
+        epilog=f"What stands after -- goes to {passed_to}. A second run reuses the environment and takes seconds.",
     )
-    made.add_argument("--venv", type=Path, default=ROOT / ".venv", help="folder of the virtual environment (default: .venv beside the project)")
+    made.add_argument(
+        "--venv",
+        type=Path,
+        default=ROOT / ".venv",
+        help="folder of the virtual environment (default: .venv beside the project)",
+    )
     return made
 
 
@@ -204,7 +237,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> int:
-    """``main`` on the command line's arguments; returns the exit code. 1: could not set up; 130: stopped by Ctrl-C."""
+    """``main`` on the command line's arguments; returns the exit code. 1: could not set up; 130:
+    stopped by Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a path may have letters that the console lacks
     try:

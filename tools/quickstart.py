@@ -1,12 +1,16 @@
 """From a clone to a trained network and its report, in one command: python tools/quickstart.py
 
-Makes .venv, installs a torch that fits the machine and the project, trains on the built-in phantom images.
+Makes .venv, installs a torch that fits the machine and the project, trains on the built-in phantom
+images.
 """
 
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036  # old Pythons must parse this file and hear why, so the import stands below
-    sys.exit(f"medmambase needs Python 3.11 or newer; {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}. Get one from https://www.python.org")
+    sys.exit(
+        f"medmambase needs Python 3.11 or newer; {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}. "
+        f"Get one from https://www.python.org"
+    )
 
 from collections.abc import Sequence
 
@@ -17,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     """Set up, train, say where things are. Returns medmambase-train's exit code."""
     ours, theirs = environment.split(arguments)
     chosen = environment.parser(
-        "Set up medmambase and train a small network on its built-in phantom images.", "medmambase-train, for example: -- --epochs 2"
+        "Set up medmambase and train a small network on its built-in phantom images.",
+        "medmambase-train, for example: -- --epochs 2",
     ).parse_args(ours)
     folder = chosen.venv.absolute()
     environment.prepare(folder)

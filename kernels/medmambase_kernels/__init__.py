@@ -1,8 +1,9 @@
-"""Selective scans, what stands around them in a block, and the squeeze-and-excitation gate: for any model, on a GPU without a compiler and on any CPU.
+"""Selective scans, what stands around them in a block, and the squeeze-and-excitation gate: for any
+model, on a GPU without a compiler and on any CPU.
 
-Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels, ``l`` length, ``n`` state, ``r`` rank of delta,
-``g`` groups of channels that share B and C, ``h w`` rows and columns, ``c`` image channels. A, B, C and D are the state-space
-matrices, hence the lower-case axes.
+Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels, ``l`` length, ``n``
+state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w`` rows and columns,
+``c`` image channels. A, B, C and D are the state-space matrices, hence the lower-case axes.
 """
 
 from medmambase_kernels._cpu.capture import Recording

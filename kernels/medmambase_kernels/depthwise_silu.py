@@ -1,14 +1,16 @@
-"""What precedes the scan in SS2D: a depthwise 3x3 convolution and SiLU. Checks, then the custom operator, then the engine.
+"""What precedes the scan in SS2D: a depthwise 3x3 convolution and SiLU. Checks, then the custom
+operator, then the engine.
 
-Bytes moved for an element of the map, by the operations in its place (a copy of the half of the projection, convolution, silu; and what autograd makes
-of them) and by this one on a GPU:
+Bytes moved for an element of the map, by the operations in its place (a copy of the half of the
+projection, convolution, silu; and what autograd makes of them) and by this one on a GPU:
 
                      float32             bfloat16
                  forward  backward   forward  backward
     in its place      24        40        12        22
     fused              8        20         4        14
 
-Next stop: ``depthwise_silu_triton`` or ``depthwise_silu_cpu``; the definition is ``reference.depthwise_silu``.
+Next stop: ``depthwise_silu_triton`` or ``depthwise_silu_cpu``; the definition is
+``reference.depthwise_silu``.
 """
 
 import torch
@@ -16,22 +18,33 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
+from medmambase_kernels.custom_op import (
+    check_tensors,
+    contiguous,
+    contiguous_fake,
+    differentiable,
+    operator,
+    worth_saving,
+)
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
-    """silu(bias + weight * x), a convolution of each channel with its own 3x3 weights; zeros lie around the map.
+    """silu(bias + weight * x), a convolution of each channel with its own 3x3 weights; zeros lie
+    around the map.
 
     Args:
-        x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64; read in place if it is half of a projection (b, h, w, 2d).
+        x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64; read in place if it
+        is half of a projection (b, h, w, 2d).
         weight: (d, 1, 3, 3) and bias: (d,), as nn.Conv2d(d, d, 3, padding=1, groups=d) holds them.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
-        (b, h, w, d), contiguous, in x's dtype; arithmetic is float32 (float64 for float64), rounded once.
+        (b, h, w, d), contiguous, in x's dtype; arithmetic is float32 (float64 for float64), rounded
+        once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
+        cannot run.
     """
     _check(x, weight, bias)
     choice = engines.choose(x.device, x.dtype, backend)
@@ -46,7 +59,10 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     if x.dim() != 4 or x.shape[1] * x.shape[2] * x.shape[3] == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position and channel")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position "
+            f"and channel"
+        )
     for name, t, shape in (("weight", weight, (x.shape[3], 1, 3, 3)), ("bias", bias, (x.shape[3],))):
         if t.shape != shape:
             raise ValueError(f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} it must be {shape}")
@@ -63,7 +79,9 @@ def _forward(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # 
 
 @_forward.register_fake
 def _(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return x.new_empty(x.shape), weight.new_empty(engines.engine("depthwise_silu", engine).kept_shape(x) if save else (0,))
+    return x.new_empty(x.shape), weight.new_empty(
+        engines.engine("depthwise_silu", engine).kept_shape(x) if save else (0,)
+    )
 
 
 @operator(

@@ -1,7 +1,8 @@
-"""What follows the scan in SS2D: LayerNorm over the channels, times silu of the gate z. Checks, then the custom operator, then the engine.
+"""What follows the scan in SS2D: LayerNorm over the channels, times silu of the gate z. Checks,
+then the custom operator, then the engine.
 
-Bytes moved for an element of the map, by the five operations in its place (layer_norm, a cast, silu, a product; and what autograd makes of them) and
-by this one on a GPU:
+Bytes moved for an element of the map, by the five operations in its place (layer_norm, a cast,
+silu, a product; and what autograd makes of them) and by this one on a GPU:
 
                      float32            bfloat16 z, float32 y
                  forward  backward        forward  backward
@@ -16,23 +17,35 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
+from medmambase_kernels.custom_op import (
+    check_tensors,
+    contiguous,
+    contiguous_fake,
+    differentiable,
+    operator,
+    worth_saving,
+)
 
 
-def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None) -> Tensor:
+def gated_norm(
+    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str | None = None
+) -> Tensor:
     """layer_norm(y over the channels) * silu(z).
 
     Args:
-        y: (b, h, w, d), float32 or of z's dtype: a sum of scans leaves float32 only after the norm, in float16 it can overflow.
-        z: (b, h, w, d), float32, bfloat16, float16 or float64; read in place if it is half of a projection (b, h, w, 2d).
-        weight, bias: (d,), of the norm. eps: added to the variance.
+        y: (b, h, w, d), float32 or of z's dtype: a sum of scans leaves float32 only after the norm,
+        in float16 it can overflow.
+        z: (b, h, w, d), float32, bfloat16, float16 or float64; read in place if it is half of a
+        projection (b, h, w, 2d). weight, bias: (d,), of the norm. eps: added to the variance.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
-        (b, h, w, d), contiguous, in z's dtype; arithmetic is float32 (float64 for float64), rounded once.
+        (b, h, w, d), contiguous, in z's dtype; arithmetic is float32 (float64 for float64), rounded
+        once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
+        cannot run.
     """
     _check(y, z, weight, bias)
     choice = engines.choose(z.device, z.dtype, backend)
@@ -47,7 +60,9 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 
 
 def _check(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> None:
     if y.dim() != 4 or y.shape[3] == 0:
-        raise ValueError(f"y has shape {tuple(y.shape)}; it must be (batch, height, width, channels) with at least one channel")
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}; it must be (batch, height, width, channels) with at least one channel"
+        )
     for name, t, shape in (("z", z, tuple(y.shape)), ("weight", weight, (y.shape[3],)), ("bias", bias, (y.shape[3],))):
         if t.shape != shape:
             raise ValueError(f"{name} has shape {tuple(t.shape)}; with y {tuple(y.shape)} it must be {shape}")
@@ -58,7 +73,8 @@ def _check(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 @operator(
     "gated_norm",
-    "(Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, bool save, str engine) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, bool save, str engine) -> (Tensor, Tensor, Tensor, "
+    "Tensor)",
 )
 def _forward(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
     return contiguous(engines.run("gated_norm", engine, "forward", y, z, weight, bias, eps, save))
@@ -67,12 +83,18 @@ def _forward(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-
 @_forward.register_fake
 def _(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
     mean = weight.new_empty((*y.shape[:3], 1))
-    return z.new_empty(z.shape), mean, torch.empty_like(mean), weight.new_empty(engines.engine("gated_norm", engine).kept_shape(y) if save else (0,))
+    return (
+        z.new_empty(z.shape),
+        mean,
+        torch.empty_like(mean),
+        weight.new_empty(engines.engine("gated_norm", engine).kept_shape(y) if save else (0,)),
+    )
 
 
 @operator(
     "gated_norm_backward",
-    "(Tensor dout, Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, Tensor mean, Tensor rstd, Tensor kept, str engine) "
+    "(Tensor dout, Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, Tensor mean, Tensor rstd, Tensor kept, "
+    "str engine) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dout, y, z, weight, bias, eps, mean, rstd, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it

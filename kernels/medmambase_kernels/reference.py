@@ -1,6 +1,7 @@
 """The definitions: each operator once, as a plain loop in float64. Every engine must equal these.
 
-Differentiable by autograd, twice if need be; slow on purpose. Next stop before: the operator's file.
+Differentiable by autograd, twice if need be; slow on purpose. Next stop before: the operator's
+file.
 """
 
 import torch
@@ -27,8 +28,9 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """h_l = exp(delta_l A) h_{l-1} + delta_l u_l B_l;  y_l = (<C_l, h_l> + D u_l) silu(z_l).
 
-    u, delta, z (b, d, l); A (d, n); B, C (d, n) or (b, g, n, l) with channel i in group i // (d / g); D, delta_bias (d,);
-    initial_state (b, d, n). Returns y (b, d, l) and the last state (b, d, n), both float64.
+    u, delta, z (b, d, l); A (d, n); B, C (d, n) or (b, g, n, l) with channel i in group i // (d /
+    g); D, delta_bias (d,); initial_state (b, d, n). Returns y (b, d, l) and the last state (b, d,
+    n), both float64.
     """
     u, delta, A, B, C = (t.double() for t in (u, delta, A, B, C))
     batch, channels, length = u.shape
@@ -54,17 +56,20 @@ def _at_step(t: Tensor, step: int, channels: int) -> Tensor:
 
 
 def scan_order(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Row-major positions in each direction's order, (k, h * w): 0 by rows, 1 by columns, 2 and 3 those reversed."""
+    """Row-major positions in each direction's order, (k, h * w): 0 by rows, 1 by columns, 2 and 3
+    those reversed."""
     rows = torch.arange(height * width, device=device)
     columns = rows.view(height, width).t().reshape(-1)
     return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
 
 
 def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> Tensor:
-    """SS2D's core: four selective scans over one image, each in its own order, put back in place and added.
+    """SS2D's core: four selective scans over one image, each in its own order, put back in place
+    and added.
 
-    x (b, h, w, d); x_dbl (b, h, w, k, r + 2n), per position and direction the columns [delta rank | B | C];
-    dt_weight (k, d, r), dt_bias (k, d), A (k, d, n), D (k, d); k = 4. delta = softplus(dt_weight . rank + dt_bias).
+    x (b, h, w, d); x_dbl (b, h, w, k, r + 2n), per position and direction the columns [delta rank |
+    B | C]; dt_weight (k, d, r), dt_bias (k, d), A (k, d, n), D (k, d); k = 4. delta =
+    softplus(dt_weight . rank + dt_bias).
     Returns y (b, h, w, d) in float64.
     """
     batch, height, width, channels = x.shape
@@ -76,8 +81,8 @@ def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tens
         low_rank, B, C = projected[:, order, k].split([rank, state, state], -1)  # each (b, l, .)
         delta = low_rank @ dt_weight[k].double().t()
         in_order, _ = selective_scan(
-            positions[:, order].transpose(1, 2), delta.transpose(1, 2), A[k], B.transpose(1, 2)[:, None], C.transpose(1, 2)[:, None],
-            D[k], None, dt_bias[k], True, None,
+            positions[:, order].transpose(1, 2), delta.transpose(1, 2), A[k], B.transpose(1, 2)[:, None],
+            C.transpose(1, 2)[:, None], D[k], None, dt_bias[k], True, None,
         )  # fmt: skip  # one argument list, in the operator's order
         y = y + torch.zeros_like(y).index_copy(1, order, in_order.transpose(1, 2))
     return y.reshape(x.shape)
@@ -95,7 +100,8 @@ def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> 
 
 
 def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(weight * (y - mean) / sqrt(variance + eps) + bias) * silu(z), mean and variance of each position over its channels.
+    """(weight * (y - mean) / sqrt(variance + eps) + bias) * silu(z), mean and variance of each
+    position over its channels.
 
     y, z (b, h, w, d); weight, bias (d,). Returns (b, h, w, d) in float64.
     """
@@ -106,9 +112,11 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """silu(bias + the 3x3 neighbourhood of each position, channel by channel, weighted); zeros lie around the map.
+    """silu(bias + the 3x3 neighbourhood of each position, channel by channel, weighted); zeros lie
+    around the map.
 
-    x (b, h, w, d); weight (d, 1, 3, 3), as nn.Conv2d holds it, rows before columns; bias (d,). Returns (b, h, w, d) in float64.
+    x (b, h, w, d); weight (d, 1, 3, 3), as nn.Conv2d holds it, rows before columns; bias (d,).
+    Returns (b, h, w, d) in float64.
     """
     height, width = x.shape[1:3]
     framed = F.pad(x.double(), (0, 0, 1, 1, 1, 1))

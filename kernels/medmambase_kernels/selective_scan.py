@@ -1,6 +1,8 @@
-"""The selective scan: checks, then the custom operator, then the engine that ``backend`` chose; and the module around it.
+"""The selective scan: checks, then the custom operator, then the engine that ``backend`` chose; and
+the module around it.
 
-Next stop: ``selective_scan_triton`` or ``selective_scan_cpu``; the definition is ``reference.selective_scan``.
+Next stop: ``selective_scan_triton`` or ``selective_scan_cpu``; the definition is
+``reference.selective_scan``.
 """
 
 import math
@@ -11,7 +13,14 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
+from medmambase_kernels.custom_op import (
+    check_tensors,
+    contiguous,
+    contiguous_fake,
+    differentiable,
+    operator,
+    worth_saving,
+)
 
 
 def selective_scan(
@@ -29,9 +38,11 @@ def selective_scan(
     initial_state: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The selective state-space scan (Gu and Dao, "Mamba", 2023), with the arguments of mamba_ssm's ``selective_scan_fn``.
+    """The selective state-space scan (Gu and Dao, "Mamba", 2023), with the arguments of mamba_ssm's
+    ``selective_scan_fn``.
 
-    h_l = exp(delta_l A) h_{l-1} + delta_l u_l B_l and y_l = <C_l, h_l> + D u_l, then y_l * silu(z_l) if z is given.
+    h_l = exp(delta_l A) h_{l-1} + delta_l u_l B_l and y_l = <C_l, h_l> + D u_l, then y_l *
+    silu(z_l) if z is given.
 
     Args:
         u, delta, z: (b, d, l), float32, bfloat16, float16 or float64.
@@ -44,10 +55,12 @@ def selective_scan(
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Returns:
-        y (b, d, l) in u's dtype; the last state is (b, d, n) in float32 (float64 for float64), as is all arithmetic.
+        y (b, d, l) in u's dtype; the last state is (b, d, n) in float32 (float64 for float64), as
+        is all arithmetic.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
+        cannot run.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
     choice = engines.choose(u.device, u.dtype, backend)
@@ -61,7 +74,9 @@ def selective_scan(
     else:
         save = worth_saving(u, delta, A, B, C, D, delta_bias, initial_state)
         out_dtype = u.dtype if z is None else work  # gate first, round once
-        y, last, _ = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, choice.name)
+        y, last, _ = _scan(
+            u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, choice.name
+        )
         if z is not None:
             y = y * F.silu(z.to(work))
     y = y.to(u.dtype)
@@ -69,11 +84,13 @@ def selective_scan(
 
 
 class SelectiveScan(nn.Module):
-    """A selective scan that owns its parameters: (b, l, channels) -> (b, l, channels), in the dtype of its input.
+    """A selective scan that owns its parameters: (b, l, channels) -> (b, l, channels), in the dtype
+    of its input.
 
-    delta, B and C are projections of the input, delta through a bottleneck of ``rank``; A starts at -(1..state) and D at 1,
-    as in Mamba. ``step_range``: the range, log-uniform, of the steps delta that a new module starts from. ``bidirectional``
-    adds a scan from the end, with the same parameters.
+    delta, B and C are projections of the input, delta through a bottleneck of ``rank``; A starts at
+    -(1..state) and D at 1, as in Mamba. ``step_range``: the range, log-uniform, of the steps delta
+    that a new module starts from. ``bidirectional`` adds a scan from the end, with the same
+    parameters.
 
     Raises ValueError for a size below 1 and for an input whose last axis is not ``channels``.
     """
@@ -104,7 +121,9 @@ class SelectiveScan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (b, l, channels) -> (b, l, channels)."""
         if x.dim() != 3 or x.shape[-1] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}; SelectiveScan({self.channels}) wants (batch, length, {self.channels})")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; SelectiveScan({self.channels}) wants (batch, length, {self.channels})"
+            )
         y = self._scan(x)
         return y + self._scan(x.flip(1)).flip(1) if self.bidirectional else y
 
@@ -120,9 +139,11 @@ class SelectiveScan(nn.Module):
 
 
 def initial_dt_bias(shape: tuple[int, ...], step_range: tuple[float, float] = (1e-3, 1e-1)) -> Tensor:
-    """Biases of delta, float32 of ``shape``, for a new scan: their softplus is log-uniform in ``step_range`` (Mamba, section 3.6).
+    """Biases of delta, float32 of ``shape``, for a new scan: their softplus is log-uniform in
+    ``step_range`` (Mamba, section 3.6).
 
-    A new network then remembers over lengths from a few steps to a thousand. Raises ValueError unless 0 < low <= high.
+    A new network then remembers over lengths from a few steps to a thousand. Raises ValueError
+    unless 0 < low <= high.
     """
     if not 0 < step_range[0] <= step_range[1]:
         raise ValueError(f"step_range is {step_range}; it must be (low, high) with 0 < low <= high")
@@ -132,12 +153,22 @@ def initial_dt_bias(shape: tuple[int, ...], step_range: tuple[float, float] = (1
 
 
 def _check(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, initial_state: Tensor | None
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
 ) -> None:
     if u.dim() != 3:
         raise ValueError(f"u has shape {tuple(u.shape)}; it must be (batch, channels, length)")
     if A.dim() != 2 or A.shape[0] != u.shape[1]:
-        raise ValueError(f"A has shape {tuple(A.shape)}; it must be (channels, state) with the {u.shape[1]} channels of u")
+        raise ValueError(
+            f"A has shape {tuple(A.shape)}; it must be (channels, state) with the {u.shape[1]} channels of u"
+        )
     if A.shape[1] == 0:
         raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
     if A.is_complex():
@@ -153,27 +184,68 @@ def _check(
     }
     for name, (t, shape) in wanted.items():
         if t is not None and tuple(t.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}; with u {tuple(u.shape)} and A {tuple(A.shape)} it must be {shape}")
+            raise ValueError(
+                f"{name} has shape {tuple(t.shape)}; with u {tuple(u.shape)} and A {tuple(A.shape)} it must be {shape}"
+            )
     for name, t in (("B", B), ("C", C)):
         groups = t.shape[1] if t.dim() == 4 else 1
-        shape = (channels, state) if t.dim() == 2 else (batch, state, length) if t.dim() == 3 else (batch, groups, state, length)
+        shape = (
+            (channels, state)
+            if t.dim() == 2
+            else (batch, state, length)
+            if t.dim() == 3
+            else (batch, groups, state, length)
+        )
         if tuple(t.shape) != shape or groups == 0 or channels % groups:
             raise ValueError(
-                f"{name} has shape {tuple(t.shape)}; it must be (channels, state), (batch, state, length) or (batch, groups, state, length) with "
+                f"{name} has shape {tuple(t.shape)}; it must be (channels, state), (batch, state, length) or (batch, "
+                f"groups, state, length) with "
                 f"batch {batch}, channels {channels} divisible by groups, state {state}, length {length}"
             )
     if B.dim() > 2 and C.dim() > 2 and (B.shape[1] if B.dim() == 4 else 1) != (C.shape[1] if C.dim() == 4 else 1):
-        raise ValueError(f"B {tuple(B.shape)} and C {tuple(C.shape)} have different numbers of groups; give both the same")
-    check_tensors(u, {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state})
+        raise ValueError(
+            f"B {tuple(B.shape)} and C {tuple(C.shape)} have different numbers of groups; give both the same"
+        )
+    check_tensors(
+        u,
+        {
+            "delta": delta,
+            "A": A,
+            "B": B,
+            "C": C,
+            "D": D,
+            "z": z,
+            "delta_bias": delta_bias,
+            "initial_state": initial_state,
+        },
+    )
 
 
 @operator(
     "selective_scan",
-    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, Tensor? initial_state, "
+    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, "
+    "Tensor? initial_state, "
     "ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("selective_scan", engine, "forward", u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save))
+    return contiguous(
+        engines.run(
+            "selective_scan",
+            engine,
+            "forward",
+            u,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            delta_bias,
+            delta_softplus,
+            initial_state,
+            out_dtype,
+            save,
+        )
+    )
 
 
 @_forward.register_fake
@@ -184,8 +256,10 @@ def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype
 
 @operator(
     "selective_scan_backward",
-    "(Tensor dy, Tensor dlast, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, "
-    "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor dy, Tensor dlast, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
+    "bool delta_softplus, "
+    "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+    "Tensor, Tensor)",
 )
 def _backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
     arguments = (dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
@@ -214,7 +288,14 @@ def _gradients(ctx, dy, dlast, _):  # type: ignore[no-untyped-def]  # the schema
         _, _, checkpoints = _scan(*arguments, ctx.out_dtype, True, ctx.engine)
     *gradients, dinitial = _scan_backward(dy, dlast, *arguments, checkpoints, ctx.engine)
     gradients = [None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
-    return *gradients, None, None if initial_state is None else dinitial, None, None, None  # one for each of the operator's arguments
+    return (
+        *gradients,
+        None,
+        None if initial_state is None else dinitial,
+        None,
+        None,
+        None,
+    )  # one for each of the operator's arguments
 
 
 _scan, _scan_backward = differentiable("SelectiveScan", _forward, _backward, _gradients, _setup)

@@ -1,6 +1,8 @@
-"""The four-direction scan of an image (SS2D's core): checks, then the custom operator, then the engine that ``backend`` chose.
+"""The four-direction scan of an image (SS2D's core): checks, then the custom operator, then the
+engine that ``backend`` chose.
 
-Next stop: ``selective_scan_2d_triton`` or ``selective_scan_2d_cpu``; the definition is ``reference.selective_scan_2d``.
+Next stop: ``selective_scan_2d_triton`` or ``selective_scan_2d_cpu``; the definition is
+``reference.selective_scan_2d``.
 """
 
 import torch
@@ -8,7 +10,14 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator, worth_saving
+from medmambase_kernels.custom_op import (
+    check_tensors,
+    contiguous,
+    contiguous_fake,
+    differentiable,
+    operator,
+    worth_saving,
+)
 
 
 def selective_scan_2d(
@@ -22,13 +31,16 @@ def selective_scan_2d(
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Four selective scans over an image, by rows, by columns and both reversed, added in place (VMamba's SS2D, Liu et al. 2024).
+    """Four selective scans over an image, by rows, by columns and both reversed, added in place
+    (VMamba's SS2D, Liu et al. 2024).
 
-    The projections commute with the four orders, so they are made once, in row-major order; no direction's copy of x exists.
+    The projections commute with the four orders, so they are made once, in row-major order; no
+    direction's copy of x exists.
 
     Args:
         x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64.
-        x_dbl: (b, h, w, k, r + 2n), k = 4 directions; the columns are [rank of delta (r) | B (n) | C (n)].
+        x_dbl: (b, h, w, k, r + 2n), k = 4 directions; the columns are [rank of delta (r) | B (n) |
+        C (n)].
         dt_weight: (k, d, r) and dt_bias: (k, d); delta = softplus(dt_weight . rank + dt_bias).
         A: (k, d, n), real. D: (k, d).
         out_dtype: dtype of the result; x's if None.
@@ -38,7 +50,8 @@ def selective_scan_2d(
         y (b, h, w, d), accumulated in float32 (float64 for float64) and rounded once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for cannot run.
+        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
+        cannot run.
     """
     _check(x, x_dbl, dt_weight, dt_bias, A, D)
     choice = engines.choose(x.device, x.dtype, backend)
@@ -57,7 +70,9 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels)")
     if A.dim() != 3 or A.shape[:2] != (4, x.shape[3]):
-        raise ValueError(f"A has shape {tuple(A.shape)}; it must be (4, channels, state) with the {x.shape[3]} channels of x")
+        raise ValueError(
+            f"A has shape {tuple(A.shape)}; it must be (4, channels, state) with the {x.shape[3]} channels of x"
+        )
     if A.shape[2] == 0:
         raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
     if dt_weight.dim() != 3 or dt_weight.shape[:2] != A.shape[:2]:
@@ -65,18 +80,28 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     if dt_weight.shape[2] == 0:
         raise ValueError(f"dt_weight has shape {tuple(dt_weight.shape)}; the rank must be at least 1")
     columns = dt_weight.shape[2] + 2 * A.shape[2]
-    for name, t, shape in (("x_dbl", x_dbl, (*x.shape[:3], 4, columns)), ("dt_bias", dt_bias, A.shape[:2]), ("D", D, A.shape[:2])):
+    for name, t, shape in (
+        ("x_dbl", x_dbl, (*x.shape[:3], 4, columns)),
+        ("dt_bias", dt_bias, A.shape[:2]),
+        ("D", D, A.shape[:2]),
+    ):
         if t.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} and A {tuple(A.shape)} it must be {tuple(shape)}")
+            raise ValueError(
+                f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} and A {tuple(A.shape)} it must be "
+                f"{tuple(shape)}"
+            )
     check_tensors(x, {"x_dbl": x_dbl, "dt_weight": dt_weight, "dt_bias": dt_bias, "A": A, "D": D})
 
 
 @operator(
     "selective_scan_2d",
-    "(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, "
+    "str engine) -> (Tensor, Tensor)",
 )
 def _forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save))
+    return contiguous(
+        engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save)
+    )
 
 
 @_forward.register_fake
@@ -87,11 +112,14 @@ def _(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ign
 
 @operator(
     "selective_scan_2d_backward",
-    "(Tensor dy, Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor checkpoints, str engine) "
+    "(Tensor dy, Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor checkpoints, "
+    "str engine) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints))
+    return contiguous(
+        engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints)
+    )
 
 
 @_backward.register_fake

@@ -1,6 +1,7 @@
 """``medmambase-check data/``: what would be trained on, looked through before anybody trains.
 
-Parse, call, print. The same files are read in the same way, and the same is found, as by ``medmambase-train``; see ``data/audit.py``.
+Parse, call, print. The same files are read in the same way, and the same is found, as by
+``medmambase-train``; see ``data/audit.py``.
 """
 
 import argparse
@@ -27,16 +28,28 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """The console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage, 3
+    data, 4 environment, 130 interrupted."""
     console.prepare()
     folder: Path | None = None
     try:
         options = vars(_parser().parse_args(arguments))
-        settings = resolve({name: from_text(name, value) if isinstance(value, str) else value for name, value in options.items() if value is not None})
+        settings = resolve(
+            {
+                name: from_text(name, value) if isinstance(value, str) else value
+                for name, value in options.items()
+                if value is not None
+            }
+        )
         source = Path(settings.data or "")
         # The same splits as a training would have, but an overlap is told here, not refused.
         manifest = read_manifest(
-            source, seed=settings.training.seed, runs=Path(settings.runs), group_regex=settings.group_regex, group_column=settings.group_column, allow_leak=True
+            source,
+            seed=settings.training.seed,
+            runs=Path(settings.runs),
+            group_regex=settings.group_regex,
+            group_column=settings.group_column,
+            allow_leak=True,
         )
         name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
         folder = run_folder.create(Path(settings.runs), name)
@@ -65,11 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-check",
-        description="Look through images before training: what cannot be read, the same picture twice, twins of different classes, patients in two splits.",
+        description="Look through images before training: what cannot be read, the same picture twice, twins of "
+        "different classes, patients in two splits.",
         epilog="exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment",
         allow_abbrev=False,
     )
-    found.add_argument("data", metavar="DATA", help="whatever medmambase-train takes: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB")
+    found.add_argument(
+        "data",
+        metavar="DATA",
+        help="whatever medmambase-train takes: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB",
+    )
     for name, words in SETTINGS.items():
         found.add_argument(flag(name), metavar="X", help=words)
     return found

@@ -1,6 +1,8 @@
-"""``medmambase-compare A B``: whether one network is better than another on the same test images; the first question is whether SE helps.
+"""``medmambase-compare A B``: whether one network is better than another on the same test images;
+the first question is whether SE helps.
 
-Parse, call, print. Each of A and B is a run, or several with other seeds. Next stop: ``evaluation/comparison.py``.
+Parse, call, print. Each of A and B is a run, or several with other seeds. Next stop:
+``evaluation/comparison.py``.
 """
 
 import argparse
@@ -20,13 +22,14 @@ from medmambase.evaluation.report import results
 from medmambase.files import write_json
 
 SHOWN = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1", "macro/ap": "mean AP", "mcc": "MCC",
-    "kappa": "kappa", "brier": "Brier score", "ece": "calibration error",
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
+    "macro/ap": "mean AP", "mcc": "MCC", "kappa": "kappa", "brier": "Brier score", "ece": "calibration error",
 }  # fmt: skip  # figures and their names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 1 the predictions cannot be compared, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """The console command. Returns its exit code: 0 ok, 1 the predictions cannot be compared, 2
+    usage, 3 data, 4 environment, 130 interrupted."""
     options = _parser().parse_args(arguments)
     return console.guarded("medmambase-compare", lambda: _compare(options))
 
@@ -37,7 +40,10 @@ def _compare(options: argparse.Namespace) -> int:
     found = comparison.compare(firsts, seconds)
     images, patients = len(firsts[0].names), len(set(firsts[0].clusters.tolist()))
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}")
-    print(f"{images} test images{f' of {patients} patients' if patients < images else ''}; intervals at 95 %{', by patients' if patients < images else ''}\n")
+    print(
+        f"{images} test images{f' of {patients} patients' if patients < images else ''}; intervals at 95 "
+        f"%{', by patients' if patients < images else ''}\n"
+    )
     print(f"{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
     for name, words in SHOWN.items():
         one = found.get(name)
@@ -47,23 +53,31 @@ def _compare(options: argparse.Namespace) -> int:
     if max(len(firsts), len(seconds)) > 1:
         print("\nspread between seeds (standard deviation):")
         for name in ("accuracy", "balanced_accuracy", "auc"):
-            sides = [_spread(values) for values in (found[name].firsts, found[name].seconds)] if name in found else ["n/a", "n/a"]
+            sides = (
+                [_spread(values) for values in (found[name].firsts, found[name].seconds)]
+                if name in found
+                else ["n/a", "n/a"]
+            )
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
         if min(len(firsts), len(seconds)) == 1:
-            print("of one side there is one training alone: how much another seed would change it is not in its intervals")
+            print(
+                "of one side there is one training alone: how much another seed would change it is not in its intervals"
+            )
     else:
         print("\none training of each: another seed may give another answer; give several runs of each to know")
     tests = _tests(firsts, seconds)
     if options.json:
         write_json(options.json, {
             "first": list(map(str, first)), "second": list(map(str, second)), "images": images, "patients": patients,
-            "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()}, "pairs": tests,
+            "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
+            "pairs": tests,
         })  # fmt: skip  # the file's content
     return 0
 
 
 def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> list[dict[str, object]]:
-    """DeLong's and McNemar's test for each pair of runs, printed and returned. Both take every image for one of its own."""
+    """DeLong's and McNemar's test for each pair of runs, printed and returned. Both take every
+    image for one of its own."""
     told: list[dict[str, object]] = []
     classes = firsts[0].classes
     columns = [1] if len(classes) == 2 else range(len(classes))
@@ -71,11 +85,21 @@ def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> lis
     for number, (one, other) in enumerate(zip(firsts, seconds, strict=False), start=1):
         called = comparison.mcnemar(one, other)
         areas = {classes[column]: comparison.delong_test(one, other, column) for column in columns}
-        print(f"  pair {number}  McNemar: right in A alone {called.only_first}, in B alone {called.only_second}, p {_p(called.p)}")
+        print(
+            f"  pair {number}  McNemar: right in A alone {called.only_first}, in B alone {called.only_second}, p "
+            f"{_p(called.p)}"
+        )
         for name, (difference, error, p) in areas.items():
             if not math.isnan(difference):  # as a class without images has it
                 print(f"          DeLong, {name}: AUC {difference:+.3f} (standard error {error:.3f}), p {_p(p)}")
-        told.append({"mcnemar": asdict(called), "delong": {name: [None if math.isnan(value) else value for value in values] for name, values in areas.items()}})
+        told.append(
+            {
+                "mcnemar": asdict(called),
+                "delong": {
+                    name: [None if math.isnan(value) else value for value in values] for name, values in areas.items()
+                },
+            }
+        )
     return told
 
 
@@ -83,17 +107,24 @@ def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     if options.against:
         return _matching(options.runs), _matching(options.against)
     if len(options.runs) != 2:
-        raise ConfigError(f"{len(options.runs)} runs are given; give two, or several of each: medmambase-compare A1 A2 A3 --against B1 B2 B3")
+        raise ConfigError(
+            f"{len(options.runs)} runs are given; give two, or several of each: medmambase-compare A1 A2 A3 "
+            f"--against B1 B2 B3"
+        )
     return _matching(options.runs[:1]), _matching(options.runs[1:])
 
 
 def _matching(patterns: Sequence[str]) -> list[Path]:
-    """Paths as they are; where there is none of that name, whatever fits it as a pattern: on Windows no console does that."""
+    """Paths as they are; where there is none of that name, whatever fits it as a pattern: on
+    Windows no console does that."""
     found = []
     for pattern in patterns:
         matching = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may begin at the root, which Path.glob refuses
         if not matching:
-            raise ConfigError(f"{pattern}: there is no such run, and nothing fits it as a pattern; give folders of runs, or files of predictions")
+            raise ConfigError(
+                f"{pattern}: there is no such run, and nothing fits it as a pattern; give folders of runs, or files "
+                f"of predictions"
+            )
         found += matching
     return [Path(path) for path in found]
 
@@ -114,8 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-compare",
         usage="medmambase-compare A B, or medmambase-compare A1 A2 A3 --against B1 B2 B3",
-        description="Compare two networks on the same test images: every figure with the interval of its difference, DeLong's and McNemar's tests.",
-        epilog="A run's folder, or a predictions.csv; several with other seeds on each side make the answer one about the networks, not about two trainings.",
+        description="Compare two networks on the same test images: every figure with the interval of its difference, "
+        "DeLong's and McNemar's tests.",
+        epilog="A run's folder, or a predictions.csv; several with other seeds on each side make the answer one "
+        "about the networks, not about two trainings.",
         allow_abbrev=False,
     )
     found.add_argument("runs", nargs="+", metavar="RUN", help='a run, or a pattern in quotes such as "runs/plain-*"')

@@ -1,4 +1,5 @@
-"""What every command does on a console: text that any code page takes, lines that are also kept, progress, and one line for what went wrong."""
+"""What every command does on a console: text that any code page takes, lines that are also kept,
+progress, and one line for what went wrong."""
 
 import argparse
 import errno
@@ -23,10 +24,12 @@ from medmambase.model.weights import WeightsError
 from medmambase.training import checkpoint, loop
 from medmambase_kernels import BackendError
 
-# What a person should do about each kind of failure is in its message; the exit code says which kind it was.
+# What a person should do about each kind of failure is in its message; the exit code says which
+# kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
-    loop.TrainingError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3, checkpoint.CheckpointError: 3, BackendError: 4,
-    run_folder.RunFolderError: 4, distributed.RankError: 4, FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
+    loop.TrainingError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
+    checkpoint.CheckpointError: 3, BackendError: 4, run_folder.RunFolderError: 4, distributed.RankError: 4,
+    FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
 }  # fmt: skip  # a table
 INTERRUPTED = 130
 
@@ -60,17 +63,21 @@ def positive(text: str) -> int:
 
 
 def device(wish: str | None) -> torch.device:
-    """The one wished for, or the GPU if there is one. Raises ConfigError where it cannot be used."""
+    """The one wished for, or the GPU if there is one. Raises ConfigError where it cannot be
+    used."""
     try:
         found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.ones(1, device=found).item()  # the number must come back: there are devices without any
     except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
-        raise ConfigError(f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically") from error
+        raise ConfigError(
+            f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically"
+        ) from error
     return found
 
 
 def network_of(run: Path) -> MedMambaSE:
-    """The network of a run's folder, or of a network's own. Raises WeightsError, and DataError where there is no such folder."""
+    """The network of a run's folder, or of a network's own. Raises WeightsError, and DataError
+    where there is no such folder."""
     if not run.is_dir():
         raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
     return MedMambaSE.load(run / "best" if (run / "best").is_dir() else run)
@@ -82,20 +89,25 @@ def exit_code(error: Exception) -> int:
 
 
 def sentence(error: Exception, run: Path | None) -> str:
-    """One line; an error of the operating system says too little by itself, and not always where."""
+    """One line; an error of the operating system says too little by itself, and not always
+    where."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         text = too_much(error)
     elif isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         where = error.filename or run or "medmambase"
-        text = f"{where}: {error.strerror or error}{'; free some space there, or choose another place with --runs' if full else ''}"
+        advice = "; free some space there, or choose another place with --runs" if full else ""
+        text = f"{where}: {error.strerror or error}{advice}"
     return " ".join(text.splitlines())
 
 
 def too_much(error: Exception) -> str:
     """The line for memory that does not suffice."""
-    return f"there is too little memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, or add --recompute"
+    return (
+        f"there is too little memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, "
+        f"or add --recompute"
+    )
 
 
 def logger(path: Path) -> Callable[[str], None]:

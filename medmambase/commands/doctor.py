@@ -1,6 +1,7 @@
 """``medmambase-doctor``: what runs on this machine, what does not, and the command that mends it.
 
-Parse, call, print. Needs nothing but Python, so that it can say why PyTorch does not load. As data: ``doctor/facts.py`` -> ``doctor/findings.py``.
+Parse, call, print. Needs nothing but Python, so that it can say why PyTorch does not load. As data:
+``doctor/facts.py`` -> ``doctor/findings.py``.
 """
 
 import argparse
@@ -24,7 +25,8 @@ _MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, 130 interrupted."""
+    """The console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, 130
+    interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if finding.mend and finding.level:
                 print(f"  {'':17} -> {finding.mend}")
         if options.json:
-            options.json.write_text(json.dumps(report(facts, found, last, options.paths), indent=1) + "\n", encoding="utf-8", newline="\n")
+            options.json.write_text(
+                json.dumps(report(facts, found, last, options.paths), indent=1) + "\n", encoding="utf-8", newline="\n"
+            )
             print(f"  {'for a bug report':17} {options.json}")
         print(f"\n{last}")
         return NOT_READY if level == Level.BROKEN else READY
@@ -46,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"medmambase-doctor: {error.filename or 'this machine'}: {error.strerror or error}; give another file after --json", file=sys.stderr)
+        print(
+            f"medmambase-doctor: {error.filename or 'this machine'}: {error.strerror or error}; give another file "
+            f"after --json",
+            file=sys.stderr,
+        )
         return USAGE
 
 
@@ -85,11 +93,17 @@ def _user() -> str:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-doctor",
-        description="Look this machine over: Python, PyTorch, Triton, card, driver, folders; then run a small kernel, and hold the scan to float64.",
+        description="Look this machine over: Python, PyTorch, Triton, card, driver, folders; then run a small "
+        "kernel, and hold the scan to float64.",
         epilog="exit code: 0 ready, 4 not ready",
         allow_abbrev=False,
     )
-    found.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to FILE (doctor.json), for a bug report; without user name and paths")
+    found.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="also write all of it to FILE (doctor.json), for a bug report; without user name and paths",
+    )
     found.add_argument("--paths", action="store_true", help="with --json: leave user name and paths in it")
     return found
 

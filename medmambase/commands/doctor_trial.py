@@ -1,4 +1,5 @@
-"""What the doctor tries in a process of its own: does PyTorch load, which engine runs, is it right, how fast. Prints a JSON line after each.
+"""What the doctor tries in a process of its own: does PyTorch load, which engine runs, is it right,
+how fast. Prints a JSON line after each.
 
 Started by doctor/facts.py as ``python -m medmambase.commands.doctor_trial``.
 """
@@ -12,12 +13,20 @@ from typing import Any
 
 
 def main() -> int:
-    """Returns 0; whatever is raised ends the process, and its last line is what the doctor shows."""
+    """Returns 0; whatever is raised ends the process, and its last line is what the doctor
+    shows."""
     import torch
 
     gpu = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if gpu else None
-    tell(torch=torch.__version__, cuda=torch.version.cuda, hip=torch.version.hip, sees_gpu=gpu, builds=torch.cuda.get_arch_list(), capability=capability)
+    tell(
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        hip=torch.version.hip,
+        sees_gpu=gpu,
+        builds=torch.cuda.get_arch_list(),
+        capability=capability,
+    )
 
     from medmambase_kernels import describe_backend, selective_scan, squeeze_excite
 
@@ -41,10 +50,24 @@ def main() -> int:
     tell(kernel_s=time.perf_counter() - began)
 
     def arguments(b: int, d: int, l: int, n: int) -> list[torch.Tensor]:
-        return [random(b, d, l), random(b, d, l).abs() * 0.1, -random(d, n).abs(), random(b, n, l), random(b, n, l), random(d)]
+        return [
+            random(b, d, l),
+            random(b, d, l).abs() * 0.1,
+            -random(d, n).abs(),
+            random(b, n, l),
+            random(b, n, l),
+            random(d),
+        ]
 
     inputs = arguments(2, 40, 33, 16)
-    tell(error=max(_difference(ours, exact) for ours, exact in zip(_all(selective_scan, inputs, None), _all(selective_scan, inputs, "reference"), strict=True)))
+    tell(
+        error=max(
+            _difference(ours, exact)
+            for ours, exact in zip(
+                _all(selective_scan, inputs, None), _all(selective_scan, inputs, "reference"), strict=True
+            )
+        )
+    )
 
     inputs, times = arguments(16, 96, 256, 16), []
     for _ in range(6):

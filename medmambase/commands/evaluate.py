@@ -1,6 +1,8 @@
-"""``medmambase-evaluate RUN``: every figure of a run again from its predictions; with DATA, the network tried on other images.
+"""``medmambase-evaluate RUN``: every figure of a run again from its predictions; with DATA, the
+network tried on other images.
 
-Parse, call, print. As data: ``predictions.csv`` -> ``evaluation/results.py`` -> the folder's files and the report.
+Parse, call, print. As data: ``predictions.csv`` -> ``evaluation/results.py`` -> the folder's files
+and the report.
 """
 
 import argparse
@@ -29,7 +31,8 @@ _MOST_DIFFERENCES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the predictions, 2 usage, 3 data, 4 environment, 130."""
+    """The console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the
+    predictions, 2 usage, 3 data, 4 environment, 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
 
@@ -51,7 +54,10 @@ def _again(run: Path) -> int:
     """From the predictions to everything that is made of them."""
     test, val = run / "test", run / "val" / results.PREDICTIONS
     if not (test / results.PREDICTIONS).is_file():
-        raise DataError(f"{test / results.PREDICTIONS}: there is no such file; give the folder of a run that had test images, or DATA to try its network on")
+        raise DataError(
+            f"{test / results.PREDICTIONS}: there is no such file; give the folder of a run that had test images, or "
+            f"DATA to try its network on"
+        )
     predictions = read_predictions(test / results.PREDICTIONS)
     found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
     names = (results.METRICS, results.CALIBRATED, results.MEDMNIST)
@@ -62,9 +68,17 @@ def _again(run: Path) -> int:
     print(summaries.summary(metrics))
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
-    changed = [f"{name}: {what}" for name in names if before[name] is not None for what in results.differences(before[name] or {}, after[name] or {})]
+    changed = [
+        f"{name}: {what}"
+        for name in names
+        if before[name] is not None
+        for what in results.differences(before[name] or {}, after[name] or {})
+    ]
     if changed:
-        print(f"\nwhat was recorded is not what the predictions say, and has been put right: {', '.join(changed[:_MOST_DIFFERENCES])}")
+        print(
+            f"\nwhat was recorded is not what the predictions say, and has been put right: "
+            f"{', '.join(changed[:_MOST_DIFFERENCES])}"
+        )
         if len(changed) > _MOST_DIFFERENCES:
             print(f"and {len(changed) - _MOST_DIFFERENCES} more")
         return DIFFERENT
@@ -97,7 +111,18 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     results.note_opening(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
     dtype, _ = loop.choose_precision("auto", device)
     predictions = summaries.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
-    print("\n" + "\n".join(summaries.test(folder, predictions, tried.images, results.read_calibration(run), published=source.suffix.casefold() == ".npz")))
+    print(
+        "\n"
+        + "\n".join(
+            summaries.test(
+                folder,
+                predictions,
+                tried.images,
+                results.read_calibration(run),
+                published=source.suffix.casefold() == ".npz",
+            )
+        )
+    )
     print(f"\nall of it: {folder.resolve()}")
     return 0
 
@@ -105,13 +130,31 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-evaluate",
-        description="Compute every figure of a run again from its predictions.csv, with pictures and report; or, with DATA, try its network on other images.",
-        epilog="exit code: 0 ok, 1 the recorded figures were not those of the predictions, 2 usage, 3 data, 4 environment",
+        description="Compute every figure of a run again from its predictions.csv, with pictures and report; or, "
+        "with DATA, try its network on other images.",
+        epilog="exit code: 0 ok, 1 the recorded figures were not those of the predictions, 2 usage, 3 data, 4 "
+        "environment",
         allow_abbrev=False,
     )
-    found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run; or a predictions.csv, whose figures are then printed")
-    found.add_argument("data", type=Path, nargs="?", metavar="DATA", help="images with classes, as medmambase-train takes them: the test split, or all of them")
-    found.add_argument("--json", type=Path, metavar="FILE", help="of a predictions.csv: every figure and interval as a file, as a run's test/metrics.json")
+    found.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="the folder of a run; or a predictions.csv, whose figures are then printed",
+    )
+    found.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        metavar="DATA",
+        help="images with classes, as medmambase-train takes them: the test split, or all of them",
+    )
+    found.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="of a predictions.csv: every figure and interval as a file, as a run's test/metrics.json",
+    )
     found.add_argument("--name", help="of the folder below RUN/evaluations (the data's)")
     found.add_argument("--group-regex", help="what finds the patient in an image's path: intervals then count patients")
     found.add_argument("--group-column", help="the column of a CSV that names the patient")

@@ -1,6 +1,8 @@
-"""``medmambase-explain RUN IMAGES``: what a network looks at, with a figure for whether that can be believed.
+"""``medmambase-explain RUN IMAGES``: what a network looks at, with a figure for whether that can be
+believed.
 
-Parse, call, print. As data: images -> ``evaluation/explanations.py`` -> ``explain/`` in the run's folder, and its report again.
+Parse, call, print. As data: images -> ``evaluation/explanations.py`` -> ``explain/`` in the run's
+folder, and its report again.
 """
 
 import argparse
@@ -21,7 +23,8 @@ MOST = 96  # images that are looked at; more would change the means little
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """The console command. Returns its exit code: 0 ok, 2 usage, 3 data, 4 environment, 130
+    interrupted."""
     options = _parser().parse_args(arguments)
     return console.guarded("medmambase-explain", lambda: _explain(options))
 
@@ -30,7 +33,9 @@ def _explain(options: argparse.Namespace) -> int:
     run, source = options.run, options.images
     network, device = console.network_of(run), console.device(options.device)
     if not source.exists():
-        raise DataError(f"{source}: there is no such file or folder; give an image, or a folder with images at any depth")
+        raise DataError(
+            f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
+        )
     pictures, paths = [], []
     for path in islice(_spread(source), options.most):
         try:
@@ -47,10 +52,15 @@ def _explain(options: argparse.Namespace) -> int:
     stacked = torch.stack(pictures)
     network = network.to(device)
     subjects = explanations.Subjects(stacked, tuple(map(str, paths)), known)
-    found = explanations.write(run / "explain", network, network.classes, normalise(stacked.to(device), network.preprocessing), subjects)
+    found = explanations.write(
+        run / "explain", network, network.classes, normalise(stacked.to(device), network.preprocessing), subjects
+    )
     print(f"{len(paths)} images explained in {(run / 'explain').resolve()}")
     for name, words in (("cam", "by the map"), ("random", "by chance")):
-        print(f"probability of the class, {words:10}: deletion {found[name]['deletion']:.3f}, insertion {found[name]['insertion']:.3f}")
+        print(
+            f"probability of the class, {words:10}: deletion {found[name]['deletion']:.3f}, insertion "
+            f"{found[name]['insertion']:.3f}"
+        )
     print(found["verdict"])
     if (run / "config.json").is_file() and (run / "best").is_dir():
         print(f"report: {report.write_report(run).resolve()}")
@@ -69,14 +79,22 @@ def _spread(source: Path) -> Iterator[Path]:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-explain",
-        description="Draw what a network looks at: evidence for the class, delta of the four scans, squeeze-and-excitation before and after, gates of "
+        description="Draw what a network looks at: evidence for the class, delta of the four scans, "
+        "squeeze-and-excitation before and after, gates of "
         "each class; and test whether the evidence is where the network finds it.",
         epilog="exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted",
         allow_abbrev=False,
     )
     found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder; below a folder of a class's name it is taken to be of that class")
-    found.add_argument("--most", type=console.positive, default=MOST, help="images to look at, at the most (%(default)s)")
+    found.add_argument(
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="an image, or a folder; below a folder of a class's name it is taken to be of that class",
+    )
+    found.add_argument(
+        "--most", type=console.positive, default=MOST, help="images to look at, at the most (%(default)s)"
+    )
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return found
 

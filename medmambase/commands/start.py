@@ -1,4 +1,5 @@
-"""Where the console commands begin: what they need may not load, and then one line says so instead of a traceback."""
+"""Where the console commands begin: what they need may not load, and then one line says so instead
+of a traceback."""
 
 import sys
 from importlib import import_module
@@ -48,7 +49,11 @@ def _start(command: str) -> int:
     try:
         main = import_module(f"medmambase.commands.{command}").main
     except (ImportError, OSError) as error:  # OSError: Windows does not find a DLL that PyTorch needs
-        print(f"medmambase-{command}: a part of it does not load ({' '.join(str(error).split())}); medmambase-doctor says how to mend that", file=sys.stderr)
+        print(
+            f"medmambase-{command}: a part of it does not load ({' '.join(str(error).split())}); medmambase-doctor "
+            f"says how to mend that",
+            file=sys.stderr,
+        )
         return 4
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -1,6 +1,7 @@
 """``medmambase-train data/``: images in, a trained network and a report out.
 
-Parse, call, print. As data: ``settings.py`` -> ``training/session.py`` -> ``training/loop.py`` -> ``evaluation/`` -> the run folder.
+Parse, call, print. As data: ``settings.py`` -> ``training/session.py`` -> ``training/loop.py`` ->
+``evaluation/`` -> the run folder.
 """
 
 import shlex
@@ -37,7 +38,8 @@ MENDED = (ImageError, run_folder.RunFolderError, distributed.RankError, FigureEr
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is known before anything is made. ``manifest`` is None for the demo, ``tensors`` where the network is a new one."""
+    """What is known before anything is made. ``manifest`` is None for the demo, ``tensors`` where
+    the network is a new one."""
 
     settings: Settings
     model: ModelConfig
@@ -50,7 +52,8 @@ class _Plan:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 1 training failed, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """The console command. Returns its exit code: 0 ok, 1 training failed, 2 usage, 3 data, 4
+    environment, 130 interrupted."""
     console.prepare()
     words = list(sys.argv[1:] if arguments is None else arguments)
     run, begun = None, False
@@ -62,8 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = console.device(settings.device)
         with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
             # What is wrong with the arguments is said before anything is made.
-            plan = _plan(settings, device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local), ranks, resumed)
-            run = resumed or Path(ranks.agree(str(run_folder.create(Path(settings.runs), _name(settings))) if ranks.first else ""))
+            plan = _plan(
+                settings,
+                device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local),
+                ranks,
+                resumed,
+            )
+            run = resumed or Path(
+                ranks.agree(str(run_folder.create(Path(settings.runs), _name(settings))) if ranks.first else "")
+            )
             with run_folder.held(run) if ranks.first else nullcontext():
                 begun = True
                 _train(plan, words, run, ranks, goes_on=resumed is not None)
@@ -72,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return console.INTERRUPTED
     except tuple(console.EXIT_CODES) as error:
         kept = run if begun and run and isinstance(error, MENDED) and checkpoint.position(run / "last") else None
-        print(f"medmambase-train: {console.sentence(error, run)}{f'; then go on with {_resume(kept)}' if kept else ''}", file=sys.stderr)
+        print(
+            f"medmambase-train: {console.sentence(error, run)}{f'; then go on with {_resume(kept)}' if kept else ''}",
+            file=sys.stderr,
+        )
         return console.exit_code(error)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # for a CPU's memory torch has no error of its own
@@ -107,7 +120,10 @@ def _plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path 
     """Device, files and network, each looked at. Raises the errors of console.EXIT_CODES."""
     config = settings.training
     if resumed and settings.data and not Path(settings.data).exists():
-        raise DataError(f"{settings.data}: the data of {resumed} is not there; say where it lies now: medmambase-train DATA --resume {resumed}")
+        raise DataError(
+            f"{settings.data}: the data of {resumed} is not there; say where it lies now: medmambase-train DATA "
+            f"--resume {resumed}"
+        )
     dtype, why = loop.choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
     manifest = None if settings.demo else _manifest(settings)
@@ -120,13 +136,16 @@ def _plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path 
         model = settings.network()
     images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
     batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
-    return _Plan(settings, model, tensors, manifest, device, dtype, f"{str(dtype).removeprefix('torch.')}: {why}", engine)
+    return _Plan(
+        settings, model, tensors, manifest, device, dtype, f"{str(dtype).removeprefix('torch.')}: {why}", engine
+    )
 
 
 def _manifest(settings: Settings) -> Manifest:
     return read_manifest(
-        Path(settings.data or ""), seed=settings.training.seed, runs=Path(settings.runs), group_regex=settings.group_regex,
-        group_column=settings.group_column, folds=settings.folds, fold=settings.fold, allow_leak=settings.allow_leak,
+        Path(settings.data or ""), seed=settings.training.seed, runs=Path(settings.runs),
+        group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
+        allow_leak=settings.allow_leak,
     )  # fmt: skip  # by idea
 
 
@@ -151,13 +170,17 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
     torch.manual_seed(config.seed)
     network = session.begin(plan.model, plan.tensors, manifest.classes, preprocessing, say).to(device)
     parameters = sum(p.numel() for p in network.parameters())
-    say(f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, {parameters / 1e6:.2f} M parameters")
+    say(
+        f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, "
+        f"{parameters / 1e6:.2f} M parameters"
+    )
     say(f"device:    {_device_name(device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
     say(f"engine:    {plan.engine}")
     say(f"precision: {plan.precision}")
     described = {
-        "model": network.config.to_dict(), "training": config.to_dict(), "preprocessing": preprocessing.to_dict(), "classes": list(manifest.classes),
-        "device": _device_name(device), "engine": plan.engine, "precision": plan.precision, "parameters": parameters,
+        "model": network.config.to_dict(), "training": config.to_dict(), "preprocessing": preprocessing.to_dict(),
+        "classes": list(manifest.classes), "device": _device_name(device), "engine": plan.engine,
+        "precision": plan.precision, "parameters": parameters,
     }  # fmt: skip  # the file's content
     if ranks.first and not begun:
         run_folder.write_json(run / "env.json", session.environment(device))
@@ -178,16 +201,24 @@ def _train(plan: _Plan, words: Sequence[str], run: Path, ranks: Ranks, goes_on: 
     if not ranks.first:
         return
     run_folder.write_json(
-        run / "config.json", described | {"best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by}
+        run / "config.json",
+        described
+        | {"best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by},
     )
     best = MedMambaSE.load(run / "best").to(device)
     test, published = images.split("test"), Path(settings.data or "").suffix.casefold() == ".npz"
-    known = summaries.learn_from_validation(run, summaries.predicted(best, images.split("val"), (), config.batch_size, dtype))
+    known = summaries.learn_from_validation(
+        run, summaries.predicted(best, images.split("val"), (), config.batch_size, dtype)
+    )
     if len(test.labels):
-        results.note_opening(run, settings.data or "the demo", len(test.labels), f"medmambase-train {shlex.join(words)}")
+        results.note_opening(
+            run, settings.data or "the demo", len(test.labels), f"medmambase-train {shlex.join(words)}"
+        )
         predictions = summaries.predicted(best, test, intake.audit.leaked, config.batch_size, dtype)
         say("\n" + "\n".join(summaries.test(run / "test", predictions, test, known, published)))
-    shown = next((split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train"))
+    shown = next(
+        (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
+    )
     summaries.draw(best, shown, run, outcome.best_epoch)
     say(f"\nbest epoch: {outcome.best_epoch}; network: {run / 'best'}")
     say(f"report: {report.write_report(run).resolve()}")

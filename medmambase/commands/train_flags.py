@@ -1,4 +1,5 @@
-"""The flags of ``medmambase-train``: each is a setting of ``settings.py``, sorted here by idea, with the words that ``--help`` says about it."""
+"""The flags of ``medmambase-train``: each is a setting of ``settings.py``, sorted here by idea,
+with the words that ``--help`` says about it."""
 
 import argparse
 import difflib
@@ -10,7 +11,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from medmambase.config import RECIPES
 from medmambase.settings import TYPES, Settings, flag, from_text
 
-# A setting that is of no group can be set in a file only: the blocks and depths that belong to one published network.
+# A setting that is of no group can be set in a file only: the blocks and depths that belong to one
+# published network.
 GROUPS: dict[str, dict[str, str]] = {
     "most runs need no more than these": {
         "model": "size of the network; nano and micro suit a machine without a GPU (default: tiny)",
@@ -22,10 +24,12 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "data: which images, and whose they are": {
         "demo": "train on drawn ultrasound-like images: no data needed, minutes without a GPU",
-        "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)": no patient then comes into two splits',
+        "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)": no patient then comes '
+        "into two splits",
         "group_column": "the column of a CSV that names the patient",
         "folds": "cross-validation in so many parts, stratified and grouped; each run does one",
-        "fold": "which of them this run tests on, or validates on where the data has a test split of its own; counted from 0",
+        "fold": "which of them this run tests on, or validates on where the data has a test split of its own; "
+        "counted from 0",
         "allow_leak": "go on although a patient is in two splits",
         "on_bad": "what an image that cannot be read costs: a line, or the run",
         "in_chans": "1 grey, 3 RGB, auto: 1 if every image is grey",
@@ -34,7 +38,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "cache": "decoded images stay in memory; disk: for the next run too; off: decode each again when it is used",
     },
     "network: what to begin with": {
-        "weights": "begin with a network of ours (runs/x-001/best), or a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)",
+        "weights": "begin with a network of ours (runs/x-001/best), or a MedMamba or MedMambaSE checkpoint (.pth, "
+        ".safetensors)",
         "freeze": "what does not learn: the patch embedding, or all but the classifier",
     },
     "training: other than the recipe has it": {
@@ -76,24 +81,35 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """All flags, in groups; nothing is converted, so that every message comes from ``settings.py``."""
+    """All flags, in groups; nothing is converted, so that every message comes from
+    ``settings.py``."""
     found = _Parser(
         prog="medmambase-train",
         usage="medmambase-train DATA [settings], or --config settings.toml [settings], or --resume runs/data-001",
         description="Train MedMambaSE on images and write a report.",
-        epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag wins over the file, and the file over the recipe. In brackets: "
-        "what the default recipe has. Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 interrupted (saved: --resume goes on).",
+        epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag wins over the file, and "
+        "the file over the recipe. In brackets: "
+        "what the default recipe has. Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 "
+        "interrupted (saved: --resume goes on).",
         allow_abbrev=False,
     )
     found.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
-        help="a folder with train/, val/, test/ and in each a folder for each class, or with class folders alone; a CSV (path,label,patient,split); a MedMNIST "
+        help="a folder with train/, val/, test/ and in each a folder for each class, or with class folders alone; a "
+        "CSV (path,label,patient,split); a MedMNIST "
         ".npz; FETAL_PLANES_DB",
     )
-    found.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file; the config.toml of a run repeats that run")
-    found.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run, as if it had never stopped")
+    found.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings from a TOML file; the config.toml of a run repeats that run",
+    )
+    found.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with an interrupted run, as if it had never stopped"
+    )
     for title, settings in GROUPS.items():
         group = found.add_argument_group(title)
         for name, words in settings.items():
@@ -107,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | None]:
     """The settings given by hand, the file of ``--config`` and the folder of ``--resume``.
 
-    Raises ConfigError for a value that cannot be meant, and SystemExit, with code 2 and one line, for an unknown flag.
+    Raises ConfigError for a value that cannot be meant, and SystemExit, with code 2 and one line,
+    for an unknown flag.
     """
     reader = parser()
     options, rest = reader.parse_known_args(words)
@@ -115,17 +132,29 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Non
         flags = ["--help", "--config", "--resume", *(flag(name) for settings in GROUPS.values() for name in settings)]
         wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
         near = difflib.get_close_matches(wrong, flags, n=1, cutoff=0)
-        reader.error(f"there is no flag {wrong}; the nearest is {near[0]}" if wrong else f"one DATA is wanted, and {rest[0]!r} is another")
+        reader.error(
+            f"there is no flag {wrong}; the nearest is {near[0]}"
+            if wrong
+            else f"one DATA is wanted, and {rest[0]!r} is another"
+        )
     given = {name: value for name, value in vars(options).items() if value is not None}
     config, resume = given.pop("config", None), given.pop("resume", None)
     if config and resume:
         reader.error(f"--resume takes its settings from {resume}; leave out --config {config}")
-    return {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()}, config, resume
+    return (
+        {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()},
+        config,
+        resume,
+    )
 
 
 def _metavar(name: str) -> str:
     wanted = TYPES[name]
-    wanted = next((part for part in get_args(wanted) if part is not NoneType), wanted) if NoneType in get_args(wanted) else wanted
+    wanted = (
+        next((part for part in get_args(wanted) if part is not NoneType), wanted)
+        if NoneType in get_args(wanted)
+        else wanted
+    )
     choices = list(RECIPES) if name == "recipe" else get_args(wanted) if get_origin(wanted) is Literal else ()
     return "|".join(choices) or {int: "N", float: "X"}.get(wanted, "TEXT")
 

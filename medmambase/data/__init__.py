@@ -1,1 +1,2 @@
-"""From files to batches: ``images`` reads any picture, ``folders`` finds and splits them, ``augment`` varies batches, ``phantom`` draws a set to try."""
+"""From files to batches: ``images`` reads any picture, ``folders`` finds and splits them,
+``augment`` varies batches, ``phantom`` draws a set to try."""

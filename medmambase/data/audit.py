@@ -1,12 +1,17 @@
-"""What a set of images hides: the same picture twice, twins of different classes, patients in two splits.
+"""What a set of images hides: the same picture twice, twins of different classes, patients in two
+splits.
 
-Stop before: ``data/decode.py``; the decoded images are looked at, no file is read again. Stop after: ``data_report.json``, the console and the report.
+Stop before: ``data/decode.py``; the decoded images are looked at, no file is read again. Stop
+after: ``data_report.json``, the console and the report.
 
-Two pictures are twins if their pixels are equal at full size, or if what is left of them at 32 x 32 after taking away the brightness around each
-pixel (so the shape of the fan, which all pictures of a probe share, counts little) correlates by at least 0.94. Measured: a picture and itself resized to
-50-200 %, 0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of quality 50 reach 0.944 to 1.000 on drawn images and
-lung ultrasound; the nearest of different pictures 0.87 on 2,004 drawn ones and 0.92 on 5,856 chest radiographs of 28 pixels. Of such tiny pictures some
-twins are missed (0.885 at half the size); so are pictures that are mirrored, turned or cut.
+Two pictures are twins if their pixels are equal at full size, or if what is left of them at 32 x 32
+after taking away the brightness around each pixel (so the shape of the fan, which all pictures of a
+probe share, counts little) correlates by at least 0.94. Measured: a picture and itself resized to
+50-200 %, 0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of
+quality 50 reach 0.944 to 1.000 on drawn images and lung ultrasound; the nearest of different
+pictures 0.87 on 2,004 drawn ones and 0.92 on 5,856 chest radiographs of 28 pixels. Of such tiny
+pictures some twins are missed (0.885 at half the size); so are pictures that are mirrored, turned
+or cut.
 """
 
 from collections import Counter, defaultdict
@@ -33,7 +38,8 @@ _MOST_SIZES = 12
 
 @dataclass(frozen=True)
 class Twins:
-    """Two pictures that are the same, or nearly: their names, splits and classes, and by how much they correlate."""
+    """Two pictures that are the same, or nearly: their names, splits and classes, and by how much
+    they correlate."""
 
     names: tuple[str, str]
     splits: tuple[str, str]
@@ -43,17 +49,22 @@ class Twins:
 
     def line(self) -> str:
         """For a person."""
-        one, other = (f"{name} ({split}, {label})" for name, split, label in zip(self.names, self.splits, self.classes, strict=True))
+        one, other = (
+            f"{name} ({split}, {label})"
+            for name, split, label in zip(self.names, self.splits, self.classes, strict=True)
+        )
         return f"{one} and {other}: {'the same pixels' if self.exact else f'likeness {self.likeness:.3f}'}"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. ``exact``: groups of names whose pixels are equal. ``near``: groups linked by likeness, of more than one content.
+    """What was found. ``exact``: groups of names whose pixels are equal. ``near``: groups linked by
+    likeness, of more than one content.
 
-    ``across``: twins in different splits; ``conflicts``: twins of different classes; of a group one pair for each two splits, or classes. ``patients``
-    who are in two splits -> split -> images. ``leaked``: the test images that have a twin, or their patient, in train or val. ``sizes``, ``modes``: files
-    by what they were before they were made to fit.
+    ``across``: twins in different splits; ``conflicts``: twins of different classes; of a group one
+    pair for each two splits, or classes. ``patients`` who are in two splits -> split -> images.
+    ``leaked``: the test images that have a twin, or their patient, in train or val. ``sizes``,
+    ``modes``: files by what they were before they were made to fit.
     """
 
     exact: tuple[tuple[str, ...], ...]
@@ -76,22 +87,28 @@ class Audit:
                 told_of.append(f"{kind}: {len(pairs) - _MOST_LINES} more")
         groups = (*self.exact, *self.near)
         if groups:
-            told_of.append(f"twins in all: {len({name for group in groups for name in group})} images in {len(groups)} group{'s' * (len(groups) > 1)}")
+            told_of.append(
+                f"twins in all: {len({name for group in groups for name in group})} images in {len(groups)} "
+                f"group{'s' * (len(groups) > 1)}"
+            )
         return told_of
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values, every finding named."""
         return {
-            "findings": self.lines(), "exact": [list(group) for group in self.exact], "near": [list(group) for group in self.near],
-            "across": [asdict(pair) for pair in self.across], "conflicts": [asdict(pair) for pair in self.conflicts],
-            "patients": {patient: dict(splits) for patient, splits in self.patients.items()}, "leaked": sorted(self.leaked),
-            "sizes": dict(self.sizes.most_common(_MOST_SIZES)), "other_sizes": sum(count for _, count in self.sizes.most_common()[_MOST_SIZES:]),
+            "findings": self.lines(), "exact": [list(group) for group in self.exact],
+            "near": [list(group) for group in self.near], "across": [asdict(pair) for pair in self.across],
+            "conflicts": [asdict(pair) for pair in self.conflicts],
+            "patients": {patient: dict(splits) for patient, splits in self.patients.items()},
+            "leaked": sorted(self.leaked), "sizes": dict(self.sizes.most_common(_MOST_SIZES)),
+            "other_sizes": sum(count for _, count in self.sizes.most_common()[_MOST_SIZES:]),
             "modes": dict(self.modes.most_common()),
         }  # fmt: skip  # the file's content
 
 
 def audit(images: ImageSet, manifest: Manifest) -> Audit:
-    """Look through decoded images. Time and memory for the comparison grow with the square of their number: 12,400 take seconds."""
+    """Look through decoded images. Time and memory for the comparison grow with the square of their
+    number: 12,400 take seconds."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, facts in enumerate(images.facts):
         rows_of[facts.digest].append(row)
@@ -101,7 +118,10 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
     same = [rows for rows in contents if len(rows) > 1]
     across, conflicts, leaked = [], [], set[int]()
     pairs: Iterable[tuple[Sequence[int], Sequence[int], float, bool]] = [(rows, rows, 1.0, True) for rows in same]
-    for one, other, likeness, exact in [*pairs, *((contents[i], contents[j], likeness, False) for i, j, likeness in links)]:
+    for one, other, likeness, exact in [
+        *pairs,
+        *((contents[i], contents[j], likeness, False) for i, j, likeness in links),
+    ]:
         across += look.pairs(one, other, look.splits, likeness, exact)
         conflicts += look.pairs(one, other, look.labels, likeness, exact)
         for here, there in ((one, other), (other, one)):
@@ -116,8 +136,9 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
         return "test" not in pair.splits, -pair.likeness, pair.names
 
     return Audit(
-        look.names(same), look.names(near), tuple(sorted(across, key=worst)), tuple(sorted(conflicts, key=worst)), patients,
-        frozenset(images.samples[row].name for row in leaked), Counter(f"{facts.width} x {facts.height}" for facts in images.facts),
+        look.names(same), look.names(near), tuple(sorted(across, key=worst)), tuple(sorted(conflicts, key=worst)),
+        patients, frozenset(images.samples[row].name for row in leaked),
+        Counter(f"{facts.width} x {facts.height}" for facts in images.facts),
         Counter(facts.mode for facts in images.facts),
     )  # fmt: skip  # in the order of the fields
 
@@ -127,14 +148,23 @@ class _Look:
 
     def __init__(self, images: ImageSet, classes: Sequence[str]) -> None:
         self.samples, self.classes = images.samples, classes
-        self.splits, self.labels = [sample.split for sample in images.samples], [sample.label for sample in images.samples]
+        self.splits, self.labels = (
+            [sample.split for sample in images.samples],
+            [sample.label for sample in images.samples],
+        )
 
     def names(self, groups: Iterable[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
         return tuple(sorted(tuple(sorted(self.samples[row].name for row in group)) for group in groups))
 
-    def pairs(self, one: Sequence[int], other: Sequence[int], kinds: Sequence[object], likeness: float, exact: bool) -> list[Twins]:
-        """Of two contents one pair for each two different ``kinds`` of row, and kind by kind the same in any order of the rows."""
-        first, second = ({kinds[row]: row for row in sorted(rows, key=lambda row: self.samples[row].name, reverse=True)} for rows in (one, other))
+    def pairs(
+        self, one: Sequence[int], other: Sequence[int], kinds: Sequence[object], likeness: float, exact: bool
+    ) -> list[Twins]:
+        """Of two contents one pair for each two different ``kinds`` of row, and kind by kind the
+        same in any order of the rows."""
+        first, second = (
+            {kinds[row]: row for row in sorted(rows, key=lambda row: self.samples[row].name, reverse=True)}
+            for rows in (one, other)
+        )
         chosen = combinations(first.values(), 2) if exact else product(first.values(), second.values())
         return [self._twins(*pair, likeness, exact) for pair in chosen if kinds[pair[0]] != kinds[pair[1]]]
 
@@ -142,15 +172,22 @@ class _Look:
         place = {split: number for number, split in enumerate(SPLITS)}
         rows = sorted((one, other), key=lambda row: (place[self.splits[row]], self.samples[row].name))
         a, b = (self.samples[row] for row in rows)
-        return Twins((a.name, b.name), (a.split, b.split), (self.classes[a.label], self.classes[b.label]), likeness, exact)
+        return Twins(
+            (a.name, b.name), (a.split, b.split), (self.classes[a.label], self.classes[b.label]), likeness, exact
+        )
 
 
 def _details(images: ImageSet, rows: Sequence[int]) -> Tensor:
-    """torch.float32 (n, 32 * 32): of each picture what its surroundings do not tell, with length 1; zeros where there is nothing."""
+    """torch.float32 (n, 32 * 32): of each picture what its surroundings do not tell, with length 1;
+    zeros where there is nothing."""
     found = []
     for place in range(0, len(rows), _BLOCK):
         grey = images.images[list(rows[place : place + _BLOCK])].float().mean(1, keepdim=True)
-        small = F.interpolate(grey, (_SIDE, _SIDE), mode="area") if grey.shape[-1] >= _SIDE else F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear")
+        small = (
+            F.interpolate(grey, (_SIDE, _SIDE), mode="area")
+            if grey.shape[-1] >= _SIDE
+            else F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear")
+        )
         around = F.avg_pool2d(F.pad(small, (_AROUND,) * 4, mode="replicate"), 2 * _AROUND + 1, 1)
         detail = (small - around).flatten(1)
         detail = detail - detail.mean(1, keepdim=True)
@@ -177,7 +214,9 @@ def _groups(count: int, links: Iterable[tuple[int, int, float]]) -> list[list[in
     ends = np.array([(i, j) for i, j, _ in links], dtype=np.int64).reshape(-1, 2)
     if not len(ends):
         return []
-    _, group_of = connected_components(coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count)), directed=False)
+    _, group_of = connected_components(
+        coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count)), directed=False
+    )
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for content in sorted(set(ends.ravel().tolist())):
         groups[int(group_of[content])].append(content)

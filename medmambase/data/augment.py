@@ -1,11 +1,12 @@
 """Random variation of training batches, on the device where the batch is.
 
-Stop before: ``images.normalise``. Stop after: the network, in training only. Values are normalised with mean 0.5 and std 0.5:
-black is -1, white is 1, and what comes out stays there.
+Stop before: ``images.normalise``. Stop after: the network, in training only. Values are normalised
+with mean 0.5 and std 0.5: black is -1, white is 1, and what comes out stays there.
 
-Every random number is a hash of (seed, epoch, index of the image, which number), in integers, which all devices compute alike: an image is
-varied in the same way in whatever batch, order or process it comes, and after a resumption. Kornia draws from torch's global state, batch by
-batch, and cannot promise that; torchvision and what stands on it pin torch.
+Every random number is a hash of (seed, epoch, index of the image, which number), in integers, which
+all devices compute alike: an image is varied in the same way in whatever batch, order or process it
+comes, and after a resumption. Kornia draws from torch's global state, batch by batch, and cannot
+promise that; torchvision and what stands on it pin torch.
 """
 
 import math
@@ -18,24 +19,34 @@ from medmambase.config import Augmentation
 
 _BLACK = -1.0
 _DARK = _BLACK + 0.1  # darker than this is ground, not tissue: compressed files are not quite black around the sector
-# SplitMix64 (Steele, Lea, Flood 2014): a counter times the golden ratio, then two multiplications that mix. As signed numbers, since torch has no others.
+# SplitMix64 (Steele, Lea, Flood 2014): a counter times the golden ratio, then two multiplications
+# that mix. As signed numbers, since torch has no others.
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _MOTION, _ECHOES, _SPECKLE = 0, 8, 24  # the first of the numbers that each step takes
 
 
-def augment(images: Tensor, kind: Augmentation, seed: int, epoch: int, indices: Tensor, *, laterality: bool = False) -> Tensor:
-    """torch.float32 (b, c, s, s) in [-1, 1] to the same shape and range; every image is varied in its own way.
+def augment(
+    images: Tensor, kind: Augmentation, seed: int, epoch: int, indices: Tensor, *, laterality: bool = False
+) -> Tensor:
+    """torch.float32 (b, c, s, s) in [-1, 1] to the same shape and range; every image is varied in
+    its own way.
 
-    ``indices``, torch.int64 (b,) on any device, are the images' places in the training set: with ``seed`` and ``epoch`` they decide everything.
-    "none" gives the batch back. "crop_flip" cuts 8 to 100 % of the area, side ratio 3/4 to 4/3, and mirrors half of the images.
-    "ultrasound" mirrors half, turns up to 15 degrees, zooms by up to 1.2 about the place of the probe, shifts, and varies gain, contrast,
-    depth gain and speckle, and throws a shadow into one in four. With ``laterality`` left stays left: nothing is mirrored.
+    ``indices``, torch.int64 (b,) on any device, are the images' places in the training set: with
+    ``seed`` and ``epoch`` they decide everything.
+    "none" gives the batch back. "crop_flip" cuts 8 to 100 % of the area, side ratio 3/4 to 4/3, and
+    mirrors half of the images.
+    "ultrasound" mirrors half, turns up to 15 degrees, zooms by up to 1.2 about the place of the
+    probe, shifts, and varies gain, contrast, depth gain and speckle, and throws a shadow into one
+    in four. With ``laterality`` left stays left: nothing is mirrored.
     Raises ValueError for another kind, or for indices that are not one for each image.
     """
     if kind == "none":
         return images
     if indices.dtype != torch.int64 or indices.shape != images.shape[:1]:
-        raise ValueError(f"indices are {indices.dtype} {tuple(indices.shape)}; they must be torch.int64 ({len(images)},), one for each image")
+        raise ValueError(
+            f"indices are {indices.dtype} {tuple(indices.shape)}; they must be torch.int64 ({len(images)},), one for "
+            f"each image"
+        )
     keys = _keys(seed, epoch, indices.to(images.device))
     if kind == "crop_flip":
         return _warp(images, _crop_flip(keys, laterality))
@@ -46,7 +57,8 @@ def augment(images: Tensor, kind: Augmentation, seed: int, epoch: int, indices: 
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser, int64 to int64. Shifts are masked, since those of signed numbers drag the sign along."""
+    """SplitMix64's finaliser, int64 to int64. Shifts are masked, since those of signed numbers drag
+    the sign along."""
     z = (z ^ ((z >> 30) & (2**34 - 1))) * _MIX_1
     z = (z ^ ((z >> 27) & (2**37 - 1))) * _MIX_2
     return z ^ ((z >> 31) & (2**33 - 1))
@@ -56,17 +68,21 @@ def _keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """int64 (b,): where each image's own sequence of numbers begins."""
     key = torch.zeros((), dtype=torch.int64)
     for number in (torch.tensor(seed), torch.tensor(epoch), indices):
-        key = _mix(key + (number + 1) * _GOLDEN)  # a tensor's product wraps round at 64 bits, a Python integer's would not
+        key = _mix(
+            key + (number + 1) * _GOLDEN
+        )  # a tensor's product wraps round at 64 bits, a Python integer's would not
     return key
 
 
 def _bits(keys: Tensor, first: int, count: int) -> Tensor:
-    """int64 (b, count): numbers ``first`` to ``first + count - 1`` of each image's sequence, 64 random bits each."""
+    """int64 (b, count): numbers ``first`` to ``first + count - 1`` of each image's sequence, 64
+    random bits each."""
     return _mix(keys[:, None] + _GOLDEN * torch.arange(first + 1, first + count + 1, device=keys.device))
 
 
 def _uniforms(keys: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-    """``count`` times float32 (b,), in [0, 1), of 24 bits: all that float32 holds without rounding."""
+    """``count`` times float32 (b,), in [0, 1), of 24 bits: all that float32 holds without
+    rounding."""
     return (((_bits(keys, first, count) >> 40) & (2**24 - 1)).float() * 2**-24).unbind(1)
 
 
@@ -90,32 +106,41 @@ def _mirror(uniform: Tensor, laterality: bool) -> Tensor:
 def _crop_flip(keys: Tensor, laterality: bool) -> Tensor:
     """Affine maps (b, 2, 3) from output to input places, both in [-1, 1].
 
-    A crop that would not fit is made as wide or high as the image, instead of drawing again: the count of random numbers stays fixed.
+    A crop that would not fit is made as wide or high as the image, instead of drawing again: the
+    count of random numbers stays fixed.
     """
     area, ratio, x, y, mirror = _uniforms(keys, _MOTION, 5)
     area, ratio = _between(area, 0.08, 1.0), (4 / 3) ** _between(ratio, -1, 1)
     wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     x, y = (1 - wide) * _between(x, -1, 1), (1 - high) * _between(y, -1, 1)
     zero = torch.zeros_like(x)
-    return torch.stack([torch.stack([wide * _mirror(mirror, laterality), zero, x], 1), torch.stack([zero, high, y], 1)], 1)
+    return torch.stack(
+        [torch.stack([wide * _mirror(mirror, laterality), zero, x], 1), torch.stack([zero, high, y], 1)], 1
+    )
 
 
 def _sector(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the probe stood, (b, 2) as x and y in [-1, 1], and whether the picture lies on black ground, bool (b,).
+    """Where the probe stood, (b, 2) as x and y in [-1, 1], and whether the picture lies on black
+    ground, bool (b,).
 
-    The probe is the middle of the uppermost of what is not dark. A picture lies on black where the upper corners of the box around it are
-    dark, as beside a sector; one that fills its frame, bars of a letterbox aside, does not.
+    The probe is the middle of the uppermost of what is not dark. A picture lies on black where the
+    upper corners of the box around it are dark, as beside a sector; one that fills its frame, bars
+    of a letterbox aside, does not.
     """
     lit = (images.amax(1) > _DARK).float()
     height, width = lit.shape[1:]
-    # A row or column belongs to the picture from one lit pixel in 32 on: specks and single letters do not.
+    # A row or column belongs to the picture from one lit pixel in 32 on: specks and single letters
+    # do not.
     rows, columns = lit.mean(2) * 32 >= 1, lit.mean(1) * 32 >= 1
     top, left, right = _first(rows), _first(columns), width - 1 - _first(columns.flip(1))
     corner = max(1, min(height, width) // 16)
     upper = torch.einsum("bhw,bh->bw", lit, _within(top, corner, height))
     across = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
     apex = torch.stack([(upper * across).sum(1) / upper.sum(1).clamp(min=1), 2 * top / height - 1], 1)
-    share = torch.stack([(upper * _within(start, corner, width)).sum(1) for start in (left, right - corner + 1)]) / corner**2
+    share = (
+        torch.stack([(upper * _within(start, corner, width)).sum(1) for start in (left, right - corner + 1)])
+        / corner**2
+    )
     return apex, share.amax(0) < 0.1
 
 
@@ -133,8 +158,9 @@ def _within(start: Tensor, count: int, n: int) -> Tensor:
 def _probe_motion(keys: Tensor, apex: Tensor, laterality: bool) -> Tensor:
     """The same maps for a probe held a little differently, and another depth chosen: (b, 2, 3).
 
-    The zoom is the crop that suits a sector: its centre is the probe, which stays where it is, so that the deepest tissue leaves the
-    picture or black comes in below, and the sector keeps its angle.
+    The zoom is the crop that suits a sector: its centre is the probe, which stays where it is, so
+    that the deepest tissue leaves the picture or black comes in below, and the sector keeps its
+    angle.
     """
     turn, scale, x, y, mirror = _uniforms(keys, _MOTION, 5)
     turn, scale = _between(turn, -0.26, 0.26), 1.2 ** _between(scale, -1, 1)
@@ -145,10 +171,11 @@ def _probe_motion(keys: Tensor, apex: Tensor, laterality: bool) -> Tensor:
 
 
 def _warp(images: Tensor, maps: Tensor, on_black: Tensor | None = None) -> Tensor:
-    """Bilinear. Outside of a picture that lies on black there is black: its nearest pixel may be tissue, which would be drawn out.
+    """Bilinear. Outside of a picture that lies on black there is black: its nearest pixel may be
+    tissue, which would be drawn out.
 
-    Outside of one that fills its frame there is the nearest pixel: black rims in training alone would make every image without one look
-    strange later.
+    Outside of one that fills its frame there is the nearest pixel: black rims in training alone
+    would make every image without one look strange later.
     """
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -159,12 +186,15 @@ def _warp(images: Tensor, maps: Tensor, on_black: Tensor | None = None) -> Tenso
 
 
 def _echoes(images: Tensor, keys: Tensor) -> Tensor:
-    """Gain, contrast, depth gain, speckle and shadow. All multiply, so the black around the sector stays black."""
+    """Gain, contrast, depth gain, speckle and shadow. All multiply, so the black around the sector
+    stays black."""
     b, _, height, width = images.shape
     brightness = (images - _BLACK) / 2
     depth = torch.linspace(-1, 1, height, device=images.device).view(1, 1, -1, 1)
     across = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1)
-    gain, depth_gain, grain, middle, half, strength, cast, begins, gamma = (u.view(b, 1, 1, 1) for u in _uniforms(keys, _ECHOES, 9))
+    gain, depth_gain, grain, middle, half, strength, cast, begins, gamma = (
+        u.view(b, 1, 1, 1) for u in _uniforms(keys, _ECHOES, 9)
+    )
     speckle = _between(grain, 0, 0.15) * _normals(keys, _SPECKLE, height * width).view(b, 1, height, width)
     beside = (_between(half, 0.05, 0.2) - (across - _between(middle, -0.8, 0.8)).abs()) / 0.03
     below = (depth - _between(begins, -0.5, 0.5)) / 0.05

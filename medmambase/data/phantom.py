@@ -1,11 +1,14 @@
-"""A synthetic six-class ultrasound set: something to train on before there is any data, and to test with.
+"""A synthetic six-class ultrasound set: something to train on before there is any data, and to test
+with.
 
-Stop after: ``data/folders.py``, which reads it like any other folder. Each image is made as a scanner makes it: tissue is laid
-out along scan lines that fan out from the probe, sound weakens on its way (bone leaves a shadow), echoes of many small scatterers
-interfere (speckle), the result is compressed logarithmically and converted to rows and columns.
+Stop after: ``data/folders.py``, which reads it like any other folder. Each image is made as a
+scanner makes it: tissue is laid out along scan lines that fan out from the probe, sound weakens on
+its way (bone leaves a shadow), echoes of many small scatterers interfere (speckle), the result is
+compressed logarithmically and converted to rows and columns.
 
-The classes differ in structure only. Pose, size, gain, contrast, shadows and clutter are drawn alike for all, so that neither the mean
-brightness nor any fixed pixel gives the class away. Not a model of real anatomy: results on it say that training works, no more.
+The classes differ in structure only. Pose, size, gain, contrast, shadows and clutter are drawn
+alike for all, so that neither the mean brightness nor any fixed pixel gives the class away. Not a
+model of real anatomy: results on it say that training works, no more.
 """
 
 import math
@@ -49,9 +52,11 @@ def _draw_style(rng: np.random.Generator) -> _Style:
 
 
 class _Tissue:
-    """Echo strength and sound loss at every sample of every scan line: arrays (depth, line). Structures are painted one over another.
+    """Echo strength and sound loss at every sample of every scan line: arrays (depth, line).
+    Structures are painted one over another.
 
-    ``x`` and ``y`` are the samples' places in the image, from -1 to 1; ``u`` and ``v`` the same in the turned and scaled frame of the organ.
+    ``x`` and ``y`` are the samples' places in the image, from -1 to 1; ``u`` and ``v`` the same in
+    the turned and scaled frame of the organ.
     """
 
     def __init__(self, x: Array, y: Array, rng: np.random.Generator) -> None:
@@ -61,7 +66,8 @@ class _Tissue:
         self.u, self.v = x, y
 
     def place(self, scale: float, tilt: float) -> None:
-        """Put the organ somewhere, a little squeezed, turned by up to ``tilt`` (radians) either way, either end first."""
+        """Put the organ somewhere, a little squeezed, turned by up to ``tilt`` (radians) either
+        way, either end first."""
         rng = self.rng
         angle = rng.uniform(-tilt, tilt) + np.pi * rng.integers(2)
         squeeze = rng.uniform(0.88, 1.0)
@@ -84,7 +90,8 @@ class _Tissue:
         return mask
 
     def line(self, u0: float, v0: float, u1: float, v1: float, width: float, bend: float = 0.0) -> Array:
-        """Soft mask of a line from (u0, v0) to (u1, v1); ``bend`` is how far its middle is pushed aside."""
+        """Soft mask of a line from (u0, v0) to (u1, v1); ``bend`` is how far its middle is pushed
+        aside."""
         length = np.hypot(u1 - u0, v1 - v0)
         eu, ev = (u1 - u0) / length, (v1 - v0) / length
         along = ((self.u - u0) * eu + (self.v - v0) * ev) / length
@@ -113,12 +120,22 @@ def _brain(t: _Tissue) -> None:
 
 
 def _abdomen(t: _Tissue) -> None:
-    """A soft outline, the stomach and the bent umbilical vein, both filled with fluid, and the spine."""
+    """A soft outline, the stomach and the bent umbilical vein, both filled with fluid, and the
+    spine."""
     rng = t.rng
     b = rng.uniform(0.85, 1)
     t.paint(t.disc(0, 0, 1, b), rng.uniform(0.6, 1.0))
     t.paint(t.ring(1, b, 0.1), rng.uniform(2.5, 5), 0.8)
-    t.paint(t.disc(rng.uniform(0.35, 0.5), rng.uniform(-0.3, 0.1), rng.uniform(0.2, 0.28), rng.uniform(0.15, 0.2), rng.uniform(0, 3)), 0.03)
+    t.paint(
+        t.disc(
+            rng.uniform(0.35, 0.5),
+            rng.uniform(-0.3, 0.1),
+            rng.uniform(0.2, 0.28),
+            rng.uniform(0.15, 0.2),
+            rng.uniform(0, 3),
+        ),
+        0.03,
+    )
     t.paint(t.line(-0.05, 0.05, -0.6, rng.uniform(-0.1, 0.3), 0.09, rng.uniform(0.15, 0.25)), 0.03)
     for du in (-0.12, 0, 0.12):
         t.paint(t.disc(du, -0.75 + abs(du), 0.07, 0.07), 7, 3)
@@ -187,12 +204,17 @@ _ORGANS: dict[str, Callable[[_Tissue], None]] = {
 
 
 def _clutter(t: _Tissue) -> None:
-    """What every image may hold: layers under the skin, small vessels, bright specks, gas that throws a shadow."""
+    """What every image may hold: layers under the skin, small vessels, bright specks, gas that
+    throws a shadow."""
     rng = t.rng
     t.u, t.v = t.x, t.y
     for _ in range(int(rng.integers(1, 4))):
         y = rng.uniform(-0.95, -0.65)
-        t.paint(0.7 * t.line(-1.2, y, 1.2, y + rng.uniform(-0.1, 0.1), rng.uniform(0.02, 0.05), rng.uniform(0, 0.15)), rng.uniform(2, 4), 0.1)
+        t.paint(
+            0.7 * t.line(-1.2, y, 1.2, y + rng.uniform(-0.1, 0.1), rng.uniform(0.02, 0.05), rng.uniform(0, 0.15)),
+            rng.uniform(2, 4),
+            0.1,
+        )
     for _ in range(int(rng.integers(0, 4))):
         u, v = rng.uniform(-0.8, 0.8, 2)
         t.paint(t.disc(u, v, rng.uniform(0.04, 0.12), rng.uniform(0.04, 0.08), rng.uniform(0, np.pi)), 0.05)
@@ -200,7 +222,9 @@ def _clutter(t: _Tissue) -> None:
         u, v = rng.uniform(-0.8, 0.8, 2)
         t.paint(t.disc(u, v, rng.uniform(0.03, 0.06), 0.04), rng.uniform(3, 7), rng.uniform(0, 4))
     if rng.random() < 0.5:
-        t.paint(t.disc(rng.uniform(-0.7, 0.7), rng.uniform(-1.0, -0.6), rng.uniform(0.03, 0.1), 0.05), 3, rng.uniform(2, 6))
+        t.paint(
+            t.disc(rng.uniform(-0.7, 0.7), rng.uniform(-1.0, -0.6), rng.uniform(0.03, 0.1), 0.05), 3, rng.uniform(2, 6)
+        )
 
 
 def _draw(kind: str, style: _Style, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -223,8 +247,12 @@ def _draw(kind: str, style: _Style, size: int, rng: np.random.Generator) -> npt.
     depth = np.linspace(0, 1, depths)[:, None]
     loss = np.cumsum(tissue.loss, axis=0) * ((outer - inner) / depths) * 6
     strength = tissue.echo * np.exp(-loss - (style.attenuation + rng.uniform(-0.4, 0.4)) * depth)
-    # Scatterers interfere before detection: blur the complex echo, then take its magnitude (Rayleigh speckle where tissue is even).
-    field = [_blur(_blur(strength * rng.standard_normal(strength.shape), style.axial_blur, 0), style.lateral_blur, 1) for _ in range(2)]
+    # Scatterers interfere before detection: blur the complex echo, then take its magnitude
+    # (Rayleigh speckle where tissue is even).
+    field = [
+        _blur(_blur(strength * rng.standard_normal(strength.shape), style.axial_blur, 0), style.lateral_blur, 1)
+        for _ in range(2)
+    ]
     decibels = 20 * np.log10(np.hypot(field[0], field[1]) + 1e-6)
     span = style.dynamic_range * rng.uniform(0.9, 1.1)
     grey = np.clip((decibels + style.gain + rng.uniform(-4, 4) + 0.5 * span) / span, 0, 1)
@@ -238,13 +266,17 @@ def _draw(kind: str, style: _Style, size: int, rng: np.random.Generator) -> npt.
 
 
 def write_phantom(root: Path, *, images_per_class: int, size: int = 96, seed: int = 0) -> Path:
-    """Write ``root/train|val|test/<class>/pNNNN_MM.png`` (patient, image), 8-bit grey, size x size pixels; returns ``root``.
+    """Write ``root/train|val|test/<class>/pNNNN_MM.png`` (patient, image), 8-bit grey, size x size
+    pixels; returns ``root``.
 
-    60, 20 and 20 % of the patients go to train, val and test; each has about two images of each class. The same arguments give the
-    same bytes. Raises ValueError for fewer than 5 images a class, which could not fill three splits, or fewer than 32 pixels.
+    60, 20 and 20 % of the patients go to train, val and test; each has about two images of each
+    class. The same arguments give the same bytes. Raises ValueError for fewer than 5 images a
+    class, which could not fill three splits, or fewer than 32 pixels.
     """
     if images_per_class < 5:
-        raise ValueError(f"images_per_class is {images_per_class}; it must be at least 5, so that every split gets a patient")
+        raise ValueError(
+            f"images_per_class is {images_per_class}; it must be at least 5, so that every split gets a patient"
+        )
     if size < 32:
         raise ValueError(f"size is {size}; it must be at least 32 pixels, since smaller organs cannot be told apart")
     patients = max(5, images_per_class // 2)
@@ -276,7 +308,8 @@ def _smooth_noise(x: Array, y: Array, rng: np.random.Generator) -> Array:
 
 
 def _blur(values: Array, sigma: float, axis: int) -> Array:
-    """Gaussian of 3 sigma along one axis, energy kept, so that speckle has the same strength for every style."""
+    """Gaussian of 3 sigma along one axis, energy kept, so that speckle has the same strength for
+    every style."""
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= np.sqrt((kernel**2).sum())

@@ -1,1 +1,2 @@
-"""``medmambase-doctor``: what this machine can run, what it lacks, and the command that mends it."""
+"""``medmambase-doctor``: what this machine can run, what it lacks, and the command that mends
+it."""

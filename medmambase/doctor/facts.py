@@ -1,6 +1,7 @@
 """What the doctor knows about a machine, and how it is found out. Nothing is judged here.
 
-Standard library only, and PyTorch is imported in another process: it may be missing, broken, or end the process. Last stop before: torch_build.py.
+Standard library only, and PyTorch is imported in another process: it may be missing, broken, or end
+the process. Last stop before: torch_build.py.
 Next stop: findings.py.
 """
 
@@ -31,7 +32,12 @@ TRITONS = (
     "pytorch-triton-rocm",
     "pytorch-triton-xpu",
 )  # each is a module called triton
-RUNTIME = ("vcruntime140.dll", "vcruntime140_1.dll", "msvcp140.dll", "msvcp140_atomic_wait.dll")  # PyTorch's and Triton's libraries need them
+RUNTIME = (
+    "vcruntime140.dll",
+    "vcruntime140_1.dll",
+    "msvcp140.dll",
+    "msvcp140_atomic_wait.dll",
+)  # PyTorch's and Triton's libraries need them
 _SHADOWED = ("torch", "triton", "numpy", "llvmlite")
 _PATIENCE = 600  # seconds; the first launches compile their kernels
 
@@ -46,10 +52,12 @@ class Folder:
 
 @dataclass(frozen=True)
 class Trial:
-    """What PyTorch said in a process of its own, as far as that came; ``failed``: why it came no further.
+    """What PyTorch said in a process of its own, as far as that came; ``failed``: why it came no
+    further.
 
-    ``kernel_s``: seconds until the smallest kernel was compiled and had run. ``error``: of the scan and its gradients, largest difference from float64 over
-    the largest magnitude. ``scan_ms``: forward and backward of 16 sequences of 256 steps and 96 channels.
+    ``kernel_s``: seconds until the smallest kernel was compiled and had run. ``error``: of the scan
+    and its gradients, largest difference from float64 over the largest magnitude. ``scan_ms``:
+    forward and backward of 16 sequences of 256 steps and 96 channels.
     """
 
     torch: str = ""
@@ -68,7 +76,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine and its Python. Sizes in bytes; versions as their packages say them; None: not there, or not known."""
+    """A machine and its Python. Sizes in bytes; versions as their packages say them; None: not
+    there, or not known."""
 
     system: str
     release: str
@@ -102,11 +111,14 @@ def look() -> Facts:
     torch = _version("torch")
     cache = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
     return Facts(
-        machine.system, platform.version() if machine.system == "Windows" else platform.release(), machine.architecture, sys.version_info[:3], _kind(),
-        sys.prefix, (Path(sysconfig.get_path("include")) / "Python.h").is_file(), shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang"),
-        torch, {name: version for name, version in found.items() if version}, _version("llvmlite"), tuple(_shadows(Path.cwd())), tuple(_missing()),
-        machine.card, name, driver, _folder(Path(tempfile.gettempdir())), _folder(cache), _long_paths(), _memory(), shutil.disk_usage(Path.cwd()).free,
-        _trial() if torch else Trial(),
+        machine.system, platform.version() if machine.system == "Windows" else platform.release(),
+        machine.architecture, sys.version_info[:3], _kind(), sys.prefix,
+        (Path(sysconfig.get_path("include")) / "Python.h").is_file(),
+        shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang"), torch,
+        {name: version for name, version in found.items() if version}, _version("llvmlite"),
+        tuple(_shadows(Path.cwd())), tuple(_missing()), machine.card, name, driver,
+        _folder(Path(tempfile.gettempdir())), _folder(cache), _long_paths(), _memory(),
+        shutil.disk_usage(Path.cwd()).free, _trial() if torch else Trial(),
     )  # fmt: skip  # in the order of the fields
 
 
@@ -128,10 +140,17 @@ def _kind() -> str:
 
 
 def _shadows(folder: Path) -> list[str]:
-    """Files in a folder that would be imported in place of a package, by a script that lies there."""
+    """Files in a folder that would be imported in place of a package, by a script that lies
+    there."""
     found = [folder / f"{name}.py" for name in _SHADOWED] + [folder / name / "__init__.py" for name in _SHADOWED]
-    installed = {Path(spec.origin).resolve() for name in _SHADOWED if (spec := importlib.util.find_spec(name)) and spec.origin}
-    return [path.name if path.parent == folder else path.parent.name for path in found if path.is_file() and path.resolve() not in installed]
+    installed = {
+        Path(spec.origin).resolve() for name in _SHADOWED if (spec := importlib.util.find_spec(name)) and spec.origin
+    }
+    return [
+        path.name if path.parent == folder else path.parent.name
+        for path in found
+        if path.is_file() and path.resolve() not in installed
+    ]
 
 
 def _missing() -> list[str]:
@@ -150,7 +169,9 @@ def _missing() -> list[str]:
 def _card() -> tuple[str, str]:
     """The name and the driver's version of the first NVIDIA card."""
     program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
-    said = torch_build.output([program, "--query-gpu=name,driver_version", "--format=csv,noheader"]) if program else None
+    said = (
+        torch_build.output([program, "--query-gpu=name,driver_version", "--format=csv,noheader"]) if program else None
+    )
     name, _, driver = (said or "").strip().partition("\n")[0].partition(", ")
     return name, driver.strip()
 
@@ -183,8 +204,14 @@ def _long_paths() -> bool | None:
 class _MemoryStatus(ctypes.Structure):
     """MEMORYSTATUSEX of Windows."""
 
-    _fields_ = (("length", ctypes.c_ulong), ("load", ctypes.c_ulong), *((name, ctypes.c_ulonglong) for name in (
-        "total", "free", "total_page", "free_page", "total_virtual", "free_virtual", "extended")))  # fmt: skip  # its layout
+    _fields_ = (
+        ("length", ctypes.c_ulong),
+        ("load", ctypes.c_ulong),
+        *(
+            (name, ctypes.c_ulonglong)
+            for name in ("total", "free", "total_page", "free_page", "total_virtual", "free_virtual", "extended")
+        ),
+    )
 
 
 def _memory() -> int | None:
@@ -202,7 +229,9 @@ def _trial() -> Trial:
     """doctor_trial.py in a process of its own: what it had printed counts, however it ended."""
     command = [sys.executable, "-X", "utf8", "-m", "medmambase.commands.doctor_trial"]
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE, check=False
+        )
     except subprocess.TimeoutExpired as late:
         return read_trial(_text(late.stdout), f"it had not ended after {_PATIENCE} s")
     return read_trial(done.stdout, _last_line(done.stderr) or f"exit code {done.returncode}" if done.returncode else "")
@@ -215,7 +244,9 @@ def read_trial(printed: str, failed: str) -> Trial:
         if line.startswith("{"):
             found |= json.loads(line)
     known = {each.name for each in fields(Trial)}
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items() if name in known}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in found.items() if name in known
+    }
     return Trial(**{"failed": failed, **values})
 
 

@@ -1,4 +1,5 @@
-"""What the facts mean: a line for each, the command that mends it where something is to be mended, and the last line. Pure functions of Facts.
+"""What the facts mean: a line for each, the command that mends it where something is to be mended,
+and the last line. Pure functions of Facts.
 
 Last stop before: facts.py. Next stop: medmambase/commands/doctor.py, which prints.
 """
@@ -17,7 +18,17 @@ TOLERANCE = 1e-5
 _REDIST = "winget install Microsoft.VCRedist.2015+.x64"
 _PYTHON = "winget install Python.Python.3.12"
 # The Triton that each torch is built and tested with.
-_PAIRS = {"2.7": "3.3", "2.8": "3.4", "2.9": "3.5", "2.10": "3.6", "2.11": "3.6", "2.12": "3.7", "2.13": "3.7", "2.14": "3.8", "2.15": "3.9"}
+_PAIRS = {
+    "2.7": "3.3",
+    "2.8": "3.4",
+    "2.9": "3.5",
+    "2.10": "3.6",
+    "2.11": "3.6",
+    "2.12": "3.7",
+    "2.13": "3.7",
+    "2.14": "3.8",
+    "2.15": "3.9",
+}
 _GB = 1e9
 _LONG = 200  # characters of a cache folder, from which on its files come near to Windows' 260
 
@@ -33,7 +44,8 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, how much it matters, what mends it (a command, or what to do), and why it matters in few words."""
+    """One line: what was looked at, what was found, how much it matters, what mends it (a command,
+    or what to do), and why it matters in few words."""
 
     title: str
     text: str
@@ -45,14 +57,17 @@ class Finding:
 def findings(f: Facts) -> list[Finding]:
     """In the order in which one thing needs the one before."""
     return [
-        _system(f), _python(f), _headers(f), _runtime(f), _card(f), _driver(f), _torch(f), _build(f), _capability(f), _triton(f), _pair(f), _vectors(f),
-        _shadow(f), _temp(f), _cache(f), _long_paths(f), _memory(f), _disk(f), _engine(f), _kernel(f), _scan(f), _speed(f),
+        _system(f), _python(f), _headers(f), _runtime(f), _card(f), _driver(f), _torch(f), _build(f), _capability(f),
+        _triton(f), _pair(f), _vectors(f), _shadow(f), _temp(f), _cache(f), _long_paths(f), _memory(f), _disk(f),
+        _engine(f), _kernel(f), _scan(f), _speed(f),
     ]  # fmt: skip  # a list
 
 
 def verdict(f: Facts, found: Iterable[Finding]) -> tuple[Level, str]:
     """The last line."""
-    worst = max(found, key=lambda finding: finding.level)  # the first of the worst: what comes later may only follow from it
+    worst = max(
+        found, key=lambda finding: finding.level
+    )  # the first of the worst: what comes later may only follow from it
     if worst.level == Level.BROKEN:
         return worst.level, f"NOT READY: {worst.why}; {worst.mend}"
     if worst.level == Level.SLOWER:
@@ -76,22 +91,44 @@ def _python(f: Facts) -> Finding:
     text = f"{'.'.join(map(str, f.python))}{f', {f.python_kind}' if f.python_kind else ''}"
     if f.python[:2] > torch_build.PYTHON_NEWEST:
         newest = ".".join(map(str, torch_build.PYTHON_NEWEST))
-        return Finding("Python", text, Level.NOTE if f.torch else Level.BROKEN, f"use Python 3.11 to {newest}", "PyTorch has no wheel for this Python")
+        return Finding(
+            "Python",
+            text,
+            Level.NOTE if f.torch else Level.BROKEN,
+            f"use Python 3.11 to {newest}",
+            "PyTorch has no wheel for this Python",
+        )
     return Finding("Python", text)
 
 
 def _headers(f: Facts) -> Finding:
-    """What the first launch of a Triton kernel compiles a small module with: Windows has a compiler in triton-windows, Linux needs one."""
+    """What the first launch of a Triton kernel compiles a small module with: Windows has a compiler
+    in triton-windows, Linux needs one."""
     if not _wants_triton(f):
         return Finding("Python.h", "not needed without an NVIDIA card")
     if not f.headers:
         if f.system == "Windows":
-            mend = f"install the full Python, not the embeddable one ({_PYTHON}), make a virtual environment with it, and install medmambase there"
+            mend = (
+                f"install the full Python, not the embeddable one ({_PYTHON}), make a virtual environment with "
+                f"it, and install medmambase there"
+            )
         else:
             mend = "sudo apt install python3-dev"
-        return Finding("Python.h", "missing", Level.BROKEN, mend, "this Python has no Python.h, which the first launch on the GPU compiles with")
+        return Finding(
+            "Python.h",
+            "missing",
+            Level.BROKEN,
+            mend,
+            "this Python has no Python.h, which the first launch on the GPU compiles with",
+        )
     if f.system == "Linux" and not f.compiler:
-        return Finding("Python.h", "there, but no C compiler", Level.BROKEN, "sudo apt install gcc", "Triton on Linux needs a C compiler")
+        return Finding(
+            "Python.h",
+            "there, but no C compiler",
+            Level.BROKEN,
+            "sudo apt install gcc",
+            "Triton on Linux needs a C compiler",
+        )
     return Finding("Python.h", f"there{f', and {f.compiler}' if f.system == 'Linux' else ''}")
 
 
@@ -99,7 +136,13 @@ def _runtime(f: Facts) -> Finding:
     if f.system != "Windows":
         return Finding("C++ runtime", "only Windows lacks one at times")
     if f.runtime_missing:
-        return Finding("C++ runtime", f"Windows does not find {', '.join(f.runtime_missing)}", Level.BROKEN, _REDIST, "the Visual C++ runtime is missing")
+        return Finding(
+            "C++ runtime",
+            f"Windows does not find {', '.join(f.runtime_missing)}",
+            Level.BROKEN,
+            _REDIST,
+            "the Visual C++ runtime is missing",
+        )
     return Finding("C++ runtime", "Visual C++ 2015-2022 is there")
 
 
@@ -118,7 +161,13 @@ def _driver(f: Facts) -> Finding:
     if f.card.cuda and built and built[0] > f.card.cuda[0] and not f.trial.sees_gpu:
         blackwell = (f.card.capability or (0, 0)) >= (10, 0)
         mend = "update the driver from https://www.nvidia.com/drivers" if blackwell else _install_torch(f)
-        return Finding("driver", text, Level.SLOWER, mend, f"the driver is too old for this torch, which is built for CUDA {f.trial.cuda}")
+        return Finding(
+            "driver",
+            text,
+            Level.SLOWER,
+            mend,
+            f"the driver is too old for this torch, which is built for CUDA {f.trial.cuda}",
+        )
     return Finding("driver", text)
 
 
@@ -126,9 +175,17 @@ def _torch(f: Facts) -> Finding:
     if f.torch is None:
         return Finding("torch", "missing", Level.BROKEN, _install_torch(f), "PyTorch is not installed")
     if not torch_build.new_enough(f.torch):
-        return Finding("torch", f.torch, Level.BROKEN, _install_torch(f), f"PyTorch {f.torch} is too old, 2.7 or newer is wanted")
+        return Finding(
+            "torch", f.torch, Level.BROKEN, _install_torch(f), f"PyTorch {f.torch} is too old, 2.7 or newer is wanted"
+        )
     if not f.trial.torch:
-        return Finding("torch", f"{f.torch} does not load: {f.trial.failed}", Level.BROKEN, _install_torch(f), "PyTorch does not load")
+        return Finding(
+            "torch",
+            f"{f.torch} does not load: {f.trial.failed}",
+            Level.BROKEN,
+            _install_torch(f),
+            "PyTorch does not load",
+        )
     return Finding("torch", f.trial.torch)
 
 
@@ -137,12 +194,26 @@ def _build(f: Facts) -> Finding:
     if f.card is None or not f.trial.torch:
         return Finding("torch's build", f"CUDA {f.trial.cuda}" if f.trial.cuda else "CPU")
     if f.trial.cuda is None and f.trial.hip is None:
-        return Finding("torch's build", "CPU, beside an NVIDIA card", Level.SLOWER, _install_torch(f), "this torch is a CPU build and leaves the card idle")
+        return Finding(
+            "torch's build",
+            "CPU, beside an NVIDIA card",
+            Level.SLOWER,
+            _install_torch(f),
+            "this torch is a CPU build and leaves the card idle",
+        )
     text = f"CUDA {f.trial.cuda}"
     if not f.trial.sees_gpu:
-        return Finding("torch's build", f"{text}, sees no card", Level.SLOWER, "restart the machine, then update the driver", "torch does not see the card")
+        return Finding(
+            "torch's build",
+            f"{text}, sees no card",
+            Level.SLOWER,
+            "restart the machine, then update the driver",
+            "torch does not see the card",
+        )
     capability = f.card.capability
-    newest = max((int(number) for build in f.trial.builds if (number := build.removeprefix("sm_")).isdigit()), default=None)
+    newest = max(
+        (int(number) for build in f.trial.builds if (number := build.removeprefix("sm_")).isdigit()), default=None
+    )
     if capability and newest and capability[0] > newest // 10:
         return Finding(
             "torch's build",
@@ -159,7 +230,11 @@ def _capability(f: Facts) -> Finding:
         return Finding("kernels", "for a card only" if not f.trial.sees_gpu else "for AMD's cards: not tested")
     if f.trial.capability < CAPABILITY_LEAST:
         return Finding(
-            "kernels", f"need compute capability 8.0, here {_dotted(f.trial.capability)}", Level.SLOWER, "", "the card is older than compute capability 8.0"
+            "kernels",
+            f"need compute capability 8.0, here {_dotted(f.trial.capability)}",
+            Level.SLOWER,
+            "",
+            "the card is older than compute capability 8.0",
         )
     return Finding("kernels", f"run from compute capability 8.0 on, here {_dotted(f.trial.capability)}")
 
@@ -168,11 +243,21 @@ def _triton(f: Facts) -> Finding:
     if len(f.tritons) > 1:
         names = " ".join(f.tritons)
         mend = f"pip uninstall -y {names}, then pip install {_triton_wish(f)}"
-        return Finding("Triton", " and ".join(f.tritons), Level.BROKEN, mend, "several packages called triton overwrite each other's files")
+        return Finding(
+            "Triton",
+            " and ".join(f.tritons),
+            Level.BROKEN,
+            mend,
+            "several packages called triton overwrite each other's files",
+        )
     if not f.tritons:
         level = Level.SLOWER if _wants_triton(f) else Level.OK
         return Finding(
-            "Triton", "missing" if level else "not needed without an NVIDIA card", level, f"pip install {_triton_wish(f)}" if level else "", "Triton is missing"
+            "Triton",
+            "missing" if level else "not needed without an NVIDIA card",
+            level,
+            f"pip install {_triton_wish(f)}" if level else "",
+            "Triton is missing",
         )
     ((name, version),) = f.tritons.items()
     return Finding("Triton", f"{name} {version}")
@@ -192,20 +277,36 @@ def _pair(f: Facts) -> Finding:
 def _vectors(f: Facts) -> Finding:
     if f.llvmlite:
         return Finding("CPU engine", f"llvmlite {f.llvmlite}")
-    return Finding("CPU engine", "llvmlite is missing", Level.NOTE if f.trial.sees_gpu else Level.SLOWER, "pip install llvmlite", "llvmlite is missing")
+    return Finding(
+        "CPU engine",
+        "llvmlite is missing",
+        Level.NOTE if f.trial.sees_gpu else Level.SLOWER,
+        "pip install llvmlite",
+        "llvmlite is missing",
+    )
 
 
 def _shadow(f: Facts) -> Finding:
     if f.shadows:
         names = " and ".join(f.shadows)
-        return Finding("this folder", f"has {names}", Level.BROKEN, f"rename {names}", f"{names} in this folder would be imported in place of the package")
+        return Finding(
+            "this folder",
+            f"has {names}",
+            Level.BROKEN,
+            f"rename {names}",
+            f"{names} in this folder would be imported in place of the package",
+        )
     return Finding("this folder", "hides no package")
 
 
 def _temp(f: Facts) -> Finding:
     if not f.temp.writable:
         return Finding(
-            "TEMP", f"{f.temp.path} cannot be written to", Level.BROKEN, "free space there, or set TEMP to a folder of yours", "TEMP cannot be written to"
+            "TEMP",
+            f"{f.temp.path} cannot be written to",
+            Level.BROKEN,
+            "free space there, or set TEMP to a folder of yours",
+            "TEMP cannot be written to",
         )
     if f.system == "Windows" and not f.temp.path.isascii():
         return Finding("TEMP", f"{f.temp.path}: medmambase gives Triton's compilers another name for it", Level.NOTE)
@@ -225,7 +326,12 @@ def _cache(f: Facts) -> Finding:
     if f.system == "Windows" and not f.cache.path.isascii():
         return Finding("kernel cache", f"{f.cache.path}: medmambase gives Triton another name for it", Level.NOTE)
     if f.system == "Windows" and len(f.cache.path) > _LONG:
-        return Finding("kernel cache", f"{f.cache.path}: {len(f.cache.path)} characters", Level.NOTE, "set TRITON_CACHE_DIR to a shorter folder")
+        return Finding(
+            "kernel cache",
+            f"{f.cache.path}: {len(f.cache.path)} characters",
+            Level.NOTE,
+            "set TRITON_CACHE_DIR to a shorter folder",
+        )
     return Finding("kernel cache", f.cache.path)
 
 
@@ -247,7 +353,13 @@ def _memory(f: Facts) -> Finding:
 
 def _disk(f: Facts) -> Finding:
     if f.disk < _GB:
-        return Finding("disk", f"{f.disk / _GB:.1f} GB free here", Level.BROKEN, "free 1 GB or go to another folder", "this disk is full")
+        return Finding(
+            "disk",
+            f"{f.disk / _GB:.1f} GB free here",
+            Level.BROKEN,
+            "free 1 GB or go to another folder",
+            "this disk is full",
+        )
     return Finding("disk", f"{f.disk / _GB:.0f} GB free here")
 
 
@@ -280,17 +392,26 @@ def _scan(f: Facts) -> Finding:
 def _speed(f: Facts) -> Finding:
     if f.trial.scan_ms is None:
         level = Level.BROKEN if f.trial.error is not None else Level.OK
-        return Finding("its speed", f.trial.failed or "not tried", level, _to_report(f), "the scan does not run to its end")
+        return Finding(
+            "its speed", f.trial.failed or "not tried", level, _to_report(f), "the scan does not run to its end"
+        )
     return Finding("its speed", f"16 x 96 x 256, forward and backward: {f.trial.scan_ms:.1f} ms")
 
 
 def _to_report(f: Facts) -> str:
     clear = f"delete {f.cache.path} and try again; if it stays, " if f.trial.engine == "triton" else ""
-    return f"{clear}report it with doctor.json (medmambase-doctor --json doctor.json), and meanwhile set MEDMAMBASE_BACKEND=torch"
+    return (
+        f"{clear}report it with doctor.json (medmambase-doctor --json doctor.json), and meanwhile set "
+        f"MEDMAMBASE_BACKEND=torch"
+    )
 
 
 def _wants_triton(f: Facts) -> bool:
-    return f.card is not None and (f.card.capability is None or f.card.capability >= CAPABILITY_LEAST) and f.system in ("Windows", "Linux")
+    return (
+        f.card is not None
+        and (f.card.capability is None or f.card.capability >= CAPABILITY_LEAST)
+        and f.system in ("Windows", "Linux")
+    )
 
 
 def _machine(f: Facts) -> Machine:

@@ -1,6 +1,7 @@
 """Which torch fits a machine: by its system, its Python and its NVIDIA card.
 
-Standard library only: tools/environment.py asks before anything is installed, and the doctor where torch does not load.
+Standard library only: tools/environment.py asks before anything is installed, and the doctor where
+torch does not load.
 """
 
 import os
@@ -17,17 +18,23 @@ TORCH = "2.13.0"
 TRITON = "3.7.1"  # the one that torch 2.13 is built and tested with
 TORCH_LEAST = (2, 7)
 PYTHON_NEWEST = (3, 14)  # the newest with a wheel of TORCH
-ARCHITECTURES = {"Windows": ("win-amd64",), "Linux": ("x86_64", "aarch64"), "Darwin": ("arm64",)}  # those with a wheel of TORCH
+ARCHITECTURES = {
+    "Windows": ("win-amd64",),
+    "Linux": ("x86_64", "aarch64"),
+    "Darwin": ("arm64",),
+}  # those with a wheel of TORCH
 WHEELS = "https://download.pytorch.org/whl/"
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the message is for the person at the keyboard and says what to do."""
+    """The environment cannot be made; the message is for the person at the keyboard and says what
+    to do."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """The strongest NVIDIA card: the newest CUDA its driver runs, and its compute capability. None where the driver does not say."""
+    """The strongest NVIDIA card: the newest CUDA its driver runs, and its compute capability. None
+    where the driver does not say."""
 
     cuda: tuple[int, int] | None
     capability: tuple[int, int] | None
@@ -35,7 +42,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choice of torch depends on. ``system`` as platform.system() says it; ``architecture`` is the interpreter's on Windows."""
+    """What the choice of torch depends on. ``system`` as platform.system() says it;
+    ``architecture`` is the interpreter's on Windows."""
 
     system: str
     architecture: str
@@ -58,7 +66,8 @@ def new_enough(torch: str | None) -> bool:
 
 
 def choose_torch(machine: Machine, found: str | None) -> Choice:
-    """The torch for this machine. ``found``: the version that the environment sees already. Raises SetupError where no wheel fits."""
+    """The torch for this machine. ``found``: the version that the environment sees already. Raises
+    SetupError where no wheel fits."""
     if new_enough(found):
         return Choice((), f"{found} is there and is used as it is")
     _must_have_wheels(machine)
@@ -66,9 +75,19 @@ def choose_torch(machine: Machine, found: str | None) -> Choice:
     if machine.system == "Darwin":
         return Choice((pinned,), "macOS: the build for Apple silicon")
     if machine.card is None and linux:
-        # Plain `torch` is the CUDA build on Linux, several GB. The wheel may also lie in a folder known to pip: then a second index that does not
-        # answer must cost one short wait. So its dependencies come later, with the project's, from the first.
-        arguments = (f"{pinned}+cpu", "--no-deps", "--extra-index-url", WHEELS + "cpu", "--retries", "1", "--timeout", "30")
+        # Plain `torch` is the CUDA build on Linux, several GB. The wheel may also lie in a folder
+        # known to pip: then a second index that does not answer must cost one short wait. So its
+        # dependencies come later, with the project's, from the first.
+        arguments = (
+            f"{pinned}+cpu",
+            "--no-deps",
+            "--extra-index-url",
+            WHEELS + "cpu",
+            "--retries",
+            "1",
+            "--timeout",
+            "30",
+        )
         return Choice(arguments, "no NVIDIA card found: the CPU build, about 200 MB")
     if machine.card is None:
         return Choice((pinned,), "no NVIDIA card found: the CPU build, about 130 MB")
@@ -81,16 +100,24 @@ def choose_torch(machine: Machine, found: str | None) -> Choice:
 def _must_have_wheels(machine: Machine) -> None:
     otherwise = "Or use a Python that can import torch 2.7 or newer already: then that torch is taken as it is."
     if machine.architecture not in ARCHITECTURES.get(machine.system, ()):
-        wanted = {"Windows": "the 64-bit Windows installer (x64, also on ARM) from python.org", "Darwin": "an arm64 Python on a Mac with Apple silicon"}
+        wanted = {
+            "Windows": "the 64-bit Windows installer (x64, also on ARM) from python.org",
+            "Darwin": "an arm64 Python on a Mac with Apple silicon",
+        }
         advice = wanted.get(machine.system, "64-bit Linux on x86_64 or aarch64, Windows, or macOS on Apple silicon")
-        raise SetupError(f"torch {TORCH} has no wheel for {machine.system} on {machine.architecture}. Use {advice}.\n{otherwise}")
+        raise SetupError(
+            f"torch {TORCH} has no wheel for {machine.system} on {machine.architecture}. Use {advice}.\n{otherwise}"
+        )
     if machine.python > PYTHON_NEWEST:
         got, newest = (".".join(map(str, version)) for version in (machine.python, PYTHON_NEWEST))
-        raise SetupError(f"torch {TORCH} has no wheel for Python {got}. Run this with Python 3.11 to {newest}.\n{otherwise}")
+        raise SetupError(
+            f"torch {TORCH} has no wheel for Python {got}. Run this with Python 3.11 to {newest}.\n{otherwise}"
+        )
 
 
 def _cuda_build(card: Card) -> tuple[str, str]:
-    """CUDA 13 needs a driver that runs it and dropped cards before Turing (7.5); the CUDA 12.6 build knows none from Blackwell (10.0) on."""
+    """CUDA 13 needs a driver that runs it and dropped cards before Turing (7.5); the CUDA 12.6
+    build knows none from Blackwell (10.0) on."""
     driver = f"driver for CUDA {card.cuda[0]}.{card.cuda[1]}" if card.cuda else "driver of unknown CUDA version"
     modern = card.cuda is not None and card.cuda >= (13, 0)
     if card.capability and card.capability < (7, 5):
@@ -98,7 +125,8 @@ def _cuda_build(card: Card) -> tuple[str, str]:
     if card.capability and card.capability >= (10, 0) and not modern:
         return (
             "cu130",
-            f"NVIDIA card of the Blackwell generation or newer: the CUDA 13.0 build, a few GB. Its {driver} is too old: update it, or torch uses the CPU",
+            f"NVIDIA card of the Blackwell generation or newer: the CUDA 13.0 build, a few GB. Its {driver} is too "
+            f"old: update it, or torch uses the CPU",
         )
     if modern:
         return "cu130", f"NVIDIA card, {driver}: the CUDA 13.0 build, a few GB"
@@ -106,7 +134,8 @@ def _cuda_build(card: Card) -> tuple[str, str]:
 
 
 def choose_triton(machine: Machine, torch: str, test: bool) -> str | None:
-    """The Triton made for TORCH, where pip would take a newer one; None where nothing is wanted or another torch is in use."""
+    """The Triton made for TORCH, where pip would take a newer one; None where nothing is wanted or
+    another torch is in use."""
     if not torch.startswith(TORCH.rpartition(".")[0] + "."):
         return None
     if machine.system == "Windows" and machine.architecture == "win-amd64":
@@ -117,7 +146,9 @@ def choose_triton(machine: Machine, torch: str, test: bool) -> str | None:
 def read_card(overview: str, capabilities: str) -> Card:
     """The card from nvidia-smi's overview and its ``compute_cap`` query."""
     cuda = re.search(r"CUDA[\w ]*Version:\s*(\d+)\.(\d+)", overview)
-    found = [(int(major), int(minor)) for major, minor in re.findall(r"^\s*(\d+)\.(\d+)\s*$", capabilities, re.MULTILINE)]
+    found = [
+        (int(major), int(minor)) for major, minor in re.findall(r"^\s*(\d+)\.(\d+)\s*$", capabilities, re.MULTILINE)
+    ]
     return Card((int(cuda[1]), int(cuda[2])) if cuda else None, max(found, default=None))
 
 
@@ -126,7 +157,9 @@ def find_card() -> Card | None:
     program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
     if program is None or not re.search(r"^GPU \d+:", output([program, "-L"]) or "", re.MULTILINE):
         return None
-    return read_card(output([program]) or "", output([program, "--query-gpu=compute_cap", "--format=csv,noheader"]) or "")
+    return read_card(
+        output([program]) or "", output([program, "--query-gpu=compute_cap", "--format=csv,noheader"]) or ""
+    )
 
 
 def this_machine() -> Machine:

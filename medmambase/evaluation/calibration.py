@@ -1,4 +1,5 @@
-"""What may be learned from validation images once a network is chosen, and then holds for the test: one temperature, and where to draw the line.
+"""What may be learned from validation images once a network is chosen, and then holds for the test:
+one temperature, and where to draw the line.
 
 Before: the predictions of val. Next stop: those of test, in ``results.py``.
 """
@@ -21,7 +22,8 @@ _WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all r
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that had on val."""
+    """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that
+    had on val."""
 
     name: str
     rule: str
@@ -55,11 +57,14 @@ def fit(validation: Predictions) -> Calibration | None:
     if not len(validation.labels):
         return None
     columns = [1] if len(validation.classes) == 2 else range(len(validation.classes))
-    return Calibration(_temperature(validation), tuple(point for column in columns for point in _points(validation, column)))
+    return Calibration(
+        _temperature(validation), tuple(point for column in columns for point in _points(validation, column))
+    )
 
 
 def warmed(predictions: Predictions, temperature: float) -> Predictions:
-    """With logits divided by the temperature: no image is called otherwise, but for ties in the last digit, and confidence becomes truer."""
+    """With logits divided by the temperature: no image is called otherwise, but for ties in the
+    last digit, and confidence becomes truer."""
     return replace(predictions, probabilities=warm(predictions.probabilities, temperature))
 
 
@@ -70,7 +75,8 @@ def warm(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image (n,) bool: whether its truth is the point's class, and whether it is called that. Raises MetricsError for a class that is not there."""
+    """Of each image (n,) bool: whether its truth is the point's class, and whether it is called
+    that. Raises MetricsError for a class that is not there."""
     if point.name not in predictions.classes:
         raise MetricsError(f"there is no class {point.name!r}; wanted one of {', '.join(predictions.classes)}")
     column = predictions.classes.index(point.name)
@@ -79,7 +85,8 @@ def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class Bin:
-    """Images of similar confidence: how many, how sure the network was of them, and how many of them were right."""
+    """Images of similar confidence: how many, how sure the network was of them, and how many of
+    them were right."""
 
     images: int
     confidence: float
@@ -88,8 +95,16 @@ class Bin:
 
 def reliability(predictions: Predictions) -> list[Bin]:
     """The bins of the calibration error that have images, the least sure first."""
-    bins, confidence, right = confidence_bins(predictions.probabilities), predictions.probabilities.max(axis=1), predictions.predicted == predictions.labels
-    return [Bin(int(there.sum()), float(confidence[there].mean()), float(right[there].mean())) for there in (bins == i for i in range(BINS)) if there.any()]
+    bins, confidence, right = (
+        confidence_bins(predictions.probabilities),
+        predictions.probabilities.max(axis=1),
+        predictions.predicted == predictions.labels,
+    )
+    return [
+        Bin(int(there.sum()), float(confidence[there].mean()), float(right[there].mean()))
+        for there in (bins == i for i in range(BINS))
+        if there.any()
+    ]
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
@@ -103,11 +118,14 @@ def _temperature(validation: Predictions) -> float:
     def loss(log_temperature: float) -> float:
         return -float(special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean())
 
-    return math.exp(float(optimize.minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-6}).x))
+    return math.exp(
+        float(optimize.minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-6}).x)
+    )
 
 
 def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
-    """Where sensitivity and specificity together are highest (Youden), and the highest threshold that keeps the sensitivity."""
+    """Where sensitivity and specificity together are highest (Youden), and the highest threshold
+    that keeps the sensitivity."""
     positive, scores = validation.labels == column, validation.probabilities[:, column]
     if positive.all() or not positive.any():
         return ()
@@ -118,4 +136,7 @@ def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
     best = int((sensitivity + specificity).argmax())
     kept = int(np.flatnonzero(sensitivity >= SENSITIVITY)[-1])
     rules = ((best, "highest sensitivity + specificity on val"), (kept, f"sensitivity of {SENSITIVITY:.0%} on val"))
-    return [OperatingPoint(name, rule, float(thresholds[row]), float(sensitivity[row]), float(specificity[row])) for row, rule in rules]
+    return [
+        OperatingPoint(name, rule, float(thresholds[row]), float(sensitivity[row]), float(specificity[row]))
+        for row, rule in rules
+    ]

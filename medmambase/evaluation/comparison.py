@@ -1,10 +1,13 @@
 """Whether one network is better than another on the same images, or whether that may be chance.
 
-Before: two files of predictions, or several of each, one for each seed. Next stop: ``commands/compare.py``.
+Before: two files of predictions, or several of each, one for each seed. Next stop:
+``commands/compare.py``.
 
-Of two: DeLong's paired test for the AUC of each class, McNemar's exact test for what is called right, and for every figure a bootstrap of the difference,
-which draws patients where they are known. Of several seeds: each figure's mean over the seeds of one side less that of the other. To the bootstrap's
-variance comes that of the means over seeds (Welch), so that what one lucky seed won is no difference.
+Of two: DeLong's paired test for the AUC of each class, McNemar's exact test for what is called
+right, and for every figure a bootstrap of the difference, which draws patients where they are
+known. Of several seeds: each figure's mean over the seeds of one side less that of the other. To
+the bootstrap's variance comes that of the means over seeds (Welch), so that what one lucky seed won
+is no difference.
 """
 
 import math
@@ -22,7 +25,8 @@ from medmambase.evaluation.predictions import MetricsError, Predictions
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of both sides (means over the seeds), what the second has more than the first, how sure that is, and each seed's figures."""
+    """A figure of both sides (means over the seeds), what the second has more than the first, how
+    sure that is, and each seed's figures."""
 
     first: float
     second: float
@@ -39,7 +43,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images that only one of two calls right, and the chance of as uneven a share, or a more uneven one, if neither were better."""
+    """Images that only one of two calls right, and the chance of as uneven a share, or a more
+    uneven one, if neither were better."""
 
     only_first: int
     only_second: int
@@ -47,14 +52,20 @@ class McNemar:
 
 
 def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
-    """Raises MetricsError unless all are predictions of the same images, with the same truth, in the same order."""
+    """Raises MetricsError unless all are predictions of the same images, with the same truth, in
+    the same order."""
     first = sides[0][0]
     for other in (one for side in sides for one in side):
         if other.classes != first.classes:
-            raise MetricsError(f"the classes are {', '.join(other.classes)} and {', '.join(first.classes)}; wanted predictions of the same classes")
+            raise MetricsError(
+                f"the classes are {', '.join(other.classes)} and {', '.join(first.classes)}; wanted predictions of "
+                f"the same classes"
+            )
         if other.names != first.names:
             only = sorted(set(other.names) ^ set(first.names))
-            told = f"{only[0]!r} and {len(only) - 1} more are in one of them only" if only else "they are in another order"
+            told = (
+                f"{only[0]!r} and {len(only) - 1} more are in one of them only" if only else "they are in another order"
+            )
             raise MetricsError(f"the images differ: {told}; wanted predictions of the same test images")
         if not np.array_equal(other.labels, first.labels):
             row = int((other.labels != first.labels).argmax())
@@ -64,7 +75,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
 
 
 def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:
-    """Every figure, as ``Metrics.flat`` names it, that both sides have. Raises MetricsError where the images are not the same."""
+    """Every figure, as ``Metrics.flat`` names it, that both sides have. Raises MetricsError where
+    the images are not the same."""
     same_images([firsts, seconds])
     sides, clusters = (firsts, seconds), firsts[0].clusters
     ones = np.ones((1, len(clusters)))
@@ -95,7 +107,8 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
 
 
 def delong_test(first: Predictions, second: Predictions, column: int) -> tuple[float, float, float]:
-    """The AUC of one class: second less first, its standard error and p; see ``delong.paired``. Raises MetricsError where the images are not the same."""
+    """The AUC of one class: second less first, its standard error and p; see ``delong.paired``.
+    Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
     return delong.paired(first.labels == column, first.probabilities[:, column], second.probabilities[:, column])
 
@@ -104,20 +117,30 @@ def _figures(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndar
     return weighted_figures(predictions.labels, predictions.probabilities, weights)
 
 
-def _surely(first: np.ndarray, second: np.ndarray, replicates: np.ndarray, clusters: int) -> tuple[Interval | None, float | None]:
-    """The interval of a difference of means, which is close to normal, and the p-value that belongs to it, by Student's distribution.
+def _surely(
+    first: np.ndarray, second: np.ndarray, replicates: np.ndarray, clusters: int
+) -> tuple[Interval | None, float | None]:
+    """The interval of a difference of means, which is close to normal, and the p-value that belongs
+    to it, by Student's distribution.
 
-    ``first``, ``second``: the figures of each seed. None where nothing varies, or too little is there; of predictions that are alike p is 1.
+    ``first``, ``second``: the figures of each seed. None where nothing varies, or too little is
+    there; of predictions that are alike p is 1.
     """
     difference, there = float(second.mean() - first.mean()), replicates[~np.isnan(replicates)]
     if clusters < 2 or len(there) < len(replicates) / 2:
         return None, None
     of_seeds = [(value.var(ddof=1) / len(value), len(value) - 1) for value in (first, second) if len(value) > 1]
-    parts = [(part, freedom) for part, freedom in [(there.var() * clusters / (clusters - 1), clusters - 1), *of_seeds] if part > 1e-24]
+    parts = [
+        (part, freedom)
+        for part, freedom in [(there.var() * clusters / (clusters - 1), clusters - 1), *of_seeds]
+        if part > 1e-24
+    ]
     if not parts:
         return None, 1.0 if abs(difference) < 1e-12 else None
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)  # Welch and Satterthwaite
     reach = math.sqrt(variance) * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     method = f"bootstrap{', and the variance between seeds' if of_seeds else ''}"
-    return Interval(difference - reach, difference + reach, method), float(2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
+    return Interval(difference - reach, difference + reach, method), float(
+        2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
+    )

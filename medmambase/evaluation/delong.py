@@ -1,4 +1,5 @@
-"""The area below the ROC curve, how sure it is, and whether two of them differ: DeLong, DeLong and Clarke-Pearson, Biometrics 1988.
+"""The area below the ROC curve, how sure it is, and whether two of them differ: DeLong, DeLong and
+Clarke-Pearson, Biometrics 1988.
 
 Before: scores of one class. Next stop: ``intervals.py`` and ``comparison.py``.
 """
@@ -12,13 +13,15 @@ from scipy import optimize, stats
 def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The AUC of each of k scorings of the same images, ties counting half, and their covariance.
 
-    positive (n,) bool; scores (k, n). Returns (k,) and (k, k); NaN without images on one side, covariance NaN with fewer than two on either.
+    positive (n,) bool; scores (k, n). Returns (k,) and (k, k); NaN without images on one side,
+    covariance NaN with fewer than two on either.
     """
     ours, theirs = scores[:, positive], scores[:, ~positive]
     m, n = ours.shape[1], theirs.shape[1]
     if not m or not n:
         return np.full(len(scores), np.nan), np.full((len(scores), len(scores)), np.nan)
-    # A rank among all, less that among one's own, counts the others that lie below (Sun and Xu, 2014): no m x n comparisons.
+    # A rank among all, less that among one's own, counts the others that lie below (Sun and Xu,
+    # 2014): no m x n comparisons.
     every = stats.rankdata(np.concatenate([ours, theirs], axis=1), axis=1)
     below = (every[:, :m] - stats.rankdata(ours, axis=1)) / n
     above = 1 - (every[:, m:] - stats.rankdata(theirs, axis=1)) / m
@@ -28,9 +31,11 @@ def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Low and high of the AUC of one scoring (n,), on the logit scale, where an area near 1 is about as uncertain on both sides.
+    """Low and high of the AUC of one scoring (n,), on the logit scale, where an area near 1 is
+    about as uncertain on both sides.
 
-    Where DeLong knows no variance (no pair out of order, or every one, or one image on a side) by ``extreme``.
+    Where DeLong knows no variance (no pair out of order, or every one, or one image on a side) by
+    ``extreme``.
     """
     (auc,), ((variance,),) = areas(positive, scores[None])
     if not 0 < auc < 1 or not variance > 0:
@@ -41,8 +46,9 @@ def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95)
 
 
 def extreme(auc: float, m: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Low and high of an AUC of which only its value is known, from m positive and n negative images: the areas that a score test does not refuse,
-    with the variance that Hanley and McNeil give for each of them (Newcombe, Statistics in Medicine 2006, method 5).
+    """Low and high of an AUC of which only its value is known, from m positive and n negative
+    images: the areas that a score test does not refuse, with the variance that Hanley and McNeil
+    give for each of them (Newcombe, Statistics in Medicine 2006, method 5).
     """
     square, half = float(stats.norm.ppf((1 + confidence) / 2)) ** 2, (m + n) / 2 - 1
 
@@ -57,10 +63,11 @@ def extreme(auc: float, m: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def paired(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Whether two scorings (n,) of the same images have the same AUC: second's less first's, its standard error and the two-sided p-value.
+    """Whether two scorings (n,) of the same images have the same AUC: second's less first's, its
+    standard error and the two-sided p-value.
 
-    Scorings that rank alike differ by nothing, with p = 1. NaN where DeLong cannot tell: fewer than two images on a side, or one scoring all right and
-    the other all wrong.
+    Scorings that rank alike differ by nothing, with p = 1. NaN where DeLong cannot tell: fewer than
+    two images on a side, or one scoring all right and the other all wrong.
     """
     (one, other), covariance = areas(positive, np.stack([first, second]))
     difference, variance = float(other - one), float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])

@@ -1,4 +1,5 @@
-"""What every picture shares: an empty sheet that becomes a PNG file, labels that can be drawn, and images as matplotlib takes them."""
+"""What every picture shares: an empty sheet that becomes a PNG file, labels that can be drawn, and
+images as matplotlib takes them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,18 @@ from medmambase.files import move
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fonts with Asian scripts that Windows, macOS and Linux bring along; matplotlib's own covers Latin, Greek, Cyrillic, Hebrew and Arabic.
-ASIAN_FONTS = ("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "PingFang SC", "Hiragino Sans", "Noto Sans CJK JP", "WenQuanYi Micro Hei")
+# Fonts with Asian scripts that Windows, macOS and Linux bring along; matplotlib's own covers Latin,
+# Greek, Cyrillic, Hebrew and Arabic.
+ASIAN_FONTS = (
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Nirmala UI",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+)
 LONGEST_LABEL = 28  # characters; the tables of the report have the whole name
 
 
@@ -24,7 +35,8 @@ class FigureError(ValueError):
 
 @contextmanager
 def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure (inches) that becomes the file when the block ends, whatever the user's own matplotlib settings are."""
+    """An empty figure (inches) that becomes the file when the block ends, whatever the user's own
+    matplotlib settings are."""
     from matplotlib import rc_context, rcdefaults
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,7 +52,8 @@ def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
 
 
 def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names that fit and can be drawn, and the fonts to draw them with; a name no font can draw becomes its number, from 1."""
+    """Names that fit and can be drawn, and the fonts to draw them with; a name no font can draw
+    becomes its number, from 1."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
     installed = {entry.name for entry in fontManager.ttflist}
@@ -58,7 +71,8 @@ def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def pictures_of(images: Tensor) -> list[np.ndarray]:
-    """Normalised images as (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black, its brightest white."""
+    """Normalised images as (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black, its
+    brightest white."""
     values = images.float().cpu().numpy()
     low, high = float(values.min()), float(values.max())
     values = (values - low) / (high - low if high > low else 1.0)

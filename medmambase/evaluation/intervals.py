@@ -2,17 +2,20 @@
 
 Before: ``predictions.py``. Next stop: ``report.py``, which shows no figure without one.
 
-Where every image stands alone: shares are Wilson's, the AUC of a class is DeLong's, the rest comes from a bootstrap of images. Where patients have
-several images: the bootstrap draws patients, all images of one together. Images of one patient resemble each other, so that intervals that count images
-are too narrow.
+Where every image stands alone: shares are Wilson's, the AUC of a class is DeLong's, the rest comes
+from a bootstrap of images. Where patients have several images: the bootstrap draws patients, all
+images of one together. Images of one patient resemble each other, so that intervals that count
+images are too narrow.
 
-A share gets its interval from the bootstrap's variance: as many images that stand alone as would have that variance (Korn and Graubard, Survey
-Methodology 1998), put into Wilson's formula. The percentiles of a bootstrap would be [1, 1] where all images are right, and are too narrow where a class
-has few patients.
-The calibration error is a sum of distances, which chance only lengthens, so that replicates lie above the figure. It may be as low as makes what was found
-too large for chance if all gaps shrink alike, and as high as if no gap could change its sign.
-The other figures take the bootstrap's percentiles, moved by its bias (Efron, 1981) and widened as Student's distribution is wider than the normal one
-(Hesterberg, The American Statistician 2015).
+A share gets its interval from the bootstrap's variance: as many images that stand alone as would
+have that variance (Korn and Graubard, Survey Methodology 1998), put into Wilson's formula. The
+percentiles of a bootstrap would be [1, 1] where all images are right, and are too narrow where a
+class has few patients.
+The calibration error is a sum of distances, which chance only lengthens, so that replicates lie
+above the figure. It may be as low as makes what was found too large for chance if all gaps shrink
+alike, and as high as if no gap could change its sign.
+The other figures take the bootstrap's percentiles, moved by its bias (Efron, 1981) and widened as
+Student's distribution is wider than the normal one (Hesterberg, The American Statistician 2015).
 """
 
 import math
@@ -36,15 +39,22 @@ _Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
 
 def judge(predictions: Predictions) -> Metrics:
-    """Every figure with its interval, and the same without leaked images. An interval that cannot be known is left out."""
+    """Every figure with its interval, and the same without leaked images. An interval that cannot
+    be known is left out."""
     metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
     known = len(set(predictions.patients)) if predictions.patients and all(predictions.patients) else None
     clean = predictions.clean
-    return replace(metrics, intervals=_intervals(predictions, metrics), patients=known, without_leaked=judge(clean) if clean else None)
+    return replace(
+        metrics,
+        intervals=_intervals(predictions, metrics),
+        patients=known,
+        without_leaked=judge(clean) if clean else None,
+    )
 
 
 def draws(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
-    """How often each image occurs in each replicate of a bootstrap of ``clusters`` (n,), int64 from 0: (some replicates, n) float64, in parts."""
+    """How often each image occurs in each replicate of a bootstrap of ``clusters`` (n,), int64 from
+    0: (some replicates, n) float64, in parts."""
     rng = np.random.default_rng(seed)
     count = int(clusters.max()) + 1
     size = max(1, _CHUNK // max(1, len(clusters)))
@@ -70,12 +80,18 @@ def _intervals(predictions: Predictions, metrics: Metrics) -> dict[str, Interval
         basis = _basis(name, labels, probabilities)
         if name == "accuracy" or (name.rpartition("/")[2] in SHARES and name.partition("/")[0].isdigit()):
             images = int(basis.sum())
-            found[name] = _wilson(figure, images, "Wilson") if alone else _share(figure, replicates[name], images, _count(clusters[basis]))
+            found[name] = (
+                _wilson(figure, images, "Wilson")
+                if alone
+                else _share(figure, replicates[name], images, _count(clusters[basis]))
+            )
         elif alone and (column := _column(name, len(predictions.classes))) is not None:
             low, high = delong.interval(labels == column, probabilities[:, column], CONFIDENCE)
             found[name] = Interval(low, high, "DeLong")
         else:
-            found[name] = _percentiles(name, figure, replicates[name], _count(clusters[basis]), "images" if alone else "patients")
+            found[name] = _percentiles(
+                name, figure, replicates[name], _count(clusters[basis]), "images" if alone else "patients"
+            )
         if found[name] is None and (column := _column(name, len(predictions.classes))) is not None:
             positive = labels == column
             low, high = delong.extreme(figure, _count(clusters[positive]), _count(clusters[~positive]), CONFIDENCE)
@@ -97,7 +113,9 @@ def _basis(name: str, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     if not number.isdigit():
         return np.ones(len(labels), dtype=bool)
     own, called = labels == int(number), probabilities.argmax(axis=1) == int(number)
-    return {"sensitivity": own, "specificity": ~own, "ppv": called, "npv": ~called, "f1": own | called, "ap": own}.get(figure, np.ones(len(labels), dtype=bool))
+    return {"sensitivity": own, "specificity": ~own, "ppv": called, "npv": ~called, "f1": own | called, "ap": own}.get(
+        figure, np.ones(len(labels), dtype=bool)
+    )
 
 
 def _count(clusters: np.ndarray) -> int:
@@ -110,11 +128,14 @@ def _wilson(share: float, images: float, method: str) -> Interval:
     middle = (share + square / (2 * images)) / (1 + square / images)
     reach = _Z / (1 + square / images) * math.sqrt(share * (1 - share) / images + square / (4 * images * images))
     # Rounding must not put the end beyond the share of none, or all.
-    return Interval(0.0 if share == 0 else max(0.0, middle - reach), 1.0 if share == 1 else min(1.0, middle + reach), method)
+    return Interval(
+        0.0 if share == 0 else max(0.0, middle - reach), 1.0 if share == 1 else min(1.0, middle + reach), method
+    )
 
 
 def _share(share: float, replicates: np.ndarray, images: int, patients: int) -> Interval | None:
-    """Wilson's interval for as many images that stand alone as would vary like the replicates; None with fewer than two patients."""
+    """Wilson's interval for as many images that stand alone as would vary like the replicates; None
+    with fewer than two patients."""
     if patients < 2:
         return None
     variance = float(np.nanvar(replicates)) * patients / (patients - 1)
@@ -139,7 +160,11 @@ def _calibration(predictions: Predictions, error: float) -> Interval | None:
 
     low = 0.0 if error == 0 or too_rare(0) >= 0 else error * float(optimize.bisect(too_rare, 0, 1, xtol=1e-4))
     high = error - float(np.quantile((chance * np.sign(gaps)).sum(axis=1), rare))
-    return Interval(min(low, error), min(max(high, error), 1.0), f"bootstrap of {'images' if count == len(clusters) else 'patients'}, gaps scaled")
+    return Interval(
+        min(low, error),
+        min(max(high, error), 1.0),
+        f"bootstrap of {'images' if count == len(clusters) else 'patients'}, gaps scaled",
+    )
 
 
 def _widened(clusters: int) -> float:
@@ -148,7 +173,8 @@ def _widened(clusters: int) -> float:
 
 
 def _percentiles(name: str, figure: float, replicates: np.ndarray, clusters: int, what: str) -> Interval | None:
-    """The bootstrap's percentiles; None where there are fewer than two clusters, the figure is mostly undefined or does not vary at all."""
+    """The bootstrap's percentiles; None where there are fewer than two clusters, the figure is
+    mostly undefined or does not vary at all."""
     there = replicates[~np.isnan(replicates)]
     if clusters < 2 or len(there) < _FEWEST * len(replicates) or np.ptp(there) == 0:
         return None
@@ -157,4 +183,8 @@ def _percentiles(name: str, figure: float, replicates: np.ndarray, clusters: int
     bias = 2 * float(stats.norm.ppf(np.clip(below, 0.5 / len(there), 1 - 0.5 / len(there))))
     low, high = np.quantile(there, stats.norm.cdf([bias - wide, bias + wide]))
     least, most = range_of(name)
-    return Interval(float(np.clip(low, least, min(figure, most))), float(np.clip(high, max(figure, least), most)), f"bootstrap of {what}")
+    return Interval(
+        float(np.clip(low, least, min(figure, most))),
+        float(np.clip(high, max(figure, least), most)),
+        f"bootstrap of {what}",
+    )

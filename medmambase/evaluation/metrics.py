@@ -1,9 +1,11 @@
 """Figures of merit from labels and probabilities.
 
-Before: ``predictions.py``. Next stop: ``intervals.py`` says how sure they are, ``figures.py`` draws a ``Metrics``, ``report.py`` prints it.
+Before: ``predictions.py``. Next stop: ``intervals.py`` says how sure they are, ``figures.py`` draws
+a ``Metrics``, ``report.py`` prints it.
 
-Every figure is computed for images that carry weights, of many weightings at once: weights of 1 give the figure itself, and the weights of a
-bootstrap its replicates, so that the two cannot differ in what they mean.
+Every figure is computed for images that carry weights, of many weightings at once: weights of 1
+give the figure itself, and the weights of a bootstrap its replicates, so that the two cannot differ
+in what they mean.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,8 @@ BINS = 15  # of confidence, equally wide, for the calibration error
 
 @dataclass(frozen=True)
 class Interval:
-    """From where to where a figure may lie, at a confidence of 95 %, and by which method that is known."""
+    """From where to where a figure may lie, at a confidence of 95 %, and by which method that is
+    known."""
 
     low: float
     high: float
@@ -35,8 +38,10 @@ class Interval:
 class ClassMetrics:
     """One class against all others, every figure in 0..1; None where it is undefined.
 
-    ``support``: images whose truth is this class. ``sensitivity`` needs one of them, ``specificity`` one of another class, ``auc`` both and ``ap`` (average
-    precision) one of it; ``ppv`` an image that was called this class, ``npv`` one that was not, ``f1`` one that is or was called it.
+    ``support``: images whose truth is this class. ``sensitivity`` needs one of them,
+    ``specificity`` one of another class, ``auc`` both and ``ap`` (average precision) one of it;
+    ``ppv`` an image that was called this class, ``npv`` one that was not, ``f1`` one that is or was
+    called it.
     """
 
     name: str
@@ -54,13 +59,17 @@ class ClassMetrics:
 class Metrics:
     """What a set of predictions is worth; None where a figure is undefined.
 
-    ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC of the classes that have one; with two classes the
-    AUC of the second. ``mcc``: Matthews' correlation, -1 to 1, 0 where all images are or are called one class. ``kappa``: Cohen's, -1 to 1. ``brier``: mean
-    squared distance of the probabilities from the truth, of two classes that of the second, 0 to 1, of more the sum over them, 0 to 2. ``ece``: mean
-    distance between confidence and accuracy in 15 equal bins. ``macro`` and ``weighted``: means of the classes' figures, plain and by support.
-    ``confusion[truth][predicted]`` counts images. ``intervals``: figure, as ``flat`` names it -> its Interval; empty where none were asked for.
-    ``patients``: how many there are, where they are known of all images. ``without_leaked``: the same without images that have a twin, or their
-    patient, in train or val; None where none has.
+    ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC
+    of the classes that have one; with two classes the AUC of the second. ``mcc``: Matthews'
+    correlation, -1 to 1, 0 where all images are or are called one class. ``kappa``: Cohen's, -1 to
+    1. ``brier``: mean squared distance of the probabilities from the truth, of two classes that of
+    the second, 0 to 1, of more the sum over them, 0 to 2. ``ece``: mean distance between confidence
+    and accuracy in 15 equal bins. ``macro`` and ``weighted``: means of the classes' figures, plain
+    and by support.
+    ``confusion[truth][predicted]`` counts images. ``intervals``: figure, as ``flat`` names it ->
+    its Interval; empty where none were asked for.
+    ``patients``: how many there are, where they are known of all images. ``without_leaked``: the
+    same without images that have a twin, or their patient, in train or val; None where none has.
     """
 
     accuracy: float | None
@@ -85,18 +94,29 @@ class Metrics:
 
     def flat(self) -> dict[str, float | None]:
         """Every figure by a name of its own: "accuracy", "macro/f1", and of class 0 "0/auc"."""
-        of_classes = {f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS}
+        of_classes = {
+            f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS
+        }
         means = {f"{mean}/{name}": getattr(self, mean)[name] for mean in ("macro", "weighted") for name in ONE_CLASS}
         return {name: getattr(self, name) for name in OVERALL} | means | of_classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; undefined stays None and NaN cannot occur. What there is not of the last three is left out."""
+        """Plain JSON-ready values; undefined stays None and NaN cannot occur. What there is not of
+        the last three is left out."""
         optional = ("intervals", "patients", "without_leaked")
         values = {name: value for name, value in asdict(self).items() if name not in optional}
-        values |= {"per_class": [asdict(one) for one in self.per_class], "confusion": [list(row) for row in self.confusion]}
+        values |= {
+            "per_class": [asdict(one) for one in self.per_class],
+            "confusion": [list(row) for row in self.confusion],
+        }
         inner = {} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()}
         counted = {} if self.patients is None else {"patients": self.patients}
-        return values | ({"intervals": {name: asdict(one) for name, one in self.intervals.items()}} if self.intervals else {}) | counted | inner
+        return (
+            values
+            | ({"intervals": {name: asdict(one) for name, one in self.intervals.items()}} if self.intervals else {})
+            | counted
+            | inner
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -104,14 +124,28 @@ class Metrics:
         try:
             per_class = tuple(ClassMetrics(**one) for one in values["per_class"])
             confusion = tuple(tuple(int(count) for count in row) for row in values["confusion"])
-            intervals = {name: Interval(float(one["low"]), float(one["high"]), str(one["method"])) for name, one in values.get("intervals", {}).items()}
-            inner = {} if values.get("without_leaked") is None else {"without_leaked": cls.from_dict(values["without_leaked"])}
+            intervals = {
+                name: Interval(float(one["low"]), float(one["high"]), str(one["method"]))
+                for name, one in values.get("intervals", {}).items()
+            }
+            inner = (
+                {}
+                if values.get("without_leaked") is None
+                else {"without_leaked": cls.from_dict(values["without_leaked"])}
+            )
             metrics = cls(**(values | {"per_class": per_class, "confusion": confusion, "intervals": intervals} | inner))
             known = metrics.flat()
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise MetricsError(f"these are not metrics ({error}); wanted what Metrics.to_dict() gives") from error
-        if not per_class or {len(row) for row in confusion} != {len(per_class)} or [sum(row) for row in confusion] != [one.support for one in per_class]:
-            raise MetricsError(f"the confusion matrix does not fit {len(per_class)} classes and their support; wanted a row a class that sums to it")
+        if (
+            not per_class
+            or {len(row) for row in confusion} != {len(per_class)}
+            or [sum(row) for row in confusion] != [one.support for one in per_class]
+        ):
+            raise MetricsError(
+                f"the confusion matrix does not fit {len(per_class)} classes and their support; wanted a row a class "
+                f"that sums to it"
+            )
         bounds = [(name, end) for name, one in intervals.items() for end in (one.low, one.high)]
         given: list[tuple[str, Any]] = [*known.items(), *bounds]
         for name, figure in given:
@@ -127,9 +161,11 @@ def range_of(name: str) -> tuple[float, float]:
 
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """Every figure of one set of predictions, without intervals; the predicted class is the most probable one, the first of equals.
+    """Every figure of one set of predictions, without intervals; the predicted class is the most
+    probable one, the first of equals.
 
-    labels (n,) integers; probabilities (n, classes), rows that sum to 1; n may be 0. Raises MetricsError for other input.
+    labels (n,) integers; probabilities (n, classes), rows that sum to 1; n may be 0. Raises
+    MetricsError for other input.
     """
     labels, probabilities = checked(labels, probabilities, classes)
     found = weighted_figures(labels, probabilities, np.ones((1, len(labels))))
@@ -140,7 +176,9 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
         macro={name: plain[f"macro/{name}"] for name in ONE_CLASS},
         weighted={name: plain[f"weighted/{name}"] for name in ONE_CLASS},
         per_class=tuple(
-            ClassMetrics(name, int(confusion[index].sum()), **{figure: plain[f"{index}/{figure}"] for figure in ONE_CLASS})
+            ClassMetrics(
+                name, int(confusion[index].sum()), **{figure: plain[f"{index}/{figure}"] for figure in ONE_CLASS}
+            )
             for index, name in enumerate(classes)
         ),
         confusion=tuple(map(tuple, confusion.tolist())),
@@ -148,7 +186,8 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
 
 
 def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every figure as ``Metrics.flat`` names it, of b weightings of the n images: weights (b, n), at least 0, -> (b,) each; NaN where undefined."""
+    """Every figure as ``Metrics.flat`` names it, of b weightings of the n images: weights (b, n),
+    at least 0, -> (b,) each; NaN where undefined."""
     count = probabilities.shape[1]
     confusion = _confusion(labels, probabilities, weights)
     total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
@@ -180,7 +219,9 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
             "brier": weights @ _squared_distance(labels, probabilities) / total,
             "ece": np.abs(calibration_gaps(labels, probabilities, weights)).sum(axis=1),
         }
-    found |= {f"macro/{name}": plain for name, (plain, _) in means.items()} | {f"weighted/{name}": by for name, (_, by) in means.items()}
+    found |= {f"macro/{name}": plain for name, (plain, _) in means.items()} | {
+        f"weighted/{name}": by for name, (_, by) in means.items()
+    }
     return found | {f"{index}/{name}": value[:, index] for index in range(count) for name, value in of_class.items()}
 
 
@@ -192,7 +233,8 @@ def _confusion(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarra
 
 
 def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Below the ROC curve (ties count half), and average precision: (b,) each; NaN without images on one side."""
+    """Below the ROC curve (ties count half), and average precision: (b,) each; NaN without images
+    on one side."""
     if not len(scores):
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
     order = np.argsort(-scores, kind="stable")
@@ -219,7 +261,8 @@ def _squared_distance(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """By how much confidence exceeds accuracy in each bin, times the bin's share of the images: weights (b, n) -> (b, BINS)."""
+    """By how much confidence exceeds accuracy in each bin, times the bin's share of the images:
+    weights (b, n) -> (b, BINS)."""
     surplus = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
     in_bin = np.eye(BINS)[confidence_bins(probabilities)]
     gaps: np.ndarray = weights @ (surplus[:, None] * in_bin) / weights.sum(axis=1, keepdims=True)
@@ -227,19 +270,29 @@ def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.
 
 
 def confidence_bins(probabilities: np.ndarray) -> np.ndarray:
-    """(n,) int64, 0 to BINS - 1: the bin of each image's highest probability; a border belongs to the bin below it."""
-    return np.clip(np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1, 0, BINS - 1) if len(probabilities) else np.zeros(0, dtype=np.int64)
+    """(n,) int64, 0 to BINS - 1: the bin of each image's highest probability; a border belongs to
+    the bin below it."""
+    return (
+        np.clip(np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        if len(probabilities)
+        else np.zeros(0, dtype=np.int64)
+    )
 
 
 def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """ACC and AUC as the evaluator of the MedMNIST benchmark computes them, arguments as ``evaluate``'s; None where a class has no image.
+    """ACC and AUC as the evaluator of the MedMNIST benchmark computes them, arguments as
+    ``evaluate``'s; None where a class has no image.
 
-    Of two classes the second is predicted above 0.5; of more, the AUC is the plain mean of every class's against all others.
+    Of two classes the second is predicted above 0.5; of more, the AUC is the plain mean of every
+    class's against all others.
     """
     classes = probabilities.shape[1]
     if len(np.unique(labels)) != classes:
         return {"ACC": None, "AUC": None}
-    from sklearn.metrics import accuracy_score, roc_auc_score  # slow to import, and importing this package must stay cheap
+    from sklearn.metrics import (
+        accuracy_score,
+        roc_auc_score,
+    )  # slow to import, and importing this package must stay cheap
 
     predicted = probabilities[:, 1] > 0.5 if classes == 2 else probabilities.argmax(axis=1)
     counted = [1] if classes == 2 else range(classes)

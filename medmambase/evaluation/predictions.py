@@ -1,4 +1,5 @@
-"""The file that every figure can be computed from again: what a network said of each image, and what was true.
+"""The file that every figure can be computed from again: what a network said of each image, and
+what was true.
 
 Before: the network's softmax. Next stop: ``metrics.py``.
 """
@@ -20,14 +21,17 @@ PREFIX = "prob_"
 
 
 class MetricsError(ValueError):
-    """Labels, probabilities or a predictions file that cannot be evaluated: the message says where and why."""
+    """Labels, probabilities or a predictions file that cannot be evaluated: the message says where
+    and why."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """n images: ``names``, ``labels`` (n,) int64, ``probabilities`` (n, classes) float64 whose rows sum to 1, and the names of the ``classes``.
+    """n images: ``names``, ``labels`` (n,) int64, ``probabilities`` (n, classes) float64 whose rows
+    sum to 1, and the names of the ``classes``.
 
-    ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have a twin, or their patient, in train or val.
+    ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have
+    a twin, or their patient, in train or val.
     Both may be left out. Raises MetricsError where the parts do not fit each other.
     """
 
@@ -46,7 +50,12 @@ class Predictions:
         for what, found in (("names", len(self.names)), ("patients", len(patients)), ("leaked", len(leaked))):
             if found != count:
                 raise MetricsError(f"there are {found} {what} for {count} labels; wanted one each")
-        for name, value in (("labels", labels), ("probabilities", probabilities), ("patients", patients), ("leaked", leaked)):
+        for name, value in (
+            ("labels", labels),
+            ("probabilities", probabilities),
+            ("patients", patients),
+            ("leaked", leaked),
+        ):
             object.__setattr__(self, name, value)
 
     @property
@@ -56,7 +65,8 @@ class Predictions:
 
     @property
     def clusters(self) -> np.ndarray:
-        """(n,) int64, from 0: which images belong together. An image of nobody known stands alone."""
+        """(n,) int64, from 0: which images belong together. An image of nobody known stands
+        alone."""
         own = (f"patient {patient}" if patient else f"image {row}" for row, patient in enumerate(self.patients))
         return np.unique(np.array(list(own), dtype=object), return_inverse=True)[1].astype(np.int64)
 
@@ -64,8 +74,9 @@ class Predictions:
         """These images, in this order."""
         chosen = np.asarray(rows, dtype=np.int64)
         return replace(
-            self, names=tuple(self.names[row] for row in chosen), labels=self.labels[chosen], probabilities=self.probabilities[chosen],
-            patients=tuple(self.patients[row] for row in chosen), leaked=self.leaked[chosen],
+            self, names=tuple(self.names[row] for row in chosen), labels=self.labels[chosen],
+            probabilities=self.probabilities[chosen], patients=tuple(self.patients[row] for row in chosen),
+            leaked=self.leaked[chosen],
         )  # fmt: skip  # one part a line would say no more
 
     @property
@@ -75,20 +86,28 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every probability to the last digit. Raises OSError."""
+    """Writes ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every
+    probability to the last digit. Raises OSError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     classes, p = predictions.classes, predictions
     writer.writerow([*COLUMNS, *ABOUT, *(PREFIX + name for name in classes)])
     for name, label, called, patient, leaked, row in zip(
-        p.names, p.labels.tolist(), p.predicted.tolist(), p.patients, p.leaked.tolist(), p.probabilities.tolist(), strict=True
+        p.names,
+        p.labels.tolist(),
+        p.predicted.tolist(),
+        p.patients,
+        p.leaked.tolist(),
+        p.probabilities.tolist(),
+        strict=True,
     ):
         writer.writerow([name, classes[label], classes[called], patient, "yes" if leaked else "no", *map(repr, row)])
     write_text(path, text.getvalue())
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Exactly what was written; the columns ``patient`` and ``leaked`` may be missing. Raises MetricsError naming the file and, where it can, the line."""
+    """Exactly what was written; the columns ``patient`` and ``leaked`` may be missing. Raises
+    MetricsError naming the file and, where it can, the line."""
     names: list[str] = []
     labels: list[int] = []
     rows: list[list[float]] = []
@@ -112,14 +131,15 @@ def read_predictions(path: Path) -> Predictions:
                         about[column].append(cell)
                 except (ValueError, KeyError) as error:
                     raise MetricsError(
-                        f"line {reader.line_num} is not a prediction; wanted a path, a true class, the most probable class and {len(classes)} probabilities"
+                        f"line {reader.line_num} is not a prediction; wanted a path, a true class, the most probable "
+                        f"class and {len(classes)} probabilities"
                     ) from error
         strange = sorted(set(about["leaked"]) - {"yes", "no"})
         if strange:
             raise MetricsError(f"leaked is {strange[0]!r} in some line; wanted yes or no")
         return Predictions(
-            tuple(names), np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)), tuple(classes),
-            tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]], dtype=bool),
+            tuple(names), np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)),
+            tuple(classes), tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]], dtype=bool),
         )  # fmt: skip  # one part a line would say no more
     except (OSError, UnicodeDecodeError, csv.Error, MetricsError) as error:
         raise MetricsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -130,8 +150,15 @@ def _columns(header: list[str]) -> tuple[list[str], list[str]]:
     rest = header[len(COLUMNS) :]
     known = [column for column in rest if column in ABOUT]
     columns = rest[len(known) :]
-    if tuple(header[: len(COLUMNS)]) != COLUMNS or len(set(known)) < len(known) or not columns or not all(column.startswith(PREFIX) for column in columns):
-        raise MetricsError(f"the first line is {','.join(header)[:80]!r}; wanted {','.join((*COLUMNS, *ABOUT))},{PREFIX}<class>,...")
+    if (
+        tuple(header[: len(COLUMNS)]) != COLUMNS
+        or len(set(known)) < len(known)
+        or not columns
+        or not all(column.startswith(PREFIX) for column in columns)
+    ):
+        raise MetricsError(
+            f"the first line is {','.join(header)[:80]!r}; wanted {','.join((*COLUMNS, *ABOUT))},{PREFIX}<class>,..."
+        )
     return known, [column.removeprefix(PREFIX) for column in columns]
 
 
@@ -141,7 +168,10 @@ def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
     if not classes or len(set(classes)) != len(classes):
         raise MetricsError(f"classes is {list(classes)}; wanted at least one name, each once")
     if labels.ndim != 1 or probabilities.shape != (len(labels), len(classes)):
-        raise MetricsError(f"labels {labels.shape} and probabilities {probabilities.shape} do not fit; wanted (n,) and (n, {len(classes)})")
+        raise MetricsError(
+            f"labels {labels.shape} and probabilities {probabilities.shape} do not fit; wanted (n,) and (n, "
+            f"{len(classes)})"
+        )
     if len(labels) and labels.dtype.kind not in "iu":
         raise MetricsError(f"labels are {labels.dtype}; wanted integers 0 to {len(classes) - 1}")
     labels = labels.astype(np.int64)  # a uint8 label would overflow
@@ -152,5 +182,8 @@ def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
         good = (probabilities >= 0).all(axis=1) & (abs(probabilities.sum(axis=1) - 1) <= 0.01)
     if not good.all():
         first = int(good.argmin())
-        raise MetricsError(f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted values from 0 that sum to 1 (a softmax)")
+        raise MetricsError(
+            f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted values from 0 that sum "
+            f"to 1 (a softmax)"
+        )
     return labels, probabilities

@@ -1,1 +1,2 @@
-"""The networks: ``network`` reads as the architecture figure, ``layers`` holds its boxes, ``weights`` its files."""
+"""The networks: ``network`` reads as the architecture figure, ``layers`` holds its boxes,
+``weights`` its files."""

@@ -12,12 +12,14 @@ from medmambase_kernels import SqueezeExcite, initial_dt_bias
 
 
 def initialise(network: nn.Module, init: Init) -> None:
-    """Draw every weight of ``network`` anew from torch's global generator; "corrected" or "upstream", see ``ModelConfig``."""
+    """Draw every weight of ``network`` anew from torch's global generator; "corrected" or
+    "upstream", see ``ModelConfig``."""
     network.apply(_upstream if init == "upstream" else _corrected)
 
 
 def _corrected(module: nn.Module) -> None:
-    """Upstream's, with its measured faults mended: its depthwise convolution lets under 1 % of the image through to the scan."""
+    """Upstream's, with its measured faults mended: its depthwise convolution lets under 1 % of the
+    image through to the scan."""
     _upstream(module)
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:
@@ -31,7 +33,8 @@ def _corrected(module: nn.Module) -> None:
 
 
 def _upstream(module: nn.Module) -> None:
-    """As published: truncated normals of 0.02 for linear maps, fan_out for convolutions, Mamba's ranges for delta."""
+    """As published: truncated normals of 0.02 for linear maps, fan_out for convolutions, Mamba's
+    ranges for delta."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -42,7 +45,8 @@ def _upstream(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.squeeze, std=0.02)
         nn.init.trunc_normal_(module.excite, std=0.02)
     elif isinstance(module, SS2D):
-        # Upstream draws each direction's projection as a linear layer of its own, outside the reach of its 0.02 rule.
+        # Upstream draws each direction's projection as a linear layer of its own, outside the reach
+        # of its 0.02 rule.
         nn.init.uniform_(module.x_proj, -(module.x_proj.shape[-1] ** -0.5), module.x_proj.shape[-1] ** -0.5)
         nn.init.uniform_(module.dt_weight, -(module.rank**-0.5), module.rank**-0.5)
         with torch.no_grad():

@@ -1,6 +1,8 @@
-"""The boxes of the architecture figure, one class each: patch embedding, SS-Conv-SSM block and its two branches, patch merging.
+"""The boxes of the architecture figure, one class each: patch embedding, SS-Conv-SSM block and its
+two branches, patch merging.
 
-Maps are channels-last (b, h, w, c) throughout. Last stop before: ``network.py``; next stop: ``medmambase_kernels``.
+Maps are channels-last (b, h, w, c) throughout. Last stop before: ``network.py``; next stop:
+``medmambase_kernels``.
 """
 
 from collections.abc import Callable
@@ -11,25 +13,40 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medmambase.config import Block, ModelConfig
-from medmambase_kernels import FrozenConvolution, FrozenNorm, SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d
+from medmambase_kernels import (
+    FrozenConvolution,
+    FrozenNorm,
+    SqueezeExcite,
+    depthwise_silu,
+    gated_norm,
+    selective_scan_2d,
+)
 
 PATCH = 4
 _SMALL = 20480  # numbers in a map up to which PyTorch convolves a single one without oneDNN
 
 
 def convolve(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a module that wants (b, c, h, w) to a channels-last map; the permutations are views, not copies."""
+    """Apply a module that wants (b, c, h, w) to a channels-last map; the permutations are views,
+    not copies."""
     y: Tensor = module(x.permute(0, 3, 1, 2))
     return y.permute(0, 2, 3, 1)
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear map of the channels, x (b, h, w, c) by weight (out, c); on a CPU as a convolution of 1 x 1.
+    """A linear map of the channels, x (b, h, w, c) by weight (out, c); on a CPU as a convolution of
+    1 x 1.
 
-    PyTorch gives matrix products to MKL, which leaves half of an AMD processor's vectors idle, and convolutions to oneDNN, which does not: twice as fast
-    there, and as fast on Intel's. A single small map gains nothing.
+    PyTorch gives matrix products to MKL, which leaves half of an AMD processor's vectors idle, and
+    convolutions to oneDNN, which does not: twice as fast there, and as fast on Intel's. A single
+    small map gains nothing.
     """
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    plain = (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+    )
     if plain or (len(x) < 2 and x.numel() <= _SMALL) or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
     return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
@@ -53,7 +70,8 @@ def frozen(weight: Tensor, bias: Tensor | None = None) -> FrozenConvolution:
 
 
 def lay_out(network: nn.Module) -> None:
-    """Turn the weights of convolutions as the maps are, channels last, so that no convolution has to: a few per cent of a step on a CPU."""
+    """Turn the weights of convolutions as the maps are, channels last, so that no convolution has
+    to: a few per cent of a step on a CPU."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
@@ -66,7 +84,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """In training, drop a whole branch of an image with probability ``rate`` and scale the others up (Huang et al. 2016)."""
+    """In training, drop a whole branch of an image with probability ``rate`` and scale the others
+    up (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -81,7 +100,8 @@ class DropPath(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """The image (b, in_chans, h, w) in patches of 4 x 4 pixels, each a vector: (b, h / 4, w / 4, dims[0])."""
+    """The image (b, in_chans, h, w) in patches of 4 x 4 pixels, each a vector: (b, h / 4, w / 4,
+    dims[0])."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -98,10 +118,17 @@ class PatchEmbedding(nn.Module):
         return x
 
     def patches(self, image: Tensor) -> Tensor:
-        """image (b, in_chans, h, w) -> (b, h', w', in_chans * 4 * 4): what ``proj``, frozen, takes."""
+        """image (b, in_chans, h, w) -> (b, h', w', in_chans * 4 * 4): what ``proj``, frozen,
+        takes."""
         image = self._fit(image)
         height, width = (side // PATCH * PATCH for side in image.shape[2:])
-        return image[:, :, :height, :width].unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return (
+            image[:, :, :height, :width]
+            .unflatten(3, (-1, PATCH))
+            .unflatten(2, (-1, PATCH))
+            .permute(0, 2, 4, 1, 3, 5)
+            .flatten(3)
+        )
 
     def freeze(self) -> None:
         """Each patch becomes a vector before it is projected, as a position of a map is."""
@@ -140,7 +167,8 @@ class OnMaps(nn.Sequential):
 
 
 class ConvBranch(OnMaps):
-    """Two 3x3 convolutions and a 1x1. ``norm_first`` adds BatchNorm before the first and ReLU after the last, as MedMamba does."""
+    """Two 3x3 convolutions and a 1x1. ``norm_first`` adds BatchNorm before the first and ReLU after
+    the last, as MedMamba does."""
 
     def __init__(self, channels: int, norm_first: bool) -> None:
         def conv_norm_relu() -> list[nn.Module]:
@@ -151,7 +179,8 @@ class ConvBranch(OnMaps):
         super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
 
     def frozen(self) -> nn.Sequential:
-        """The same for prediction alone: each convolution, the BatchNorm after it and the ReLU as one step."""
+        """The same for prediction alone: each convolution, the BatchNorm after it and the ReLU as
+        one step."""
         steps: list[nn.Module] = []
         for module, after in zip(self, (*list(self)[1:], None), strict=True):
             if isinstance(module, nn.Conv2d):
@@ -163,10 +192,13 @@ class ConvBranch(OnMaps):
 
 
 class SS2D(nn.Module):
-    """The state-space branch: every position reads the whole image along four scans. (b, h, w, channels) -> the same shape.
+    """The state-space branch: every position reads the whole image along four scans. (b, h, w,
+    channels) -> the same shape.
 
-    Inside, the width is doubled to d = 2 channels; x and its gate z come from one projection, delta, B and C from another.
-    ``conv`` and ``norm`` only hold their parameters: each is one operator with the SiLU that follows it.
+    Inside, the width is doubled to d = 2 channels; x and its gate z come from one projection,
+    delta, B and C from another.
+    ``conv`` and ``norm`` only hold their parameters: each is one operator with the SiLU that
+    follows it.
     """
 
     def __init__(self, channels: int, state: int) -> None:
@@ -200,7 +232,8 @@ class SS2D(nn.Module):
         return out
 
     def delta(self, x: Tensor) -> Tensor:
-        """What ``forward`` reads x (b, h, w, channels) with: the step of each scan at each position, (b, h, w, directions, d), above zero."""
+        """What ``forward`` reads x (b, h, w, channels) with: the step of each scan at each
+        position, (b, h, w, directions, d), above zero."""
         assert self.conv.bias is not None
         x = depthwise_silu(self.in_proj(x).chunk(2, -1)[0], self.conv.weight, self.conv.bias)
         low_rank = project(x, self.x_proj[:, : self.rank].flatten(0, 1)).unflatten(-1, (len(self.x_proj), self.rank))
@@ -211,7 +244,8 @@ class SS2D(nn.Module):
         return -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp()
 
     def freeze(self) -> None:
-        """Compute and lay out once what does not change any more: A and delta's projection as the scan reads them, with the channels side by side."""
+        """Compute and lay out once what does not change any more: A and delta's projection as the
+        scan reads them, with the channels side by side."""
         self.to_columns = frozen(self.x_proj.flatten(0, 1))
         del self.A
         self.register_buffer("A", self.state_matrix().transpose(1, 2).contiguous().transpose(1, 2))
@@ -219,14 +253,17 @@ class SS2D(nn.Module):
 
 
 def freeze(network: nn.Module) -> None:
-    """Replace what can be computed once, or laid out once, where weights do not change any more; for evaluation alone and without gradients."""
+    """Replace what can be computed once, or laid out once, where weights do not change any more;
+    for evaluation alone and without gradients."""
     for module in list(network.modules()):
         if isinstance(module, SS2D | PatchEmbedding):
             module.freeze()
         for name, child in list(module.named_children()):
             if isinstance(child, Projection | ConvBranch):
                 setattr(module, name, child.frozen())
-            elif isinstance(child, nn.LayerNorm) and not isinstance(module, SS2D):  # whose norm is one operator with the gate
+            elif isinstance(child, nn.LayerNorm) and not isinstance(
+                module, SS2D
+            ):  # whose norm is one operator with the gate
                 setattr(module, name, FrozenNorm(child))
 
 
@@ -236,10 +273,11 @@ def channel_shuffle(x: Tensor) -> Tensor:
 
 
 class SSConvSSM(nn.Module):
-    """One block: half the channels through convolutions, half through SS2D, then recalibrated, mixed and added to the input.
+    """One block: half the channels through convolutions, half through SS2D, then recalibrated,
+    mixed and added to the input.
 
-    The four published variants differ in four places: BatchNorm first in the conv branch, SS2D's own residual, SE, and a
-    1x1 convolution (``mix``) in place of the channel shuffle.
+    The four published variants differ in four places: BatchNorm first in the conv branch, SS2D's
+    own residual, SE, and a 1x1 convolution (``mix``) in place of the channel shuffle.
     """
 
     def __init__(self, channels: int, config: ModelConfig, drop_path: float) -> None:
@@ -249,7 +287,13 @@ class SSConvSSM(nn.Module):
         self.ssm_norm: nn.Module = nn.LayerNorm(channels // 2)
         self.ssm_branch = SS2D(channels // 2, config.state)
         self.drop_path = DropPath(drop_path)
-        self.se = SqueezeExcite(channels, reduction=config.se_reduction, hidden_min=config.se_hidden_min, scale=se_scale(config)) if has_se(config) else None
+        self.se = (
+            SqueezeExcite(
+                channels, reduction=config.se_reduction, hidden_min=config.se_hidden_min, scale=se_scale(config)
+            )
+            if has_se(config)
+            else None
+        )
         self.mix: nn.Module | None = Projection(channels, channels) if as_coded(config.block) else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -267,7 +311,8 @@ class SSConvSSM(nn.Module):
 
 
 def as_coded(block: Block) -> bool:
-    """Whether the block is one of the two that the originals' first code had: convolution first, inner residual, 1x1 convolution."""
+    """Whether the block is one of the two that the originals' first code had: convolution first,
+    inner residual, 1x1 convolution."""
     return block in ("notebook", "medmamba_v0")
 
 

@@ -1,6 +1,8 @@
-"""MedMambaSE from image to logits, in the order of its figure: patch embedding, four stages with patch merging between, head.
+"""MedMambaSE from image to logits, in the order of its figure: patch embedding, four stages with
+patch merging between, head.
 
-As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kernels`` -> logits -> ``evaluation/metrics.py``.
+As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kernels`` -> logits ->
+``evaluation/metrics.py``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,8 @@ from medmambase.model.prediction import Recorded, can_record
 
 
 class Stage(nn.Module):
-    """Blocks at one width, preceded by the patch merging that leads to it (none before the first)."""
+    """Blocks at one width, preceded by the patch merging that leads to it (none before the
+    first)."""
 
     def __init__(self, channels: int, config: ModelConfig, drop_paths: Sequence[float], first: bool) -> None:
         super().__init__()
@@ -31,7 +34,8 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate) for rate in drop_paths)
 
     def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
-        """x (b, h, w, c) -> (b, h', w', channels); ``recompute``: of each block keep its input alone, and compute it again in backward."""
+        """x (b, h, w, c) -> (b, h', w', channels); ``recompute``: of each block keep its input
+        alone, and compute it again in backward."""
         if self.merging is not None:
             x = self.merging(x)
         for block in self.blocks:
@@ -40,11 +44,13 @@ class Stage(nn.Module):
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed once more in backward instead of kept, with the same random numbers."""
+    """``block(x)``, computed once more in backward instead of kept, with the same random
+    numbers."""
     runs = count()
 
     def run(x: Tensor) -> Tensor:
-        # A batch counts once: from the second run on, copies of BatchNorm's running statistics take it.
+        # A batch counts once: from the second run on, copies of BatchNorm's running statistics take
+        # it.
         stand_ins = {name: t.clone() for name, t in block.named_buffers()} if next(runs) else {}
         y: Tensor = functional_call(block, stand_ins, (x,))
         return y
@@ -61,20 +67,29 @@ def last_map(config: ModelConfig, size: int) -> int:
 
 
 class MedMambaSE(nn.Module):
-    """The network that ``config`` describes. It knows the names of its classes and how its images are prepared.
+    """The network that ``config`` describes. It knows the names of its classes and how its images
+    are prepared.
 
-    ``forward`` maps images (b, in_chans, h, w), prepared as ``preprocessing`` says and of any height and width, to logits
-    (b, num_classes). With ``features_only`` there is no head, and it returns the stages' maps instead, a list of
-    (b, dims[i], h / 4 / 2^i, w / 4 / 2^i), for segmentation or detection.
+    ``forward`` maps images (b, in_chans, h, w), prepared as ``preprocessing`` says and of any
+    height and width, to logits (b, num_classes). With ``features_only`` there is no head, and it
+    returns the stages' maps instead, a list of (b, dims[i], h / 4 / 2^i, w / 4 / 2^i), for
+    segmentation or detection.
 
-    ``recompute`` (False; set it to True) keeps only the input of each block in training and computes the block again in backward: the same gradients to
-    the bit. What waits for backward shrinks to an eighth, and a step takes a fifth longer (`tiny`, 128 px, batch 16, on a CPU).
+    ``recompute`` (False; set it to True) keeps only the input of each block in training and
+    computes the block again in backward: the same gradients to the bit. What waits for backward
+    shrinks to an eighth, and a step takes a fifth longer (`tiny`, 128 px, batch 16, on a CPU).
 
-    Raises ValueError if ``classes`` are not ``config.num_classes`` or the image is not (b, in_chans, h, w).
+    Raises ValueError if ``classes`` are not ``config.num_classes`` or the image is not (b,
+    in_chans, h, w).
     """
 
     def __init__(
-        self, config: ModelConfig, *, classes: Sequence[str] | None = None, preprocessing: Preprocessing | None = None, features_only: bool = False
+        self,
+        config: ModelConfig,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -83,7 +98,9 @@ class MedMambaSE(nn.Module):
         if len(self.classes) != config.num_classes:
             raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
         if self.preprocessing.channels != config.in_chans:
-            raise ValueError(f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}")
+            raise ValueError(
+                f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}"
+            )
         self.features_only, self.only_predicts, self.recompute = features_only, False, False
         self._recorded: Recorded | None = None
         self.embedding = PatchEmbedding(config)
@@ -102,23 +119,31 @@ class MedMambaSE(nn.Module):
         return self._maps(image)[-1]
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """The last map (b, h', w', dims[-1]) -> logits (b, num_classes): mean over positions, then linear."""
+        """The last map (b, h', w', dims[-1]) -> logits (b, num_classes): mean over positions, then
+        linear."""
         if self.head is None:
             raise RuntimeError("this network was built with features_only=True and has no head")
         logits: Tensor = self.head(features.mean((1, 2)))
         return logits
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """image (b, in_chans, h, w) -> logits (b, num_classes), or the stages' maps (b, c, h, w) with ``features_only``."""
+        """image (b, in_chans, h, w) -> logits (b, num_classes), or the stages' maps (b, c, h, w)
+        with ``features_only``."""
         if self.features_only:
             return [x.permute(0, 3, 1, 2) for x in self._maps(image)]
         return self.forward_head(self.forward_features(image))
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         if image.dim() != 4 or image.shape[1] != self.config.in_chans or 0 in image.shape[2:]:
-            raise ValueError(f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, height, width)")
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, "
+                f"height, width)"
+            )
         if self.config.odd == "crop" and min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
-            raise ValueError(f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least {least}: use odd='pad'")
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least "
+                f"{least}: use odd='pad'"
+            )
         if self._recorded is not None and can_record(self, image):
             return self._recorded(self, self.embedding.patches(image), last=not self.features_only)
         x = self.dropout(self.embedding(image))
@@ -129,11 +154,13 @@ class MedMambaSE(nn.Module):
         return maps
 
     def for_prediction(self) -> Self:
-        """A copy that only predicts, in evaluation mode and without gradients; its logits are the same up to rounding, of one image on a CPU in half the time.
+        """A copy that only predicts, in evaluation mode and without gradients; its logits are the
+        same up to rounding, of one image on a CPU in half the time.
 
-        BatchNorms are folded into their convolutions and weights laid out for the processor at the first call, so it can be neither trained nor saved:
-        keep the network it came from. On a CPU a small batch is recorded the first time that its size is met and then only repeated: hooks of the parts
-        are not called, and weights must stay as they are.
+        BatchNorms are folded into their convolutions and weights laid out for the processor at the
+        first call, so it can be neither trained nor saved: keep the network it came from. On a CPU
+        a small batch is recorded the first time that its size is met and then only repeated: hooks
+        of the parts are not called, and weights must stay as they are.
         """
         copied = deepcopy(self).eval().requires_grad_(False)
         copied.only_predicts = True
@@ -143,22 +170,33 @@ class MedMambaSE(nn.Module):
         return copied
 
     def save(self, folder: Path | str) -> None:
-        """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing) into ``folder``, each in one step."""
+        """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing)
+        into ``folder``, each in one step."""
         if self.only_predicts:
-            raise weights.WeightsError("a copy for prediction has its BatchNorms folded and is not for saving; save the network it was made from")
-        description = {"model": self.config.to_dict(), "classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
+            raise weights.WeightsError(
+                "a copy for prediction has its BatchNorms folded and is not for saving; save the network it was made "
+                "from"
+            )
+        description = {
+            "model": self.config.to_dict(),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
         weights.write_folder(Path(folder), self.state_dict(), description)
 
     @classmethod
     def load(cls, folder: Path | str, *, features_only: bool = False) -> Self:
-        """The network that ``save`` wrote, in evaluation mode. Raises WeightsError if the folder is not one."""
+        """The network that ``save`` wrote, in evaluation mode. Raises WeightsError if the folder is
+        not one."""
         tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
         if features_only:
             tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
         try:
             network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise weights.WeightsError(f"{Path(folder) / 'config.json'}: describes no network ({error}); restore the file") from error
+            raise weights.WeightsError(
+                f"{Path(folder) / 'config.json'}: describes no network ({error}); restore the file"
+            ) from error
         weights.fill(network, tensors, str(folder))
         return network.eval()
 
@@ -173,18 +211,24 @@ class MedMambaSE(nn.Module):
         in_chans: int | None = None,
         say: Callable[[str], object] = print,
     ) -> Self:
-        """A network with the weights of a MedMamba or MedMambaSE notebook checkpoint, in evaluation mode.
+        """A network with the weights of a MedMamba or MedMambaSE notebook checkpoint, in evaluation
+        mode.
 
-        The architecture is read off the shapes, never off the file's name. ``source`` is a file (.pth, .pt, .safetensors,
-        .npz; nothing is unpickled with code) or a mapping from upstream's names to tensors. ``odd`` "crop" does with maps of
-        odd size what upstream does. ``block``, ``num_classes`` and ``in_chans`` ask for another network than the file's:
-        its head is skipped if the number of classes differs, RGB weights are summed for grey input (and grey ones shared out
-        for RGB), and an SE gate that the file lacks starts at exactly 1. ``say`` gets the account of matched, skipped and new keys.
+        The architecture is read off the shapes, never off the file's name. ``source`` is a file
+        (.pth, .pt, .safetensors, .npz; nothing is unpickled with code) or a mapping from upstream's
+        names to tensors. ``odd`` "crop" does with maps of odd size what upstream does. ``block``,
+        ``num_classes`` and ``in_chans`` ask for another network than the file's: its head is
+        skipped if the number of classes differs, RGB weights are summed for grey input (and grey
+        ones shared out for RGB), and an SE gate that the file lacks starts at exactly 1. ``say``
+        gets the account of matched, skipped and new keys.
 
-        Raises WeightsError if the file cannot be read, is neither network, or cannot become the ``block`` asked for.
+        Raises WeightsError if the file cannot be read, is neither network, or cannot become the
+        ``block`` asked for.
         """
         tensors, config = weights.read_upstream(source)
-        return cls.start_from(tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say)
+        return cls.start_from(
+            tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say
+        )
 
     @classmethod
     def start_from(
@@ -197,10 +241,18 @@ class MedMambaSE(nn.Module):
         in_chans: int | None = None,
         say: Callable[[str], object] = print,
     ) -> Self:
-        """As ``from_upstream``, from tensors under upstream's names or our own and the architecture that they belong to."""
+        """As ``from_upstream``, from tensors under upstream's names or our own and the architecture
+        that they belong to."""
         if block is not None and as_coded(block) != as_coded(config.block):
-            raise weights.WeightsError(f"these are weights of {config.block!r}, whose convolutions are ordered otherwise than those of {block!r}")
-        changes: dict[str, Any] = {key: value for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans)) if value is not None}
+            raise weights.WeightsError(
+                f"these are weights of {config.block!r}, whose convolutions are ordered otherwise than those of "
+                f"{block!r}"
+            )
+        changes: dict[str, Any] = {
+            key: value
+            for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans))
+            if value is not None
+        }
         network = cls(replace(config, **changes))
         say(weights.fill_upstream(network, tensors))
         return network.eval()

@@ -1,6 +1,8 @@
-"""A frozen network on one image on a CPU: recorded the first time, then only repeated. Python's share of a prediction falls from half to a few per cent.
+"""A frozen network on one image on a CPU: recorded the first time, then only repeated. Python's
+share of a prediction falls from half to a few per cent.
 
-The same boxes in the same order as ``layers.py``, written as steps that leave their results in memory of their own. Last stop before: ``network.py``.
+The same boxes in the same order as ``layers.py``, written as steps that leave their results in
+memory of their own. Last stop before: ``network.py``.
 """
 
 import threading
@@ -18,7 +20,8 @@ _NUMBERS = 1 << 18  # of an image and its batch up to which Python's share is wo
 
 
 class Recorded:
-    """From an image's patches to the stages' maps, by recordings for each size of image that was met."""
+    """From an image's patches to the stages' maps, by recordings for each size of image that was
+    met."""
 
     def __init__(self) -> None:
         self._recordings: dict[tuple[int, ...], tuple[Recording, Tensor, list[Tensor]]] = {}
@@ -35,7 +38,8 @@ class Recorded:
 
     @torch.inference_mode()
     def __call__(self, network: Any, x: Tensor, last: bool) -> list[Tensor]:
-        """x (b, h, w, c), the patches, and the frozen network -> each stage's map, or the last alone."""
+        """x (b, h, w, c), the patches, and the frozen network -> each stage's map, or the last
+        alone."""
         key = (*x.shape, torch.get_num_threads())
         with self._lock:
             if key not in self._recordings:
@@ -53,10 +57,17 @@ class Recorded:
 
 
 def can_record(network: Any, image: Tensor) -> bool:
-    """Whether every step from there on is one that a recording can repeat: vector code on whole vectors, float32, and nobody who watches."""
-    watched = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state()
+    """Whether every step from there on is one that a recording can repeat: vector code on whole
+    vectors, float32, and nobody who watches."""
+    watched = (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state()
+    )
     return (
-        image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype and not watched and type(image) is Tensor
+        image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype and not watched
+        and type(image) is Tensor
         and 0 < len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * network.config.dims[0] <= _NUMBERS
         and network.config.dims[0] % 32 == 0 and describe_backend("cpu").startswith("cpu:")
     )  # fmt: skip  # a list of conditions

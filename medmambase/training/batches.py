@@ -1,4 +1,5 @@
-"""Which images make which step: a function of the seed and the epoch alone, so a training can go on from any step.
+"""Which images make which step: a function of the seed and the epoch alone, so a training can go on
+from any step.
 
 Stop before: the labels of ``data/decode.py``. Next stop: ``loop.py``.
 """
@@ -19,30 +20,41 @@ def seed_of(*numbers: int) -> int:
 
 
 def batches_per_epoch(images: int, batch_size: int, ranks: int = 1) -> int:
-    """Into how many batches of nearly equal size an epoch is cut. A batch holds at most ``batch_size`` images for each of the ``ranks`` processes, but never
-    one alone where two were asked for, and never fewer than there are processes.
+    """Into how many batches of nearly equal size an epoch is cut. A batch holds at most
+    ``batch_size`` images for each of the ``ranks`` processes, but never one alone where two were
+    asked for, and never fewer than there are processes.
 
-    In a batch of one image BatchNorm sees that image alone, and nothing at all where its map is 1x1. So 5 images in batches of 2 become 3 and 2.
+    In a batch of one image BatchNorm sees that image alone, and nothing at all where its map is
+    1x1. So 5 images in batches of 2 become 3 and 2.
     """
     together = batch_size * ranks
     return max(1, min(math.ceil(images / together), images // max(min(together, 2), ranks)))
 
 
 def check_batches(images: int, size: int, batch_size: int, model: ModelConfig, ranks: int = 1) -> None:
-    """Raises ConfigError where a batch of one image meets maps of 1x1, in which BatchNorm has no variance to measure, or where a process has no image."""
+    """Raises ConfigError where a batch of one image meets maps of 1x1, in which BatchNorm has no
+    variance to measure, or where a process has no image."""
     if images < ranks:
-        raise ConfigError(f"{images} training images cannot be shared by {ranks} processes; start at most {images} of them with torchrun --nproc-per-node")
+        raise ConfigError(
+            f"{images} training images cannot be shared by {ranks} processes; start at most {images} of them with "
+            f"torchrun --nproc-per-node"
+        )
     if images // batches_per_epoch(images, batch_size, ranks) == 1 and last_map(model, size) == 1:
         why = "there is 1 training image" if images == 1 else f"batch_size is {batch_size}"
         what = "add training images" if images == 1 else "use --batch-size 2 or more"
-        raise ConfigError(f"{why}, and images of {size} px shrink to maps of 1x1, where BatchNorm needs two; {what}, or a larger --image-size")
+        raise ConfigError(
+            f"{why}, and images of {size} px shrink to maps of 1x1, where BatchNorm needs two; {what}, or a larger "
+            f"--image-size"
+        )
 
 
 def steps_of(labels: Tensor, config: TrainConfig, epoch: int, ranks: int = 1) -> list[list[Tensor]]:
-    """The steps of an epoch: each one or, with ``accumulate``, several batches, each torch.int64 (b,).
+    """The steps of an epoch: each one or, with ``accumulate``, several batches, each torch.int64
+    (b,).
 
-    A number is the image's row in the training set; what ``balance="sampler"`` draws for the second time is the row plus the number of images, for
-    the third time plus twice that, so that every copy can be varied in its own way.
+    A number is the image's row in the training set; what ``balance="sampler"`` draws for the second
+    time is the row plus the number of images, for the third time plus twice that, so that every
+    copy can be varied in its own way.
     """
     generator = torch.Generator().manual_seed(seed_of(config.seed, epoch))
     images = len(labels)
@@ -52,7 +64,8 @@ def steps_of(labels: Tensor, config: TrainConfig, epoch: int, ranks: int = 1) ->
 
 
 def _balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """As many images as there are, equally many of each class: of a large class a part, of a small one each image as often as any other, or once more."""
+    """As many images as there are, equally many of each class: of a large class a part, of a small
+    one each image as often as any other, or once more."""
     images = len(labels)
     classes = [rows for rows in ((labels == label).nonzero()[:, 0] for label in labels.unique()) if len(rows)]
     share, left = divmod(images, len(classes))
@@ -60,7 +73,10 @@ def _balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
     drawn = []
     for place, rows in enumerate(classes):
         wanted = share + (place in larger)
-        rounds = [rows[torch.randperm(len(rows), generator=generator)] + images * turn for turn in range(math.ceil(wanted / len(rows)))]
+        rounds = [
+            rows[torch.randperm(len(rows), generator=generator)] + images * turn
+            for turn in range(math.ceil(wanted / len(rows)))
+        ]
         drawn.append(torch.cat(rounds)[:wanted])
     together = torch.cat(drawn)
     return together[torch.randperm(len(together), generator=generator)]

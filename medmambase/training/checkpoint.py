@@ -1,7 +1,8 @@
 """``last/state.safetensors``: everything that a training needs to go on as if it had never stopped.
 
-One file in one step, so its parts always belong together, and a kill at any byte leaves the file before. It holds tensors and JSON; nothing is ever
-unpickled. No random number is kept: each is a function of the seed, the epoch, and the step or the image.
+One file in one step, so its parts always belong together, and a kill at any byte leaves the file
+before. It holds tensors and JSON; nothing is ever unpickled. No random number is kept: each is a
+function of the seed, the epoch, and the step or the image.
 """
 
 import csv
@@ -30,14 +31,17 @@ MOST_NAMES = 5
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message names the file, what is wrong, and what to do."""
+    """A checkpoint that cannot be used; the message names the file, what is wrong, and what to
+    do."""
 
 
 @dataclass
 class State:
-    """How far a training has come: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
+    """How far a training has come: ``step`` steps of ``epoch`` are done, and ``epochs`` are
+    finished.
 
-    ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is what it took so far.
+    ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is
+    what it took so far.
     """
 
     epoch: int = 1
@@ -70,7 +74,8 @@ class Learning:
         return found
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of ``tensors``. Raises KeyError or RuntimeError for those of another training."""
+        """The inverse of ``tensors``. Raises KeyError or RuntimeError for those of another
+        training."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         for key, t in tensors.items():
             whose, _, name = key.partition(".")
@@ -82,9 +87,12 @@ class Learning:
         for key, t in parts["optimizer"].items():
             name, _, what = key.rpartition(".")
             parameter = parameters[name]
-            # The optimiser walks through memory, so what it keeps of a parameter must lie as the parameter does.
+            # The optimiser walks through memory, so what it keeps of a parameter must lie as the
+            # parameter does.
             like = parameter if t.shape == parameter.shape else t
-            self.optimizer.state[parameter][what] = torch.empty_like(like, device=parameter.device, requires_grad=False).copy_(t)
+            self.optimizer.state[parameter][what] = torch.empty_like(
+                like, device=parameter.device, requires_grad=False
+            ).copy_(t)
 
 
 def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
@@ -92,24 +100,40 @@ def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, proce
     own = {name: value for name, value in config.to_dict().items() if name not in FREE}
     parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
     flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-    return own | flat | {"classes": list(network.classes), "arithmetic": str(dtype).removeprefix("torch."), "processes": processes}
+    return (
+        own
+        | flat
+        | {"classes": list(network.classes), "arithmetic": str(dtype).removeprefix("torch."), "processes": processes}
+    )
 
 
-def save(folder: Path, learning: Learning, state: State, description: Mapping[str, Any], images: Mapping[str, ImageSet]) -> None:
-    """Write the state into ``folder`` in one step. Raises RunFolderError; the one before is then still there."""
+def save(
+    folder: Path, learning: Learning, state: State, description: Mapping[str, Any], images: Mapping[str, ImageSet]
+) -> None:
+    """Write the state into ``folder`` in one step. Raises RunFolderError; the one before is then
+    still there."""
     from safetensors.torch import save as as_bytes
 
     if not (folder / STATE).exists():
-        run_folder.write_rows(folder / IMAGES, ("split", "name", "label", "pixels"), [row for split, part in images.items() for row in _listed(split, part)])
+        run_folder.write_rows(
+            folder / IMAGES,
+            ("split", "name", "label", "pixels"),
+            [row for split, part in images.items() for row in _listed(split, part)],
+        )
     words = {"format": FORMAT, "state": asdict(state), "description": description, "images": _fingerprints(images)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in learning.tensors().items()}
-    run_folder.write_bytes(folder / STATE, as_bytes(tensors, {"training": json.dumps(words, ensure_ascii=False, allow_nan=False)}))
+    run_folder.write_bytes(
+        folder / STATE, as_bytes(tensors, {"training": json.dumps(words, ensure_ascii=False, allow_nan=False)})
+    )
 
 
-def load(folder: Path, learning: Learning, description: Mapping[str, Any], images: Mapping[str, ImageSet]) -> State | None:
+def load(
+    folder: Path, learning: Learning, description: Mapping[str, Any], images: Mapping[str, ImageSet]
+) -> State | None:
     """Fill ``learning`` with the state in ``folder``; None if there is none.
 
-    Raises ConfigError or DataError, with the differences, where settings or images are not those that the training began with, and CheckpointError.
+    Raises ConfigError or DataError, with the differences, where settings or images are not those
+    that the training began with, and CheckpointError.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -120,10 +144,15 @@ def load(folder: Path, learning: Learning, description: Mapping[str, Any], image
         content = path.read_bytes()
         words = _words(content)
         if words["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format is {words['format']!r}; this version reads format {FORMAT}; {advice}")
+            raise CheckpointError(
+                f"{path}: format is {words['format']!r}; this version reads format {FORMAT}; {advice}"
+            )
         _same_settings(path, words["description"], description)
         if words["images"] != _fingerprints(images):
-            raise DataError(f"{folder}: the images are not those that this training began with: {_changes(folder / IMAGES, images)}; {_ADVICE}")
+            raise DataError(
+                f"{folder}: the images are not those that this training began with: "
+                f"{_changes(folder / IMAGES, images)}; {_ADVICE}"
+            )
         state = State(**words["state"])
         state.epochs = [Epoch(**epoch) for epoch in words["state"]["epochs"]]
         learning.fill(from_bytes(content))
@@ -135,14 +164,17 @@ def load(folder: Path, learning: Learning, description: Mapping[str, Any], image
     except ConfigError:
         raise
     except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is no checkpoint of this training, or is damaged ({' '.join(str(error).split())[:200]}); {advice}") from error
+        raise CheckpointError(
+            f"{path}: is no checkpoint of this training, or is damaged ({' '.join(str(error).split())[:200]}); {advice}"
+        ) from error
 
 
 _ADVICE = "put back what it was, or start a new run"
 
 
 def position(folder: Path) -> tuple[int, int] | None:
-    """The epoch from which the training in ``folder`` would go on, and after which of its steps; None where it would begin."""
+    """The epoch from which the training in ``folder`` would go on, and after which of its steps;
+    None where it would begin."""
     try:
         state = _words((folder / STATE).read_bytes())["state"]
         return int(state["epoch"]), int(state["step"])
@@ -161,9 +193,15 @@ def _same_settings(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) 
     def shown(values: Mapping[str, Any], name: str) -> str:
         return json.dumps(values[name], ensure_ascii=False) if name in values else "not set"
 
-    changed = [f"{name} was {shown(then, name)} and is {shown(now, name)}" for name in {**then, **now} if shown(then, name) != shown(now, name)]
+    changed = [
+        f"{name} was {shown(then, name)} and is {shown(now, name)}"
+        for name in {**then, **now}
+        if shown(then, name) != shown(now, name)
+    ]
     if changed:
-        raise ConfigError(f"{path.parent}: the settings are not those that this training began with: {'; '.join(changed)}; {_ADVICE}")
+        raise ConfigError(
+            f"{path.parent}: the settings are not those that this training began with: {'; '.join(changed)}; {_ADVICE}"
+        )
 
 
 def _fingerprints(images: Mapping[str, ImageSet]) -> dict[str, str]:
@@ -190,5 +228,9 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
         "of another class": [name for name in now if name in then and now[name][2] != then[name][2]],
         "in another split": [name for name in now if name in then and now[name][0] != then[name][0]],
     }
-    told = [f"{len(names)} {kind} ({', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''})" for kind, names in kinds.items() if names]
+    told = [
+        f"{len(names)} {kind} ({', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
     return ", ".join(told) or "their order is another"

@@ -1,6 +1,8 @@
-"""Two batches before the first epoch: whether memory suffices, how long an epoch will take, and whether the first loss is that of guessing.
+"""Two batches before the first epoch: whether memory suffices, how long an epoch will take, and
+whether the first loss is that of guessing.
 
-Called by ``loop.py``. Afterwards weights, BatchNorm's statistics, gradients and random numbers are what they were.
+Called by ``loop.py``. Afterwards weights, BatchNorm's statistics, gradients and random numbers are
+what they were.
 """
 
 import math
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The mean loss of the first batch, seconds for a batch, and bytes for a step; ``of_bytes`` is the GPU's memory, None elsewhere."""
+    """The mean loss of the first batch, seconds for a batch, and bytes for a step; ``of_bytes`` is
+    the GPU's memory, None elsewhere."""
 
     loss: float
     seconds: float
@@ -31,9 +34,11 @@ class Rehearsal:
 
 
 def rehearse(network: nn.Module, learn: Callable[[Tensor], float], batches: Sequence[Tensor]) -> Rehearsal:
-    """``learn(rows)`` adds the gradients of a batch and returns its mean loss. Of ``batches`` the first two are used, the only one twice.
+    """``learn(rows)`` adds the gradients of a batch and returns its mean loss. Of ``batches`` the
+    first two are used, the only one twice.
 
-    Memory is the GPU's peak, elsewhere what is kept for backward, with the weights, their gradients, and the two moments that Adam keeps.
+    Memory is the GPU's peak, elsewhere what is kept for backward, with the weights, their
+    gradients, and the two moments that Adam keeps.
     """
     device = next(network.parameters()).device
     learned = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
@@ -61,7 +66,9 @@ def rehearse(network: nn.Module, learn: Callable[[Tensor], float], batches: Sequ
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
     if cuda:
-        return Rehearsal(loss, seconds, torch.cuda.max_memory_allocated(device) + 2 * learned, torch.cuda.mem_get_info(device)[1])
+        return Rehearsal(
+            loss, seconds, torch.cuda.max_memory_allocated(device) + 2 * learned, torch.cuda.mem_get_info(device)[1]
+        )
     return Rehearsal(loss, seconds, sum(kept.values()) + 3 * learned, None)
 
 

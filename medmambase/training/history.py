@@ -13,9 +13,11 @@ from medmambase.config import TrainConfig
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of ``metrics.csv``; the figures of validation are None where there is nothing to measure.
+    """One line of ``metrics.csv``; the figures of validation are None where there is nothing to
+    measure.
 
-    ``seconds`` stays out of the file: the same training gives the same file, however long it took and however often it was resumed.
+    ``seconds`` stays out of the file: the same training gives the same file, however long it took
+    and however often it was resumed.
     """
 
     epoch: int
@@ -40,16 +42,24 @@ class Outcome:
 
 
 def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
-    """The best, of the epochs that ``config.select_after`` lets choose from, is the one with the highest selecting figure; among equals with the highest
-    balanced accuracy, and then with the lowest loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that did. Where nothing
-    is validated, or may be chosen yet, it is the last epoch.
+    """The best, of the epochs that ``config.select_after`` lets choose from, is the one with the
+    highest selecting figure; among equals with the highest balanced accuracy, and then with the
+    lowest loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that
+    did. Where nothing is validated, or may be chosen yet, it is the last epoch.
 
     A figure that is undefined (one class in validation, say) gives way to the next that is defined.
     """
     if not epochs:
         return Outcome((), 0, None, None)
     choice = [epoch for epoch in epochs if epoch.epoch > config.select_after * config.epochs] or epochs[-1:]
-    selected_by = next((name for name in (config.select, "balanced_accuracy", "accuracy") if getattr(epochs[-1], f"val_{name}") is not None), None)
+    selected_by = next(
+        (
+            name
+            for name in (config.select, "balanced_accuracy", "accuracy")
+            if getattr(epochs[-1], f"val_{name}") is not None
+        ),
+        None,
+    )
     if selected_by is None:
         return Outcome(tuple(epochs), epochs[-1].epoch, None, None)
 

@@ -10,17 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# A closer second one is the same Ctrl-C: under torchrun a process gets it from the terminal and again from torchrun.
+# A closer second one is the same Ctrl-C: under torchrun a process gets it from the terminal and
+# again from torchrun.
 _SECOND = 0.5
 
 
 @contextmanager
 def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only makes the function that is handed out true; a second one raises KeyboardInterrupt at once.
+    """Within, the first Ctrl-C only makes the function that is handed out true; a second one raises
+    KeyboardInterrupt at once.
 
-    Elsewhere than in the main thread, where no signal arrives, and where Ctrl-C is ignored, nothing is changed.
+    Elsewhere than in the main thread, where no signal arrives, and where Ctrl-C is ignored, nothing
+    is changed.
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in (
+        signal.SIG_IGN,
+        None,
+    ):
         yield lambda: False
         return
     came: list[float] = []

@@ -1,10 +1,12 @@
 """The one training loop, and prediction, which is the same pass without learning.
 
-As data: ``data/decode.py`` images in memory -> ``data/augment.py`` -> ``model/network.py`` -> loss -> step; after each epoch the
-validation split through ``evaluation/metrics.py``, a line of ``metrics.csv``, and the networks ``last/`` and, if better, ``best/``.
+As data: ``data/decode.py`` images in memory -> ``data/augment.py`` -> ``model/network.py`` -> loss
+-> step; after each epoch the validation split through ``evaluation/metrics.py``, a line of
+``metrics.csv``, and the networks ``last/`` and, if better, ``best/``.
 
-Every random number is a function of the seed and of where it is used: the order of (seed, epoch), augmentation of (seed, epoch, image), dropped paths
-of (seed, epoch, step). So a training that was stopped at any step goes on as if it had not been.
+Every random number is a function of the seed and of where it is used: the order of (seed, epoch),
+augmentation of (seed, epoch, image), dropped paths of (seed, epoch, step). So a training that was
+stopped at any step goes on as if it had not been.
 """
 
 import math
@@ -49,7 +51,8 @@ class TrainingError(Exception):
 
 
 def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of matrix products and convolutions, and why; scans, norms and weights are float32 always."""
+    """The dtype of matrix products and convolutions, and why; scans, norms and weights are float32
+    always."""
     if wish == "float32":
         return torch.float32, "asked for"
     if wish == "bfloat16":
@@ -73,15 +76,20 @@ def train(
     say: Callable[[str], object] = lambda line: None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train ``network`` where it is, writing ``metrics.csv``, ``best/`` and ``last/`` into ``run`` after each epoch.
+    """Train ``network`` where it is, writing ``metrics.csv``, ``best/`` and ``last/`` into ``run``
+    after each epoch.
 
-    ``last/`` also holds the state of the training, every ``config.save_every`` steps if that is set; ``resume`` goes on from it, or begins where there is
-    none yet. ``tell`` hears of each epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch is ``best/``
-    is told by ``history.outcome``. With ``config.ema`` both folders hold the average of the weights, and it is what validation judges.
+    ``last/`` also holds the state of the training, every ``config.save_every`` steps if that is
+    set; ``resume`` goes on from it, or begins where there is none yet. ``tell`` hears of each
+    epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch
+    is ``best/`` is told by ``history.outcome``. With ``config.ema`` both folders hold the average
+    of the weights, and it is what validation judges.
 
-    Raises ConfigError where a batch of one image cannot be normalised or the resumed training had other settings, DataError where it had other
-    images, CheckpointError where its state cannot be read, RunFolderError where ``run`` cannot be written, TrainingError if the loss, the gradients
-    or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C, when all is saved; what lay in ``run`` is then still good.
+    Raises ConfigError where a batch of one image cannot be normalised or the resumed training had
+    other settings, DataError where it had other images, CheckpointError where its state cannot be
+    read, RunFolderError where ``run`` cannot be written, TrainingError if the loss, the gradients
+    or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C, when all is
+    saved; what lay in ``run`` is then still good.
     """
     check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
     device = next(network.parameters()).device
@@ -91,16 +99,33 @@ def train(
     learner = ranks.learner(network)
     learning = Learning(network, make_optimizer(network, config), Average(network, config.ema) if config.ema else None)
     optimizer, average, judged = learning.optimizer, learning.average, learning.judged
-    course = _Course(network, learner, training, config, dtype, class_weights(training.labels, network.config.num_classes, config), ranks)
-    images, description = {"train": training, "val": validation}, checkpoint.describe(config, network, dtype, ranks.count)
+    course = _Course(
+        network,
+        learner,
+        training,
+        config,
+        dtype,
+        class_weights(training.labels, network.config.num_classes, config),
+        ranks,
+    )
+    images, description = (
+        {"train": training, "val": validation},
+        checkpoint.describe(config, network, dtype, ranks.count),
+    )
     state = (checkpoint.load(run / "last", learning, description, images) if resume else None) or State()
     if resume and ranks.first:
         begun = state.step or state.epochs
-        say(f"goes on from epoch {state.epoch}, after step {state.step}" if begun else f"{run / 'last'} holds no checkpoint yet: begins anew")
+        say(
+            f"goes on from epoch {state.epoch}, after step {state.step}"
+            if begun
+            else f"{run / 'last'} holds no checkpoint yet: begins anew"
+        )
     with (
         first_interrupt_waits() as interrupted,
         _repeatable(),
-        board(run / "tensorboard", state.epoch) if config.tensorboard and ranks.first else nullcontext(lambda epoch: None) as show,
+        board(run / "tensorboard", state.epoch)
+        if config.tensorboard and ranks.first
+        else nullcontext(lambda epoch: None) as show,
     ):
         if not history.is_over(state.epochs, config):
             set_training(network, frozen)
@@ -114,7 +139,10 @@ def train(
             steps = steps_of(training.labels, config, number, ranks.count)
             rates = [learning_rate(config, number - 1 + step / len(steps)) for step in range(len(steps))]
             to_do = range(state.step, len(steps))
-            training.expect(torch.cat([ranks.share(rows) for step in steps[state.step :] for rows in step] or [torch.arange(0)]) % len(training.labels))
+            training.expect(
+                torch.cat([ranks.share(rows) for step in steps[state.step :] for rows in step] or [torch.arange(0)])
+                % len(training.labels)
+            )
             for step in progress(to_do, len(to_do), f"epoch {number}/{config.epochs}") if ranks.first else to_do:
                 for group in optimizer.param_groups:
                     group["lr"] = rates[step]
@@ -123,18 +151,27 @@ def train(
                 for rows in steps[step]:
                     with local_gradients(learner, wanted=rows is not steps[step][-1]):
                         loss, hits = course.loss(rows, number)
-                        (loss * (ranks.count / whole)).backward()  # the mean over all images of the step: DDP divides by the count of processes
+                        (
+                            loss * (ranks.count / whole)
+                        ).backward()  # the mean over all images of the step: DDP divides by the count of processes
                     sums += torch.stack([loss.detach(), hits])
                 norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-                # One exchange, and one wait for the GPU, a step: every process then knows the same and decides the same.
+                # One exchange, and one wait for the GPU, a step: every process then knows the same
+                # and decides the same.
                 sums = ranks.sum(torch.cat([sums, sums.new_tensor([interrupted()])]))
                 lost, hit, stop, length = torch.cat([sums, norm[None]]).tolist()
                 if not (math.isfinite(lost) and math.isfinite(length)):
-                    what = f"the norm of the gradient is {length}" if math.isfinite(lost) else f"the loss is {lost / whole}"
+                    what = (
+                        f"the norm of the gradient is {length}"
+                        if math.isfinite(lost)
+                        else f"the loss is {lost / whole}"
+                    )
                     what += f" at epoch {number}, step {step + 1} of {len(steps)}"
                     where = first_bad_tensor(network, partial(course.again, steps[step], number, step))
                     raise _diverged(f"{what} (first bad tensor: {where})", rates[step], dtype, run, state.epochs)
-                if config.clip_norm:  # not before: a length that is no number would spoil all gradients, also those that can tell where it began
+                # not before: a length that is no number would spoil all gradients, also those that
+                # can tell where it began
+                if config.clip_norm:
                     nn.utils.clip_grads_with_norm_(network.parameters(), config.clip_norm, norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -143,27 +180,42 @@ def train(
                 state.step, state.sums = step + 1, (state.sums[0] + lost, state.sums[1] + hit, state.sums[2] + whole)
                 state.seconds = time.perf_counter() - began
                 if stop or (config.save_every and state.step % config.save_every == 0 and state.step < len(steps)):
-                    # No loss has judged this step yet, so the network is asked, before it takes the place of a good one.
+                    # No loss has judged this step yet, so the network is asked, before it takes the
+                    # place of a good one.
                     if bad := first_unfinite(network):
-                        raise _diverged(f"{bad} is no longer finite after epoch {number}, step {state.step}", rates[step], dtype, run, state.epochs)
+                        raise _diverged(
+                            f"{bad} is no longer finite after epoch {number}, step {state.step}",
+                            rates[step],
+                            dtype,
+                            run,
+                            state.epochs,
+                        )
                     ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
                 if stop:
                     raise KeyboardInterrupt
             try:
-                shown = validation if len(validation.labels) else training.rows((steps[-1][-1] % len(training.labels)).tolist())
+                shown = (
+                    validation
+                    if len(validation.labels)
+                    else training.rows((steps[-1][-1] % len(training.labels)).tolist())
+                )
                 probabilities = predict(judged, shown, config.batch_size, dtype, ranks)
                 if bad := first_unfinite(network):
                     raise TrainingError(f"{bad} is no longer finite")
             except TrainingError as error:
                 raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None
-            metrics, val_loss = _figures(validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes)
+            metrics, val_loss = _figures(
+                validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes
+            )
             train_loss, train_accuracy = state.sums[0] / state.sums[2], state.sums[1] / len(training.labels)
             epoch = Epoch(
-                number, rates[-1], train_loss, train_accuracy, val_loss, metrics.accuracy, metrics.balanced_accuracy, metrics.auc, time.perf_counter() - began
+                number, rates[-1], train_loss, train_accuracy, val_loss, metrics.accuracy, metrics.balanced_accuracy,
+                metrics.auc, time.perf_counter() - began
             )  # fmt: skip  # one line of the file
             state = State(number + 1, epochs=[*state.epochs, epoch])
             ranks.write(partial(_keep, judged, run, state.epochs, config))
-            # The state comes last: what it tells of is then there, and a kill before it only means that the end of this epoch is done again.
+            # The state comes last: what it tells of is then there, and a kill before it only means
+            # that the end of this epoch is done again.
             ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
             if ranks.first:
                 show(epoch)
@@ -173,8 +225,11 @@ def train(
     return history.outcome(state.epochs, config)
 
 
-def predict(network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE) -> npt.NDArray[np.float64]:
-    """Probabilities (n, classes), in the order of the images; the network is left in evaluation mode. Several ``ranks`` share the images.
+def predict(
+    network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE
+) -> npt.NDArray[np.float64]:
+    """Probabilities (n, classes), in the order of the images; the network is left in evaluation
+    mode. Several ``ranks`` share the images.
 
     Raises TrainingError naming the first image for which the network gives no numbers.
     """
@@ -196,7 +251,8 @@ def predict(network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch
 
 @dataclass(frozen=True)
 class _Course:
-    """What stays the same from step to step; ``learner`` is the network or what averages its gradients, ``weights`` (classes,) those of the loss."""
+    """What stays the same from step to step; ``learner`` is the network or what averages its
+    gradients, ``weights`` (classes,) those of the loss."""
 
     network: MedMambaSE
     learner: nn.Module
@@ -211,15 +267,20 @@ class _Course:
         return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
 
     def loss(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Of this process's share of a batch: the weighted sum of losses, and how many images were recognised."""
+        """Of this process's share of a batch: the weighted sum of losses, and how many images were
+        recognised."""
         device, mine = next(self.network.parameters()).device, self.ranks.share(rows)
         places = mine % len(self.training.labels)
         labels = self.training.labels[places].to(device)
         images = normalise(self.training.images[places].to(device), self.network.preprocessing)
-        images = augment(images, self.config.augmentation, self.config.seed, epoch, mine, laterality=self.config.laterality)
+        images = augment(
+            images, self.config.augmentation, self.config.seed, epoch, mine, laterality=self.config.laterality
+        )
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = _logits(self.learner, images)
-        loss = F.cross_entropy(logits, labels, self.weights.to(device), label_smoothing=self.config.label_smoothing, reduction="sum")
+        loss = F.cross_entropy(
+            logits, labels, self.weights.to(device), label_smoothing=self.config.label_smoothing, reduction="sum"
+        )
         return loss, (logits.detach().argmax(1) == labels).sum().float()
 
     def rehearse(self, rows: Tensor) -> float:
@@ -253,11 +314,18 @@ def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: Train
 
 
 def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Sequence[Epoch]) -> TrainingError:
-    kept = f"the last good network lies in {run / 'last'}" if epochs else "no epoch was finished, so no network was kept"
-    return TrainingError(f"{what} with learning rate {rate:.2g}; {kept}; try a smaller --lr{'' if dtype == torch.float32 else ' or --precision float32'}")
+    kept = (
+        f"the last good network lies in {run / 'last'}" if epochs else "no epoch was finished, so no network was kept"
+    )
+    return TrainingError(
+        f"{what} with learning rate {rate:.2g}; {kept}; try a smaller "
+        f"--lr{'' if dtype == torch.float32 else ' or --precision float32'}"
+    )
 
 
-def _figures(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], classes: Sequence[str]) -> tuple[Metrics, float | None]:
+def _figures(
+    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], classes: Sequence[str]
+) -> tuple[Metrics, float | None]:
     loss = None
     if len(labels):
         loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)).mean())
@@ -266,7 +334,8 @@ def _figures(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float6
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Within, cuDNN convolves with algorithms that give the same bits each time; the kernels of this project always do."""
+    """Within, cuDNN convolves with algorithms that give the same bits each time; the kernels of
+    this project always do."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 
 def first_unfinite(network: nn.Module) -> str | None:
-    """The first weight or running statistic that is no number: some of them do not show in the outputs yet."""
+    """The first weight or running statistic that is no number: some of them do not show in the
+    outputs yet."""
     return next((name for name, t in network.state_dict().items() if _is_bad(t)), None)
 
 
 def first_bad_tensor(network: nn.Module, again: Callable[[], object]) -> str:
-    """Where the numbers of a step ended, in words: in a weight, in the output of a module when ``again`` computes the step once more, or in a gradient.
+    """Where the numbers of a step ended, in words: in a weight, in the output of a module when
+    ``again`` computes the step once more, or in a gradient.
 
-    Gradients are those of the step. BatchNorm's statistics are not asked: they are spoiled by what came before them.
+    Gradients are those of the step. BatchNorm's statistics are not asked: they are spoiled by what
+    came before them.
     """
     for name, parameter in network.named_parameters():
         if _is_bad(parameter):

@@ -1,4 +1,5 @@
-"""What moves the weights: which of them learn, by which optimiser, at which rate, and their moving average.
+"""What moves the weights: which of them learn, by which optimiser, at which rate, and their moving
+average.
 
 Called by ``loop.py``; every default is in ``config.py``.
 """
@@ -17,14 +18,19 @@ from medmambase.model.network import MedMambaSE
 
 def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:
     """The parts that ``config.freeze`` keeps as they are; their parameters get no gradient."""
-    parts: dict[str, list[nn.Module]] = {"none": [], "embedding": [network.embedding], "backbone": [network.embedding, network.stages]}
+    parts: dict[str, list[nn.Module]] = {
+        "none": [],
+        "embedding": [network.embedding],
+        "backbone": [network.embedding, network.stages],
+    }
     for part in parts[config.freeze]:
         part.requires_grad_(False)
     return parts[config.freeze]
 
 
 def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
-    """Training mode but for what is frozen: there BatchNorm keeps its statistics, and no path is dropped."""
+    """Training mode but for what is frozen: there BatchNorm keeps its statistics, and no path is
+    dropped."""
     network.train()
     for part in frozen:
         part.eval()
@@ -32,7 +38,8 @@ def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam or AdamW over what is not frozen."""
-    # Decay pulls towards zero, which is a preference only for the weights of linear maps and convolutions.
+    # Decay pulls towards zero, which is a preference only for the weights of linear maps and
+    # convolutions.
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -40,13 +47,22 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
         if parameter.requires_grad:
             (free if spared else decayed).append(parameter)
     if config.optimizer == "adam":
-        return torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        return torch.optim.Adam(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
-    """The rate at a moment counted in epochs: linear warm-up, then constant or a half cosine to a hundredth."""
+    """The rate at a moment counted in epochs: linear warm-up, then constant or a half cosine to a
+    hundredth."""
     warmup = min(config.warmup, config.epochs / 5)  # a short training is not spent on warming up
     if epoch < warmup:
         return config.lr * max(epoch / warmup, 0.01)
@@ -57,8 +73,9 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 
 
 def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
-    """torch.float32 (classes,), the weights of the loss: ones, or with ``balance="weights"`` such that each class has the same part in it, with mean 1 over
-    all images; a class without images then weighs nothing.
+    """torch.float32 (classes,), the weights of the loss: ones, or with ``balance="weights"`` such
+    that each class has the same part in it, with mean 1 over all images; a class without images
+    then weighs nothing.
     """
     if config.balance != "weights":
         return torch.ones(classes)
@@ -69,7 +86,8 @@ def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
 class Average:
     """The exponential moving average of a network's weights, as a network in evaluation mode.
 
-    BatchNorm's running statistics are averaged like the weights: so they belong to weights of the same age. Its counter is copied.
+    BatchNorm's running statistics are averaged like the weights: so they belong to weights of the
+    same age. Its counter is copied.
     """
 
     def __init__(self, network: MedMambaSE, decay: float) -> None:
@@ -82,7 +100,8 @@ class Average:
 
     @torch.no_grad()
     def follow(self, steps: int) -> None:
-        """After each step, of which ``steps`` are done. The first ones count less far back, or the average would long be one of random weights."""
+        """After each step, of which ``steps`` are done. The first ones count less far back, or the
+        average would long be one of random weights."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         get_ema_multi_avg_fn(decay)([mine for mine, _ in self._floats], [theirs for _, theirs in self._floats], 0)
         for mine, theirs in self._counters:

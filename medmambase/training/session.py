@@ -1,4 +1,5 @@
-"""What surrounds the loop: the images of a run, taken in and looked through, the network it begins with, and what its folder says about both.
+"""What surrounds the loop: the images of a run, taken in and looked through, the network it begins
+with, and what its folder says about both.
 
 Stop before: ``commands/train.py`` with a manifest. Next stop: ``loop.py``.
 """
@@ -35,7 +36,8 @@ MOST_LINES = 20  # about images that cannot be read; the report has them all
 
 @dataclass(frozen=True)
 class Intake:
-    """All images of a run, how they were prepared, what was found in them, and what is to be said of it: one line each."""
+    """All images of a run, how they were prepared, what was found in them, and what is to be said
+    of it: one line each."""
 
     images: ImageSet
     preprocessing: Preprocessing
@@ -50,13 +52,21 @@ class Intake:
 
 
 def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path, progress: Progress) -> Intake:
-    """Decode every image once, decide between grey and RGB, and audit them. ``in_chans`` is "1", "3" or "auto": 1 if every image is grey.
+    """Decode every image once, decide between grey and RGB, and audit them. ``in_chans`` is "1",
+    "3" or "auto": 1 if every image is grey.
 
-    ``cached``: the folder of decoded images that are kept on disk, where they are. Raises DataError where memory does not suffice.
+    ``cached``: the folder of decoded images that are kept on disk, where they are. Raises DataError
+    where memory does not suffice.
     """
     preprocessing = Preprocessing(config.image_size, 1 if in_chans == "1" else 3, config.resize, config.high_depth)
     cache = Cache(cached) if config.cache == "disk" else None
-    images, bad = decode(manifest.samples, preprocessing, lambda results, total: progress(results, total, "reading images"), cache, keep=config.cache != "off")
+    images, bad = decode(
+        manifest.samples,
+        preprocessing,
+        lambda results, total: progress(results, total, "reading images"),
+        cache,
+        keep=config.cache != "off",
+    )
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest)
@@ -74,7 +84,10 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     if len(intake.bad) > MOST_LINES:
         say(f"skipped: {len(intake.bad) - MOST_LINES} more, all named in {run / REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():
-        say(f"{split + ':':6} {sum(of_class.values())} images ({', '.join(f'{name} {count}' for name, count in of_class.items())})")
+        say(
+            f"{split + ':':6} {sum(of_class.values())} images "
+            f"({', '.join(f'{name} {count}' for name, count in of_class.items())})"
+        )
     found = intake.audit
     told = ", ".join(
         f"{len(which)} {one if len(which) == 1 else many}"
@@ -87,37 +100,46 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
         )
         if which
     )
-    say(f"audit:     {told or 'no twins, and no patient in two splits'}{f'; all named in {run / REPORT}' if told else ''}")
+    where = f"; all named in {run / REPORT}" if told else ""
+    say(f"audit:     {told or 'no twins, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():
         say(f"found: {line}")
     if found.leaked:
-        say(f"note: of {len(found.leaked)} test images a twin, or the patient, is in train or val: test results will be told with and without them")
+        say(
+            f"note: of {len(found.leaked)} test images a twin, or the patient, is in train or val: test results will "
+            f"be told with and without them"
+        )
 
 
 def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
-    """``data_report.json`` and ``splits.csv``, which is a manifest of the images that could be read."""
+    """``data_report.json`` and ``splits.csv``, which is a manifest of the images that could be
+    read."""
     run_folder.write_json(
         run / REPORT,
         {
             "root": manifest.root.name, "method": manifest.method, "counts": intake.counts(manifest.classes),
-            "skipped": [{"path": str(error.path), "reason": error.reason} for error in intake.bad], "notes": list(intake.notes),
-            "audit": intake.audit.to_dict(),
+            "skipped": [{"path": str(error.path), "reason": error.reason} for error in intake.bad],
+            "notes": list(intake.notes), "audit": intake.audit.to_dict(),
         },
     )  # fmt: skip  # the file's content
     write_splits(run / "splits.csv", replace(manifest, samples=intake.images.samples))
 
 
 def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, allow_leak: bool) -> None:
-    """Raises DataError where these images cannot be trained on, where none that is bad was to be skipped, or where a patient, as only the decoded files
-    tell, is in two splits.
+    """Raises DataError where these images cannot be trained on, where none that is bad was to be
+    skipped, or where a patient, as only the decoded files tell, is in two splits.
     """
     if intake.bad and not skip_bad:
         more = f", and {len(intake.bad) - 1} more named in {run / REPORT}" if len(intake.bad) > 1 else ""
-        raise DataError(f"{intake.bad[0]}{more}; mend or remove what cannot be read, or go on without it with --on-bad skip")
+        raise DataError(
+            f"{intake.bad[0]}{more}; mend or remove what cannot be read, or go on without it with --on-bad skip"
+        )
     if intake.audit.patients and not allow_leak:
         raise DataError(
-            f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, as the files themselves tell, so test results would be too good; "
-            f"they are named in {run / REPORT}; split by patient in a CSV (path,label,patient,split), or go on with --allow-leak"
+            f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, as the files themselves "
+            f"tell, so test results would be too good; "
+            f"they are named in {run / REPORT}; split by patient in a CSV (path,label,patient,split), or go on with "
+            f"--allow-leak"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]
@@ -126,25 +148,40 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
 
 
 def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelConfig]:
-    """The tensors to start from, and their network as the recipe wants it. Raises WeightsError, or ConfigError where the two contradict each other."""
+    """The tensors to start from, and their network as the recipe wants it. Raises WeightsError, or
+    ConfigError where the two contradict each other."""
     tensors, found = read_start(path)
     if config.block and as_coded(config.block) != as_coded(found.block):
-        fitting = ", ".join(name for name, recipe in RECIPES.items() if recipe.block is None or as_coded(recipe.block) == as_coded(found.block))
+        fitting = ", ".join(
+            name
+            for name, recipe in RECIPES.items()
+            if recipe.block is None or as_coded(recipe.block) == as_coded(found.block)
+        )
         raise ConfigError(
-            f"--weights {path} is a network of block {found.block!r}, and --recipe {config.recipe} trains {config.block!r}, "
+            f"--weights {path} is a network of block {found.block!r}, and --recipe {config.recipe} trains "
+            f"{config.block!r}, "
             f"whose convolutions are ordered otherwise; choose a recipe that fits ({fitting}), or other weights"
         )
-    # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it is.
+    # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it
+    # is.
     own: Block = "medmambase" if found.block == "medmamba" and "patch_embed.proj.weight" in tensors else found.block
     return tensors, replace(found, block=config.block_for(own), odd="pad")
 
 
 def begin(
-    model: ModelConfig, tensors: Mapping[str, Tensor] | None, classes: tuple[str, ...], preprocessing: Preprocessing, say: Callable[[str], None]
+    model: ModelConfig,
+    tensors: Mapping[str, Tensor] | None,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    say: Callable[[str], None],
 ) -> MedMambaSE:
     """A new network, or one that starts from the tensors of another."""
     if tensors is None:
-        return MedMambaSE(replace(model, num_classes=len(classes), in_chans=preprocessing.channels), classes=classes, preprocessing=preprocessing)
+        return MedMambaSE(
+            replace(model, num_classes=len(classes), in_chans=preprocessing.channels),
+            classes=classes,
+            preprocessing=preprocessing,
+        )
     network = MedMambaSE.start_from(tensors, model, num_classes=len(classes), in_chans=preprocessing.channels, say=say)
     network.classes, network.preprocessing = classes, preprocessing
     return network
@@ -156,12 +193,15 @@ def has_begun(run: Path) -> bool:
 
 
 def model_of(run: Path) -> ModelConfig:
-    """The network of a run that has begun. Raises CheckpointError where its ``config.json`` does not tell."""
+    """The network of a run that has begun. Raises CheckpointError where its ``config.json`` does
+    not tell."""
     path = run / "config.json"
     try:
         return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
-        raise CheckpointError(f"{path}: does not tell the network of this run ({error}); restore the file, or start a new run") from error
+        raise CheckpointError(
+            f"{path}: does not tell the network of this run ({error}); restore the file, or start a new run"
+        ) from error
 
 
 def write_command(run: Path, command: str, goes_on: bool) -> None:

@@ -14,14 +14,17 @@ from medmambase.training.history import Epoch
 
 @contextmanager
 def board(folder: Path, next_epoch: int) -> Iterator[Callable[[Epoch], None]]:
-    """Hands out a function that writes an epoch's figures into ``folder``. What an earlier sitting wrote from ``next_epoch`` on is taken back.
+    """Hands out a function that writes an epoch's figures into ``folder``. What an earlier sitting
+    wrote from ``next_epoch`` on is taken back.
 
     Raises ConfigError where TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError("tensorboard is not installed; run pip install medmambase[tensorboard], or leave the setting out") from error
+        raise ConfigError(
+            "tensorboard is not installed; run pip install medmambase[tensorboard], or leave the setting out"
+        ) from error
     writer = SummaryWriter(str(folder), purge_step=next_epoch)
 
     def write(epoch: Epoch) -> None:

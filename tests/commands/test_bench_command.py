@@ -1,4 +1,5 @@
-"""``medmambase-bench``: nothing wrong is timed, what is printed is what is written, and what cannot be measured is said. No time is asserted."""
+"""``medmambase-bench``: nothing wrong is timed, what is printed is what is written, and what cannot
+be measured is said. No time is asserted."""
 
 import json
 from importlib.metadata import version
@@ -44,7 +45,11 @@ def test_a_network_with_the_originals_operators_is_the_same_network() -> None:
             if name.endswith("excite"):
                 parameter.normal_()
     original = bench_network.with_original_operators(network, bench_cases.loop_scan)
-    assert not any(isinstance(module, type(network.stages[0].blocks[0].se)) for block in original.stages for module in block.children())
+    assert not any(
+        isinstance(module, type(network.stages[0].blocks[0].se))
+        for block in original.stages
+        for module in block.children()
+    )
     image = torch.randn(2, 1, 24, 20)
     results = []
     for one in (network, original):
@@ -60,11 +65,18 @@ def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert code == 0
     assert out.isascii()
-    assert [(row["operator"], row["passes"]) for row in written["rows"]] == [(name, passes) for name in OPERATORS for passes in bench.PASSES]
+    assert [(row["operator"], row["passes"]) for row in written["rows"]] == [
+        (name, passes) for name in OPERATORS for passes in bench.PASSES
+    ]
     lines = [line.split() for line in out.splitlines() if " 4x4x768 " in line]
     for row, line in zip(written["rows"], lines, strict=True):
         shown = [row["operator"], "4x4x768", str(row["batch"]), row["dtype"], row["passes"]]
-        shown += [command._figure(row["ms"]), command._figure(row["spread_ms"]), str(row["repetitions"]), command._figure(row["gflops"])]
+        shown += [
+            command._figure(row["ms"]),
+            command._figure(row["spread_ms"]),
+            str(row["repetitions"]),
+            command._figure(row["gflops"]),
+        ]
         shown += [f"{100 * row['of_peak']:.1f}", command._figure(row["eager_ms"]), command._figure(row["eager_ratio"])]
         assert line == shown
         assert (row["repetitions"], row["eager_repetitions"]) == (3, 3)
@@ -115,21 +127,32 @@ def test_a_wrong_engine_is_refused_and_the_others_are_still_timed(
 
 def test_a_network_whose_operator_is_wrong_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = command.check
-    monkeypatch.setattr(command, "check", lambda name, *rest: bench.Verdict(name, "float32", 1.0, "y", 0.0) if "2d" in name else right(name, *rest))
+    monkeypatch.setattr(
+        command,
+        "check",
+        lambda name, *rest: bench.Verdict(name, "float32", 1.0, "y", 0.0) if "2d" in name else right(name, *rest),
+    )
     code, written = run(tmp_path, "--operator", "--network", "nano")
     assert (code, written["network"]) == (1, [])
 
 
-def test_a_comparison_with_another_result_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_with_another_result_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     right = bench_cases.loop_scan
     monkeypatch.setattr(bench, "loop_scan", lambda *arguments: right(*arguments) * 1.01)
     code, written = run(tmp_path, "--operator", "selective_scan")
     assert code == 1
-    assert all(row["ms"] and row["eager_ms"] is None and "eager: differs from ours by" in row["note"] for row in written["rows"])
+    assert all(
+        row["ms"] and row["eager_ms"] is None and "eager: differs from ours by" in row["note"]
+        for row in written["rows"]
+    )
     assert "not compared" in capsys.readouterr().out
 
 
-def test_an_engine_that_raises_while_it_is_timed_costs_its_line_and_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_raises_while_it_is_timed_costs_its_line_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = bench.Bench._figures
 
     def figures(self, case, *rest):
@@ -140,27 +163,51 @@ def test_an_engine_that_raises_while_it_is_timed_costs_its_line_and_the_exit_cod
     monkeypatch.setattr(bench.Bench, "_figures", figures)
     code, written = run(tmp_path, "--operator", "selective_scan", "squeeze_excite")
     assert code == 1
-    assert [(row["note"], row["ms"] is None) for row in written["rows"]] == [("ValueError: shared memory", True)] * 2 + [("", False)] * 2
+    assert [(row["note"], row["ms"] is None) for row in written["rows"]] == [
+        ("ValueError: shared memory", True)
+    ] * 2 + [("", False)] * 2
 
 
 def test_a_comparison_larger_than_its_limit_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     states = 4 * 768 * 16 * STATE
     for limit, compared in ((states / 1e6, True), (0.99 * states / 1e6, False), (0, False)):
         _, written = run(tmp_path, "--operator", "selective_scan", "squeeze_excite", "--compare", str(limit))
-        assert [row["eager_ms"] is not None for row in written["rows"]] == [compared] * 2 + [limit > 0] * 2  # the gate keeps no states
+        assert [row["eager_ms"] is not None for row in written["rows"]] == [compared] * 2 + [
+            limit > 0
+        ] * 2  # the gate keeps no states
         assert ("eager" in capsys.readouterr().out) == (limit > 0)
 
 
-def test_a_networks_step_and_prediction_stand_beside_the_originals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_networks_step_and_prediction_stand_beside_the_originals(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(command, "SIZES", (32,))
     monkeypatch.setitem(command.FULL, "size", [32])
     monkeypatch.setitem(command.PRESETS, "nano", ModelConfig(depths=(1, 1), dims=(8, 16), state=4))
-    words = ["--device", "cpu", "--operator", "--network", "nano", "--batch", "2", "--repeat", "3", "--json", str(tmp_path / "n.json")]
+    words = [
+        "--device",
+        "cpu",
+        "--operator",
+        "--network",
+        "nano",
+        "--batch",
+        "2",
+        "--repeat",
+        "3",
+        "--json",
+        str(tmp_path / "n.json"),
+    ]
     assert command.main(words) == 0
     written = json.loads((tmp_path / "n.json").read_text(encoding="utf-8"))
     assert [row["what"] for row in written["network"]] == ["training step", "prediction"]
     for row in written["network"]:
-        assert (row["model"], row["size"], row["batch"], row["repetitions"], row["original_scan"]) == ("nano", 32, 2, 3, "a loop in eager PyTorch")
+        assert (row["model"], row["size"], row["batch"], row["repetitions"], row["original_scan"]) == (
+            "nano",
+            32,
+            2,
+            3,
+            "a loop in eager PyTorch",
+        )
         assert row["images_per_s"] == pytest.approx(2e3 / row["ms"])
         assert row["original_ratio"] == pytest.approx(row["original_ms"] / row["ms"])
     assert {verdict["operator"] for verdict in written["checks"]} == {"selective_scan_2d", "squeeze_excite"}
@@ -175,7 +222,9 @@ def test_a_network_is_not_compared_with_another_one(monkeypatch: pytest.MonkeyPa
         assert "the original's logits differ from ours" in row.note
 
 
-def test_a_network_that_raises_costs_its_lines_and_the_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_network_that_raises_costs_its_lines_and_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(MedMambaSE, "forward", _raises)
     code, written = run(tmp_path, "--operator", "--network", "nano")
     assert code == 1
@@ -187,7 +236,10 @@ def test_a_flag_given_by_hand_wins_over_quick(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(command, "_bench", lambda options, *_: seen.append(options) or 0)
     assert command.main(["--quick", "--batch", "3", "--device", "cpu"]) == 0
     assert command.main(["--device", "cpu"]) == 0
-    assert [(o.size, o.stages, o.batch, o.repeat) for o in seen] == [([128], [2, 4], [3], 5), ([128, 224], [1, 2, 3, 4], [1, 16, 64], None)]
+    assert [(o.size, o.stages, o.batch, o.repeat) for o in seen] == [
+        ([128], [2, 4], [3], 5),
+        ([128, 224], [1, 2, 3, 4], [1, 16, 64], None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +257,9 @@ def test_a_flag_given_by_hand_wins_over_quick(monkeypatch: pytest.MonkeyPatch) -
         (["--json", "no/such/folder/x.json"], "give a file's name in a folder that exists"),
     ],
 )
-def test_what_cannot_be_measured_is_usage(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_measured_is_usage(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "_head", lambda *_: pytest.fail("it went on to measure"))
     with pytest.raises(SystemExit) as stopped:
         command.main(words)
@@ -217,22 +271,34 @@ def test_what_cannot_be_measured_is_usage(words: list[str], message: str, monkey
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernels are compiled")
 def test_interpreted_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(command, "_head", lambda *_: pytest.fail("it went on to measure"))  # else a fault here would cost hours
+    monkeypatch.setattr(
+        command, "_head", lambda *_: pytest.fail("it went on to measure")
+    )  # else a fault here would cost hours
     with pytest.raises(SystemExit) as stopped:
         command.main(["--device", "cpu", "--backend", "triton"])
     assert stopped.value.code == 2
     assert "runs the kernels in Python, whose times mean nothing" in capsys.readouterr().err
 
 
-def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    known = {"name": "Some GPU", "multi_processor_count": 10, "clock_rate": 1_000_000, "memory_clock_rate": 1_000_000, "memory_bus_width": 400}
+def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {
+        "name": "Some GPU",
+        "multi_processor_count": 10,
+        "clock_rate": 1_000_000,
+        "memory_clock_rate": 1_000_000,
+        "memory_bus_width": 400,
+    }
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(**known, major=9, minor=0))
     monkeypatch.setattr(command, "nvidia_smi", lambda properties: ("580.1", None))
     machine, card = command._machine(torch.device("cuda"))
     command._head(machine, {}, "")
     assert "device: Some GPU, 10 SMs, 1.0 GHz, 100.0 GB/s, driver 580.1" in capsys.readouterr().out
     row = next(bench.Bench(CPU, repeat=3, card=card).rows(small("selective_scan")))
-    floors = card.floors(bench.work_of(small("selective_scan"), bench_cases.operator(small("selective_scan"), CPU), backward=False))
+    floors = card.floors(
+        bench.work_of(small("selective_scan"), bench_cases.operator(small("selective_scan"), CPU), backward=False)
+    )
     assert (row.exp_floor_ms, row.issue_floor_ms, row.bytes_floor_ms) == (floors.exp, floors.issue, floors.bytes)
     assert row.of_floor == floors.bound / row.ms
     command._table(command.COLUMNS, {"", "cuda"}, iter([row]))
@@ -244,9 +310,17 @@ def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(monkey
 def test_a_sweep_proposes_what_is_faster_than_the_tables_launch_by_more_than_the_spread(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [("forward", "A", 2.0), ("forward", "B", 1.0), ("forward", "C", None), ("backward", "D", 2.0), ("backward", "E", 1.99)]
+    found = [
+        ("forward", "A", 2.0),
+        ("forward", "B", 1.0),
+        ("forward", "C", None),
+        ("backward", "D", 2.0),
+        ("backward", "E", 1.99),
+    ]
     monkeypatch.setattr(command, "sweep", lambda case, bench: iter(found))
-    (entry,) = command._sweep(bench.Bench(CPU), [small("selective_scan_2d"), small("squeeze_excite")])  # the gate has no such launches
+    (entry,) = command._sweep(
+        bench.Bench(CPU), [small("selective_scan_2d"), small("squeeze_excite")]
+    )  # the gate has no such launches
     assert entry["launches"] == [{"pass": step, "launch": name, "ms": ms} for step, name, ms in found]
     assert [line.split() for line in capsys.readouterr().out.splitlines()[2:]] == [
         ["forward", "1.000", "2.00x", "B", "<-", "proposed"],

@@ -28,12 +28,22 @@ def run(data: Path, *words: str) -> tuple[int, Path]:
     return check.main([str(data), "--runs", str(runs), "--image-size", "64", *words]), runs / f"{data.stem}-check-001"
 
 
-def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, folder = run(data)
     said = capsys.readouterr().out
-    assert code == 0 and "nothing found; all of it is in" in said and "audit:     no twins, and no patient in two splits" in said
-    assert "sizes:     36 of 96 x 96" in said and "modes:     36 of L" in said and "train: 24 images (abdomen 4," in said
-    assert (folder / "check.log").read_text(encoding="utf-8").splitlines()[0] == "data:      the splits are those of the data"
+    assert (
+        code == 0
+        and "nothing found; all of it is in" in said
+        and "audit:     no twins, and no patient in two splits" in said
+    )
+    assert (
+        "sizes:     36 of 96 x 96" in said and "modes:     36 of L" in said and "train: 24 images (abdomen 4," in said
+    )
+    assert (folder / "check.log").read_text(encoding="utf-8").splitlines()[
+        0
+    ] == "data:      the splits are those of the data"
     assert not (folder / "audit").exists()
     shutil.copy(folder / "splits.csv", data / "splits.csv")
     assert len(read_manifest(data / "splits.csv", seed=0).samples) == 36
@@ -59,7 +69,11 @@ def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.
     shutil.move(min((data / "train" / "brain").iterdir()), data / "test" / "brain" / "p0000_99.png")
     code, _ = run(data, "--group-regex", r"(p\d+)_")
     said = capsys.readouterr().out
-    assert code == 1 and "found: patients in two splits: patient p0000 is in train (" in said and "1 patient in two splits" in said
+    assert (
+        code == 1
+        and "found: patients in two splits: patient p0000 is in train (" in said
+        and "1 patient in two splits" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +87,9 @@ def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.
         (["DATA", "--runs", "FILE"], 4, "cannot make a folder there"),
     ],
 )
-def test_bad_input_ends_in_a_code_and_a_sentence(words: list[str], code: int, said: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_ends_in_a_code_and_a_sentence(
+    words: list[str], code: int, said: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data.parent / "file").write_text("", encoding="utf-8")
     words = [{"DATA": str(data), "FILE": str(data.parent / "file")}.get(word, word) for word in words]
     if "--runs" not in words:
@@ -83,14 +99,18 @@ def test_bad_input_ends_in_a_code_and_a_sentence(words: list[str], code: int, sa
     assert said in error and len(error.strip().splitlines()) == 1
 
 
-def test_a_folder_without_one_readable_image_is_data_that_cannot_be_used(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_one_readable_image_is_data_that_cannot_be_used(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     code, _ = run(data)
     assert code == 3 and "not one image can be read; see" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_in_a_sentence(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_ends_in_a_sentence(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

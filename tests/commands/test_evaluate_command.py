@@ -1,4 +1,5 @@
-"""``medmambase-evaluate``, ``-predict`` and ``-compare`` on a run: the same figures again, rows for everything, and one line for what is wrong."""
+"""``medmambase-evaluate``, ``-predict`` and ``-compare`` on a run: the same figures again, rows for
+everything, and one line for what is wrong."""
 
 import csv
 import json
@@ -46,8 +47,12 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_recorded_figure_comes_out_of_the_predictions_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = {path: path.read_bytes() for path in (run / "test").iterdir()} | {run / "report.html": (run / "report.html").read_bytes()}
+def test_every_recorded_figure_comes_out_of_the_predictions_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {path: path.read_bytes() for path in (run / "test").iterdir()} | {
+        run / "report.html": (run / "report.html").read_bytes()
+    }
     recorded = {path: content for path, content in kept.items() if path.name not in ("predictions.csv", "mistakes.png")}
     for path in recorded:
         if path.suffix != ".json":
@@ -70,21 +75,30 @@ def test_a_figure_that_was_changed_is_named_and_put_right(run: Path, capsys: pyt
 
 
 def test_a_table_of_another_program_has_its_figures_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "p.csv").write_text("path,label,predicted,prob_a,prob_b\nx,a,a,0.9,0.1\ny,b,a,0.6,0.4\n", encoding="utf-8")
+    (tmp_path / "p.csv").write_text(
+        "path,label,predicted,prob_a,prob_b\nx,a,a,0.9,0.1\ny,b,a,0.6,0.4\n", encoding="utf-8"
+    )
     assert evaluate.main([str(tmp_path / "p.csv"), "--json", str(tmp_path / "m.json")]) == 0
     assert "accuracy 0.500" in capsys.readouterr().out
     found = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     assert (found["per_class"][0]["ppv"], found["intervals"]["accuracy"]["method"]) == (0.5, "Wilson")
 
 
-def test_the_networks_own_test_images_give_the_predictions_of_the_training_and_are_noted(run: Path, images: Path) -> None:
+def test_the_networks_own_test_images_give_the_predictions_of_the_training_and_are_noted(
+    run: Path, images: Path
+) -> None:
     assert evaluate.main([str(run), str(images), "--device", "cpu"]) == 0
-    again, first = (read_predictions(folder / "predictions.csv") for folder in (run / "evaluations" / f"{images.name}-001", run / "test"))
+    again, first = (
+        read_predictions(folder / "predictions.csv")
+        for folder in (run / "evaluations" / f"{images.name}-001", run / "test")
+    )
     assert again.names == first.names and np.abs(again.probabilities - first.probabilities).max() < 1e-5
     assert [row["images"] for row in rows(run / "openings.csv")] == ["6", "6"]
 
 
-def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(run: Path, images: Path, tmp_path: Path) -> None:
+def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
     for name in ("brain", "femur"):
         shutil.copytree(images / "train" / name, tmp_path / "other" / name)
     shutil.copy(min((images / "test" / "brain").iterdir()), tmp_path / "other" / "brain" / "unseen.png")
@@ -94,10 +108,14 @@ def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(ru
     found = read_predictions(folder / "predictions.csv")
     assert [name for name, leaked in zip(found.names, found.leaked, strict=True) if not leaked] == ["brain/unseen.png"]
     assert set(found.classes) == set(phantom.CLASSES)
-    assert json.loads((folder / "data_report.json").read_text(encoding="utf-8"))["skipped"][0]["path"].endswith("broken.png")
+    assert json.loads((folder / "data_report.json").read_text(encoding="utf-8"))["skipped"][0]["path"].endswith(
+        "broken.png"
+    )
 
 
-def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows(run: Path, images: Path, tmp_path: Path) -> None:
+def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
     source = Path(shutil.copytree(images / "test", tmp_path / "Bilder 肺"))
     (source / "broken.png").write_bytes(b"no picture")
     (source / "Thumbs.db").write_bytes(b"x")
@@ -105,20 +123,32 @@ def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows
     assert predict.main([str(run), str(source), "-o", str(tmp_path / "out.csv"), "--batch-size", "4"]) == 0
     found = rows(tmp_path / "out.csv")
     network = MedMambaSE.load(run / "best")
-    assert list(found[0]) == ["path", "predicted", "probability", *(f"prob_{name}" for name in network.classes), "error"]
+    assert list(found[0]) == [
+        "path",
+        "predicted",
+        "probability",
+        *(f"prob_{name}" for name in network.classes),
+        "error",
+    ]
     assert {row["path"] for row in found} == {p.relative_to(source).as_posix() for p in source.rglob("*.png")}
     for row in found:
         if row["path"] == "broken.png":
             assert row["error"] and not row["predicted"] and not row["probability"]
             continue
         with torch.no_grad():
-            wanted = network(normalise(load(source / row["path"], network.preprocessing)[0][None], network.preprocessing)).double().softmax(1)[0]
+            wanted = (
+                network(normalise(load(source / row["path"], network.preprocessing)[0][None], network.preprocessing))
+                .double()
+                .softmax(1)[0]
+            )
         assert [float(row[f"prob_{name}"]) for name in network.classes] == pytest.approx(wanted.tolist(), abs=1e-4)
         assert float(row["probability"]) == max(float(row[f"prob_{name}"]) for name in network.classes)
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_temperature_makes_a_prediction_less_or_more_sure_and_calls_it_the_same(run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_temperature_makes_a_prediction_less_or_more_sure_and_calls_it_the_same(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
     change = json.loads((run / "calibration.json").read_text(encoding="utf-8")) | {"temperature": 3.0}
     (run / "calibration.json").write_text(json.dumps(change), encoding="utf-8")
     for name, words in (("raw", []), ("warm", ["--calibrated"])):
@@ -145,7 +175,9 @@ def test_a_stream_keeps_some_batches_in_memory_whatever_its_length(run: Path, im
     stream.close()
 
 
-def test_an_interrupted_prediction_keeps_its_rows(run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_prediction_keeps_its_rows(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = held_out.predict_files
 
     def interrupted(*arguments: object) -> Iterator[object]:
@@ -157,18 +189,35 @@ def test_an_interrupted_prediction_keeps_its_rows(run: Path, images: Path, tmp_p
     monkeypatch.setattr(held_out, "predict_files", interrupted)
     (tmp_path / "out.csv").write_text("what was there", encoding="utf-8")
     assert predict.main([str(run), str(images / "test"), "-o", str(tmp_path / "out.csv")]) == 130
-    assert len(rows(tmp_path / "out.csv.part")) == 3 and (tmp_path / "out.csv").read_text(encoding="utf-8") == "what was there"
+    assert (
+        len(rows(tmp_path / "out.csv.part")) == 3
+        and (tmp_path / "out.csv").read_text(encoding="utf-8") == "what was there"
+    )
 
 
-def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compare.main([str(trained / "plain-001"), str(trained / "se-001")]) == 0
     alone = capsys.readouterr().out
-    assert "6 test images; intervals at 95 %" in alone and "another seed may give another answer" in alone and "McNemar: right in A alone" in alone
-    assert compare.main([str(trained / "plain-*"), "--against", str(trained / "se-*"), "--json", str(tmp_path / "c.json")]) == 0
+    assert (
+        "6 test images; intervals at 95 %" in alone
+        and "another seed may give another answer" in alone
+        and "McNemar: right in A alone" in alone
+    )
+    assert (
+        compare.main([str(trained / "plain-*"), "--against", str(trained / "se-*"), "--json", str(tmp_path / "c.json")])
+        == 0
+    )
     assert "of one side there is one training alone" in capsys.readouterr().out
     found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert len(found["second"]) == 2 and found["figures"]["accuracy"]["difference"] == pytest.approx(
-        np.mean([json.loads((trained / f"se-00{i}" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"] for i in (1, 2)])
+        np.mean(
+            [
+                json.loads((trained / f"se-00{i}" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
+                for i in (1, 2)
+            ]
+        )
         - json.loads((trained / "plain-001" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     )
 
@@ -176,12 +225,27 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(trained: Path, 
 @pytest.mark.parametrize(
     ("main", "words", "code", "wanted"),
     [
-        (evaluate.main, ["NOWHERE"], 3, r"NOWHERE.*test.predictions\.csv: there is no such file; give the folder of a run"),
+        (
+            evaluate.main,
+            ["NOWHERE"],
+            3,
+            r"NOWHERE.*test.predictions\.csv: there is no such file; give the folder of a run",
+        ),
         (evaluate.main, ["RUN", "NOWHERE"], 3, "NOWHERE: there is no such file or folder"),
-        (evaluate.main, ["RUN", "STRANGE"], 3, "class 'brian' is none that the network knows; the nearest of them is 'brain'"),
+        (
+            evaluate.main,
+            ["RUN", "STRANGE"],
+            3,
+            "class 'brian' is none that the network knows; the nearest of them is 'brain'",
+        ),
         (evaluate.main, ["RUN", "IMAGES", "--device", "cuda:9"], 2, "--device cuda:9 cannot be used"),
         (evaluate.main, ["BAD.csv"], 3, r"BAD\.csv: the first line is"),
-        (predict.main, ["NOWHERE", "IMAGES", "-o", "o.csv"], 3, "NOWHERE: there is no such folder; give the folder of a run"),
+        (
+            predict.main,
+            ["NOWHERE", "IMAGES", "-o", "o.csv"],
+            3,
+            "NOWHERE: there is no such folder; give the folder of a run",
+        ),
         (predict.main, ["RUN", "NOWHERE", "-o", "o.csv"], 3, "NOWHERE: there is no such file or folder; give an image"),
         (predict.main, ["RUN", "EMPTY", "-o", "o.csv"], 3, "EMPTY: no images found"),
         (predict.main, ["RUN", "IMAGES", "-o", "EMPTY"], 2, "-o .*EMPTY is no place for a file"),
@@ -193,8 +257,8 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(trained: Path, 
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    main: object, words: list[str], code: int, wanted: str, run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    main: object, words: list[str], code: int, wanted: str, run: Path, images: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip  # one argument list
     monkeypatch.chdir(tmp_path)
     for name in ("brian", "femur"):

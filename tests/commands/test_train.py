@@ -37,14 +37,30 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one finished run, started as a person would, on a console that knows only cp1252."""
+    """The folder of one finished run, started as a person would, on a console that knows only
+    cp1252."""
     broken = images / "train" / phantom.CLASSES[0] / "truncated.jpg"
     Image.effect_noise((64, 64), 80).save(broken)
     broken.write_bytes(broken.read_bytes()[:-500])
     root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "PYTHONIOENCODING": "cp1252:strict"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
+        "PYTHONIOENCODING": "cp1252:strict",
+    }
     runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-W", "error", "-m", "medmambase.commands.train", str(images), "--runs", str(runs), "--name", "lauf/1", *QUICK]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "medmambase.commands.train",
+        str(images),
+        "--runs",
+        str(runs),
+        "--name",
+        "lauf/1",
+        *QUICK,
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="cp1252")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("truncated.jpg") == 1
@@ -54,10 +70,12 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> None:
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     promised = {
-        "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv", "train.log", "curves.png", "report.html",
-        "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv",
-        "MODEL_CARD.md", "openings.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json", "test/calibrated.json",
-        *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
+        "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv",
+        "train.log", "curves.png", "report.html", "best/model.safetensors", "best/config.json",
+        "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv", "MODEL_CARD.md",
+        "openings.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json",
+        "test/calibrated.json", *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability",
+        "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
         *(f"explain/{name}" for name in ("sheet_01.png", "gates.png", "faithfulness.png", "faithfulness.json")),
     }  # fmt: skip  # folder by folder
     assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
@@ -68,7 +86,9 @@ def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path)
     assert judge(predictions).to_dict() == json.loads((finished / "test" / "metrics.json").read_text(encoding="utf-8"))
     with (finished / "splits.csv").open(encoding="utf-8", newline="") as file:
         split_of = {row["path"]: (row["split"], row["label"]) for row in csv.DictReader(file)}
-    assert [split_of[name] for name in predictions.names] == [("test", predictions.classes[label]) for label in predictions.labels]
+    assert [split_of[name] for name in predictions.names] == [
+        ("test", predictions.classes[label]) for label in predictions.labels
+    ]
 
 
 def test_a_truncated_jpeg_costs_one_line_and_is_named_in_the_data_report(finished: Path) -> None:
@@ -100,12 +120,30 @@ def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> Non
     assert first != other
 
 
-def test_a_checkpoint_of_medmamba_can_be_the_start(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_medmamba_can_be_the_start(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from test_weights import as_upstream
 
     start = MedMambaSE(replace(PRESETS["nano"], block="medmamba", num_classes=9))
     torch.save(as_upstream(start), tmp_path / "start.pth")
-    assert train.main([str(images), "--weights", str(tmp_path / "start.pth"), "--runs", str(tmp_path), "--name", "w", *QUICK[2:], "--lr", "1e-12"]) == 0
+    assert (
+        train.main(
+            [
+                str(images),
+                "--weights",
+                str(tmp_path / "start.pth"),
+                "--runs",
+                str(tmp_path),
+                "--name",
+                "w",
+                *QUICK[2:],
+                "--lr",
+                "1e-12",
+            ]
+        )
+        == 0
+    )
     assert "skipped: head.weight" in capsys.readouterr().out
     moved = load_file(tmp_path / "w-001" / "best" / "model.safetensors")["stages.3.blocks.0.ssm_branch.out_proj.weight"]
     assert torch.allclose(moved, start.state_dict()["stages.3.blocks.0.ssm_branch.out_proj.weight"], atol=1e-6)
@@ -136,18 +174,32 @@ def one_class(folder: Path) -> list[str]:
         (lambda folder: ["--demo", "--seed", str(10**23)], 2, "seed is 1000"),
         (lambda folder: ["--demo", "--lr", "inf"], 2, "lr is inf; it must be a finite number above 0"),
         (lambda folder: ["--demo", "--lr", "nan"], 2, "lr is nan"),
-        (lambda folder: ["--demo", "--batch-size", "1", "--image-size", "32"], 2, "batch_size is 1, and images of 32 px shrink to maps of 1x1"),
+        (
+            lambda folder: ["--demo", "--batch-size", "1", "--image-size", "32"],
+            2,
+            "batch_size is 1, and images of 32 px shrink to maps of 1x1",
+        ),
         (lambda folder: [], 2, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),
         (lambda folder: ["x", "--demo"], 2, "DATA is 'x', but --demo draws its own images"),
-        (lambda folder: ["x", "--weights", "y.pth", "--model", "nano"], 2, "--model is 'nano', but weights bring the size of their own network"),
+        (
+            lambda folder: ["x", "--weights", "y.pth", "--model", "nano"],
+            2,
+            "--model is 'nano', but weights bring the size of their own network",
+        ),
         (lambda folder: ["--demo", "--model", "huge"], 2, "--model is 'huge'; it must be one of 'nano',"),
         (lambda folder: ["--demo", "--seed", "1e23"], 2, "--seed is '1e23'; it must be a whole number"),
         (lambda folder: ["--demo", "--config", str(folder)], 2, "there is no such file; give a TOML file of settings"),
         (lambda folder: ["--resume", str(folder)], 2, "there is no such folder; give the folder of a run"),
-        (lambda folder: ["--demo", "--name", "x" * 300], 4, "has 300 letters, too many for a folder; choose a shorter one with --name"),
+        (
+            lambda folder: ["--demo", "--name", "x" * 300],
+            4,
+            "has 300 letters, too many for a folder; choose a shorter one with --name",
+        ),
     ],
 )
-def test_bad_input_ends_in_a_code_and_a_sentence(arguments, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_ends_in_a_code_and_a_sentence(
+    arguments, code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train.main([*arguments(tmp_path / "x"), "--runs", str(tmp_path / "runs")]) == code
     captured = capsys.readouterr()
     assert message in captured.err
@@ -160,10 +212,16 @@ def test_an_unknown_flag_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         train.main(["--demo", "--epoch", "3"])
     assert end.value.code == 2
-    assert capsys.readouterr().err == "medmambase-train: there is no flag --epoch; the nearest is --epochs; medmambase-train --help lists everything\n"
+    assert (
+        capsys.readouterr().err
+        == "medmambase-train: there is no flag --epoch; the nearest is --epochs; medmambase-train --help lists "
+        "everything\n"
+    )
 
 
-def test_weights_that_are_no_checkpoint_end_in_a_sentence(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_no_checkpoint_end_in_a_sentence(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.pth").write_text("hello", encoding="utf-8")
     assert train.main([str(images), "--weights", str(tmp_path / "notes.pth"), "--runs", str(tmp_path), *QUICK[2:]]) == 3
     said = capsys.readouterr().err
@@ -171,13 +229,19 @@ def test_weights_that_are_no_checkpoint_end_in_a_sentence(images: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["notes.pth"]  # nothing was begun
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_network(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_network(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [str(images), "--runs", str(tmp_path), "--name", "nan", "--recipe", "readme", "--lr", "1e30", *QUICK]
     assert train.main(arguments) == 1
     assert "the loss is" in capsys.readouterr().err
     folder = tmp_path / "nan-001"
     if (folder / "last").exists():
-        assert all(torch.isfinite(t).all() for t in load_file(folder / "last" / "model.safetensors").values() if t.is_floating_point())
+        assert all(
+            torch.isfinite(t).all()
+            for t in load_file(folder / "last" / "model.safetensors").values()
+            if t.is_floating_point()
+        )
 
 
 def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: Path, tmp_path: Path) -> None:
@@ -190,7 +254,14 @@ def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: 
 
 @pytest.mark.parametrize(
     ("name", "legal"),
-    [("a/b:c", "a-b-c"), ("CON", "run-CON"), ("com¹.a", "run-com¹.a"), (" .. ", "run"), ("Lunge ü 肺", "Lunge ü 肺"), ("x.", "x")],
+    [
+        ("a/b:c", "a-b-c"),
+        ("CON", "run-CON"),
+        ("com¹.a", "run-com¹.a"),
+        (" .. ", "run"),
+        ("Lunge ü 肺", "Lunge ü 肺"),
+        ("x.", "x"),
+    ],
 )
 def test_run_folders_have_names_that_windows_takes(name: str, legal: str) -> None:
     assert run_folder.legal_name(name) == legal
@@ -210,9 +281,17 @@ def raising(error: BaseException):
     return raises
 
 
-@pytest.mark.parametrize(("place", "message"), [("_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")],
+)
 def test_an_interrupt_promises_only_what_there_is(
-    place: str, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: str,
+    message: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(f"medmambase.commands.train.{place}", raising(KeyboardInterrupt()))
     assert train.main([str(images), "--runs", str(tmp_path / "runs"), *QUICK]) == 130
@@ -225,15 +304,37 @@ def test_an_interrupt_promises_only_what_there_is(
         (MetricsError("the labels\nare odd"), 3, "the labels are odd"),
         (FigureError("no column"), 4, "no column"),
         (ReportError("not a report"), 4, "not a report"),
-        (OSError(errno.ENOSPC, "No space left on device"), 4, "full-001: No space left on device; free some space there, or choose another place with --runs"),
-        (OSError(errno.ENOSPC, "No space left on device", "some/file"), 4, "some/file: No space left on device; free some space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            4,
+            "full-001: No space left on device; free some space there, or choose another place with --runs",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "some/file"),
+            4,
+            "some/file: No space left on device; free some space",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "some/file"), 4, "some/file: Permission denied"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried\nlong story"), 4, "too little memory (CUDA out of memory. Tried); halve --batch-size and double"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, "there is too little memory (DefaultCPUAllocator"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\nlong story"),
+            4,
+            "too little memory (CUDA out of memory. Tried); halve --batch-size and double",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            4,
+            "there is too little memory (DefaultCPUAllocator",
+        ),
     ],
 )
 def test_each_failure_has_its_code_and_one_line(
-    error: Exception, code: int, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    code: int,
+    message: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(train, "_train", raising(error))
     assert train.main([str(images), "--runs", str(tmp_path), "--name", "full"]) == code
@@ -241,16 +342,41 @@ def test_each_failure_has_its_code_and_one_line(
     assert message in said and len(said.splitlines()) == 1
 
 
-def test_weights_that_contradict_the_recipe_are_found_before_anything_is_made(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_contradict_the_recipe_are_found_before_anything_is_made(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     MedMambaSE(replace(PRESETS["nano"], block="notebook")).save(tmp_path / "best")
-    assert train.main([str(images), "--weights", str(tmp_path / "best"), "--recipe", "readme", "--runs", str(tmp_path / "runs")]) == 2
+    assert (
+        train.main(
+            [str(images), "--weights", str(tmp_path / "best"), "--recipe", "readme", "--runs", str(tmp_path / "runs")]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
-    assert "best is a network of block 'notebook', and --recipe readme trains 'medmambase'" in said and "(ultrasound, notebook)" in said
+    assert (
+        "best is a network of block 'notebook', and --recipe readme trains 'medmambase'" in said
+        and "(ultrasound, notebook)" in said
+    )
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_network_of_ours_can_be_the_start(finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(images), "--weights", str(finished / "best"), "--runs", str(tmp_path), "--name", "w", *QUICK[2:], "--epochs", "1", "--lr", "1e-12"]
+def test_a_network_of_ours_can_be_the_start(
+    finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        str(images),
+        "--weights",
+        str(finished / "best"),
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "w",
+        *QUICK[2:],
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-12",
+    ]
     assert train.main(arguments) == 0
     assert ", 0 skipped, 0 new" in capsys.readouterr().out
     start, moved = MedMambaSE.load(finished / "best"), MedMambaSE.load(tmp_path / "w-001" / "last")
@@ -258,11 +384,31 @@ def test_a_network_of_ours_can_be_the_start(finished: Path, images: Path, tmp_pa
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(start.parameters(), moved.parameters(), strict=True))
 
 
-def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = phantom.write_phantom(tmp_path / "data", images_per_class=5, size=32)
     for path in (data / "val").rglob("*.png"):
         path.write_bytes(b"")
-    assert train.main([str(data), "--runs", str(data / "runs"), *QUICK, "--epochs", "1", "--batch-size", "30", "--recipe", "readme", "--lr", "1e25"]) == 1
+    assert (
+        train.main(
+            [
+                str(data),
+                "--runs",
+                str(data / "runs"),
+                *QUICK,
+                "--epochs",
+                "1",
+                "--batch-size",
+                "30",
+                "--recipe",
+                "readme",
+                "--lr",
+                "1e25",
+            ]
+        )
+        == 1
+    )
     captured = capsys.readouterr()
     assert "can be read: the last epoch is kept as the best" in captured.out
     assert "no longer finite after epoch 1" in captured.err or "are no numbers after epoch 1" in captured.err

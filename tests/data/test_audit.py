@@ -50,7 +50,14 @@ def copy(root: Path, to: Path) -> list[Path]:
 @pytest.mark.parametrize("size", [48, 64, 128])
 def test_a_clean_set_gives_no_alarm(drawn: Path, size: int) -> None:
     found = look(drawn, size)
-    assert (found.exact, found.near, found.across, found.conflicts, found.leaked, found.lines()) == ((), (), (), (), frozenset(), [])
+    assert (found.exact, found.near, found.across, found.conflicts, found.leaked, found.lines()) == (
+        (),
+        (),
+        (),
+        (),
+        frozenset(),
+        [],
+    )
     assert found.sizes == {"96 x 96": 240} and found.modes == {"L": 240}
 
 
@@ -83,9 +90,12 @@ def test_a_changed_copy_in_another_split_is_found_and_only_it(drawn: Path, tmp_p
     planted = {f"test/{path.parent.name}/twin{number}.png" for number, path in enumerate(originals)}
     assert found.leaked == planted and not found.conflicts and not found.exact and len(found.near) == len(originals)
     assert {pair.names for pair in found.across} == {
-        (path.relative_to(tmp_path).as_posix(), f"test/{path.parent.name}/twin{number}.png") for number, path in enumerate(originals)
+        (path.relative_to(tmp_path).as_posix(), f"test/{path.parent.name}/twin{number}.png")
+        for number, path in enumerate(originals)
     }
-    assert all(0.94 <= pair.likeness <= 1 and not pair.exact and pair.splits == ("train", "test") for pair in found.across)
+    assert all(
+        0.94 <= pair.likeness <= 1 and not pair.exact and pair.splits == ("train", "test") for pair in found.across
+    )
 
 
 def test_an_exact_copy_is_found_whatever_its_file(drawn: Path, tmp_path: Path) -> None:
@@ -93,16 +103,26 @@ def test_an_exact_copy_is_found_whatever_its_file(drawn: Path, tmp_path: Path) -
     Image.open(kept[0]).save(tmp_path / "val" / kept[0].parent.name / "same.bmp")
     Image.open(kept[0]).convert("RGB").save(tmp_path / "test" / kept[0].parent.name / "same.png", optimize=True)
     found = look(tmp_path)
-    names = [kept[0].relative_to(tmp_path).as_posix(), f"test/{kept[0].parent.name}/same.png", f"val/{kept[0].parent.name}/same.bmp"]
+    names = [
+        kept[0].relative_to(tmp_path).as_posix(),
+        f"test/{kept[0].parent.name}/same.png",
+        f"val/{kept[0].parent.name}/same.bmp",
+    ]
     assert found.exact == (tuple(sorted(names)),) and found.near == () and found.leaked == {names[1]}
-    assert Counter(pair.splits for pair in found.across) == {("train", "val"): 1, ("train", "test"): 1, ("val", "test"): 1}
+    assert Counter(pair.splits for pair in found.across) == {
+        ("train", "val"): 1,
+        ("train", "test"): 1,
+        ("val", "test"): 1,
+    }
     assert all(pair.exact and pair.likeness == 1 and "the same pixels" in pair.line() for pair in found.across)
     assert "twins in all: 3 images in 1 group" in found.lines()
 
 
 def test_twins_of_different_classes_are_a_conflict_though_they_are_in_one_split(drawn: Path, tmp_path: Path) -> None:
     kept = copy(drawn, tmp_path)
-    brain, femur = (next(path for path in kept if path.parent.name == name and "train" in path.parts) for name in ("brain", "femur"))
+    brain, femur = (
+        next(path for path in kept if path.parent.name == name and "train" in path.parts) for name in ("brain", "femur")
+    )
     (femur.parent / "exact.png").write_bytes(brain.read_bytes())
     CHANGES["darker"](Image.open(femur)).save(brain.parent / "near.png")
     found = look(tmp_path)
@@ -114,7 +134,9 @@ def test_twins_of_different_classes_are_a_conflict_though_they_are_in_one_split(
     assert sum("twins of different classes" in line for line in found.lines()) == 2
 
 
-def noise(count: int, labels: list[int], splits: list[str], patients: list[str] | None = None) -> tuple[ImageSet, Manifest]:
+def noise(
+    count: int, labels: list[int], splits: list[str], patients: list[str] | None = None
+) -> tuple[ImageSet, Manifest]:
     """Pictures of noise, which have nothing in common."""
     images = torch.randint(0, 256, (count, 1, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     samples = tuple(Sample(Path(f"{i:03d}.png"), labels[i], splits[i], f"{i:03d}.png") for i in range(count))
@@ -123,7 +145,9 @@ def noise(count: int, labels: list[int], splits: list[str], patients: list[str] 
 
 
 def test_a_patient_whom_only_the_files_know_is_found_in_two_splits() -> None:
-    images, found = noise(6, [0, 1] * 3, ["train", "train", "val", "test", "test", "test"], ["x", "y", "z", "x", "", "w"])
+    images, found = noise(
+        6, [0, 1] * 3, ["train", "train", "val", "test", "test", "test"], ["x", "y", "z", "x", "", "w"]
+    )
     audited = audit(images, found)
     assert audited.patients == {"x": Counter(train=1, test=1)} and audited.leaked == {"003.png"}
     assert "patients in two splits: patient x is in train (1 images) and test (1 images)" in audited.lines()
@@ -193,7 +217,9 @@ def test_images_that_are_decoded_when_they_are_used_give_the_same(drawn: Path, t
 def test_the_order_of_the_images_changes_nothing_and_splits_change_only_what_is_about_splits(seed: int) -> None:
     chance = random.Random(seed)
     splits = [chance.choice(("train", "val", "test")) for _ in range(30)]
-    images, found = noise(30, [chance.randrange(2) for _ in range(30)], splits, [chance.choice(("", "p", "q", "r")) for _ in range(30)])
+    images, found = noise(
+        30, [chance.randrange(2) for _ in range(30)], splits, [chance.choice(("", "p", "q", "r")) for _ in range(30)]
+    )
     for _ in range(8):
         one, other = chance.sample(range(30), 2)
         images.images[other] = (images.images[one].float() * chance.uniform(0.8, 1)).to(torch.uint8)
@@ -214,7 +240,9 @@ def test_the_order_of_the_images_changes_nothing_and_splits_change_only_what_is_
     assert alone.across == () and alone.leaked == frozenset() and alone.patients == {}
     test = {sample.name for sample in images.samples if sample.split == "test"}
     assert (
-        audited.leaked <= test and {name for pair in audited.across for name in pair.names if name in test and set(pair.splits) != {"test"}} <= audited.leaked
+        audited.leaked <= test
+        and {name for pair in audited.across for name in pair.names if name in test and set(pair.splits) != {"test"}}
+        <= audited.leaked
     )
 
 
@@ -226,7 +254,10 @@ def test_what_is_written_is_json_and_long_lists_are_cut_for_people_alone() -> No
     audited = audit(same, found)
     written = json.loads(json.dumps(audited.to_dict()))
     assert len(written["across"]) == len(written["conflicts"]) == len(written["exact"]) == len(written["leaked"]) == 20
-    assert sum("twins in different splits" in line for line in audited.lines()) == 11 and "twins in different splits: 10 more" in audited.lines()
+    assert (
+        sum("twins in different splits" in line for line in audited.lines()) == 11
+        and "twins in different splits: 10 more" in audited.lines()
+    )
     assert np.array_equal(sorted(written["leaked"]), written["leaked"])
 
 
@@ -234,4 +265,6 @@ def test_the_twins_of_real_sets_are_those_that_are_known(shared: Path) -> None:
     found = look(shared / "data" / "pneumoniamnist28" / "pneumoniamnist.npz", 32)
     assert Counter(pair.splits for pair in found.across) == {("train", "val"): 8} and found.leaked == frozenset()
     frames = look(shared / "data" / "pocus_lung")
-    assert frames.across == () and frames.conflicts == () and len(frames.near) > 50  # frames of one video, which are in one split
+    assert (
+        frames.across == () and frames.conflicts == () and len(frames.near) > 50
+    )  # frames of one video, which are in one split

@@ -1,4 +1,5 @@
-"""Augmentation: the same for an image wherever it comes, in range, and really of the kind it says."""
+"""Augmentation: the same for an image wherever it comes, in range, and really of the kind it
+says."""
 
 from typing import get_args
 
@@ -19,14 +20,16 @@ def places(b: int) -> Tensor:
 
 
 def batch(b: int = 16, channels: int = 1, size: int = 32) -> Tensor:
-    """Smooth pictures of which no turn or mirror image looks the same, grey even if they have three channels."""
+    """Smooth pictures of which no turn or mirror image looks the same, grey even if they have three
+    channels."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     picture = (0.6 * x + 0.3 * y).clamp(-1, 1) * (x**2 + y**2 < 0.8) - (x**2 + y**2 >= 0.8).float()
     return picture.expand(b, channels, size, size).clone()
 
 
 def sector(size: int = 64, reach: float = 2.0) -> Tensor:
-    """(1, size, size): tissue within 40 degrees of a probe in the middle of the upper edge, as deep as ``reach``, on black."""
+    """(1, size, size): tissue within 40 degrees of a probe in the middle of the upper edge, as deep
+    as ``reach``, on black."""
     y, x = torch.meshgrid(torch.linspace(0, 2, size), torch.linspace(-1, 1, size), indexing="ij")
     inside = (torch.atan2(x, y).abs() < 0.7) & (torch.hypot(x, y) < reach)
     return torch.where(inside, 0.2, -1.0)[None]
@@ -52,7 +55,11 @@ def test_seed_epoch_and_index_each_change_the_picture_and_nothing_else_does(kind
     assert torch.equal(images, before), "the input is left alone"
     torch.rand(7)
     assert torch.equal(first, augment(images, kind, 1, 1, places(16)))
-    for other in (augment(images, kind, 2, 1, places(16)), augment(images, kind, 1, 2, places(16)), augment(images, kind, 1, 1, places(16) + 16)):
+    for other in (
+        augment(images, kind, 2, 1, places(16)),
+        augment(images, kind, 1, 2, places(16)),
+        augment(images, kind, 1, 1, places(16) + 16),
+    ):
         assert (kind == "none") == torch.equal(first, other)
     assert (kind == "none") == torch.equal(first[0], first[1])
 
@@ -65,8 +72,12 @@ def test_seed_epoch_and_index_each_change_the_picture_and_nothing_else_does(kind
     st.sampled_from(["crop_flip", "ultrasound"]),
     st.sampled_from([8, 17, 32]),
 )
-def test_an_image_is_varied_alike_in_any_batch(seed: int, epoch: int, indices: list[int], data: st.DataObject, kind: Augmentation, size: int) -> None:
-    pictures = {index: torch.rand(1, size, size, generator=torch.Generator().manual_seed(index)) * 2 - 1 for index in indices}
+def test_an_image_is_varied_alike_in_any_batch(
+    seed: int, epoch: int, indices: list[int], data: st.DataObject, kind: Augmentation, size: int
+) -> None:
+    pictures = {
+        index: torch.rand(1, size, size, generator=torch.Generator().manual_seed(index)) * 2 - 1 for index in indices
+    }
 
     def varied(chosen: list[int]) -> dict[int, Tensor]:
         out = augment(torch.stack([pictures[index] for index in chosen]), kind, seed, epoch, torch.tensor(chosen))
@@ -75,9 +86,11 @@ def test_an_image_is_varied_alike_in_any_batch(seed: int, epoch: int, indices: l
     whole = varied(indices)
     part = data.draw(st.lists(st.sampled_from(indices), min_size=1, unique=True))
     for index, picture in varied(part).items():
-        # Vector units take the last few values of an array one by one, with another rounding: the numbers drawn are the same bits.
+        # Vector units take the last few values of an array one by one, with another rounding: the
+        # numbers drawn are the same bits.
         assert torch.allclose(picture, whole[index], atol=1e-5, rtol=0)
-    assert torch.equal(_bits(_keys(seed, epoch, torch.tensor(part)), 0, 40), _bits(_keys(seed, epoch, torch.tensor(indices)), 0, 40)[
+    assert torch.equal(_bits(_keys(seed, epoch, torch.tensor(part)), 0, 40),
+    _bits(_keys(seed, epoch, torch.tensor(indices)), 0, 40)[
         [indices.index(index) for index in part]
     ])  # fmt: skip  # one claim
 
@@ -122,7 +135,8 @@ def test_crop_flip_shows_parts_of_8_to_100_percent_and_never_the_outside() -> No
     y, x = torch.meshgrid(torch.linspace(-1, 1, 65), torch.linspace(-1, 1, 65), indexing="ij")
     wide = augment(x.expand(500, 1, 65, 65), "crop_flip", 0, 1, places(500))
     high = augment(y.expand(500, 1, 65, 65), "crop_flip", 0, 1, places(500))
-    # The slope of a ramp shows how much of it was cut out; in the middle, where nothing is held at the edge's value.
+    # The slope of a ramp shows how much of it was cut out; in the middle, where nothing is held at
+    # the edge's value.
     widths = (wide[:, 0, 32, 34] - wide[:, 0, 32, 30]).abs() / 4 * 32
     heights = (high[:, 0, 34, 32] - high[:, 0, 30, 32]).abs() / 4 * 32
     area, ratio = widths * heights, widths / heights
@@ -140,7 +154,9 @@ def test_ultrasound_moves_a_little_and_varies_gain_speckle_and_shadow() -> None:
     assert (rows[:, -1] - rows[:, 0]).std() > 0.05, "depth gain"
     assert flat.diff(dim=2).std((1, 2)).max() > 0.05, "speckle"
     plain = augment(batch(1, size=64), "none", 0, 1, places(1))
-    assert (varied > -0.99).float().mean((1, 2, 3)).min() > 0.4 * (plain > -0.99).float().mean(), "most of the picture stays in view"
+    assert (varied > -0.99).float().mean((1, 2, 3)).min() > 0.4 * (plain > -0.99).float().mean(), (
+        "most of the picture stays in view"
+    )
 
 
 def test_the_speckle_is_as_strong_as_documented_and_even() -> None:
@@ -185,9 +201,14 @@ def test_zooming_leaves_the_probe_in_its_place_and_the_sector_its_angle() -> Non
     maps = _probe_motion(keys, apex, True)
     scale = maps[:, 0, 0].square().add(maps[:, 1, 0].square()).sqrt()
     assert 0.833 <= scale.min() < 0.85 and 1.18 < scale.max() <= 1.2001
-    assert torch.allclose(scale, maps[:, 0, 1].square().add(maps[:, 1, 1].square()).sqrt(), atol=1e-6), "as much in width as in height"
+    assert torch.allclose(scale, maps[:, 0, 1].square().add(maps[:, 1, 1].square()).sqrt(), atol=1e-6), (
+        "as much in width as in height"
+    )
     turned = (turn * 2 - 1) * 0.26
-    turned_apex = torch.stack([apex[:, 0] * turned.cos() + apex[:, 1] * turned.sin(), apex[:, 1] * turned.cos() - apex[:, 0] * turned.sin()], 1)
+    turned_apex = torch.stack(
+        [apex[:, 0] * turned.cos() + apex[:, 1] * turned.sin(), apex[:, 1] * turned.cos() - apex[:, 0] * turned.sin()],
+        1,
+    )
     shift = torch.stack([x, y], 1) * 0.2 - 0.1
     shown = (maps[:, :, :2] @ turned_apex[:, :, None])[:, :, 0] + maps[:, :, 2]
     assert torch.allclose(shown, apex + shift, atol=1e-5), "but for turn and shift the probe is where it was"
@@ -200,7 +221,9 @@ def test_no_tissue_is_drawn_out_of_a_sector_that_touches_the_frame() -> None:
     assert on_black.all()
     moved = _warp(picture, _probe_motion(_keys(0, 1, places(300)), apex, False), on_black)
     bright = (moved > 0.6).sum((1, 2, 3))
-    assert 4 <= bright.max() <= 12, "4 pixels are 6 after the largest zoom, and some on their rims; drawn out they are a stripe"
+    assert 4 <= bright.max() <= 12, (
+        "4 pixels are 6 after the largest zoom, and some on their rims; drawn out they are a stripe"
+    )
     drawn = _warp(picture, _probe_motion(_keys(0, 1, places(300)), apex, False))
     assert (drawn > 0.6).sum((1, 2, 3)).max() > 24, "this is what the black ground is for"
 
@@ -209,13 +232,21 @@ def test_black_stays_black_beside_a_sector() -> None:
     picture = sector(64).expand(200, 1, 64, 64)
     maps = _probe_motion(_keys(0, 1, places(200)), _sector(picture)[0], False)
     before = torch.zeros(200, 1, 64, 64).masked_fill_(picture > -0.9, 1.0)
-    reach = torch.nn.functional.grid_sample(before, torch.nn.functional.affine_grid(maps, [200, 1, 64, 64], align_corners=False), align_corners=False)
+    reach = torch.nn.functional.grid_sample(
+        before, torch.nn.functional.affine_grid(maps, [200, 1, 64, 64], align_corners=False), align_corners=False
+    )
     varied = augment(picture, "ultrasound", 0, 1, places(200))
     assert (varied[reach == 0] < -0.999).all() and (varied[reach > 0.99] > -0.99).float().mean() > 0.99
 
 
 def test_the_hash_is_splitmix64() -> None:
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert [number % 2**64 for number in _bits(torch.tensor([1234567]), 0, 5)[0].tolist()] == published
     assert torch.equal(_bits(torch.tensor([1234567]), 3, 2), _bits(torch.tensor([1234567]), 0, 5)[:, 3:])
 
@@ -234,7 +265,9 @@ def test_random_numbers_are_uniform_and_neighbours_know_nothing_of_each_other(al
     for row in numbers:
         counts = torch.histc(row, 64, 0, 1)
         chi_square = float(((counts - n / 64) ** 2 / (n / 64)).sum())
-        assert 63 - 5 * 126**0.5 < chi_square < 63 + 5 * 126**0.5, "63 degrees of freedom: mean 63, variance 126; too even is no chance either"
+        assert 63 - 5 * 126**0.5 < chi_square < 63 + 5 * 126**0.5, (
+            "63 degrees of freedom: mean 63, variance 126; too even is no chance either"
+        )
         for lag in (1, 2, 3, 16):
             assert abs(correlation(row[lag:], row[:-lag])) < 5 / n**0.5
     for other in numbers[1:]:
@@ -256,7 +289,12 @@ def test_speckle_is_normal_and_differs_from_pixel_to_pixel_and_image_to_image() 
     assert abs((noise**3).mean()) < 5 * (15 / n) ** 0.5 and abs((noise**4).mean() - 3) < 5 * (96 / n) ** 0.5
     tail = (noise.abs() > 3).double().mean()
     assert 0.0022 < tail < 0.0032 and noise.isfinite().all()
-    for first, second in ((noise[:, 1:], noise[:, :-1]), (noise[:, 64:], noise[:, :-64]), (noise[:, 2048:], noise[:, :2048]), (noise[1:], noise[:-1])):
+    for first, second in (
+        (noise[:, 1:], noise[:, :-1]),
+        (noise[:, 64:], noise[:, :-64]),
+        (noise[:, 2048:], noise[:, :2048]),
+        (noise[1:], noise[:-1]),
+    ):
         assert abs(correlation(first, second)) < 5 / first.numel() ** 0.5
         assert abs(correlation(first**2, second**2)) < 5 / first.numel() ** 0.5
     assert _normals(_keys(5, 2, places(3)), 24, 15).shape == (3, 15)
@@ -294,4 +332,6 @@ def test_a_gpu_gives_the_same_pictures_as_the_cpu(kind: Augmentation) -> None:
     there = augment(images.cuda(), kind, 0, 1, places(16))
     assert there.is_cuda and torch.allclose(there.cpu(), augment(images, kind, 0, 1, places(16)), atol=1e-4)
     for seed in (0, 2**63 - 1):
-        assert torch.equal(_bits(_keys(seed, 1, places(999).cuda()), 0, 99).cpu(), _bits(_keys(seed, 1, places(999)), 0, 99))
+        assert torch.equal(
+            _bits(_keys(seed, 1, places(999).cuda()), 0, 99).cpu(), _bits(_keys(seed, 1, places(999)), 0, 99)
+        )

@@ -8,7 +8,12 @@ from PIL import Image
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_manifest
 
-ROWS = [("a/0.png", "ill", "p1", "train"), ("a/1.png", "well", "p2", "train"), ("b 肺/2.png", "ill", "p3", "val"), ("3.png", "well", "p4", "test")]
+ROWS = [
+    ("a/0.png", "ill", "p1", "train"),
+    ("a/1.png", "well", "p2", "train"),
+    ("b 肺/2.png", "ill", "p3", "val"),
+    ("3.png", "well", "p4", "test"),
+]
 
 
 @pytest.fixture
@@ -30,11 +35,18 @@ def rows(found: Manifest) -> list[tuple[str, str, str, str]]:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize(
-    "header", [("path", "label", "patient", "split"), ("File Name", "Diagnosis", "Subject-ID", "SET"), ("image", "class", "group", "subset")]
+    "header",
+    [
+        ("path", "label", "patient", "split"),
+        ("File Name", "Diagnosis", "Subject-ID", "SET"),
+        ("image", "class", "group", "subset"),
+    ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_columns_by_many_names_and_any_delimiter(folder: Path, delimiter: str, header: tuple[str, ...], encoding: str, end: str) -> None:
+def test_columns_by_many_names_and_any_delimiter(
+    folder: Path, delimiter: str, header: tuple[str, ...], encoding: str, end: str
+) -> None:
     text = end.join(delimiter.join(row) for row in (header, *ROWS)) + end
     found = read(folder, text, encoding)
     assert rows(found) == sorted(ROWS) and found.classes == ("ill", "well")
@@ -42,8 +54,13 @@ def test_columns_by_many_names_and_any_delimiter(folder: Path, delimiter: str, h
 
 
 def test_names_of_splits_blanks_backslashes_and_empty_lines_are_understood(folder: Path) -> None:
-    text = "path,label,split\n\n a\\0.png , ill ,Training\na\\1.png,well,TRAIN\n,,\nb 肺/2.png,ill,valid\n3.png,well,Testing\n"
-    assert [(name, split) for name, _, _, split in rows(read(folder, text))] == [(name, split) for name, _, _, split in sorted(ROWS)]
+    text = (
+        "path,label,split\n\n a\\0.png , ill ,Training\na\\1.png,well,TRAIN\n,,\nb "
+        "肺/2.png,ill,valid\n3.png,well,Testing\n"
+    )
+    assert [(name, split) for name, _, _, split in rows(read(folder, text))] == [
+        (name, split) for name, _, _, split in sorted(ROWS)
+    ]
 
 
 def test_numbers_as_classes_are_ordered_as_numbers(folder: Path) -> None:
@@ -54,14 +71,26 @@ def test_numbers_as_classes_are_ordered_as_numbers(folder: Path) -> None:
 def test_without_splits_they_are_drawn(folder: Path) -> None:
     for row in range(40):
         Image.new("L", (4, 4)).save(folder / f"x{row}.png")
-    found = read(folder, "path,label,patient,split\n" + "".join(f"x{row}.png,{'ab'[row % 2]},p{row // 2},\n" for row in range(40)))
+    found = read(
+        folder,
+        "path,label,patient,split\n" + "".join(f"x{row}.png,{'ab'[row % 2]},p{row // 2},\n" for row in range(40)),
+    )
     assert {sample.split for sample in found.samples} == {"train", "val", "test"} and "by patient" in found.method
 
 
 def test_another_column_can_tell_the_patient(folder: Path) -> None:
-    text = "path,label,patient,split,Machine\n" + "".join(f"{','.join(row)},m{place}\n" for place, row in enumerate(ROWS))
-    assert [patient for _, _, patient, _ in rows(read(folder, text, group_column="machine"))] == ["m3", "m0", "m1", "m2"]
-    with pytest.raises(DataError, match=r"--group-column is 'machin', and no column is called so; the nearest is 'Machine'"):
+    text = "path,label,patient,split,Machine\n" + "".join(
+        f"{','.join(row)},m{place}\n" for place, row in enumerate(ROWS)
+    )
+    assert [patient for _, _, patient, _ in rows(read(folder, text, group_column="machine"))] == [
+        "m3",
+        "m0",
+        "m1",
+        "m2",
+    ]
+    with pytest.raises(
+        DataError, match=r"--group-column is 'machin', and no column is called so; the nearest is 'Machine'"
+    ):
         read(folder, text, group_column="machin")
     with pytest.raises(DataError, match="--group-column names a column of a CSV, and this is none"):
         read_manifest(folder, seed=0, group_column="machine")
@@ -71,7 +100,10 @@ def test_a_file_that_is_not_there_is_left_to_the_reader_of_images_but_not_all(fo
     text = "path,label,patient,split\n" + "\n".join(",".join(row) for row in ROWS) + "\ngone.png,ill,p9,train\n"
     assert "gone.png" in {sample.name for sample in read(folder, text).samples}
     (folder / "sub").mkdir()
-    with pytest.raises(DataError, match=r"none of its 5 images is there, the first at .*3\.png; paths are those from the folder of the CSV on"):
+    with pytest.raises(
+        DataError,
+        match=r"none of its 5 images is there, the first at .*3\.png; paths are those from the folder of the CSV on",
+    ):
         read(folder / "sub", text)
 
 
@@ -82,7 +114,10 @@ HEADER = "path,label,split\n"
     ("text", "said"),
     [
         ("", "is empty; wanted path,label"),
-        ("file_list,label\na/0.png,ill\n", "no column is called 'path'; its columns are file_list, label; wanted path,label"),
+        (
+            "file_list,label\na/0.png,ill\n",
+            "no column is called 'path'; its columns are file_list, label; wanted path,label",
+        ),
         ("path,labels\na/0.png,ill\n", "no column is called 'label'"),
         ("image,file,label\na,b,c\n", "image and file could both be the path; call the one that is meant 'path'"),
         (HEADER + "a/0.png,,train\n", "line 2: has no label; fill it in"),
@@ -107,12 +142,20 @@ def test_what_is_wrong_is_named_with_its_line(folder: Path, text: str, said: str
 
 
 def test_another_encoding_is_named(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"list.csv: is not UTF-8 text; save it again as UTF-8 \(in Excel: 'CSV UTF-8'\)"):
+    with pytest.raises(
+        DataError, match=r"list.csv: is not UTF-8 text; save it again as UTF-8 \(in Excel: 'CSV UTF-8'\)"
+    ):
         read(folder, HEADER + "Lungé.png,ill,train\n", "cp1252")
 
 
 def test_the_index_of_a_real_set_is_read(shared: Path) -> None:
     found = read_manifest(shared / "data" / "pocus_lung" / "index.csv", seed=0)
-    assert found.classes == ("covid", "pneumonia", "regular") and len(found.samples) == 588 and len({sample.patient for sample in found.samples}) == 35
+    assert (
+        found.classes == ("covid", "pneumonia", "regular")
+        and len(found.samples) == 588
+        and len({sample.patient for sample in found.samples}) == 35
+    )
     by_folder = read_manifest(shared / "data" / "pocus_lung", seed=0)
-    assert [(s.name, s.label, s.split) for s in found.samples] == [(s.name, s.label, s.split) for s in by_folder.samples]
+    assert [(s.name, s.label, s.split) for s in found.samples] == [
+        (s.name, s.label, s.split) for s in by_folder.samples
+    ]

@@ -27,13 +27,17 @@ def whole_files() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     wanted: list[tuple[str, Image.Image, dict[str, Any]]] = [
-        ("jpg", colour, {"exif": exif}), ("progressive.jpg", colour, {"progressive": True}), ("cmyk.jpg", colour.convert("CMYK"), {}), ("grey.jpg", grey, {}),
-        ("png", colour, {"exif": exif}), ("rgba.png", colour.convert("RGBA"), {}), ("deep.png", deep, {"transparency": 40}), ("1.png", grey.convert("1"), {}),
-        ("palette.png", colour.quantize(64), {"transparency": bytes(range(64))}), ("frames.png", colour, {"save_all": True, "append_images": [colour]}),
-        ("bmp", colour, {}), ("palette.bmp", colour.quantize(16), {}), ("gif", colour.quantize(64), {"save_all": True, "append_images": [grey.convert("P")]}),
-        ("webp", colour, {}), ("lossless.webp", colour, {"lossless": True, "exif": exif}), ("jp2", colour, {}), ("deep.jp2", deep, {}), ("deep.pgm", deep, {}),
-        ("ppm", colour, {}), ("pfm", Image.fromarray(DEEP.astype(np.float32)), {}), ("pbm", grey.convert("1"), {}), ("tif", colour, {"exif": exif}),
-        ("lab.tif", Image.new("LAB", (9, 9)), {}), ("float.tif", Image.fromarray(DEEP.astype(np.float32)), {}),
+        ("jpg", colour, {"exif": exif}), ("progressive.jpg", colour, {"progressive": True}),
+        ("cmyk.jpg", colour.convert("CMYK"), {}), ("grey.jpg", grey, {}), ("png", colour, {"exif": exif}),
+        ("rgba.png", colour.convert("RGBA"), {}), ("deep.png", deep, {"transparency": 40}),
+        ("1.png", grey.convert("1"), {}), ("palette.png", colour.quantize(64), {"transparency": bytes(range(64))}),
+        ("frames.png", colour, {"save_all": True, "append_images": [colour]}), ("bmp", colour, {}),
+        ("palette.bmp", colour.quantize(16), {}), ("gif", colour.quantize(64),
+        {"save_all": True, "append_images": [grey.convert("P")]}), ("webp", colour, {}),
+        ("lossless.webp", colour, {"lossless": True, "exif": exif}), ("jp2", colour, {}), ("deep.jp2", deep, {}),
+        ("deep.pgm", deep, {}), ("ppm", colour, {}), ("pfm", Image.fromarray(DEEP.astype(np.float32)), {}),
+        ("pbm", grey.convert("1"), {}), ("tif", colour, {"exif": exif}), ("lab.tif", Image.new("LAB", (9, 9)), {}),
+        ("float.tif", Image.fromarray(DEEP.astype(np.float32)), {}),
         *((f"{kind}.tif", grey.convert("1") if kind == "group4" else colour, {"compression": kind})
           for kind in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4")),
         ("pages.tif", deep, {"save_all": True, "append_images": [deep, deep]}),
@@ -62,15 +66,30 @@ def dicom_files(folder: Path) -> dict[str, bytes]:
         ("big", COLOURS, BIG, None, {}),
         ("jpeg", COLOURS, JPEG, imagecodecs.jpeg_encode(COLOURS), {"PhotometricInterpretation": "YBR_FULL_422"}),
         ("jpeg12", DEEP, JPEG_12, imagecodecs.jpeg_encode(DEEP >> 4, bitspersample=12), {"BitsStored": 12}),
-        ("lossless", DEEP, LOSSLESS_1, imagecodecs.jpeg_encode(DEEP, lossless=True, bitspersample=16), {"PixelRepresentation": 1}),
-        ("jpeg2000", COLOURS, JPEG_2000, imagecodecs.jpeg2k_encode(COLOURS, codecformat="j2k"), {"PhotometricInterpretation": "YBR_RCT"}),
+        (
+            "lossless",
+            DEEP,
+            LOSSLESS_1,
+            imagecodecs.jpeg_encode(DEEP, lossless=True, bitspersample=16),
+            {"PixelRepresentation": 1},
+        ),
+        (
+            "jpeg2000",
+            COLOURS,
+            JPEG_2000,
+            imagecodecs.jpeg2k_encode(COLOURS, codecformat="j2k"),
+            {"PhotometricInterpretation": "YBR_RCT"},
+        ),
     ):
-        made[f"{name}.dcm"] = write(folder / "a.dcm", values, syntax, [frame] if frame else None, **elements).read_bytes()
+        made[f"{name}.dcm"] = write(
+            folder / "a.dcm", values, syntax, [frame] if frame else None, **elements
+        ).read_bytes()
     return made
 
 
 def attack(path: Path, sources: dict[str, bytes], count: int) -> None:
-    """Every source is whole; ``count`` damaged ones of each give an image or a line, each within what 100 million pixels may take."""
+    """Every source is whole; ``count`` damaged ones of each give an image or a line, each within
+    what 100 million pixels may take."""
     for name, data in sources.items():
         path.write_bytes(data)
         assert fuzz_images.outcome(path, False) == "image", name
@@ -104,7 +123,11 @@ def reason(path: Path, data: bytes) -> str:
     started = time.perf_counter()
     with pytest.raises(ImageError) as caught:
         read_image(path, 3)
-    assert time.perf_counter() - started < 20 and len(str(caught.value).splitlines()) == 1 and len(caught.value.reason) < 300
+    assert (
+        time.perf_counter() - started < 20
+        and len(str(caught.value).splitlines()) == 1
+        and len(caught.value.reason) < 300
+    )
     return caught.value.reason
 
 
@@ -114,7 +137,13 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 def png(width: int, height: int, *others: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(others) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(others)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(tags: dict[int, tuple[int, int, int]]) -> bytes:
@@ -134,11 +163,13 @@ def progressive(scans: int) -> bytes:
 PLAIN_TIFF = {256: (4, 1, 16), 257: (4, 1, 16), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
 BOMBS = {
     "a header of 60,000 by 60,000": (png(60_000, 60_000), "more than 100 million pixels"),
-    "text that unpacks to 50 MB": (png(10, 10, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))), "too large"),
-    "a colour profile that unpacks to 50 MB": (png(10, 10, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000)))), "too large"),
-    "a GIF of 65,535 by 65,535": (b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\0\0\0\0\xff\xff\xff\xff\x00\x02\x02D\x01\0;", "more than 100 million pixels"),
-    "a TIFF in one tile of 60,000 by 60,000": (
-        tiff(PLAIN_TIFF | {322: (4, 1, 60_000), 323: (4, 1, 60_000), 324: (4, 1, 8), 325: (4, 1, 64)}), "more than 100 million pixels",
+    "text that unpacks to 50 MB": (png(10, 10, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))),
+    "too large"), "a colour profile that unpacks to 50 MB": (png(10, 10,
+    chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000)))), "too large"),
+    "a GIF of 65,535 by 65,535": (b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\0\0\0\0\xff\xff\xff\xff\x00\x02\x02D\x01\0;",
+    "more than 100 million pixels"), "a TIFF in one tile of 60,000 by 60,000": (
+        tiff(PLAIN_TIFF | {322: (4, 1, 60_000), 323: (4, 1, 60_000), 324: (4, 1, 8), 325: (4, 1, 64)}),
+        "more than 100 million pixels",
     ),
     "a TIFF tag that claims 4 billion values": (tiff(PLAIN_TIFF | {273: (4, 0xFFFFFFFF, 8), 279: (4, 1, 256)}), ""),
     "a TIFF of no size": (tiff({258: (3, 1, 8)}), ""),
@@ -160,7 +191,9 @@ def test_a_progressive_jpeg_of_usual_size_is_read(tmp_path: Path) -> None:
 
 def test_a_tiff_of_endless_pages_is_counted_no_further_than_ten_thousand(tmp_path: Path) -> None:
     tags = PLAIN_TIFF | {256: (4, 1, 1), 257: (4, 1, 1), 273: (4, 1, 8), 279: (4, 1, 1)}
-    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, *value) for tag, value in sorted(tags.items()))
+    page = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, *value) for tag, value in sorted(tags.items())
+    )
     size = len(page) + 4
     for pages, counted in ((3, 3), (12_000, 10_000)):
         chain = b"".join(page + struct.pack("<I", 8 + (i + 1) * size if i + 1 < pages else 0) for i in range(pages))

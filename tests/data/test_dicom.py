@@ -1,4 +1,5 @@
-"""DICOM: the picture a viewer shows, whatever way it is stored, and one line for what is no picture."""
+"""DICOM: the picture a viewer shows, whatever way it is stored, and one line for what is no
+picture."""
 
 import sys
 import tracemalloc
@@ -19,7 +20,12 @@ imagecodecs = pytest.importorskip("imagecodecs", reason="the extra dicom is not 
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402  # after it is known to be there
 from pydicom.encaps import encapsulate  # noqa: E402  # after it is known to be there
 
-LITTLE, BIG, RLE, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99"
+LITTLE, BIG, RLE, DEFLATED = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2.1.99",
+)
 JPEG, JPEG_12, LOSSLESS, LOSSLESS_1, JPEG_LS, JPEG_2000, HIGH_THROUGHPUT = (
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 90, 201)
 )  # fmt: skip  # in the order of their names
@@ -27,24 +33,46 @@ RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 PHOTO = np.stack([(np.indices((48, 64)).sum(axis=0) * step) % 256 // 2 for step in (1, 2, 3)], axis=2).astype(np.uint8)
 
 
-def write(path: Path, values: np.ndarray, syntax: str = LITTLE, frames: list[bytes] | None = None, **elements: Any) -> Path:
-    """A DICOM file of these stored values: (h, w), or (h, w, 3) for colour; ``frames`` are the same, compressed."""
+def write(
+    path: Path, values: np.ndarray, syntax: str = LITTLE, frames: list[bytes] | None = None, **elements: Any
+) -> Path:
+    """A DICOM file of these stored values: (h, w), or (h, w, 3) for colour; ``frames`` are the
+    same, compressed."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.UltrasoundImageStorage, pydicom.uid.generate_uid()
-    file = FileDataset(path, {}, file_meta=meta, preamble=bytes(128), is_implicit_VR=False, is_little_endian=syntax != BIG)
-    file.SOPClassUID, file.SOPInstanceUID, file.Modality, file.PatientID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, "US", "P 7"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        pydicom.uid.UltrasoundImageStorage,
+        pydicom.uid.generate_uid(),
+    )
+    file = FileDataset(
+        path, {}, file_meta=meta, preamble=bytes(128), is_implicit_VR=False, is_little_endian=syntax != BIG
+    )
+    file.SOPClassUID, file.SOPInstanceUID, file.Modality, file.PatientID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+        "US",
+        "P 7",
+    )
     colour = values.ndim == 3
     file.Rows, file.Columns = values.shape[:2]
     file.SamplesPerPixel, file.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
     if colour:
         file.PlanarConfiguration = 0
     bits = 8 * values.dtype.itemsize
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = bits, bits, bits - 1, int(values.dtype.kind == "i")
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
+        bits,
+        bits,
+        bits - 1,
+        int(values.dtype.kind == "i"),
+    )
     for name, value in elements.items():
         setattr(file, name, value)
     file.HighBit = file.BitsStored - 1
-    file.PixelData = encapsulate(frames) if frames else values.astype(values.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
+    file.PixelData = (
+        encapsulate(frames)
+        if frames
+        else values.astype(values.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
+    )
     file["PixelData"].VR = "OB" if frames or (bits == 8 and syntax != BIG) else "OW"
     if syntax == BIG and bits == 8:
         file.PixelData = np.frombuffer(file.PixelData, "<u2").astype(">u2").tobytes()
@@ -59,7 +87,9 @@ def grey(path: Path, high_depth: str = "percentile") -> np.ndarray:
 def test_eight_bits_stay_as_they_are_and_monochrome1_is_inverted(tmp_path: Path) -> None:
     values = PHOTO[..., 2]
     assert np.array_equal(grey(write(tmp_path / "a.dcm", values)), values)
-    assert np.array_equal(grey(write(tmp_path / "b.dcm", values, PhotometricInterpretation="MONOCHROME1")), 255 - values)
+    assert np.array_equal(
+        grey(write(tmp_path / "b.dcm", values, PhotometricInterpretation="MONOCHROME1")), 255 - values
+    )
 
 
 @pytest.mark.parametrize(("mode", "turn"), [("MONOCHROME2", 1), ("MONOCHROME1", -1)])
@@ -85,15 +115,34 @@ def window(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def test_the_first_window_of_the_file_is_what_is_shown(tmp_path: Path, high_depth: str) -> None:
     for name, elements, right in (
         ("linear", {"WindowCenter": [1000, 5], "WindowWidth": [401, 9]}, window(RAMP, 799.5, 1199.5)),
-        ("exact", {"WindowCenter": 1000, "WindowWidth": 400, "VOILUTFunction": "LINEAR_EXACT"}, window(RAMP, 800, 1200)),
-        ("sigmoid", {"WindowCenter": 1000, "WindowWidth": 400, "VOILUTFunction": "SIGMOID"}, np.rint(255 / (1 + np.exp(-4 * (RAMP / 400 - 2.5))))),
-        ("rescaled", {"WindowCenter": 0, "WindowWidth": 401, "RescaleSlope": 2, "RescaleIntercept": -2000}, window(RAMP * 2.0 - 2000, -200.5, 199.5)),
-        ("inverted", {"WindowCenter": 1000, "WindowWidth": 401, "PhotometricInterpretation": "MONOCHROME1"}, 255 - window(RAMP, 799.5, 1199.5)),
+        (
+            "exact",
+            {"WindowCenter": 1000, "WindowWidth": 400, "VOILUTFunction": "LINEAR_EXACT"},
+            window(RAMP, 800, 1200),
+        ),
+        (
+            "sigmoid",
+            {"WindowCenter": 1000, "WindowWidth": 400, "VOILUTFunction": "SIGMOID"},
+            np.rint(255 / (1 + np.exp(-4 * (RAMP / 400 - 2.5)))),
+        ),
+        (
+            "rescaled",
+            {"WindowCenter": 0, "WindowWidth": 401, "RescaleSlope": 2, "RescaleIntercept": -2000},
+            window(RAMP * 2.0 - 2000, -200.5, 199.5),
+        ),
+        (
+            "inverted",
+            {"WindowCenter": 1000, "WindowWidth": 401, "PhotometricInterpretation": "MONOCHROME1"},
+            255 - window(RAMP, 799.5, 1199.5),
+        ),
     ):
         assert np.abs(grey(write(tmp_path / f"{name}.dcm", RAMP, **elements), high_depth) - right).max() <= 1, name
 
 
-@pytest.mark.parametrize("elements", [{"WindowWidth": 0}, {"WindowWidth": 1}, {"WindowWidth": -50}, {"WindowCenter": 60000}, {"WindowCenter": ""}])
+@pytest.mark.parametrize(
+    "elements",
+    [{"WindowWidth": 0}, {"WindowWidth": 1}, {"WindowWidth": -50}, {"WindowCenter": 60000}, {"WindowCenter": ""}],
+)
 def test_a_window_that_shows_nothing_is_as_none(tmp_path: Path, elements: dict[str, Any]) -> None:
     path = write(tmp_path / "a.dcm", RAMP, **({"WindowCenter": 1000, "WindowWidth": 400} | elements))
     assert np.array_equal(grey(path), grey(write(tmp_path / "b.dcm", RAMP)))
@@ -135,7 +184,12 @@ def test_colours_come_out_in_their_colours(tmp_path: Path) -> None:
     planes = np.moveaxis(PHOTO, 2, 0).reshape(PHOTO.shape)  # the bytes of three planes
     assert np.array_equal(read_image(write(tmp_path / "b.dcm", planes, PlanarConfiguration=1), 3), PHOTO)
     ybr = np.asarray(Image.fromarray(PHOTO).convert("YCbCr"))
-    assert np.abs(read_image(write(tmp_path / "c.dcm", ybr, PhotometricInterpretation="YBR_FULL"), 3).astype(int) - PHOTO).max() <= 3
+    assert (
+        np.abs(
+            read_image(write(tmp_path / "c.dcm", ybr, PhotometricInterpretation="YBR_FULL"), 3).astype(int) - PHOTO
+        ).max()
+        <= 3
+    )
     deep = PHOTO.astype(np.uint16) << 4
     full = read_image(write(tmp_path / "d.dcm", deep, BitsStored=12), 3, "range")
     assert np.abs(full.astype(int) - PHOTO).max() <= 1
@@ -144,16 +198,25 @@ def test_colours_come_out_in_their_colours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_palette_becomes_its_colours(tmp_path: Path, depth: int) -> None:
     kind = np.uint8 if depth == 8 else np.uint16
-    tables = {colour: (np.arange(256) * step % 256).astype(kind) * kind(1 if depth == 8 else 257) for colour, step in (("Red", 1), ("Green", 3), ("Blue", 7))}
+    tables = {
+        colour: (np.arange(256) * step % 256).astype(kind) * kind(1 if depth == 8 else 257)
+        for colour, step in (("Red", 1), ("Green", 3), ("Blue", 7))
+    }
     elements: dict[str, Any] = {f"{colour}PaletteColorLookupTableDescriptor": [256, 0, depth] for colour in tables}
     elements |= {f"{colour}PaletteColorLookupTableData": table.tobytes() for colour, table in tables.items()}
     index = PHOTO[..., 0]
-    shown = read_image(write(tmp_path / "a.dcm", index, PhotometricInterpretation="PALETTE COLOR", **elements), 3).astype(int)
+    shown = read_image(
+        write(tmp_path / "a.dcm", index, PhotometricInterpretation="PALETTE COLOR", **elements), 3
+    ).astype(int)
     assert np.array_equal(shown, np.stack([index.astype(int) * step % 256 for step in (1, 3, 7)], axis=2))
 
 
 def jpeg(values: np.ndarray) -> bytes:
-    return imagecodecs.jpeg_encode(values, level=98, subsampling="444") if values.ndim == 3 else imagecodecs.jpeg_encode(values, level=98)
+    return (
+        imagecodecs.jpeg_encode(values, level=98, subsampling="444")
+        if values.ndim == 3
+        else imagecodecs.jpeg_encode(values, level=98)
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,9 +231,13 @@ def jpeg(values: np.ndarray) -> bytes:
     ],
 )
 @pytest.mark.parametrize("colour", [False, True])
-def test_compressed_files_show_what_uncompressed_ones_do(tmp_path: Path, syntax: str, compress: Any, error: int, colour: bool) -> None:
+def test_compressed_files_show_what_uncompressed_ones_do(
+    tmp_path: Path, syntax: str, compress: Any, error: int, colour: bool
+) -> None:
     values = PHOTO if colour else PHOTO[..., 2]
-    mode = {} if not colour else {"PhotometricInterpretation": {JPEG: "YBR_FULL", JPEG_2000: "YBR_RCT"}.get(syntax, "RGB")}
+    mode = (
+        {} if not colour else {"PhotometricInterpretation": {JPEG: "YBR_FULL", JPEG_2000: "YBR_RCT"}.get(syntax, "RGB")}
+    )
     if syntax == RLE:
         path = write(tmp_path / "a.dcm", values, **mode)
         file = pydicom.dcmread(path)
@@ -190,29 +257,50 @@ def test_compressed_files_show_what_uncompressed_ones_do(tmp_path: Path, syntax:
     ],
 )
 def test_compressed_files_keep_their_depth(tmp_path: Path, syntax: str, compress: Any, bits: int) -> None:
-    path = write(tmp_path / "a.dcm", RAMP, syntax, [compress(RAMP)], BitsStored=bits, WindowCenter=1000, WindowWidth=401)
+    path = write(
+        tmp_path / "a.dcm", RAMP, syntax, [compress(RAMP)], BitsStored=bits, WindowCenter=1000, WindowWidth=401
+    )
     assert np.abs(grey(path) - window(RAMP, 799.5, 1199.5)).max() <= (2 if syntax == JPEG_12 else 1)
 
 
 def test_negative_values_survive_lossless_jpeg(tmp_path: Path) -> None:
     values = RAMP.astype(np.int16) - 2048
     frame = imagecodecs.jpeg_encode((values & 0xFFF).astype(np.uint16), lossless=True, bitspersample=12)
-    assert np.array_equal(grey(write(tmp_path / "a.dcm", values, LOSSLESS_1, [frame], BitsStored=12), "range"), np.rint(RAMP / 4095 * 255))
+    assert np.array_equal(
+        grey(write(tmp_path / "a.dcm", values, LOSSLESS_1, [frame], BitsStored=12), "range"), np.rint(RAMP / 4095 * 255)
+    )
 
 
 @pytest.mark.parametrize("values", [RAMP, PHOTO, PHOTO[..., 0]])
 def test_big_endian_files_are_read(tmp_path: Path, values: np.ndarray) -> None:
-    assert np.array_equal(read_image(write(tmp_path / "a", values, BIG), 3), read_image(write(tmp_path / "b", values), 3))
+    assert np.array_equal(
+        read_image(write(tmp_path / "a", values, BIG), 3), read_image(write(tmp_path / "b", values), 3)
+    )
 
 
 def test_the_first_frame_the_patient_and_the_number_of_frames_are_told(tmp_path: Path) -> None:
     frames = [np.full((8, 8), value, dtype=np.uint8) for value in (50, 150, 250)]
-    path = write(tmp_path / "IM000001", np.concatenate(frames), NumberOfFrames=3, Rows=8, PatientID=" Müller\n7 ", SpecificCharacterSet="ISO_IR 192")
+    path = write(
+        tmp_path / "IM000001",
+        np.concatenate(frames),
+        NumberOfFrames=3,
+        Rows=8,
+        PatientID=" Müller\n7 ",
+        SpecificCharacterSet="ISO_IR 192",
+    )
     image, facts = load(path, Preprocessing(size=8, channels=1))
     assert image.unique().tolist() == [50] and is_dicom(path)
-    assert (facts.mode, facts.frames, facts.patient, facts.width, facts.height) == ("DICOM MONOCHROME2", 3, "Müller 7", 8, 8)
+    assert (facts.mode, facts.frames, facts.patient, facts.width, facts.height) == (
+        "DICOM MONOCHROME2",
+        3,
+        "Müller 7",
+        8,
+        8,
+    )
     Image.fromarray(frames[0]).save(tmp_path / "a.png")
-    assert load(tmp_path / "a.png", Preprocessing(size=8))[1].digest == facts.digest and not is_dicom(tmp_path / "a.png")
+    assert load(tmp_path / "a.png", Preprocessing(size=8))[1].digest == facts.digest and not is_dicom(
+        tmp_path / "a.png"
+    )
 
 
 def test_a_folder_of_dicom_files_is_split_by_the_patients_they_tell(tmp_path: Path) -> None:
@@ -224,10 +312,20 @@ def test_a_folder_of_dicom_files_is_split_by_the_patients_they_tell(tmp_path: Pa
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / name, rng.integers(0, 256, (6, 6), dtype=np.uint8), PatientID=f"P {patient}")
     found = read_manifest(tmp_path / "data", seed=0)
-    of = {patient: {sample.split for sample in found.samples if sample.patient == patient} for patient in {sample.patient for sample in found.samples}}
-    assert len(found.samples) == 42 and len(of) == 14 and all(len(splits) == 1 for splits in of.values()) and "by patient" in found.method
+    of = {
+        patient: {sample.split for sample in found.samples if sample.patient == patient}
+        for patient in {sample.patient for sample in found.samples}
+    }
+    assert (
+        len(found.samples) == 42
+        and len(of) == 14
+        and all(len(splits) == 1 for splits in of.values())
+        and "by patient" in found.method
+    )
     (tmp_path / "data" / "a" / "broken.dcm").write_bytes(b"x" * 128 + b"DICM" + b"y" * 50)
-    assert [sample.patient for sample in read_manifest(tmp_path / "data", seed=0).samples if sample.name == "a/broken.dcm"] == [""]
+    assert [
+        sample.patient for sample in read_manifest(tmp_path / "data", seed=0).samples if sample.name == "a/broken.dcm"
+    ] == [""]
 
 
 def test_of_a_long_film_only_the_first_frame_is_read(tmp_path: Path) -> None:
@@ -268,7 +366,9 @@ def test_what_is_no_picture_costs_one_line(tmp_path: Path) -> None:
     assert "a dose grid" in reason(write(tmp_path / "c.dcm", RAMP, Modality="RTDOSE"))
     assert "'HSV', is not read" in reason(write(tmp_path / "d.dcm", PHOTO, PhotometricInterpretation="HSV"))
     assert "more than 100 million pixels" in reason(write(tmp_path / "e.dcm", RAMP, Rows=60000, Columns=60000))
-    assert "stored as JPEG-LS, which is not read" in reason(write(tmp_path / "h.dcm", RAMP, JPEG_LS, [imagecodecs.jpegls_encode(RAMP)]))
+    assert "stored as JPEG-LS, which is not read" in reason(
+        write(tmp_path / "h.dcm", RAMP, JPEG_LS, [imagecodecs.jpegls_encode(RAMP)])
+    )
     assert "deflated" in reason(write(tmp_path / "f.dcm", RAMP, DEFLATED))
     no_pixels = pydicom.dcmread(whole)
     del no_pixels.Rows, no_pixels.PixelData
@@ -284,11 +384,15 @@ def test_a_frame_of_another_size_than_the_file_says_is_not_decoded(tmp_path: Pat
         JPEG: imagecodecs.jpeg_encode, LOSSLESS_1: lambda v: imagecodecs.jpeg_encode(v, lossless=True),
         JPEG_2000: lambda v: imagecodecs.jpeg2k_encode(v, codecformat="j2k"),
     }[syntax](values)  # fmt: skip  # one compressor each
-    assert "8 x 8 pixels whose compressed frame has 600 x 700" in reason(write(tmp_path / "a.dcm", values[:8, :8], syntax, [frame]))
+    assert "8 x 8 pixels whose compressed frame has 600 x 700" in reason(
+        write(tmp_path / "a.dcm", values[:8, :8], syntax, [frame])
+    )
 
 
 @pytest.mark.parametrize("missing", ["pydicom", "imagecodecs"])
-def test_without_the_extra_a_dicom_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_without_the_extra_a_dicom_file_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     path = write(tmp_path / "a", RAMP, LOSSLESS_1, [imagecodecs.jpeg_encode(RAMP, lossless=True, bitspersample=16)])
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -304,10 +408,14 @@ def stored(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 def test_the_odd_dicom_files_show_the_values_that_others_find(shared: Path) -> None:
     folder = shared / "data" / "odd_formats" / "dicom"
     magnet = window(stored(folder / "MR_small.dcm", "<i2", (64, 64)), 600 - 0.5 - 1599 / 2, 600 - 0.5 + 1599 / 2)
-    overlay = window(stored(folder / "examples_overlay.dcm", "<u2", (300, 484)), 450 - 0.5 - 789 / 2, 450 - 0.5 + 789 / 2)
+    overlay = window(
+        stored(folder / "examples_overlay.dcm", "<u2", (300, 484)), 450 - 0.5 - 789 / 2, 450 - 0.5 + 789 / 2
+    )
     tomogram = stored(folder / "CT_small.dcm", "<i2", (128, 128))
     film = (folder / "examples_ybr_color.dcm").read_bytes()
-    echo = next(pydicom.encaps.generate_frames(pydicom.dcmread(folder / "examples_jpeg2k.dcm").PixelData, number_of_frames=1))  # in several pieces
+    echo = next(
+        pydicom.encaps.generate_frames(pydicom.dcmread(folder / "examples_jpeg2k.dcm").PixelData, number_of_frames=1)
+    )  # in several pieces
     square = (folder / "SC_rgb_jpeg_dcmtk.dcm").read_bytes()
     bone = (folder / "JPEG-lossy.dcm").read_bytes()
     right = {
@@ -325,10 +433,18 @@ def test_the_odd_dicom_files_show_the_values_that_others_find(shared: Path) -> N
         ),
     }
     for name, values in right.items():
-        difference = np.abs(read_image(folder / name, 3).astype(float) - (values[..., None] if values.ndim == 2 else values))
+        difference = np.abs(
+            read_image(folder / name, 3).astype(float) - (values[..., None] if values.ndim == 2 else values)
+        )
         assert difference.max() <= 1.5, name
     for name in ("SC_rgb_rle.dcm", "SC_ybr_full_422_uncompressed.dcm"):  # the same test card
-        assert np.abs(read_image(folder / name, 3).astype(int) - read_image(folder / "SC_rgb_jpeg_dcmtk.dcm", 3)).mean() < 3
-    assert read_image(folder / "ExplVR_BigEnd.dcm", 3).shape == (60, 80, 3) and read_image(folder / "examples_palette.dcm", 3).std(axis=2).max() > 50
+        assert (
+            np.abs(read_image(folder / name, 3).astype(int) - read_image(folder / "SC_rgb_jpeg_dcmtk.dcm", 3)).mean()
+            < 3
+        )
+    assert (
+        read_image(folder / "ExplVR_BigEnd.dcm", 3).shape == (60, 80, 3)
+        and read_image(folder / "examples_palette.dcm", 3).std(axis=2).max() > 50
+    )
     for name in ("MR_truncated.dcm", "badVR.dcm", "liver_1frame.dcm", "no_meta.dcm", "rtplan.dcm"):
         reason(folder / name)

@@ -27,7 +27,9 @@ def pictures(folder: Path, count: int = 12, colour: bool = False) -> tuple[Sampl
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         shape = (9, 12, 3) if colour else (9, 12)
-        Image.fromarray(np.random.default_rng([number, colour]).integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{number:04d}.png")
+        Image.fromarray(np.random.default_rng([number, colour]).integers(0, 256, shape, dtype=np.uint8)).save(
+            folder / f"{number:04d}.png"
+        )
     return tuple(Sample(path, 0, "train", path.name) for path in sorted(folder.iterdir()))
 
 
@@ -62,7 +64,9 @@ def same(first: ImageSet, second: ImageSet) -> bool:
 
 @pytest.mark.parametrize("colour", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_second_run_decodes_nothing_and_gets_the_same(tmp_path: Path, decoded: Decoded, colour: bool, channels: int) -> None:
+def test_the_second_run_decodes_nothing_and_gets_the_same(
+    tmp_path: Path, decoded: Decoded, colour: bool, channels: int
+) -> None:
     samples, how = pictures(tmp_path / "data", colour=colour), replace(COLOUR, channels=channels)
     plain, _ = decode(samples, how)
     first, _ = decode(samples, how, cache=Cache(tmp_path / "cache"))
@@ -74,7 +78,9 @@ def test_the_second_run_decodes_nothing_and_gets_the_same(tmp_path: Path, decode
     assert same(decode(samples, how, cache=Cache(tmp_path / "cache"))[0], plain)
 
 
-def test_names_with_blanks_and_letters_of_any_script_are_fine_and_the_data_is_left_alone(tmp_path: Path, decoded: Decoded) -> None:
+def test_names_with_blanks_and_letters_of_any_script_are_fine_and_the_data_is_left_alone(
+    tmp_path: Path, decoded: Decoded
+) -> None:
     data = tmp_path / "da ta é 肺"
     samples = pictures(data)
     before = sorted((path.name, path.stat().st_mtime_ns) for path in data.iterdir())
@@ -112,13 +118,21 @@ def test_content_decides_not_name_place_or_time(tmp_path: Path, decoded: Decoded
     assert "new0003.png" in decoded.since()
 
 
-def test_every_way_of_preparing_is_kept_apart_and_so_is_every_version_of_the_code(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_of_preparing_is_kept_apart_and_so_is_every_version_of_the_code(
+    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / "data" / "deep.tif"
     pictures(tmp_path / "data", 2)
     Image.fromarray(np.linspace(5000, 9000, 108).reshape(9, 12).astype(np.uint16)).save(deep)
     samples = tuple(Sample(path, 0, "train", path.name) for path in sorted((tmp_path / "data").iterdir()))
     cache = Cache(tmp_path / "cache")
-    ways = [COLOUR, replace(COLOUR, channels=1), replace(COLOUR, size=9), replace(COLOUR, resize="stretch"), replace(COLOUR, high_depth="range")]
+    ways = [
+        COLOUR,
+        replace(COLOUR, channels=1),
+        replace(COLOUR, size=9),
+        replace(COLOUR, resize="stretch"),
+        replace(COLOUR, high_depth="range"),
+    ]
     for how in ways * 2:
         assert same(decode(samples, how, cache=cache)[0], decode(samples, how)[0])
     decoded.since()
@@ -201,7 +215,9 @@ def test_new_files_are_added_and_old_ones_are_not_decoded_again(tmp_path: Path, 
 @pytest.mark.parametrize("patient", ["", "Ä 肺 \n\udcff", "x" * 64])
 def test_facts_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str) -> None:
     facts = Facts("0f" * 16, 1234, 7, "DICOM MONOCHROME2", 12, patient)
-    monkeypatch.setattr(decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts))
+    monkeypatch.setattr(
+        decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts)
+    )
     samples = pictures(tmp_path / "data", 1)
     decode(samples, COLOUR, cache=Cache(tmp_path / "cache"))
     monkeypatch.setattr(decode_file, "load", None)
@@ -210,13 +226,17 @@ def test_facts_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_facts_too_long_for_a_record_are_right_though_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = Facts("0f" * 16, 1, 1, "L", 1, "patient" * 100)
-    monkeypatch.setattr(decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts))
+    monkeypatch.setattr(
+        decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts)
+    )
     for _ in range(2):
         assert decode(pictures(tmp_path / "data", 1), COLOUR, cache=Cache(tmp_path / "cache"))[0].facts == (facts,)
     assert shards(tmp_path / "cache") == []
 
 
-def test_a_file_that_changes_between_hashing_and_decoding_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_between_hashing_and_decoding_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = pictures(tmp_path / "data", 2)
     other = samples[1].path.read_bytes()
 
@@ -233,7 +253,9 @@ def test_a_file_that_changes_between_hashing_and_decoding_is_not_kept(tmp_path: 
     assert same(decode(samples, COLOUR, cache=Cache(tmp_path / "cache"))[0], decode(samples, COLOUR)[0])
 
 
-def test_a_file_that_goes_while_it_is_decoded_is_still_the_image_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_while_it_is_decoded_is_still_the_image_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (sample,) = pictures(tmp_path / "data", 1)
     plain, _ = decode([sample], COLOUR)
 
@@ -243,10 +265,14 @@ def test_a_file_that_goes_while_it_is_decoded_is_still_the_image_it_was(tmp_path
         return image
 
     monkeypatch.setattr(decode_file, "load", last_time)
-    assert same(decode([sample], COLOUR, cache=Cache(tmp_path / "cache"))[0], plain) and shards(tmp_path / "cache") == []
+    assert (
+        same(decode([sample], COLOUR, cache=Cache(tmp_path / "cache"))[0], plain) and shards(tmp_path / "cache") == []
+    )
 
 
-def test_rows_of_an_array_file_are_kept_by_their_pixels(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_an_array_file_are_kept_by_their_pixels(
+    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (4, 6, 8), dtype=np.uint8)
     (tmp_path / "set.npz").write_bytes(b"")
     samples = tuple(Sample(tmp_path / "set.npz", 0, "train", f"{row}", row=row) for row in range(4))

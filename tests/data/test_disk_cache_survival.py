@@ -37,7 +37,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 60, 400, 511, 512, 513, 575])
-def test_a_byte_flipped_anywhere_is_noticed_and_the_image_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+def test_a_byte_flipped_anywhere_is_noticed_and_the_image_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
     decoded = Decoded(monkeypatch)
     samples = pictures(tmp_path / "data")
     plain, _ = decode(samples, COLOUR)
@@ -61,7 +63,15 @@ def test_a_shard_cut_spliced_or_scrambled_at_random_never_gives_a_wrong_image(tm
     content, chance = shard.read_bytes(), random.Random(0)
     for _ in range(60):
         a, b, c = sorted(chance.randrange(len(content)) for _ in range(3))
-        spoiled = chance.choice([content[:a], content[:a] + content[b:], content[:a] + bytes(b - a) + content[b:], content[b:c] + content[:a], b""])
+        spoiled = chance.choice(
+            [
+                content[:a],
+                content[:a] + content[b:],
+                content[:a] + bytes(b - a) + content[b:],
+                content[b:c] + content[:a],
+                b"",
+            ]
+        )
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         (tmp_path / "cache" / shard.parent.name).mkdir(parents=True)
         (tmp_path / "cache" / shard.parent.name / shard.name).write_bytes(spoiled)
@@ -101,7 +111,9 @@ class _Full:
 
 
 @pytest.mark.parametrize("room", [0, 1, 576, 3000, 576 * 11 + 575])
-def test_a_disk_that_fills_up_costs_the_cache_and_one_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_a_disk_that_fills_up_costs_the_cache_and_one_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     samples = pictures(tmp_path / "data")
     original = Shelf._writer
 
@@ -115,7 +127,10 @@ def test_a_disk_that_fills_up_costs_the_cache_and_one_note(tmp_path: Path, monke
     images, errors = decode(samples, COLOUR, cache=cache)
     assert same(images, decode(samples, COLOUR)[0]) and not errors
     (note,) = cache.notes
-    assert note.startswith(f"{tmp_path / 'cache'}: decoded images are not kept on disk (No space left on device") and "free some space there" in note
+    assert (
+        note.startswith(f"{tmp_path / 'cache'}: decoded images are not kept on disk (No space left on device")
+        and "free some space there" in note
+    )
     assert shards(tmp_path / "cache") == [], "the room is given back to the run"
 
 
@@ -125,20 +140,30 @@ def test_a_disk_that_the_images_would_fill_is_left_alone(tmp_path: Path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30))
     cache = Cache(tmp_path / "cache")
     assert same(decode(samples, COLOUR, cache=cache)[0], decode(samples, COLOUR)[0])
-    assert len(cache.notes) == 1 and "(1.1 GB are free there; they take up to 0.0 GB" in cache.notes[0] and shards(tmp_path / "cache") == []
+    assert (
+        len(cache.notes) == 1
+        and "(1.1 GB are free there; they take up to 0.0 GB" in cache.notes[0]
+        and shards(tmp_path / "cache") == []
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30 + 12 * (512 + 192)))
     cache = Cache(tmp_path / "cache")
     decode(samples, COLOUR, cache=cache)
     assert cache.notes == [] and len(shards(tmp_path / "cache")) == 1
 
 
-def test_a_folder_that_cannot_be_written_costs_one_note_and_what_is_there_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_costs_one_note_and_what_is_there_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = Decoded(monkeypatch)
     samples = pictures(tmp_path / "data")
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     cache = Cache(tmp_path / "file")
     assert same(decode(samples, COLOUR, cache=cache)[0], decode(samples, COLOUR)[0])
-    assert len(cache.notes) == 1 and str(tmp_path / "file") in cache.notes[0] and "make the folder writable" in cache.notes[0]
+    assert (
+        len(cache.notes) == 1
+        and str(tmp_path / "file") in cache.notes[0]
+        and "make the folder writable" in cache.notes[0]
+    )
 
     decode(samples[:8], COLOUR, cache=Cache(tmp_path / "cache"))
 
@@ -155,7 +180,9 @@ def test_a_folder_that_cannot_be_written_costs_one_note_and_what_is_there_is_sti
     assert cache.notes == [], "nothing was to be written"
 
 
-def test_an_interrupt_keeps_what_was_decoded_and_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_keeps_what_was_decoded_and_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = Decoded(monkeypatch)
     samples = pictures(tmp_path / "data", 200)
     decode(samples[:3], COLOUR, cache=Cache(tmp_path / "cache"))
@@ -189,7 +216,12 @@ def test_a_shelf_reads_through_one_open_file_from_many_threads(tmp_path: Path) -
 
 def child(data: Path, folder: Path) -> subprocess.Popen[str]:
     code = FILL.format(folders=[str(ROOT), str(ROOT / "kernels")])
-    return subprocess.Popen([sys.executable, "-c", code, str(data), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(data), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
 
 
 def started(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
@@ -206,12 +238,16 @@ def test_two_runs_at_once_share_a_cache_that_neither_spoils(tmp_path: Path, monk
     plain, _ = decode(samples, COLOUR)
     children = [child(tmp_path / "data", tmp_path / "cache é") for _ in range(2)]
     answers = [process.communicate("go\n", timeout=120)[0].splitlines()[1] for process in children]
-    assert answers == [f"0 {plain.fingerprint} {int(plain.images.sum())}"] * 2 and [process.returncode for process in children] == [0, 0]
+    assert answers == [f"0 {plain.fingerprint} {int(plain.images.sum())}"] * 2 and [
+        process.returncode for process in children
+    ] == [0, 0]
     decoded.since()
     assert same(decode(samples, COLOUR, cache=Cache(tmp_path / "cache é"))[0], plain) and decoded.since() == []
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_cache_that_is_right_and_keeps_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_killed_at_any_moment_leaves_a_cache_that_is_right_and_keeps_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = Decoded(monkeypatch)
     samples = pictures(tmp_path / "data", 600)
     plain, _ = decode(samples, COLOUR)

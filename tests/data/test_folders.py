@@ -35,7 +35,9 @@ def counts(manifest: Manifest) -> dict[str, int]:
     return {split: len(manifest.split(split)) for split in ("train", "val", "test")}
 
 
-def everywhere(number: int, splits: Iterable[str] = ("train", "val", "test"), classes: Iterable[str] = ("a", "b")) -> dict[str, int]:
+def everywhere(
+    number: int, splits: Iterable[str] = ("train", "val", "test"), classes: Iterable[str] = ("a", "b")
+) -> dict[str, int]:
     return {f"{split}/{name}": number for split in splits for name in classes}
 
 
@@ -58,7 +60,14 @@ def test_classes_are_the_sorted_folder_names_of_train(tmp_path: Path) -> None:
 def test_class_folders_alone_are_split_70_15_15_in_every_class(tmp_path: Path) -> None:
     manifest = scan_folder(fill(tmp_path, {"a": 100, "b": 40}))
     by_class = Counter((sample.split, manifest.classes[sample.label]) for sample in manifest.samples)
-    assert by_class == {("train", "a"): 70, ("val", "a"): 15, ("test", "a"): 15, ("train", "b"): 28, ("val", "b"): 6, ("test", "b"): 6}
+    assert by_class == {
+        ("train", "a"): 70,
+        ("val", "a"): 15,
+        ("test", "a"): 15,
+        ("train", "b"): 28,
+        ("val", "b"): 6,
+        ("test", "b"): 6,
+    }
     assert "--group-regex" in manifest.notes[-1]
     assert manifest.method == "split 70/15/15 into train, val and test by image, stratified, seed 0"
 
@@ -76,7 +85,9 @@ def test_the_split_hangs_on_the_seed_and_the_relative_path_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", range(1, 12))
-def test_a_small_class_keeps_an_image_in_train_and_from_three_on_has_one_everywhere(tmp_path: Path, number: int) -> None:
+def test_a_small_class_keeps_an_image_in_train_and_from_three_on_has_one_everywhere(
+    tmp_path: Path, number: int
+) -> None:
     manifest = scan_folder(fill(tmp_path, {"small": number, "big": 50}))
     small = Counter(sample.split for sample in manifest.samples if manifest.classes[sample.label] == "small")
     assert small["train"] >= 1 and small.total() == number
@@ -145,7 +156,10 @@ def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
         ({"set/train/a": 5, "set/train/b": 5}, "only one class found, 'set'; give .*set instead"),
         (everywhere(2, ("val", "test")), "there is test/ and val/ but no train/"),
         (everywhere(2, ["val"]) | {"train/a": 0}, "there are no training images"),
-        (everywhere(2) | {"val/Femurr": 1, "train/Femur": 2}, "val has class 'Femurr' but train has no images of it; the nearest name in train is 'Femur'"),
+        (
+            everywhere(2) | {"val/Femurr": 1, "train/Femur": 2},
+            "val has class 'Femurr' but train has no images of it; the nearest name in train is 'Femur'",
+        ),
         (everywhere(2, ("train", "val")) | {"test/A": 1}, "test has class 'A' but .* nearest name in train is 'a'"),
         (everywhere(2) | {"valid/a": 1}, "both mean val; keep one"),
         ({"a": 1, "b": 2}, "no class has more than 2 images, too few"),
@@ -172,13 +186,20 @@ def test_decoding_keeps_the_order_and_names_each_broken_file_once(tmp_path: Path
     manifest = scan_folder(tmp_path)
     image_set, errors = decode(manifest.samples, Preprocessing(size=8, channels=1))
     assert [error.path for error in errors] == broken and all(isinstance(error, ImageError) for error in errors)
-    assert all(error.__traceback__ is None and error.__cause__ is None for error in errors), "nothing half decoded is kept"
+    assert all(error.__traceback__ is None and error.__cause__ is None for error in errors), (
+        "nothing half decoded is kept"
+    )
     assert image_set.samples == tuple(sample for sample in manifest.samples if sample.path not in broken)
     assert image_set.images.shape == (238, 1, 8, 8) and image_set.images.dtype == torch.uint8
     assert image_set.images[:, 0, 0, 0].tolist() == [int(sample.path.stem) for sample in image_set.samples]
-    assert image_set.labels.tolist() == [sample.label for sample in image_set.samples] and image_set.labels.dtype == torch.int64
+    assert (
+        image_set.labels.tolist() == [sample.label for sample in image_set.samples]
+        and image_set.labels.dtype == torch.int64
+    )
     val = image_set.split("val")
-    assert len(val.samples) == len(val.labels) == 79 and val.images[:, 0, 0, 0].tolist() == [int(sample.path.stem) for sample in val.samples]
+    assert len(val.samples) == len(val.labels) == 79 and val.images[:, 0, 0, 0].tolist() == [
+        int(sample.path.stem) for sample in val.samples
+    ]
 
 
 def test_nothing_readable_is_an_empty_set_not_a_crash(tmp_path: Path) -> None:
@@ -216,7 +237,9 @@ def test_grey_files_of_any_mode_become_one_channel_equal_to_reading_them_grey(tm
     assert not decode(scan_folder(tmp_path).samples, Preprocessing(size=16))[0].is_grey()
 
 
-def test_an_interrupt_during_decoding_gets_out_without_reading_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_during_decoding_gets_out_without_reading_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
 
     def slow_load(path: Path, preprocessing: Preprocessing) -> torch.Tensor:
@@ -253,7 +276,9 @@ def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
 
 def test_a_real_set_is_read(shared: Path) -> None:
     manifest = scan_folder(shared / "data" / "pocus_lung")
-    assert manifest.classes == ("covid", "pneumonia", "regular") and len(manifest.samples) == 588 and manifest.notes == ()
+    assert (
+        manifest.classes == ("covid", "pneumonia", "regular") and len(manifest.samples) == 588 and manifest.notes == ()
+    )
 
 
 def past_run(folder: Path) -> None:
@@ -264,7 +289,9 @@ def past_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["runs", None])
-def test_the_runs_of_earlier_trainings_are_no_class(tmp_path: Path, given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runs_of_earlier_trainings_are_no_class(
+    tmp_path: Path, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(fill(tmp_path, {"a": 5, "b": 5}))
     before = scan_folder(Path())
     past_run(Path("runs/x-001"))
@@ -281,7 +308,10 @@ def test_runs_beside_the_splits_and_inside_a_class_are_named_in_one_note(tmp_pat
     past_run(tmp_path / "train" / "a" / "y-001")
     manifest = scan_folder(tmp_path, runs=tmp_path / "train" / "a")  # a folder of images stays a class
     assert counts(manifest) == {"train": 4, "val": 4, "test": 4}
-    assert manifest.notes == ("ignored beside the splits: masks", "left out, since runs of earlier trainings lie there: old, train/a/y-001")
+    assert manifest.notes == (
+        "ignored beside the splits: masks",
+        "left out, since runs of earlier trainings lie there: old, train/a/y-001",
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
@@ -294,7 +324,11 @@ def test_a_class_whose_name_is_no_text_is_refused_by_name(tmp_path: Path) -> Non
 def test_what_is_lost_in_reading_is_noted_by_split_and_by_class(tmp_path: Path) -> None:
     manifest = scan_folder(fill(tmp_path, everywhere(2) | {"test/a": 3}))
     assert lost(manifest, manifest.samples) == ()
-    kept = [sample for sample in manifest.samples if sample.split == "train" or (sample.split == "test" and sample.label == 1)]
+    kept = [
+        sample
+        for sample in manifest.samples
+        if sample.split == "train" or (sample.split == "test" and sample.label == 1)
+    ]
     assert lost(manifest, kept) == (
         "none of the 4 images of val can be read: the last epoch is kept as the best, chosen by no figure",
         "test has no images of a that can be read: its results leave these out",

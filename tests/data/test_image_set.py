@@ -19,11 +19,17 @@ GREY = Preprocessing(size=8, channels=1)
 
 
 def samples_in(folder: Path, count: int = 6) -> tuple[Sample, ...]:
-    """Pictures that all differ, two of each three in train; named so that nothing but their order puts them in order."""
+    """Pictures that all differ, two of each three in train; named so that nothing but their order
+    puts them in order."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 12), dtype=np.uint8)).save(folder / f"{number:03d}.png")
-    return tuple(Sample(folder / f"{n:03d}.png", n % 2, "val" if n % 3 == 2 else "train", f"{n % 2}/{n:03d}.png") for n in range(count))
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 12), dtype=np.uint8)).save(
+            folder / f"{number:03d}.png"
+        )
+    return tuple(
+        Sample(folder / f"{n:03d}.png", n % 2, "val" if n % 3 == 2 else "train", f"{n % 2}/{n:03d}.png")
+        for n in range(count)
+    )
 
 
 def test_each_image_comes_with_what_its_file_was(tmp_path: Path) -> None:
@@ -36,7 +42,9 @@ def test_each_image_comes_with_what_its_file_was(tmp_path: Path) -> None:
     assert [(fact.width, fact.height, fact.mode) for fact in images.facts[1:3]] == [(12, 9, "L"), (30, 20, "RGB")]
     assert len({fact.digest for fact in images.facts}) == 5
     val = images.split("val")
-    assert val.facts == tuple(fact for fact, sample in zip(images.facts, images.samples, strict=True) if sample.split == "val")
+    assert val.facts == tuple(
+        fact for fact, sample in zip(images.facts, images.samples, strict=True) if sample.split == "val"
+    )
     assert images.rows([4, 0]).facts == (images.facts[4], images.facts[0])
 
 
@@ -46,7 +54,9 @@ def test_rows_are_the_images_asked_for_whether_or_not_they_follow_each_other(tmp
         chosen = images.rows(rows)
         assert torch.equal(chosen.images, images.images[rows]) and torch.equal(chosen.labels, images.labels[rows])
         assert chosen.samples == tuple(images.samples[row] for row in rows)
-    assert images.rows(range(1, 4)).images.data_ptr() == images.images[1].data_ptr(), "a split in one piece needs no second memory"
+    assert images.rows(range(1, 4)).images.data_ptr() == images.images[1].data_ptr(), (
+        "a split in one piece needs no second memory"
+    )
     assert images.to_grey().facts == images.facts
 
 
@@ -56,7 +66,9 @@ def test_the_fingerprint_is_the_same_for_the_same_data_and_another_for_any_chang
     print_of = {"first": images.fingerprint}
     assert len(print_of["first"]) == 32 and int(print_of["first"], 16)
     again, _ = decode(samples_in(tmp_path / "elsewhere é 肺"), Preprocessing(size=16, channels=3))
-    assert again.fingerprint == print_of["first"], "neither the place of the folder nor the size of the network's input is data"
+    assert again.fingerprint == print_of["first"], (
+        "neither the place of the folder nor the size of the network's input is data"
+    )
 
     def with_sample(place: int, sample: Sample) -> ImageSet:
         return replace(images, samples=(*images.samples[:place], sample, *images.samples[place + 1 :]))
@@ -75,7 +87,9 @@ def test_the_fingerprint_is_the_same_for_the_same_data_and_another_for_any_chang
     assert len(set(print_of.values())) == len(print_of)
 
 
-def test_a_row_of_an_array_file_is_decoded_without_opening_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_an_array_file_is_decoded_without_opening_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
     samples = tuple(Sample(tmp_path / "set.npz", 0, "train", f"train/{row}", row=row) for row in range(4))
     (tmp_path / "set.npz").write_bytes(b"not asked for")
@@ -119,7 +133,9 @@ def test_a_set_with_one_coloured_picture_is_not_grey_though_it_is_not_kept(tmp_p
     assert not decode(samples, Preprocessing(size=8), keep=False)[0].is_grey()
 
 
-def test_what_is_expected_is_decoded_once_and_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_expected_is_decoded_once_and_before_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = samples_in(tmp_path, 12)
     images, _ = decode(samples, GREY, keep=False)
     plain, _ = decode(samples, GREY)
@@ -129,17 +145,23 @@ def test_what_is_expected_is_decoded_once_and_before_it_is_asked_for(tmp_path: P
     assert isinstance(images.images, OnDemand)
     for _, future in list(images.images.ready):
         future.result()
-    assert sorted(loaded.names) == sorted(samples[row].path.name for row in order.tolist()), "before anything was asked for"
+    assert sorted(loaded.names) == sorted(samples[row].path.name for row in order.tolist()), (
+        "before anything was asked for"
+    )
     for rows in order.split(3):
         assert torch.equal(images.images[rows], plain.images[rows])
     assert len(loaded.names) == len(order), "nothing was decoded twice"
     images.expect(order)
-    assert torch.equal(images.images[[8, 7]], plain.images[[8, 7]]) and torch.equal(images.images[order[:2]], plain.images[order[:2]])
+    assert torch.equal(images.images[[8, 7]], plain.images[[8, 7]]) and torch.equal(
+        images.images[order[:2]], plain.images[order[:2]]
+    )
     images.expect(torch.tensor([10, 3]))
     for _, future in list(images.images.ready):
         future.result()
     loaded.names.clear()
-    assert torch.equal(images.images[[10, 3]], plain.images[[10, 3]]) and loaded.names == [], "only the last expectation counts"
+    assert torch.equal(images.images[[10, 3]], plain.images[[10, 3]]) and loaded.names == [], (
+        "only the last expectation counts"
+    )
     plain.expect(order)  # nothing to do
 
 

@@ -31,11 +31,20 @@ def png_16_bit_colour(values: np.ndarray) -> bytes:
     """A 16-bit RGB PNG, which Pillow reads but cannot write."""
     height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
 
 
-@pytest.mark.parametrize(("suffix", "dtype"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("pgm", "<u2"), ("jp2", "<u2"), ("tif", "<i4"), ("tif", "<f4")])
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("pgm", "<u2"), ("jp2", "<u2"), ("tif", "<i4"), ("tif", "<f4")],
+)
 def test_a_16_bit_ramp_to_4000_comes_out_neither_white_nor_black(tmp_path: Path, suffix: str, dtype: str) -> None:
     path = tmp_path / f"ramp.{suffix}"
     Image.fromarray(RAMP.astype(dtype)).save(path)
@@ -50,7 +59,10 @@ def test_full_range_scaling_divides_16_bit_values_by_65535(tmp_path: Path) -> No
 
 
 def test_full_range_scaling_of_floats_takes_0_to_1_or_their_own_extremes(tmp_path: Path) -> None:
-    for name, values, expected in (("unit", [0.0, 0.2, 0.6], [0, 51, 153]), ("wide", [-10.0, 0.0, 10.0], [0, 128, 255])):
+    for name, values, expected in (
+        ("unit", [0.0, 0.2, 0.6], [0, 51, 153]),
+        ("wide", [-10.0, 0.0, 10.0], [0, 128, 255]),
+    ):
         Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / f"{name}.tif")
         assert read_image(tmp_path / f"{name}.tif", 1, "range")[0, :, 0].tolist() == expected
 
@@ -106,11 +118,15 @@ def test_transparency_is_laid_on_black(tmp_path: Path, mode: str) -> None:
         assert read_image(tmp_path / "a.png", 3)[0, :, 0].tolist() == [200, 100, 0]
 
 
-@pytest.mark.parametrize(("mode", "suffix", "tolerance"), [("CMYK", "tif", 2), ("CMYK", "jpg", 30), ("P", "gif", 40), ("P", "png", 40), ("YCbCr", "tif", 18)])
+@pytest.mark.parametrize(
+    ("mode", "suffix", "tolerance"),
+    [("CMYK", "tif", 2), ("CMYK", "jpg", 30), ("P", "gif", 40), ("P", "png", 40), ("YCbCr", "tif", 18)],
+)
 def test_colour_modes_come_out_in_their_colours(tmp_path: Path, mode: str, suffix: str, tolerance: int) -> None:
     path = tmp_path / f"a.{suffix}"
     picture = Image.fromarray(colours())
-    # Before version 13 Pillow could not read the YCbCr TIFF it writes without compression; those that are met are compressed.
+    # Before version 13 Pillow could not read the YCbCr TIFF it writes without compression; those
+    # that are met are compressed.
     options: dict[str, Any] = {"compression": "jpeg", "quality": 95} if mode == "YCbCr" else {}
     (picture.quantize(256) if mode == "P" else picture.convert(mode)).save(path, **options)
     difference = np.abs(read_image(path, 3).astype(int) - colours())
@@ -171,10 +187,15 @@ def test_a_file_cut_short_costs_one_line(tmp_path: Path, suffix: str, share: flo
     with pytest.raises(ImageError) as caught:
         read_image(cut, 3)
     assert caught.value.path == cut
-    assert str(caught.value) == f"{cut}: {caught.value.reason}" and "\n" not in str(caught.value) and caught.value.reason
+    assert (
+        str(caught.value) == f"{cut}: {caught.value.reason}" and "\n" not in str(caught.value) and caught.value.reason
+    )
 
 
-@pytest.mark.parametrize(("name", "shown"), [("two\nlines.png", r"two\nlines.png"), ("a\r\u2028b.png", r"a\r\u2028b.png"), ("\udcff ü 肺", r"\udcff ü 肺")])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("two\nlines.png", r"two\nlines.png"), ("a\r\u2028b.png", r"a\r\u2028b.png"), ("\udcff ü 肺", r"\udcff ü 肺")],
+)
 def test_an_error_is_one_line_whatever_the_files_name(name: str, shown: str) -> None:
     assert str(ImageError(Path(name), "damaged")) == f"{shown}: damaged"
 
@@ -182,7 +203,11 @@ def test_an_error_is_one_line_whatever_the_files_name(name: str, shown: str) -> 
 def test_what_is_no_image_says_so(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     (tmp_path / "folder.png").mkdir()
-    for name, reason in (("text.png", "not a known image format"), ("missing.png", "No such file"), ("folder.png", ".")):
+    for name, reason in (
+        ("text.png", "not a known image format"),
+        ("missing.png", "No such file"),
+        ("folder.png", "."),
+    ):
         with pytest.raises(ImageError, match=reason):
             read_image(tmp_path / name, 3)
 
@@ -190,15 +215,35 @@ def test_what_is_no_image_says_so(tmp_path: Path) -> None:
 def test_a_file_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     for width, height in ((12_000, 9_000), (60_000, 60_000)):  # where Pillow warns, and where it raises
-        header = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+        header = (
+            b"BM"
+            + struct.pack("<IHHI", 54, 0, 0, 54)
+            + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+        )
         (tmp_path / "big.bmp").write_bytes(header + bytes(100))
         with pytest.raises(ImageError, match="more than 100 million pixels"):
             read_image(tmp_path / "big.bmp", 3)
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("error", [OSError, ValueError, TypeError, SyntaxError, KeyError, EOFError, MemoryError, struct.error, zlib.error, OverflowError])
-def test_whatever_pillow_raises_becomes_an_image_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError,
+        ValueError,
+        TypeError,
+        SyntaxError,
+        KeyError,
+        EOFError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        OverflowError,
+    ],
+)
+def test_whatever_pillow_raises_becomes_an_image_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def fail(*_: object) -> None:
         raise error("two\nlines")
 
@@ -228,7 +273,9 @@ def test_flipped_bytes_give_an_image_or_an_image_error_and_no_warning(tmp_path: 
     picture = Image.fromarray(colours())
     (picture.convert("L") if suffix == "pgm" else picture).save(path)
     content = bytearray(path.read_bytes())
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), min_size=1, max_size=8)):
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), min_size=1, max_size=8)
+    ):
         content[place] = value
     path.write_bytes(bytes(content))
     try:
@@ -237,7 +284,9 @@ def test_flipped_bytes_give_an_image_or_an_image_error_and_no_warning(tmp_path: 
         assert "\n" not in str(error)
 
 
-def test_warnings_are_as_before_after_threads_leave_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_as_before_after_threads_leave_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("first", "second"):
         Image.new("L", (4, 4)).save(tmp_path / f"{name}.bmp")
     second_is_in, first_is_out = threading.Event(), threading.Event()
@@ -255,7 +304,9 @@ def test_warnings_are_as_before_after_threads_leave_in_another_order(tmp_path: P
     monkeypatch.setattr(Image, "open", ordered_open)
     before = list(warnings.filters)
     # What a thread raises is a warning for pytest, and so an error.
-    first, second = (threading.Thread(target=read_image, args=(tmp_path / f"{name}.bmp", 1)) for name in ("first", "second"))
+    first, second = (
+        threading.Thread(target=read_image, args=(tmp_path / f"{name}.bmp", 1)) for name in ("first", "second")
+    )
     first.start()
     second.start()
     first.join(20)
@@ -271,7 +322,11 @@ def test_any_shape_fits_a_square_and_keeps_its_grey(height: int, width: int, res
     fitted = fit(np.full((height, width, channels), 200, dtype=np.uint8), 64, resize)
     assert fitted.shape == (64, 64, channels) and fitted.dtype == np.uint8
     inside = fitted[:, :, 0] > 0
-    expected = (64, 64) if resize == "stretch" else tuple(max(1, round(side * 64 / max(height, width))) for side in (height, width))
+    expected = (
+        (64, 64)
+        if resize == "stretch"
+        else tuple(max(1, round(side * 64 / max(height, width))) for side in (height, width))
+    )
     assert (inside.any(axis=1).sum(), inside.any(axis=0).sum()) == expected
     assert np.all(fitted[inside] == 200)
     if resize == "letterbox":
@@ -314,7 +369,9 @@ def test_paths_with_spaces_and_other_alphabets_are_read(tmp_path: Path) -> None:
 def test_facts_tell_what_a_file_was_before_it_was_made_to_fit(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(colours()).save(tmp_path / "a.tif", exif=exif, save_all=True, append_images=[Image.new("L", (4, 4))])
+    Image.fromarray(colours()).save(
+        tmp_path / "a.tif", exif=exif, save_all=True, append_images=[Image.new("L", (4, 4))]
+    )
     facts = load(tmp_path / "a.tif", Preprocessing(size=8))[1]
     assert (facts.width, facts.height, facts.mode, facts.frames, facts.patient) == (24, 32, "RGB", 2, "")
     assert len(bytes.fromhex(facts.digest)) == 16
@@ -322,7 +379,13 @@ def test_facts_tell_what_a_file_was_before_it_was_made_to_fit(tmp_path: Path) ->
 
 def test_the_digest_is_of_the_pixels_whatever_the_file_and_of_their_shape(tmp_path: Path) -> None:
     grey = colours()[:, :, 0]
-    pictures = {"a.png": grey, "b.bmp": grey, "colour.png": np.repeat(grey[:, :, None], 3, axis=2), "tall.png": grey.reshape(32, 24), "other.png": grey + 1}
+    pictures = {
+        "a.png": grey,
+        "b.bmp": grey,
+        "colour.png": np.repeat(grey[:, :, None], 3, axis=2),
+        "tall.png": grey.reshape(32, 24),
+        "other.png": grey + 1,
+    }
     for name, pixels in pictures.items():
         Image.fromarray(pixels).save(tmp_path / name)
     digest = {name: load(tmp_path / name, Preprocessing(size=size))[1].digest for name in pictures for size in (8, 16)}

@@ -1,4 +1,5 @@
-"""The values of every unusual file that must load, against decoders and arithmetic that share nothing with the reader."""
+"""The values of every unusual file that must load, against decoders and arithmetic that share
+nothing with the reader."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import pytest
 
 from medmambase.data.reading.images import ImageError, read_image
 
-imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs, of the extra dicom, decodes the files a second time")
+imagecodecs = pytest.importorskip(
+    "imagecodecs", reason="imagecodecs, of the extra dicom, decodes the files a second time"
+)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # How each EXIF orientation is turned upright, in NumPy's words.
@@ -32,7 +35,8 @@ def stretched(values: Array) -> Array:
 
 
 def on_black(layers: Array) -> Array:
-    """(h, w), or layers of which an even number ends with alpha, to (h, w) or (h, w, 3); 16-bit colour by its high byte, then stretched."""
+    """(h, w), or layers of which an even number ends with alpha, to (h, w) or (h, w, 3); 16-bit
+    colour by its high byte, then stretched."""
     deep = layers.dtype == np.uint16
     if layers.ndim == 2:
         return stretched(layers.astype(float)) if deep else layers.astype(float)
@@ -65,12 +69,16 @@ def lab(stored: Array) -> Array:
 def portable(data: bytes) -> Array:
     """PPM, PGM, PBM and PFM."""
     data = re.sub(rb"\A(P6)\n#[^\n]*", rb"\1", data)  # a comment
-    found = re.match(rb"(P4)\s(\d+)\s(\d+)\s" if data.startswith(b"P4") else rb"(P[56f])\s(\d+)\s(\d+)\s(-?[\d.]+)\s", data)
+    found = re.match(
+        rb"(P4)\s(\d+)\s(\d+)\s" if data.startswith(b"P4") else rb"(P[56f])\s(\d+)\s(\d+)\s(-?[\d.]+)\s", data
+    )
     assert found is not None
     kind, width, height = found[1], int(found[2]), int(found[3])
     body = data[found.end() :]
     if kind == b"P4":
-        bits = np.unpackbits(np.frombuffer(body, np.uint8)[: height * -(-width // 8)].reshape(height, -1), axis=1)[:, :width]
+        bits = np.unpackbits(np.frombuffer(body, np.uint8)[: height * -(-width // 8)].reshape(height, -1), axis=1)[
+            :, :width
+        ]
         return (1 - bits) * 255.0
     if kind == b"Pf":
         return stretched(np.frombuffer(body, "<f4", height * width).reshape(height, width)[::-1].astype(float))
@@ -102,7 +110,9 @@ def rle8(data: bytes) -> Array:
 
 
 def tiff(data: bytes, name: str) -> Array:
-    if name == "tiff_strip_cmyk_16l_jpeg.tif":  # not compressed, whatever its name: the last bytes of the file but its directory
+    if (
+        name == "tiff_strip_cmyk_16l_jpeg.tif"
+    ):  # not compressed, whatever its name: the last bytes of the file but its directory
         return cmyk(np.frombuffer(data, "<u2", 100 * 100 * 4, uncompressed_at(data)).reshape(100, 100, 4) >> 8)
     values = imagecodecs.tiff_decode(data, index=0)
     if name == "hopper.Lab.tif":
@@ -136,7 +146,9 @@ def expected(path: Path) -> Array:
             values = imagecodecs.jpeg_decode(data)
             if name == "pil_sample_cmyk.jpg":  # as Adobe writes it, 255 for no ink
                 return cmyk(255 - values)
-            return TURNS[int(found[1]) if found else 8 if name == "orientation_rectangle.jpg" else 1](values.astype(float))
+            return TURNS[int(found[1]) if found else 8 if name == "orientation_rectangle.jpg" else 1](
+                values.astype(float)
+            )
         case ".bmp":
             return rle8(data) if "rle8" in name else on_black(imagecodecs.bmp_decode(data))
         case ".gif":
@@ -151,12 +163,21 @@ def expected(path: Path) -> Array:
             return portable(data)
 
 
-# Where two right decoders may differ: colour conversions rounded otherwise, chroma enlarged otherwise. (mean, most)
-LOOSE = {"hopper.Lab.tif": (1.0, 10.0), "old-style-jpeg-compression.tif": (0.2, 48.0), "tiff_strip_cmyk_jpeg.tif": (1.0, 2.0)}
+# Where two right decoders may differ: colour conversions rounded otherwise, chroma enlarged
+# otherwise. (mean, most)
+LOOSE = {
+    "hopper.Lab.tif": (1.0, 10.0),
+    "old-style-jpeg-compression.tif": (0.2, 48.0),
+    "tiff_strip_cmyk_jpeg.tif": (1.0, 2.0),
+}
 
 
 def test_every_odd_file_that_must_load_has_the_right_values(shared: Path) -> None:
-    files = [path for kind in ("good_modes", "exif_orientation") for path in sorted((shared / "data" / "odd_formats" / kind).iterdir())]
+    files = [
+        path
+        for kind in ("good_modes", "exif_orientation")
+        for path in sorted((shared / "data" / "odd_formats" / kind).iterdir())
+    ]
     assert len(files) >= 62
     wrong = {}
     for path in files:
@@ -170,7 +191,10 @@ def test_every_odd_file_that_must_load_has_the_right_values(shared: Path) -> Non
 
 
 def test_seven_turned_copies_of_one_photograph_agree(shared: Path) -> None:
-    turned = [read_image(path, 1).astype(int) for path in sorted((shared / "data" / "odd_formats" / "exif_orientation").glob("hopper_orientation_*.jpg"))]
+    turned = [
+        read_image(path, 1).astype(int)
+        for path in sorted((shared / "data" / "odd_formats" / "exif_orientation").glob("hopper_orientation_*.jpg"))
+    ]
     assert len(turned) == 7
     for other in turned[1:]:
         assert np.abs(other - turned[0]).mean() < 8  # JPEG noise; a wrong turn gives 55
@@ -185,6 +209,7 @@ def test_the_damaged_files_give_their_pixels_or_one_line(shared: Path) -> None:
             assert "\n" not in str(error) and error.path == path
             failed.add(path.name)
     assert failed == {
-        "bmp_b_badwidth.bmp", "bmp_b_shortfile.bmp", "broken.png", "broken_data_stream.png", "pngtest_bad.png.bin", "truncated_end_chunk.png",
-        "truncated_image.png", "truncated_jpeg.jpg", "unknown_compression_method.png", "zero_width.gif",
+        "bmp_b_badwidth.bmp", "bmp_b_shortfile.bmp", "broken.png", "broken_data_stream.png", "pngtest_bad.png.bin",
+        "truncated_end_chunk.png", "truncated_image.png", "truncated_jpeg.jpg", "unknown_compression_method.png",
+        "zero_width.gif",
     }  # fmt: skip  # what no decoder can make whole; in the others only what stands beside the pixels is damaged

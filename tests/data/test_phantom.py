@@ -35,7 +35,10 @@ def digest(root: Path) -> str:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    digests = [digest(write_phantom(tmp_path / str(i), images_per_class=6, size=48, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    digests = [
+        digest(write_phantom(tmp_path / str(i), images_per_class=6, size=48, seed=seed))
+        for i, seed in enumerate((0, 0, 1))
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -53,8 +56,15 @@ def test_every_split_has_every_class_in_60_20_20(phantom: ImageSet) -> None:
 
 
 def test_no_patient_is_in_two_splits_and_each_has_several_images(phantom: ImageSet) -> None:
-    patients = {split: [sample.path.name.split("_")[0] for sample in phantom.split(split).samples] for split in ("train", "val", "test")}
-    assert not set(patients["train"]) & set(patients["val"]) | set(patients["train"]) & set(patients["test"]) | set(patients["val"]) & set(patients["test"])
+    patients = {
+        split: [sample.path.name.split("_")[0] for sample in phantom.split(split).samples]
+        for split in ("train", "val", "test")
+    }
+    assert (
+        not set(patients["train"]) & set(patients["val"])
+        | set(patients["train"]) & set(patients["test"])
+        | set(patients["val"]) & set(patients["test"])
+    )
     assert len(patients["train"]) / len(set(patients["train"])) == 12
 
 
@@ -75,7 +85,9 @@ def test_a_linear_model_on_pixels_fails(phantom: ImageSet) -> None:
     assert score < 0.55, f"balanced accuracy {score:.3f}; guessing gives 0.167"
 
 
-@pytest.mark.parametrize(("images_per_class", "size", "message"), [(4, 96, "images_per_class is 4"), (10, 16, "size is 16")])
+@pytest.mark.parametrize(
+    ("images_per_class", "size", "message"), [(4, 96, "images_per_class is 4"), (10, 16, "size is 16")]
+)
 def test_too_few_images_or_pixels_are_refused(tmp_path: Path, images_per_class: int, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_phantom(tmp_path, images_per_class=images_per_class, size=size)

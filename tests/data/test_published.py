@@ -1,4 +1,5 @@
-"""Published sets as they are downloaded: MedMNIST's files and FETAL_PLANES_DB, and files that only look like them."""
+"""Published sets as they are downloaded: MedMNIST's files and FETAL_PLANES_DB, and files that only
+look like them."""
 
 import io
 import pickle
@@ -26,13 +27,18 @@ def arrays(shape: tuple[int, ...] = (28, 28), classes: int = 3, column: bool = T
     found = {}
     for split, count in zip(SPLITS, (9, 6, 12), strict=True):
         labels = np.arange(count, dtype=np.uint8) % classes
-        found |= {f"{split}_images": rng.integers(0, 256, (count, *shape), dtype=np.uint8), f"{split}_labels": labels[:, None] if column else labels}
+        found |= {
+            f"{split}_images": rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+            f"{split}_labels": labels[:, None] if column else labels,
+        }
     return found
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (64, 64, 3), (12, 20, 1)])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_medmnist_file_of_any_size_keeps_its_official_split_and_its_pixels(tmp_path: Path, shape: tuple[int, ...], save) -> None:
+def test_a_medmnist_file_of_any_size_keeps_its_official_split_and_its_pixels(
+    tmp_path: Path, shape: tuple[int, ...], save
+) -> None:
     held = arrays(shape, classes=4)
     save(tmp_path / "octmnist_64.npz", **held)
     found = read_manifest(tmp_path / "octmnist_64.npz", seed=5)
@@ -62,7 +68,10 @@ def test_rows_are_decoded_like_files_and_memory_is_given_back(tmp_path: Path) ->
     for sample, image in zip(samples, images.images, strict=True):
         assert np.array_equal(image[0].numpy(), held[f"{sample.split}_images"][int(sample.name.partition("/")[2])])
     with ThreadPoolExecutor(8) as pool:
-        assert all(np.array_equal(a, b) for a, b in zip(pool.map(published.pixels_of, samples), images.images[:, 0].numpy(), strict=True))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(pool.map(published.pixels_of, samples), images.images[:, 0].numpy(), strict=True)
+        )
     assert len(published._arrays) == 3
     published.forget()
 
@@ -70,7 +79,10 @@ def test_rows_are_decoded_like_files_and_memory_is_given_back(tmp_path: Path) ->
 def test_folds_leave_the_official_test_split(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays())
     found = read_manifest(tmp_path / "a.npz", seed=0, folds=3, fold=0)
-    assert Counter(sample.split for sample in found.samples) == {"train": 9, "val": 6, "test": 12} and "it is val" in found.method
+    assert (
+        Counter(sample.split for sample in found.samples) == {"train": 9, "val": 6, "test": 12}
+        and "it is val" in found.method
+    )
 
 
 def without(key: str) -> dict[str, np.ndarray]:
@@ -82,10 +94,19 @@ def without(key: str) -> dict[str, np.ndarray]:
     [
         (without("val_images"), "has no array 'val_images'; wanted a MedMNIST file with train_images"),
         (without("test_labels"), "has no array 'test_labels'"),
-        (arrays() | {"train_images": np.zeros((9, 28, 28), np.float32)}, "train_images is float32 .*; wanted 8-bit pictures"),
-        (arrays((28, 28, 28)), r"val_images has shape \(6, 28, 28, 28\): volumes|train_images has shape \(9, 28, 28, 28\): volumes"),
+        (
+            arrays() | {"train_images": np.zeros((9, 28, 28), np.float32)},
+            "train_images is float32 .*; wanted 8-bit pictures",
+        ),
+        (
+            arrays((28, 28, 28)),
+            r"val_images has shape \(6, 28, 28, 28\): volumes|train_images has shape \(9, 28, 28, 28\): volumes",
+        ),
         (arrays() | {"train_labels": np.zeros((9, 14), np.uint8)}, "each image has 14 labels, which may all be true"),
-        (arrays() | {"train_labels": np.zeros((8, 1), np.uint8)}, r"train_images has shape \(9, 28, 28\) and train_labels \(8, 1\)"),
+        (
+            arrays() | {"train_labels": np.zeros((8, 1), np.uint8)},
+            r"train_images has shape \(9, 28, 28\) and train_labels \(8, 1\)",
+        ),
         (arrays() | {"train_labels": np.full((9, 1), -1)}, "train_labels is int64 .*; wanted whole numbers from 0 on"),
         (arrays() | {"train_labels": np.full((9, 1), 0.5)}, "train_labels is float64"),
         (arrays() | {"train_labels": np.array(["a"] * 9)}, "train_labels is <U1"),
@@ -94,7 +115,9 @@ def without(key: str) -> dict[str, np.ndarray]:
         (arrays(classes=1), "only one class found"),
     ],
 )
-def test_what_is_no_set_of_pictures_with_one_label_each_is_refused(tmp_path: Path, held: dict[str, np.ndarray], said: str) -> None:
+def test_what_is_no_set_of_pictures_with_one_label_each_is_refused(
+    tmp_path: Path, held: dict[str, np.ndarray], said: str
+) -> None:
     np.savez(tmp_path / "a.npz", **held)
     with pytest.raises(DataError, match=said) as caught:
         read_manifest(tmp_path / "a.npz", seed=0)
@@ -114,12 +137,22 @@ class Bomb:
 def test_nothing_is_unpickled_and_damaged_files_cost_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **(arrays() | {"train_labels": np.array([Bomb(tmp_path / "exploded")] * 9, dtype=object)}))
-    with pytest.raises(DataError, match=r"a\.npz: (is no MedMNIST .npz file, or is damaged \(Object arrays cannot be loaded|train_labels)"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.npz: (is no MedMNIST .npz file, or is damaged \(Object arrays cannot be loaded|train_labels)",
+    ):
         read_manifest(path, seed=0)
     assert not (tmp_path / "exploded").exists()
     np.savez_compressed(path, **arrays())
     good = path.read_bytes()
-    for content in (b"", b"hello", good[: len(good) // 2], good[:-30], pickle.dumps([1]), good[:200] + b"x" * 400 + good[600:]):
+    for content in (
+        b"",
+        b"hello",
+        good[: len(good) // 2],
+        good[:-30],
+        pickle.dumps([1]),
+        good[:200] + b"x" * 400 + good[600:],
+    ):
         path.write_bytes(content)
         try:
             samples = read_manifest(path, seed=0).samples
@@ -132,11 +165,15 @@ def test_nothing_is_unpickled_and_damaged_files_cost_one_line(tmp_path: Path) ->
 
 def test_a_small_file_that_would_fill_any_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**3, 10**3)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**3, 10**3)}
+    )
     np.savez(tmp_path / "a.npz", **without("train_images"))
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
         file.writestr("train_images.npy", header.getvalue())
-    with pytest.raises(DataError, match=r"train_images is uint8 \(1000000000, 1000, 1000\); wanted .* 20 GB of them at most"):
+    with pytest.raises(
+        DataError, match=r"train_images is uint8 \(1000000000, 1000, 1000\); wanted .* 20 GB of them at most"
+    ):
         read_manifest(tmp_path / "a.npz", seed=0)
 
 
@@ -157,7 +194,8 @@ PLANES = "Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train \n"
 
 @pytest.fixture
 def fetal(tmp_path: Path) -> Path:
-    """A small FETAL_PLANES_DB: 24 patients of two images each, the last six of them in its test split."""
+    """A small FETAL_PLANES_DB: 24 patients of two images each, the last six of them in its test
+    split."""
     lines = []
     (tmp_path / "Images").mkdir()
     for patient in range(24):
@@ -175,8 +213,12 @@ def test_fetal_planes_is_read_as_it_is(fetal: Path, by: str) -> None:
     found = read_manifest(fetal if by == "folder" else fetal / "FETAL_PLANES_DB_data.csv", seed=0)
     assert found.classes == ("Fetal brain", "Maternal cervix", "Other") and found.root == fetal
     assert {sample.patient for sample in found.split("test")} == {str(patient) for patient in range(18, 24)}
-    assert found.split("val") and not {s.patient for s in found.split("val")} & {s.patient for s in found.split("train")}
-    assert found.split("test")[0].name == "Images/Patient00018_Plane1_1_of_2.png" and found.split("test")[0].path.is_file()
+    assert found.split("val") and not {s.patient for s in found.split("val")} & {
+        s.patient for s in found.split("train")
+    }
+    assert (
+        found.split("test")[0].name == "Images/Patient00018_Plane1_1_of_2.png" and found.split("test")[0].path.is_file()
+    )
     assert found.method.startswith("split 85/15 into train and val by patient")
 
 

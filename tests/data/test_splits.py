@@ -1,4 +1,5 @@
-"""Splits: no patient in two parts, every image in one, the same for the same names, and what is written is read again."""
+"""Splits: no patient in two parts, every image in one, the same for the same names, and what is
+written is read again."""
 
 import random
 import sys
@@ -20,7 +21,10 @@ SPLITS = ("train", "val", "test")
 
 def manifest(images: list[tuple[str, int, str]], classes: int | None = None) -> Manifest:
     """Of (patient, label, split)."""
-    samples = [Sample(Path(f"{row}.png"), label, split, f"{row:04d}.png", patient) for row, (patient, label, split) in enumerate(images)]
+    samples = [
+        Sample(Path(f"{row}.png"), label, split, f"{row:04d}.png", patient)
+        for row, (patient, label, split) in enumerate(images)
+    ]
     count = classes or 1 + max(label for _, label, _ in images)
     return Manifest(Path("data"), tuple("abcdefgh"[:count]), tuple(samples), ())
 
@@ -28,7 +32,11 @@ def manifest(images: list[tuple[str, int, str]], classes: int | None = None) -> 
 def patients(count: int, images: int, classes: int = 3, seed: int = 0) -> Manifest:
     """Patients with up to so many images, each of one class or two."""
     chance = random.Random(seed)
-    rows = [(f"p{p}", (p + (chance.random() < 0.2)) % classes, "train") for p in range(count) for _ in range(chance.randint(1, images))]
+    rows = [
+        (f"p{p}", (p + (chance.random() < 0.2)) % classes, "train")
+        for p in range(count)
+        for _ in range(chance.randint(1, images))
+    ]
     return manifest(rows, classes)
 
 
@@ -48,7 +56,9 @@ def test_no_patient_is_in_two_splits_and_every_image_is_in_one(count: int, image
 
 
 @given(st.integers(2, 5), st.integers(8, 30), st.booleans(), st.integers(0, 10**6))
-def test_the_test_parts_of_all_folds_are_all_images_and_each_is_in_one(folds: int, count: int, known: bool, seed: int) -> None:
+def test_the_test_parts_of_all_folds_are_all_images_and_each_is_in_one(
+    folds: int, count: int, known: bool, seed: int
+) -> None:
     found = patients(count, 4, classes=2, seed=seed)
     if not known:
         found = replace(found, samples=tuple(replace(sample, patient="") for sample in found.samples))
@@ -64,7 +74,10 @@ def test_shares_are_near_70_15_15_in_every_class() -> None:
     done = complete(patients(200, 5), 1)
     for label in range(3):
         counts = Counter(sample.split for sample in done.samples if sample.label == label)
-        assert all(abs(counts[split] / counts.total() - share) < 0.05 for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)))
+        assert all(
+            abs(counts[split] / counts.total() - share) < 0.05
+            for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15))
+        )
     assert done.method == "split 70/15/15 into train, val and test by patient, stratified, seed 1" and done.notes == ()
 
 
@@ -83,7 +96,10 @@ def test_the_only_patient_of_a_class_is_learned_from_and_a_note_says_what_is_mis
     rows = [(f"p{p}", p % 2, "train") for p in range(20) for _ in range(2)] + [("alone", 2, "train")] * 5
     done = complete(manifest(rows))
     assert {sample.split for sample in done.samples if sample.patient == "alone"} == {"train"}
-    assert "val has no images of c: its results leave these out" in done.notes and "test has no images of c: its results leave these out" in done.notes
+    assert (
+        "val has no images of c: its results leave these out" in done.notes
+        and "test has no images of c: its results leave these out" in done.notes
+    )
     assert all({sample.label for sample in done.split(split)} >= {0, 1} for split in SPLITS)
 
 
@@ -102,8 +118,15 @@ def test_images_without_a_patient_are_patients_of_their_own() -> None:
 
 
 def test_a_patient_in_two_given_splits_is_refused_with_counts_unless_it_is_allowed() -> None:
-    rows = [("1043", 0, "train")] * 5 + [("1043", 0, "test")] * 2 + [("7", 1, "train"), ("8", 1, "val"), ("9", 0, "val"), ("9", 1, "test")]
-    said = r"data: patient 1043 is in train \(5 images\) and test \(2 images\); 9 is in val \(1 images\) and test \(1 images\): test results .*--allow-leak"
+    rows = (
+        [("1043", 0, "train")] * 5
+        + [("1043", 0, "test")] * 2
+        + [("7", 1, "train"), ("8", 1, "val"), ("9", 0, "val"), ("9", 1, "test")]
+    )
+    said = (
+        r"data: patient 1043 is in train \(5 images\) and test \(2 images\); 9 is in val \(1 images\) and test "
+        r"\(1 images\): test results .*--allow-leak"
+    )
     with pytest.raises(DataError, match=said):
         complete(manifest(rows))
     done = complete(manifest(rows), allow_leak=True)
@@ -121,7 +144,9 @@ def test_an_official_test_split_is_never_touched() -> None:
     assert parts(done)["test"] == official and "test is that of the data" in done.method and "85/15" in done.method
     folded = [complete(manifest(rows), folds=4, fold=fold) for fold in range(4)]
     assert all(parts(run)["test"] == official for run in folded) and "it is val" in folded[0].method
-    assert Counter(patient for run in folded for patient in parts(run)["val"]) == Counter({f"p{p}" for p in range(6, 40)})
+    assert Counter(patient for run in folded for patient in parts(run)["val"]) == Counter(
+        {f"p{p}" for p in range(6, 40)}
+    )
 
 
 def test_folds_share_out_a_given_val_split_and_say_so() -> None:
@@ -134,10 +159,26 @@ def test_folds_share_out_a_given_val_split_and_say_so() -> None:
     ("found", "settings", "said"),
     [
         (patients(4, 2, 2), {"folds": 5}, "--folds is 5, but there are only 4 patients; choose fewer folds"),
-        (manifest([("", row % 2, "train") for row in range(6)]), {"folds": 4}, "--folds is 4, but no class has more than 3 images; choose fewer folds"),
-        (manifest([("p", 0, "train")] * 4 + [("q", 1, "train")] * 4), {}, "there are too few patients, too few to hold some back for validation"),
-        (manifest([("", 0, "train"), ("", 1, "train")]), {}, "no class has more than 2 images, too few to hold some back"),
-        (manifest([(f"p{p}", 0, "train") for p in range(10)] + [("q", 1, "train")] * 3), {"folds": 3}, "train is left without images of b: too few patients"),
+        (
+            manifest([("", row % 2, "train") for row in range(6)]),
+            {"folds": 4},
+            "--folds is 4, but no class has more than 3 images; choose fewer folds",
+        ),
+        (
+            manifest([("p", 0, "train")] * 4 + [("q", 1, "train")] * 4),
+            {},
+            "there are too few patients, too few to hold some back for validation",
+        ),
+        (
+            manifest([("", 0, "train"), ("", 1, "train")]),
+            {},
+            "no class has more than 2 images, too few to hold some back",
+        ),
+        (
+            manifest([(f"p{p}", 0, "train") for p in range(10)] + [("q", 1, "train")] * 3),
+            {"folds": 3},
+            "train is left without images of b: too few patients",
+        ),
     ],
 )
 def test_what_cannot_be_shared_out_is_said(found: Manifest, settings: dict[str, int], said: str) -> None:
@@ -152,11 +193,16 @@ def test_what_is_written_is_a_manifest_that_gives_the_same_again(tmp_path: Path)
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
-    samples = tuple(Sample(tmp_path / name, row % 2, "train", name, f"p {row % 11}" if row % 11 else "") for row, name in enumerate(sorted(names)))
+    samples = tuple(
+        Sample(tmp_path / name, row % 2, "train", name, f"p {row % 11}" if row % 11 else "")
+        for row, name in enumerate(sorted(names))
+    )
     done = complete(Manifest(tmp_path, ("ill, very", "well"), samples, ()), 4)
     write_splits(tmp_path / "splits.csv", done)
     again = read_manifest(tmp_path / "splits.csv", seed=9)
-    assert again.classes == done.classes and again.samples == tuple(sorted(done.samples, key=lambda sample: sample.name))
+    assert again.classes == done.classes and again.samples == tuple(
+        sorted(done.samples, key=lambda sample: sample.name)
+    )
     assert again.method == "the splits are those of the data"
     assert not list(tmp_path.glob("*.new"))
 
@@ -183,7 +229,9 @@ def test_the_patient_is_found_in_the_name(tmp_path: Path, source: str) -> None:
         for sample in done.samples:
             of[sample.patient].add(sample.split)
         assert len(of) == 12 and all(len(found) == 1 for found in of.values()) and first in of
-    with pytest.raises(DataError, match=r"--group-regex 'subject' finds nothing in any of 36 names, such as a/pat00_0.png"):
+    with pytest.raises(
+        DataError, match=r"--group-regex 'subject' finds nothing in any of 36 names, such as a/pat00_0.png"
+    ):
         read_manifest(place, seed=0, group_regex="subject")
     note = read_manifest(place, seed=0, group_regex=r"pat0\d").notes[0]
     assert "finds no patient in 6 names, such as" in note and "counts as a patient of its own" in note

@@ -1,4 +1,5 @@
-"""``medmambase-doctor``: what it says of machines that are faked, one thing wrong on each, and of a Python whose PyTorch does not load."""
+"""``medmambase-doctor``: what it says of machines that are faked, one thing wrong on each, and of a
+Python whose PyTorch does not load."""
 
 import importlib
 import json
@@ -23,16 +24,19 @@ from medmambase.doctor.torch_build import Card
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = Trial(
-    "2.13.0+cu130", "13.0", None, True, ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"), (8, 9), "triton", "the tensors are on cuda",
-    2.5, 3e-7, 0.4,
+    "2.13.0+cu130", "13.0", None, True, ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"), (8, 9), "triton",
+    "the tensors are on cuda", 2.5, 3e-7, 0.4,
 )  # fmt: skip  # in the order of the fields
 NO_GPU = replace(GPU, sees_gpu=False, capability=None, engine="cpu", reason="the tensors are on the CPU")
 RTX = Facts(
-    "Windows", "10.0.22631", "win-amd64", (3, 12, 4), "", "C:\\venv", True, None, "2.13.0+cu130", {"triton-windows": "3.7.1.post27"}, "0.50.0", (), (),
-    Card((13, 0), (8, 9)), "NVIDIA GeForce RTX 4070", "581.15", Folder("C:\\Users\\ann\\Temp", True), Folder("C:\\Users\\ann\\.triton\\cache", True), True,
-    32 * 10**9, 200 * 10**9, GPU,
+    "Windows", "10.0.22631", "win-amd64", (3, 12, 4), "", "C:\\venv", True, None, "2.13.0+cu130",
+    {"triton-windows": "3.7.1.post27"}, "0.50.0", (), (), Card((13, 0), (8, 9)), "NVIDIA GeForce RTX 4070", "581.15",
+    Folder("C:\\Users\\ann\\Temp", True), Folder("C:\\Users\\ann\\.triton\\cache", True), True, 32 * 10**9,
+    200 * 10**9, GPU,
 )  # fmt: skip  # in the order of the fields
-LINUX = replace(RTX, system="Linux", architecture="x86_64", compiler="/usr/bin/gcc", tritons={"triton": "3.7.1"}, long_paths=None)
+LINUX = replace(
+    RTX, system="Linux", architecture="x86_64", compiler="/usr/bin/gcc", tritons={"triton": "3.7.1"}, long_paths=None
+)
 NOTHING = Trial()
 CU130 = "pip install --force-reinstall torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
 CPU_TRIAL = replace(NO_GPU, torch="2.13.0+cpu", cuda=None, builds=())
@@ -53,7 +57,8 @@ MACHINES = {
     ),
     "the embeddable Python": (
         replace(RTX, python_kind="embeddable", headers=False, trial=FAILED),
-        "NOT READY: this Python has no Python.h, which the first launch on the GPU compiles with; install the full Python, not the embeddable one "
+        "NOT READY: this Python has no Python.h, which the first launch on the GPU compiles with; install the full "
+        "Python, not the embeddable one "
         "(winget install Python.Python.3.12), make a virtual environment with it, and install medmambase there",
     ),
     "two Tritons": (
@@ -66,7 +71,11 @@ MACHINES = {
         'READY (slower, Triton is missing); to mend it: pip install "triton-windows==3.7.*"',
     ),
     "a card newer than its torch": (
-        replace(RTX, card=Card((13, 0), (12, 0)), trial=replace(FAILED, cuda="12.6", builds=("sm_50", "sm_80", "sm_86", "sm_90"), capability=(12, 0))),
+        replace(
+            RTX,
+            card=Card((13, 0), (12, 0)),
+            trial=replace(FAILED, cuda="12.6", builds=("sm_50", "sm_80", "sm_86", "sm_90"), capability=(12, 0)),
+        ),
         f"NOT READY: this torch has no code for compute capability 12.0; {CU130}",
     ),
     "a driver older than its torch": (
@@ -75,23 +84,35 @@ MACHINES = {
         "pip install --force-reinstall torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126",
     ),
     "a card of the Turing generation": (
-        replace(RTX, card=Card((13, 0), (7, 5)), trial=replace(GPU, capability=(7, 5), engine="torch", reason="the card is old")),
+        replace(
+            RTX,
+            card=Card((13, 0), (7, 5)),
+            trial=replace(GPU, capability=(7, 5), engine="torch", reason="the card is old"),
+        ),
         "READY (slower, the card is older than compute capability 8.0)",
     ),
     "an account whose name is Chinese": (
         replace(RTX, temp=Folder("C:\\Users\\用户\\Temp", True), cache=Folder("C:\\Users\\用户\\.triton\\cache", True)),
         "READY (triton on NVIDIA GeForce RTX 4070)",
     ),
-    "Linux without a compiler": (replace(LINUX, compiler=None, trial=FAILED), "NOT READY: Triton on Linux needs a C compiler; sudo apt install gcc"),
+    "Linux without a compiler": (
+        replace(LINUX, compiler=None, trial=FAILED),
+        "NOT READY: Triton on Linux needs a C compiler; sudo apt install gcc",
+    ),
     "Windows on ARM": (
         replace(LAPTOP, architecture="win-arm64", torch=None, trial=NOTHING),
-        "NOT READY: PyTorch has no wheel for Windows on win-arm64; Use the 64-bit Windows installer (x64, also on ARM) from python.org.",
+        "NOT READY: PyTorch has no wheel for Windows on win-arm64; Use the 64-bit Windows installer (x64, also on "
+        "ARM) from python.org.",
     ),
-    "no PyTorch": (replace(LAPTOP, torch=None, trial=NOTHING), "NOT READY: PyTorch is not installed; pip install --force-reinstall torch==2.13.0"),
+    "no PyTorch": (
+        replace(LAPTOP, torch=None, trial=NOTHING),
+        "NOT READY: PyTorch is not installed; pip install --force-reinstall torch==2.13.0",
+    ),
     "a wrong result": (replace(RTX, trial=replace(GPU, error=0.3)), "NOT READY: the scan is wrong on this machine; "),
 }
 
-# What is wrong on a machine that is else as it should be: the finding's title, its level, words of what is said.
+# What is wrong on a machine that is else as it should be: the finding's title, its level, words of
+# what is said.
 ONE_THING: list[tuple[dict[str, Any], str, Level, str]] = [
     ({"architecture": "win32"}, "system", Level.BROKEN, "64-bit"),
     ({"python": (3, 15, 0), "torch": None, "trial": NOTHING}, "Python", Level.BROKEN, "3.11 to 3.14"),
@@ -121,7 +142,12 @@ ONE_THING: list[tuple[dict[str, Any], str, Level, str]] = [
     ({"trial": FAILED}, "a small kernel", Level.BROKEN, "tcc.exe returned 1"),
     ({"trial": replace(GPU, error=None, scan_ms=None, failed="exit code 5")}, "the scan", Level.BROKEN, "exit code 5"),
     ({"trial": replace(GPU, error=float("nan"))}, "the scan", Level.BROKEN, "nan"),
-    ({"trial": replace(GPU, scan_ms=None, failed="exit code 5")}, "its speed", Level.BROKEN, "MEDMAMBASE_BACKEND=torch"),
+    (
+        {"trial": replace(GPU, scan_ms=None, failed="exit code 5")},
+        "its speed",
+        Level.BROKEN,
+        "MEDMAMBASE_BACKEND=torch",
+    ),
 ]
 
 
@@ -132,7 +158,9 @@ def test_the_last_line_tells_what_the_machine_is_good_for(machine: Facts, last: 
     assert said == last or last.endswith("; ")
 
 
-@pytest.mark.parametrize(("change", "title", "level", "words"), ONE_THING, ids=[f"{title}-{words}" for _, title, _, words in ONE_THING])
+@pytest.mark.parametrize(
+    ("change", "title", "level", "words"), ONE_THING, ids=[f"{title}-{words}" for _, title, _, words in ONE_THING]
+)
 def test_one_thing_wrong_is_found_and_mended(change: dict[str, Any], title: str, level: Level, words: str) -> None:
     fine = {finding.title: finding for finding in findings.findings(RTX)}
     found = {finding.title: finding for finding in findings.findings(replace(RTX, **change))}
@@ -169,7 +197,10 @@ def test_paths_and_the_user_stay_out_of_the_report_unless_asked(monkeypatch: pyt
         RTX,
         python_folder="D:\\work\\Zoë Smith\\venv",
         temp=Folder("C:\\Users\\Zoë Smith\\AppData\\Local\\Temp", True),
-        trial=Trial(failed="OSError: [WinError 126] Error loading 'C:\\Users\\Zoë Smith\\venv\\Lib\\c10.dll' or /home/zoë smith/venv/x.so, said zoë smith"),
+        trial=Trial(
+            failed="OSError: [WinError 126] Error loading 'C:\\Users\\Zoë Smith\\venv\\Lib\\c10.dll' or /home/zoë "
+            "smith/venv/x.so, said zoë smith"
+        ),
     )
     found = findings.findings(private)
     hidden = json.dumps(command.report(private, found, "", False), ensure_ascii=False)
@@ -180,19 +211,31 @@ def test_paths_and_the_user_stay_out_of_the_report_unless_asked(monkeypatch: pyt
 
 
 @given(
-    st.text("abc肺 é-_", min_size=3).map(str.strip).filter(lambda name: len(name) > 2), st.sampled_from(["C:\\Users\\{}\\x", "/home/{}/x", "\\\\server\\{}\\x"])
+    st.text("abc肺 é-_", min_size=3).map(str.strip).filter(lambda name: len(name) > 2),
+    st.sampled_from(["C:\\Users\\{}\\x", "/home/{}/x", "\\\\server\\{}\\x"]),
 )
 def test_no_name_of_a_user_comes_through(name: str, pattern: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("getpass.getuser", lambda: name)
         path = pattern.format(name)
         secret = replace(RTX, temp=Folder(path, True), trial=Trial(failed=f"cannot open '{path}'"))
-        assert path not in json.dumps(command.report(secret, findings.findings(secret), "", False), ensure_ascii=False).replace("\\\\", "\\")
+        assert path not in json.dumps(
+            command.report(secret, findings.findings(secret), "", False), ensure_ascii=False
+        ).replace("\\\\", "\\")
 
 
 def test_a_trial_that_ended_early_tells_how_far_it_came() -> None:
-    trial = read_trial('noise\n{"torch": "2.13.0", "capability": [8, 9], "sees_gpu": true}\n{"engine": "triton", "unknown": 1}\n', "exit code -11")
-    assert (trial.torch, trial.capability, trial.engine, trial.kernel_s, trial.failed) == ("2.13.0", (8, 9), "triton", None, "exit code -11")
+    trial = read_trial(
+        'noise\n{"torch": "2.13.0", "capability": [8, 9], "sees_gpu": true}\n{"engine": "triton", "unknown": 1}\n',
+        "exit code -11",
+    )
+    assert (trial.torch, trial.capability, trial.engine, trial.kernel_s, trial.failed) == (
+        "2.13.0",
+        (8, 9),
+        "triton",
+        None,
+        "exit code -11",
+    )
 
 
 def test_a_file_that_hides_a_package_is_seen(tmp_path: Path) -> None:
@@ -211,15 +254,29 @@ def test_a_folder_that_cannot_be_made_or_written_is_not_writable(tmp_path: Path)
 
 def test_a_python_whose_torch_does_not_load_hears_why_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise OSError(126, 'c10.dll or one of its dependencies is missing')\n", encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "kernels"))), "PYTHONIOENCODING": "utf-8"}
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "raise OSError(126, 'c10.dll or one of its dependencies is missing')\n", encoding="utf-8"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "kernels"))),
+        "PYTHONIOENCODING": "utf-8",
+    }
 
     def run(code: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False)
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=False
+        )
 
-    done = run("import sys; from medmambase.commands import start; sys.argv = ['medmambase-doctor']; sys.exit(start.doctor())")
+    done = run(
+        "import sys; from medmambase.commands import start; sys.argv = ['medmambase-doctor']; sys.exit(start.doctor())"
+    )
     assert done.returncode == 4
-    assert done.stdout.rstrip().splitlines()[-1].startswith("NOT READY: PyTorch does not load; pip install --force-reinstall torch")
+    assert (
+        done.stdout.rstrip()
+        .splitlines()[-1]
+        .startswith("NOT READY: PyTorch does not load; pip install --force-reinstall torch")
+    )
     assert "c10.dll" in done.stdout
     assert not done.stderr
     for name in ("train", "check", "bench"):
@@ -232,9 +289,11 @@ def test_a_python_whose_torch_does_not_load_hears_why_and_no_traceback(tmp_path:
 
 def test_every_console_command_begins_where_its_main_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert set(scripts) == {f"medmambase-{path.stem}" for path in (ROOT / "medmambase" / "commands").glob("*.py") if "def main(" in path.read_text("utf-8")} - {
-        "medmambase-doctor_trial"
-    }
+    assert set(scripts) == {
+        f"medmambase-{path.stem}"
+        for path in (ROOT / "medmambase" / "commands").glob("*.py")
+        if "def main(" in path.read_text("utf-8")
+    } - {"medmambase-doctor_trial"}
     for name, target in scripts.items():
         command = name.removeprefix("medmambase-")
         module, _, function = target.partition(":")
@@ -253,7 +312,9 @@ def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == "\ninterrupted\n" * 2
 
 
-def test_a_report_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "look", lambda: RTX)
     assert command.main(["--json", str(tmp_path / "none" / "x.json")]) == 2
     assert "--json" in capsys.readouterr().err

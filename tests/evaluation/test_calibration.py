@@ -1,4 +1,5 @@
-"""What val tells: a temperature that makes confidence true, and operating points that the test images had no say in."""
+"""What val tells: a temperature that makes confidence true, and operating points that the test
+images had no say in."""
 
 import math
 
@@ -14,13 +15,16 @@ from medmambase.evaluation.report.results import on_test
 
 
 def drawn(count: int, temperature: float, seed: int, classes: int = 3) -> Predictions:
-    """Labels that truly follow the probabilities, which are then made sharper by ``temperature``."""
+    """Labels that truly follow the probabilities, which are then made sharper by
+    ``temperature``."""
     rng = np.random.default_rng(seed)
     logits = 2 * rng.normal(size=(count, classes))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (rng.random((count, 1)) < p.cumsum(axis=1)).argmax(axis=1)
     sharp = np.exp(logits * temperature)
-    return Predictions(tuple(map(str, range(count))), labels, sharp / sharp.sum(axis=1, keepdims=True), tuple("abcdef"[:classes]))
+    return Predictions(
+        tuple(map(str, range(count))), labels, sharp / sharp.sum(axis=1, keepdims=True), tuple("abcdef"[:classes])
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -37,7 +41,9 @@ def test_the_temperature_undoes_what_made_a_network_too_sure(temperature: float)
 @pytest.mark.parametrize("right", [True, False])
 def test_probabilities_of_nought_and_one_have_a_temperature(right: bool) -> None:
     labels = np.arange(12) % 3
-    found = fit(Predictions(tuple(map(str, labels)), labels, np.eye(3)[labels if right else (labels + 1) % 3], ("a", "b", "c")))
+    found = fit(
+        Predictions(tuple(map(str, labels)), labels, np.eye(3)[labels if right else (labels + 1) % 3], ("a", "b", "c"))
+    )
     assert found is not None and 0.04 < found.temperature < 21
     assert math.isfinite(warmed(drawn(9, 1.0, 0), found.temperature).probabilities.sum())
 
@@ -56,7 +62,9 @@ def test_operating_points_are_those_of_the_roc_curve_of_val() -> None:
     youden, ruled_out = found.points
     best = int((true - false).argmax())
     assert (youden.sensitivity, 1 - youden.specificity) == pytest.approx((true[best], false[best]))
-    assert ruled_out.sensitivity >= 0.95 and ruled_out.threshold == pytest.approx(max(thresholds[true >= 0.95]), abs=0.02)
+    assert ruled_out.sensitivity >= 0.95 and ruled_out.threshold == pytest.approx(
+        max(thresholds[true >= 0.95]), abs=0.02
+    )
     positive, called = at(val, youden)
     assert (called & positive).sum() / positive.sum() == pytest.approx(youden.sensitivity)
 
@@ -77,13 +85,20 @@ def test_the_bins_of_reliability_add_up_to_the_calibration_error() -> None:
     p = drawn(700, 2.0, 3)
     bins = reliability(p)
     assert sum(b.images for b in bins) == 700
-    assert sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / 700 == pytest.approx(evaluate(p.labels, p.probabilities, p.classes).ece)
+    assert sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / 700 == pytest.approx(
+        evaluate(p.labels, p.probabilities, p.classes).ece
+    )
 
 
 def test_it_survives_the_way_through_a_file_and_another_shape_is_refused() -> None:
     found = fit(drawn(300, 1.5, 0))
     assert found is not None and Calibration.from_dict(found.to_dict()) == found
-    for wrong in ({}, {"temperature": "warm", "points": []}, {"temperature": 1, "points": [{"name": "a"}]}, {"temperature": 1, "points": 3}):
+    for wrong in (
+        {},
+        {"temperature": "warm", "points": []},
+        {"temperature": 1, "points": [{"name": "a"}]},
+        {"temperature": 1, "points": 3},
+    ):
         with pytest.raises(MetricsError, match="no calibration"):
             Calibration.from_dict(wrong)
     with pytest.raises(MetricsError, match="there is no class 'a'"):

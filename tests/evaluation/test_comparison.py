@@ -1,4 +1,5 @@
-"""Two networks on the same images: a difference is told from chance, and what is not comparable is refused."""
+"""Two networks on the same images: a difference is told from chance, and what is not comparable is
+refused."""
 
 from dataclasses import replace
 
@@ -21,17 +22,23 @@ def calls(first: list[int], second: list[int]) -> tuple[Predictions, Predictions
 def better(predictions: Predictions, seed: int, skill: float) -> Predictions:
     """The same images, seen by another network."""
     rng = np.random.default_rng(seed)
-    odds = np.exp(rng.normal(size=predictions.probabilities.shape) + skill * np.eye(len(predictions.classes))[predictions.labels])
+    odds = np.exp(
+        rng.normal(size=predictions.probabilities.shape) + skill * np.eye(len(predictions.classes))[predictions.labels]
+    )
     return replace(predictions, probabilities=odds / odds.sum(axis=1, keepdims=True))
 
 
 def test_mcnemar_agrees_with_a_published_example() -> None:
-    # Agresti, Categorical Data Analysis: 86 and 150 of 1,600 people changed their mind. z squared is (86 - 150)^2 / 236 = 17.36; the exact p is binomial.
+    # Agresti, Categorical Data Analysis: 86 and 150 of 1,600 people changed their mind. z squared
+    # is (86 - 150)^2 / 236 = 17.36; the exact p is binomial.
     first = [1] * 86 + [0] * 150 + [0] * 794 + [1] * 570
     second = [0] * 86 + [1] * 150 + [0] * 794 + [1] * 570
     found = mcnemar(*calls(first, second))
     assert (found.only_first, found.only_second) == (150, 86)
-    assert found.p == pytest.approx(2 * stats.binom.cdf(86, 236, 0.5), abs=1e-12) and abs(found.p - stats.chi2.sf(17.356, 1)) < 2e-5
+    assert (
+        found.p == pytest.approx(2 * stats.binom.cdf(86, 236, 0.5), abs=1e-12)
+        and abs(found.p - stats.chi2.sf(17.356, 1)) < 2e-5
+    )
 
 
 def test_networks_that_call_alike_do_not_differ() -> None:
@@ -52,7 +59,11 @@ def test_a_better_network_is_found_better_and_an_equal_one_is_not() -> None:
     base = Population(classes=3, images=5, alike=0.5).draw(80, seed=0)
     much = compare([better(base, 1, 1.0)], [better(base, 2, 3.0)])["balanced_accuracy"]
     assert much.interval is not None and much.interval.low > 0 and much.p is not None and much.p < 1e-3
-    ps = [found.p for seed in range(20) if (found := compare([better(base, 2 * seed, 1.5)], [better(base, 2 * seed + 1, 1.5)])["accuracy"])]
+    ps = [
+        found.p
+        for seed in range(20)
+        if (found := compare([better(base, 2 * seed, 1.5)], [better(base, 2 * seed + 1, 1.5)])["accuracy"])
+    ]
     assert sum(p is not None and p < 0.05 for p in ps) <= 4
 
 
@@ -61,13 +72,20 @@ def test_a_difference_and_its_opposite_are_the_same() -> None:
     one, other = better(base, 1, 1.0), better(base, 2, 1.5)
     there, back = compare([one], [other]), compare([other], [one])
     for name, found in there.items():
-        assert found.difference == pytest.approx(-back[name].difference, abs=1e-12) and found.p == pytest.approx(back[name].p, abs=1e-9)
+        assert found.difference == pytest.approx(-back[name].difference, abs=1e-12) and found.p == pytest.approx(
+            back[name].p, abs=1e-9
+        )
 
 
 def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> None:
     base = Population().draw(200, seed=0)
-    steady = compare([better(base, seed, 1.5) for seed in range(3)], [better(base, 9 + seed, 1.8) for seed in range(3)])["accuracy"]
-    firsts, seconds = ([better(base, start + seed, middle + swing) for seed, swing in enumerate((-1, 0, 1))] for start, middle in ((0, 1.5), (9, 1.8)))
+    steady = compare(
+        [better(base, seed, 1.5) for seed in range(3)], [better(base, 9 + seed, 1.8) for seed in range(3)]
+    )["accuracy"]
+    firsts, seconds = (
+        [better(base, start + seed, middle + swing) for seed, swing in enumerate((-1, 0, 1))]
+        for start, middle in ((0, 1.5), (9, 1.8))
+    )
     swinging = compare(firsts, seconds)
     assert steady.interval is not None and len(steady.firsts) == 3
     wide = swinging["accuracy"].interval

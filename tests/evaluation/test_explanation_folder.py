@@ -1,4 +1,5 @@
-"""Maps show what the network uses: a planted shortcut is seen in them, and what is no better than chance is called that."""
+"""Maps show what the network uses: a planted shortcut is seen in them, and what is no better than
+chance is called that."""
 
 import json
 import shutil
@@ -26,7 +27,8 @@ TINY = ModelConfig(num_classes=2, in_chans=1, depths=(1, 1), dims=(16, 32), stat
 
 
 def marked(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures (n, 1, 32, 32) of the same kind in both classes, but for a bright mark in the corner of the second."""
+    """Pictures (n, 1, 32, 32) of the same kind in both classes, but for a bright mark in the corner
+    of the second."""
     generator = torch.Generator().manual_seed(seed)
     pictures = functional.interpolate(torch.rand(count, 1, 8, 8, generator=generator), size=SIZE, mode="bilinear") * 200
     labels = torch.arange(count) % 2
@@ -64,7 +66,10 @@ def test_a_planted_shortcut_is_seen_in_the_map_and_in_the_faithfulness(shortcut:
     assert (corner.sum((1, 2)) / cams.sum((1, 2))).mean() > 5 * (MARK + 2) ** 2 / SIZE**2
     with torch.no_grad():
         by_map, by_chance = faithfulness.measure(lambda batch: shortcut(batch).softmax(1), images, cams, targets)
-    assert by_map.areas()[0].mean() < by_chance.areas()[0].mean() - 0.2 and by_map.areas()[1].mean() > by_chance.areas()[1].mean() + 0.1
+    assert (
+        by_map.areas()[0].mean() < by_chance.areas()[0].mean() - 0.2
+        and by_map.areas()[1].mean() > by_chance.areas()[1].mean() + 0.1
+    )
     assert faithfulness.verdict(by_map, by_chance).startswith("The maps mark what the network uses")
 
 
@@ -73,7 +78,9 @@ def test_maps_that_mark_another_corner_are_not_believed(shortcut: MedMambaSE) ->
     images, targets = normalise(pictures, shortcut.preprocessing)[labels == 1], labels[labels == 1]
     wrong = grad_cam(shortcut, images, targets).flip(1, 2)
     with torch.no_grad():
-        told = faithfulness.verdict(*faithfulness.measure(lambda batch: shortcut(batch).softmax(1), images, wrong, targets))
+        told = faithfulness.verdict(
+            *faithfulness.measure(lambda batch: shortcut(batch).softmax(1), images, wrong, targets)
+        )
     assert told.startswith("Neither is better than chance")
 
 
@@ -108,7 +115,9 @@ def test_the_map_is_activation_times_gradient_place_by_place_before_the_scans_an
     wanted = torch.ones(2, SIZE, SIZE)
     for each, value in ((patches, patches - patches.mean((1, 2), keepdim=True)), (last, last)):
         assert each.grad is not None
-        cam = functional.interpolate((value.detach() * each.grad).sum(-1).clamp_min(0)[:, None], size=SIZE, mode="bilinear")[:, 0]
+        cam = functional.interpolate(
+            (value.detach() * each.grad).sum(-1).clamp_min(0)[:, None], size=SIZE, mode="bilinear"
+        )[:, 0]
         wanted *= cam / cam.amax((1, 2), keepdim=True)
     wanted = wanted.sqrt()
     torch.testing.assert_close(found, wanted / wanted.amax((1, 2), keepdim=True), atol=1e-5, rtol=1e-4)
@@ -118,7 +127,9 @@ def test_delta_is_what_the_scan_is_given(monkeypatch: pytest.MonkeyPatch) -> Non
     network, given = MedMambaSE(TINY).eval(), []
     real = layers.selective_scan_2d
 
-    def watched(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, *rest: Tensor, **named: torch.dtype) -> Tensor:
+    def watched(
+        x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, *rest: Tensor, **named: torch.dtype
+    ) -> Tensor:
         low_rank = x_dbl[..., : dt_weight.shape[2]]
         given.append(functional.softplus((low_rank[:, :, :, :, None] * dt_weight).sum(-1) + dt_bias).mean(-1))
         return real(x, x_dbl, dt_weight, dt_bias, *rest, **named)  # type: ignore[arg-type]  # handed through as they came
@@ -138,8 +149,12 @@ def test_a_verdict_needs_images() -> None:
 
 @pytest.mark.parametrize("block", ["medmambase", "medmamba"])
 @pytest.mark.parametrize("count", [1, 9])
-def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates(block: str, count: int, tmp_path: Path) -> None:
-    network = MedMambaSE(replace(TINY, block=block), classes=("ä", "<b>肺</b>"), preprocessing=Preprocessing(size=SIZE, channels=1))
+def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates(
+    block: str, count: int, tmp_path: Path
+) -> None:
+    network = MedMambaSE(
+        replace(TINY, block=block), classes=("ä", "<b>肺</b>"), preprocessing=Preprocessing(size=SIZE, channels=1)
+    )
     pictures, labels = marked(count, 0)
     (tmp_path / "sheet_07.png").write_bytes(b"of earlier images")
     truths = tuple(labels.tolist()) if count > 1 else None
@@ -148,16 +163,25 @@ def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates
     wanted = {"faithfulness.png", "faithfulness.json", *(f"sheet_{n:02}.png" for n in range(1, 3 if count > 6 else 2))}
     wanted |= {"gates.png", "se_stage1.png", "se_stage2.png"} if block == "medmambase" else set()
     assert {path.name for path in tmp_path.iterdir()} == wanted
-    assert json.loads((tmp_path / "faithfulness.json").read_text(encoding="utf-8")) == found and found["images"] == count
+    assert (
+        json.loads((tmp_path / "faithfulness.json").read_text(encoding="utf-8")) == found and found["images"] == count
+    )
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 
 
-def test_the_command_explains_a_folder_and_makes_the_report_again(shortcut: MedMambaSE, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_explains_a_folder_and_makes_the_report_again(
+    shortcut: MedMambaSE, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shortcut.save(run / "best")
-    described = {"model": shortcut.config.to_dict(), "training": {}, "preprocessing": shortcut.preprocessing.to_dict(), "classes": list(shortcut.classes)}
+    described = {
+        "model": shortcut.config.to_dict(),
+        "training": {},
+        "preprocessing": shortcut.preprocessing.to_dict(),
+        "classes": list(shortcut.classes),
+    }
     (run / "config.json").write_text(json.dumps(described), encoding="utf-8")
     pictures, labels = marked(12, 3)
     for number, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
@@ -172,6 +196,9 @@ def test_the_command_explains_a_folder_and_makes_the_report_again(shortcut: MedM
     assert command.main([str(run), str(tmp_path / "Bilder ü" / "marked"), "--most", "2"]) == 0
     assert not (run / "explain" / "sheet_02.png").exists()
     shutil.rmtree(tmp_path / "Bilder ü" / "marked")
-    for words, wanted in (([str(tmp_path / "nowhere")], "there is no such file or folder"), ([str(run / "config.json")], "no image that can be read")):
+    for words, wanted in (
+        ([str(tmp_path / "nowhere")], "there is no such file or folder"),
+        ([str(run / "config.json")], "no image that can be read"),
+    ):
         assert command.main([str(run), *words]) == 3
         assert wanted in capsys.readouterr().err

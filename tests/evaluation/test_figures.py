@@ -1,4 +1,5 @@
-"""Pictures: drawn for every set of classes and every log, the same bytes each time, and honest about their colours."""
+"""Pictures: drawn for every set of classes and every log, the same bytes each time, and honest
+about their colours."""
 
 import os
 import subprocess
@@ -28,7 +29,9 @@ def perfect(classes: list[str], each: int = 3) -> Metrics:
 
 def stage(before: float = 1.0, after: float = 0.5, images: int = 2, channels: int = 16) -> Recalibration:
     maps = torch.ones(images, 6, 5)
-    return Recalibration(stage=3, before=maps * before, after=maps * after, gates=torch.full((images, channels), after / (before or 1.0)))
+    return Recalibration(
+        stage=3, before=maps * before, after=maps * after, gates=torch.full((images, channels), after / (before or 1.0))
+    )
 
 
 def size(png: Path) -> tuple[int, int]:
@@ -54,7 +57,9 @@ def pixels(png: Path, colour: tuple[float, ...]) -> int:
     ],
     ids=["one", "two", "thirty", "scripts", "formulas", "odd"],
 )
-def test_any_class_names_give_a_picture_without_a_warning(tmp_path: Path, classes: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_class_names_give_a_picture_without_a_warning(
+    tmp_path: Path, classes: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     png = tmp_path / "Bild ü.png"
     figures.confusion(perfect(classes), png)
     width, height = size(png)
@@ -69,7 +74,11 @@ def test_a_name_no_font_can_draw_becomes_its_number(tmp_path: Path) -> None:
     figures.confusion(perfect(["a", UNDRAWABLE]), tmp_path / "odd.png")
     figures.confusion(perfect(["a", "no. 2"]), tmp_path / "number.png")
     figures.confusion(perfect(["a", "no. 1"]), tmp_path / "other.png")
-    assert (tmp_path / "odd.png").read_bytes() == (tmp_path / "number.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+    assert (
+        (tmp_path / "odd.png").read_bytes()
+        == (tmp_path / "number.png").read_bytes()
+        != (tmp_path / "other.png").read_bytes()
+    )
 
 
 def test_long_names_that_differ_at_the_end_stay_apart(tmp_path: Path) -> None:
@@ -114,7 +123,9 @@ def test_dead_equal_and_broken_activations_are_drawn(tmp_path: Path, before: flo
 def test_images_titles_and_maps_must_be_as_many(tmp_path: Path) -> None:
     for images, titles, maps in ((2, 1, 2), (1, 2, 2), (2, 2, 1), (0, 0, 0)):
         with pytest.raises(FigureError, match=f"{images} images, {titles} titles and {maps} maps"):
-            explanation_figures.recalibration(stage(images=maps), torch.zeros(images, 1, 8, 8), ["x"] * titles, tmp_path / "se.png")
+            explanation_figures.recalibration(
+                stage(images=maps), torch.zeros(images, 1, 8, 8), ["x"] * titles, tmp_path / "se.png"
+            )
 
 
 def test_one_broken_value_does_not_blank_the_picture(tmp_path: Path) -> None:
@@ -138,7 +149,11 @@ def test_grey_and_colour_images_are_drawn_and_only_the_first_six(tmp_path: Path,
 
 def test_curves_show_a_run_of_one_epoch_and_gaps(tmp_path: Path) -> None:
     log = tmp_path / "metrics.csv"
-    for rows in ("1,0.001,1.7,0.3,1.8,0.25,0.25,0.6,9\n", "1,0.001,1.7,0.3,,,,,9\n", "1,0.1,1,1,1,1,1,,9\n2,0.1,nan,1,inf,,1,0.5,9\n\n"):
+    for rows in (
+        "1,0.001,1.7,0.3,1.8,0.25,0.25,0.6,9\n",
+        "1,0.001,1.7,0.3,,,,,9\n",
+        "1,0.1,1,1,1,1,1,,9\n2,0.1,nan,1,inf,,1,0.5,9\n\n",
+    ):
         log.write_text(HEADER + rows, encoding="utf-8")
         figures.curves(log, tmp_path / "curves.png", best_epoch=1)
         assert size(tmp_path / "curves.png")[0] > 600
@@ -196,9 +211,13 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path:
 
 def test_importing_evaluation_loads_neither_matplotlib_nor_scikit_learn_nor_triton() -> None:
     program = (
-        "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import figures, maps\n"
-        "from medmambase.evaluation.report import figures, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} & set(sys.modules)))"
+        "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import "
+        "figures, maps\n"
+        "from medmambase.evaluation.report import figures, report\nprint(sorted({'matplotlib', 'sklearn', 'triton'} "
+        "& set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment, check=True
+    )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

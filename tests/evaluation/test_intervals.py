@@ -1,4 +1,5 @@
-"""Intervals hold what they should as often as they say, patients count, and DeLong's areas are DeLong's."""
+"""Intervals hold what they should as often as they say, patients count, and DeLong's areas are
+DeLong's."""
 
 import math
 from dataclasses import replace
@@ -20,7 +21,9 @@ from medmambase.evaluation.predictions import Predictions
 
 def of(labels: list[int], probabilities: np.ndarray, patients: tuple[str, ...] = ()) -> Predictions:
     names = tuple(map(str, range(len(labels))))
-    return Predictions(names, np.array(labels, dtype=np.int64), probabilities, tuple("abcdef"[: probabilities.shape[1]]), patients)
+    return Predictions(
+        names, np.array(labels, dtype=np.int64), probabilities, tuple("abcdef"[: probabilities.shape[1]]), patients
+    )
 
 
 def definition(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +38,13 @@ def definition(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
 
 
 @settings(max_examples=100, deadline=None)
-@given(scores=hnp.arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(4, 25)), elements=st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0])))
+@given(
+    scores=hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 3), st.integers(4, 25)),
+        elements=st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0]),
+    )
+)
 def test_areas_and_their_covariance_equal_the_definition_with_ties(scores: np.ndarray) -> None:
     positive = np.arange(scores.shape[1]) % 2 == 0
     areas, covariance = delong.areas(positive, scores)
@@ -49,7 +58,9 @@ def test_two_readers_differ_as_the_definition_says() -> None:
     first, second = rng.normal(size=80) + positive, rng.normal(size=80) + 2 * positive
     areas, covariance = definition(positive, np.stack([first, second]))
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    assert delong.paired(positive, first, second) == pytest.approx((areas[1] - areas[0], error, 2 * stats.norm.sf(abs(areas[1] - areas[0]) / error)), abs=1e-9)
+    assert delong.paired(positive, first, second) == pytest.approx(
+        (areas[1] - areas[0], error, 2 * stats.norm.sf(abs(areas[1] - areas[0]) / error)), abs=1e-9
+    )
     assert delong.paired(positive, first, first) == (0.0, 0.0, 1.0)
     assert all(map(math.isnan, delong.paired(positive, positive * 1.0, -1.0 * positive)[2:]))
 
@@ -66,10 +77,18 @@ def test_an_area_of_which_only_its_value_is_known_has_an_interval_that_a_score_t
 def test_shares_of_images_that_stand_alone_have_wilsons_interval() -> None:
     labels, called = [0] * 9 + [1] * 7, [0] * 6 + [1] * 3 + [1] * 7
     metrics = judge(of(labels, np.eye(2)[called]))
-    for name, (part, whole) in {"accuracy": (13, 16), "0/sensitivity": (6, 9), "1/sensitivity": (7, 7), "1/ppv": (7, 10), "0/npv": (7, 10)}.items():
+    for name, (part, whole) in {
+        "accuracy": (13, 16),
+        "0/sensitivity": (6, 9),
+        "1/sensitivity": (7, 7),
+        "1/ppv": (7, 10),
+        "0/npv": (7, 10),
+    }.items():
         wanted = stats.binomtest(part, whole).proportion_ci(method="wilson")
         found = metrics.intervals[name]
-        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12) and found.method == "Wilson"
+        assert (found.low, found.high) == pytest.approx(
+            (wanted.low, wanted.high), abs=1e-12
+        ) and found.method == "Wilson"
 
 
 @pytest.mark.parametrize(("classes", "patients"), list(product((1, 2, 3), (False, True))))
@@ -114,13 +133,18 @@ def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> No
     predictions, leaked = Population().draw(60, seed=1), np.arange(60) < 10
     metrics = judge(replace(predictions, leaked=leaked))
     assert metrics.without_leaked == judge(predictions.rows(np.flatnonzero(~leaked)))
-    assert metrics.without_leaked is not None and metrics.without_leaked.intervals and metrics.without_leaked.images == 50
+    assert (
+        metrics.without_leaked is not None and metrics.without_leaked.intervals and metrics.without_leaked.images == 50
+    )
 
 
-@pytest.mark.parametrize("population", [Population(), Population(classes=3, images=9, alike=0.6)], ids=["images alone", "patients"])
+@pytest.mark.parametrize(
+    "population", [Population(), Population(classes=3, images=9, alike=0.6)], ids=["images alone", "patients"]
+)
 def test_intervals_hold_the_truth_as_often_as_they_say(population: Population) -> None:
     found = coverage(population, 120, 60, population_size=100_000)
-    # Of 60 sets 57 should hold it; 50 or fewer are expected once in 2,000 times. tools/interval_coverage.py counts thousands.
+    # Of 60 sets 57 should hold it; 50 or fewer are expected once in 2,000 times.
+    # tools/interval_coverage.py counts thousands.
     assert {name: part for name, part in found.items() if part < 51 / 60} == {}
 
 

@@ -11,14 +11,17 @@ from medmambase_kernels import SqueezeExcite
 
 
 class Stages(nn.Module):
-    """Two stages with squeeze-and-excitation (the first has two of them), one without; batch norm to see whether it is touched."""
+    """Two stages with squeeze-and-excitation (the first has two of them), one without; batch norm
+    to see whether it is touched."""
 
     def __init__(self, fail: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.norm = nn.BatchNorm2d(8)
         self.early, self.first, self.third = SqueezeExcite(8), SqueezeExcite(8), SqueezeExcite(8, scale=2.0)
-        self.stages = nn.ModuleList([nn.Sequential(self.early, self.first), nn.Sequential(nn.Identity()), nn.Sequential(self.third)])
+        self.stages = nn.ModuleList(
+            [nn.Sequential(self.early, self.first), nn.Sequential(nn.Identity()), nn.Sequential(self.third)]
+        )
         self.fail = fail
         for module in self.modules():
             if isinstance(module, SqueezeExcite):
@@ -76,7 +79,9 @@ def test_nothing_stays_behind_when_the_forward_pass_fails() -> None:
 def test_the_model_runs_in_eval_mode_without_gradient() -> None:
     model = Stages().train()
     seen: list[tuple[bool, bool]] = []
-    model.norm.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.requires_grad)))
+    model.norm.register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, output.requires_grad))
+    )
     found = recalibration(model, batch())
     assert seen == [(False, False)]
     assert not any(tensor.requires_grad for one in found for tensor in (one.before, one.after, one.gates))
@@ -87,7 +92,10 @@ def test_half_precision_comes_back_as_float32() -> None:
     assert {tensor.dtype for one in found for tensor in (one.before, one.after, one.gates)} == {torch.float32}
 
 
-@pytest.mark.parametrize(("block", "stages"), [("medmambase", [1, 2, 3, 4]), ("notebook", [1, 2, 3, 4]), ("medmamba", []), ("medmamba_v0", [])])
+@pytest.mark.parametrize(
+    ("block", "stages"),
+    [("medmambase", [1, 2, 3, 4]), ("notebook", [1, 2, 3, 4]), ("medmamba", []), ("medmamba_v0", [])],
+)
 def test_every_stage_of_a_real_network_is_found(block: Block, stages: list[int]) -> None:
     model = MedMambaSE(ModelConfig(block=block, dims=(8, 16, 32, 64), depths=(1, 1, 2, 1), num_classes=2))
     found = recalibration(model, torch.zeros(2, 3, 33, 40))

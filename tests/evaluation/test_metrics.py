@@ -1,4 +1,5 @@
-"""Figures of merit: right where defined, None where not, and recomputable from the file to the last digit."""
+"""Figures of merit: right where defined, None where not, and recomputable from the file to the last
+digit."""
 
 import json
 import math
@@ -34,7 +35,9 @@ def test_every_figure_equals_scikit_learn_on_six_classes() -> None:
     ours = evaluate(labels, probabilities, names(6))
     assert ours.accuracy == pytest.approx(sk.accuracy_score(labels, predicted), abs=1e-12)
     assert ours.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, predicted), abs=1e-12)
-    assert ours.auc == pytest.approx(sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"), abs=1e-12)
+    assert ours.auc == pytest.approx(
+        sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"), abs=1e-12
+    )
     assert ours.confusion == tuple(map(tuple, sk.confusion_matrix(labels, predicted).tolist()))
     recall = sk.recall_score(labels, predicted, average=None)
     f1 = sk.f1_score(labels, predicted, average=None)
@@ -75,7 +78,9 @@ def test_every_figure_equals_scikit_learn_whatever_the_weights(data: st.DataObje
                 if w[own].sum() and w[~own].sum():
                     kept = w > 0  # its precision-recall curve minds images of no weight
                     theirs[f"{index}/auc"] = sk.roc_auc_score(own, probabilities[:, index], sample_weight=w)
-                    theirs[f"{index}/ap"] = sk.average_precision_score(own[kept], probabilities[kept, index], sample_weight=w[kept])
+                    theirs[f"{index}/ap"] = sk.average_precision_score(
+                        own[kept], probabilities[kept, index], sample_weight=w[kept]
+                    )
             for name, figure in theirs.items():
                 assert ours[name][row] == pytest.approx(figure, abs=1e-9, nan_ok=True), (name, w)
 
@@ -87,7 +92,9 @@ def test_means_over_classes_leave_out_what_is_undefined() -> None:
     for name in ONE_CLASS:
         there = [(getattr(one, name), one.support) for one in ours.per_class if getattr(one, name) is not None]
         assert ours.macro[name] == pytest.approx(np.mean([figure for figure, _ in there]))
-        assert ours.weighted[name] == pytest.approx(np.average([figure for figure, _ in there], weights=[support for _, support in there]))
+        assert ours.weighted[name] == pytest.approx(
+            np.average([figure for figure, _ in there], weights=[support for _, support in there])
+        )
 
 
 def test_the_calibration_error_is_that_of_fifteen_bins_and_the_brier_score_a_squared_distance() -> None:
@@ -101,7 +108,8 @@ def test_the_calibration_error_is_that_of_fifteen_bins_and_the_brier_score_a_squ
 
 def test_two_classes_give_the_usual_auc_of_the_second() -> None:
     labels, probabilities = predictions(90, 2)
-    # Saturated in float32: the first column ties at 1 where the second still tells images apart, so the two columns' AUCs differ.
+    # Saturated in float32: the first column ties at 1 where the second still tells images apart, so
+    # the two columns' AUCs differ.
     probabilities[:, 1] = 1e-12 * np.random.default_rng(1).random(90) * (1 + labels)
     probabilities[:, 0] = np.float32(1) - probabilities[:, 1].astype(np.float32)
     ours = evaluate(labels, probabilities, names(2))
@@ -143,7 +151,10 @@ def test_one_image_has_an_accuracy_but_no_auc() -> None:
 def test_an_empty_set_has_no_figures_at_all(classes: int) -> None:
     ours = evaluate(np.array([]), np.zeros((0, classes)), names(classes))
     assert (ours.accuracy, ours.balanced_accuracy, ours.auc) == (None, None, None)
-    assert all((one.support, one.sensitivity, one.specificity, one.f1, one.auc) == (0, None, None, None, None) for one in ours.per_class)
+    assert all(
+        (one.support, one.sensitivity, one.specificity, one.f1, one.auc) == (0, None, None, None, None)
+        for one in ours.per_class
+    )
 
 
 def test_a_perfect_predictor_scores_one_everywhere() -> None:
@@ -193,7 +204,9 @@ def test_figures_are_in_range_or_none_and_survive_json(data: st.DataObject, coun
         ([], np.zeros((0, 0)), [], "at least one"),
     ],
 )
-def test_input_that_cannot_be_evaluated_is_named(labels: list[float], probabilities: list[list[float]], classes: list[str], words: str) -> None:
+def test_input_that_cannot_be_evaluated_is_named(
+    labels: list[float], probabilities: list[list[float]], classes: list[str], words: str
+) -> None:
     with pytest.raises(MetricsError, match=words):
         evaluate(np.array(labels), np.array(probabilities), classes)
 
@@ -204,8 +217,14 @@ def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -
     labels = np.array([0, 0, 1, 1, 2])
     three = np.random.default_rng(0).dirichlet((1, 1, 1), 5)
     areas = [sk.roc_auc_score(labels == label, three[:, label]) for label in range(3)]
-    assert as_medmnist(labels, three) == {"ACC": float((three.argmax(1) == labels).mean()), "AUC": pytest.approx(sum(areas) / 3)}
-    assert as_medmnist(labels[:4], three[:4]) == {"ACC": None, "AUC": None}  # its evaluator knows no class without images
+    assert as_medmnist(labels, three) == {
+        "ACC": float((three.argmax(1) == labels).mean()),
+        "AUC": pytest.approx(sum(areas) / 3),
+    }
+    assert as_medmnist(labels[:4], three[:4]) == {
+        "ACC": None,
+        "AUC": None,
+    }  # its evaluator knows no class without images
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The file of predictions: everything comes back to the last digit, and what is no such file is named with its line."""
+"""The file of predictions: everything comes back to the last digit, and what is no such file is
+named with its line."""
 
 from pathlib import Path
 
@@ -16,21 +17,29 @@ def test_predictions_come_back_to_the_last_digit(tmp_path: Path, dtype: type) ->
     rng = np.random.default_rng(0)
     labels, probabilities = rng.integers(0, len(NASTY), 50), rng.dirichlet(np.ones(len(NASTY)), 50).astype(dtype)
     images = tuple(f"test/{NASTY[label]}/Bild {index}, groß.png" for index, label in enumerate(labels))
-    before = Predictions(images, labels, probabilities, tuple(NASTY), tuple(NASTY[label] for label in labels), labels > 3)
+    before = Predictions(
+        images, labels, probabilities, tuple(NASTY), tuple(NASTY[label] for label in labels), labels > 3
+    )
     path = tmp_path / "Vorhersagen ü.csv"
     write_predictions(path, before)
     back = read_predictions(path)
     assert (back.names, back.classes, back.patients) == (before.names, before.classes, before.patients)
-    assert all(np.array_equal(getattr(back, name), getattr(before, name)) for name in ("labels", "probabilities", "leaked"))
+    assert all(
+        np.array_equal(getattr(back, name), getattr(before, name)) for name in ("labels", "probabilities", "leaked")
+    )
     assert judge(back) == judge(before)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_file_holds_names_and_not_numbers(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
-    write_predictions(path, Predictions(("test/a/1.png",), np.array([0]), np.array([[0.25, 0.75]]), ("Fötus", "other"), ("p 7",)))
+    write_predictions(
+        path, Predictions(("test/a/1.png",), np.array([0]), np.array([[0.25, 0.75]]), ("Fötus", "other"), ("p 7",))
+    )
     text = path.read_bytes().decode("utf-8")
-    assert text == "path,label,predicted,patient,leaked,prob_Fötus,prob_other\ntest/a/1.png,Fötus,other,p 7,no,0.25,0.75\n"
+    assert (
+        text == "path,label,predicted,patient,leaked,prob_Fötus,prob_other\ntest/a/1.png,Fötus,other,p 7,no,0.25,0.75\n"
+    )
 
 
 def test_an_empty_set_makes_a_file_that_can_be_read(tmp_path: Path) -> None:
@@ -90,9 +99,12 @@ def test_a_missing_predictions_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "patients", "leaked", "words"), [("ab", (), [], "2 names"), ("a", ("p", "q"), [], "2 patients"), ("a", (), [True, False], "2 leaked")]
+    ("names", "patients", "leaked", "words"),
+    [("ab", (), [], "2 names"), ("a", ("p", "q"), [], "2 patients"), ("a", (), [True, False], "2 leaked")],
 )
-def test_parts_that_do_not_match_the_labels_are_refused(names: str, patients: tuple[str, ...], leaked: list[bool], words: str) -> None:
+def test_parts_that_do_not_match_the_labels_are_refused(
+    names: str, patients: tuple[str, ...], leaked: list[bool], words: str
+) -> None:
     with pytest.raises(MetricsError, match=f"{words} for 1 labels"):
         Predictions(tuple(names), np.array([0]), np.array([[1.0]]), ("a",), patients, np.array(leaked, dtype=bool))
 

@@ -1,4 +1,5 @@
-"""The page of a run: complete, offline, escaped, small, and a sentence where something is missing."""
+"""The page of a run: complete, offline, escaped, small, and a sentence where something is
+missing."""
 
 import base64
 import json
@@ -27,7 +28,10 @@ from medmambase.evaluation.report.report import ReportError, write_report
 CLASSES = ["Fetal brain", "<script>alert('x')</script>", 'Gebärmutter & "co"']
 
 
-AUDITED = {"method": "split by patient <b>1</b>", "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]}}
+AUDITED = {
+    "method": "split by patient <b>1</b>",
+    "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]},
+}
 
 
 def put(path: Path, values: object) -> None:
@@ -50,18 +54,40 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predictions = Predictions(names, labels, scores / scores.sum(axis=1, keepdims=True), tuple(CLASSES), patients)
     results.write(run / "test", predictions, calibration.fit(predictions), published=False)
     performance_figures.mistakes(
-        torch.zeros(3, 1, 8, 8, dtype=torch.uint8), predictions.rows(performance_figures.worst(predictions)[:3]), run / "test" / "mistakes.png"
+        torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+        predictions.rows(performance_figures.worst(predictions)[:3]),
+        run / "test" / "mistakes.png",
     )
     results.note_opening(run, "D:\\my data", 30, "medmambase-train <b>x</b>")
-    settings = {"model": ModelConfig(num_classes=3).to_dict(), "training": RECIPES["notebook"].to_dict(), "preprocessing": Preprocessing().to_dict()}
-    how = {"device": "cpu", "engine": "cpu: no NVIDIA GPU", "precision": "float32: the CPU", "parameters": 1234567, "best_epoch": 2, "best_score": 0.87654}
+    settings = {
+        "model": ModelConfig(num_classes=3).to_dict(),
+        "training": RECIPES["notebook"].to_dict(),
+        "preprocessing": Preprocessing().to_dict(),
+    }
+    how = {
+        "device": "cpu",
+        "engine": "cpu: no NVIDIA GPU",
+        "precision": "float32: the CPU",
+        "parameters": 1234567,
+        "best_epoch": 2,
+        "best_score": 0.87654,
+    }
     put(run / "config.json", settings | how | {"classes": CLASSES})
-    counts = {split: dict(zip(CLASSES, row, strict=True)) for split, row in (("train", (70, 71, 72)), ("val", (15, 15, 15)), ("test", (10, 10, 10)))}
+    counts = {
+        split: dict(zip(CLASSES, row, strict=True))
+        for split, row in (("train", (70, 71, 72)), ("val", (15, 15, 15)), ("test", (10, 10, 10)))
+    }
     skipped = [{"path": "train/<i>x</i>.png", "reason": "image file is truncated"}]
-    put(run / "data_report.json", {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"], **AUDITED})
+    put(
+        run / "data_report.json",
+        {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"], **AUDITED},
+    )
     put(run / "env.json", {"python": "3.12.1", "torch": "2.13.0+cpu"})
     curves = {"deletion": 0.25, "insertion": 0.75}
-    put(run / "explain" / "faithfulness.json", {"cam": curves, "random": {"deletion": 0.5, "insertion": 0.5}, "verdict": "They mark what <b>counts</b>."})
+    put(
+        run / "explain" / "faithfulness.json",
+        {"cam": curves, "random": {"deletion": 0.5, "insertion": 0.5}, "verdict": "They mark what <b>counts</b>."},
+    )
     (run / "command.txt").write_text('medmambase-train "D:\\my data" --recipe notebook\n', encoding="utf-8")
     (run / "metrics.csv").write_text("epoch,lr,train_loss\n1,0.1,2\n2,0.1,1\n", encoding="utf-8")
     figures.curves(run / "metrics.csv", run / "curves.png", 2)
@@ -69,7 +95,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(run / "curves.png", run / "explain" / f"{name}.png")
     for number in (1, 2):
         stage = Recalibration(number, torch.ones(1, 4, 4), torch.ones(1, 4, 4) / 2, torch.ones(1, 8) / 2)
-        explanation_figures.recalibration(stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png")
+        explanation_figures.recalibration(
+            stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png"
+        )
     return run
 
 
@@ -90,14 +118,44 @@ def test_the_page_tells_what_was_trained_on_what_and_how_well(run: Path) -> None
             (one[key], metrics["intervals"].get(f"{CLASSES.index(one['name'])}/{key}"))
             for key in ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
         ]
-        text = "".join(f"{value:.3f}" + (f"{sure['low']:.3f}\u2013{sure['high']:.3f}" if sure else "") for value, sure in row)
+        text = "".join(
+            f"{value:.3f}" + (f"{sure['low']:.3f}\u2013{sure['high']:.3f}" if sure else "") for value, sure in row
+        )
         assert f"{one['support']}{text}" in page.text.replace(" ", "")
     calibrated = json.loads((run / "test" / "calibrated.json").read_text(encoding="utf-8"))
-    wanted = [f"divided by {calibrated['temperature']:.3f}", "of 15 patients", "They mark what <b>counts</b>.", "looked at once", "TODO"]
-    wanted += [f"{point['threshold']:.3f}{point['test']['sensitivity']['figure']:.3f}" for point in calibrated["points"]]
+    wanted = [
+        f"divided by {calibrated['temperature']:.3f}",
+        "of 15 patients",
+        "They mark what <b>counts</b>.",
+        "looked at once",
+        "TODO",
+    ]
+    wanted += [
+        f"{point['threshold']:.3f}{point['test']['sensitivity']['figure']:.3f}" for point in calibrated["points"]
+    ]
     assert [word for word in wanted if word not in page.text] == []
-    wanted = [*CLASSES, "D:\\my data", "213", "45", "30", "image file is truncated", "val has no <b>Femur</b>", "medmambase-train", "2.13.0+cpu"]
-    wanted += ["1,234,567 parameters", "no NVIDIA GPU", "float32: the CPU", "epoch 2", "0.877", "2, 2, 2, 2", "96, 192, 384, 768", "fetal ü 001", "letterbox"]
+    wanted = [
+        *CLASSES,
+        "D:\\my data",
+        "213",
+        "45",
+        "30",
+        "image file is truncated",
+        "val has no <b>Femur</b>",
+        "medmambase-train",
+        "2.13.0+cpu",
+    ]
+    wanted += [
+        "1,234,567 parameters",
+        "no NVIDIA GPU",
+        "float32: the CPU",
+        "epoch 2",
+        "0.877",
+        "2, 2, 2, 2",
+        "96, 192, 384, 768",
+        "fetal ü 001",
+        "letterbox",
+    ]
     assert [word for word in wanted if word not in page.text] == []
     assert page.text.count("How to read this") >= 6
     assert len(page.all("img")) == 11
@@ -106,7 +164,12 @@ def test_the_page_tells_what_was_trained_on_what_and_how_well(run: Path) -> None
 def test_the_page_is_one_file_without_scripts_or_outside_references(run: Path) -> None:
     page = Page(write_report(run))
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "embed", "form", "base", "i", "b"})
-    addresses = [value or "" for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href", "srcset", "data", "action"}]
+    addresses = [
+        value or ""
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in {"src", "href", "srcset", "data", "action"}
+    ]
     assert len(addresses) == 12
     assert all(address.startswith("data:") for address in addresses)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -117,14 +180,19 @@ def test_the_page_is_one_file_without_scripts_or_outside_references(run: Path) -
 
 
 def test_pictures_are_on_the_page_as_they_are_in_the_folder(run: Path) -> None:
-    embedded = [base64.b64decode((attributes["src"] or "").removeprefix("data:image/png;base64,")) for attributes in Page(write_report(run)).all("img")]
+    embedded = [
+        base64.b64decode((attributes["src"] or "").removeprefix("data:image/png;base64,"))
+        for attributes in Page(write_report(run)).all("img")
+    ]
     names = [*(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")), "curves.png"]
     names += [f"explain/{name}.png" for name in ("sheet_01", "faithfulness", "gates", "se_stage1", "se_stage2")]
     assert embedded == [(run / name).read_bytes() for name in names]
     assert all(attributes["alt"] for attributes in Page(run / "report.html").all("img"))
 
 
-@pytest.mark.parametrize("place", ["class", "note", "path", "command", "root", "environment", "setting", "method", "finding"])
+@pytest.mark.parametrize(
+    "place", ["class", "note", "path", "command", "root", "environment", "setting", "method", "finding"]
+)
 def test_every_name_is_escaped(run: Path, place: str) -> None:
     evil = "</td></style></pre><script>alert(1)</script><img src=x onerror=alert(1)>"
     match place:
@@ -309,7 +377,11 @@ def test_pictures_beyond_the_limit_are_left_out_with_a_sentence(run: Path) -> No
 
 
 def test_long_lists_are_cut_and_counted(run: Path) -> None:
-    change(run / "data_report.json", skipped=[{"path": f"{number}.png", "reason": "broken"} for number in range(5000)], notes=["note"] * 201)
+    change(
+        run / "data_report.json",
+        skipped=[{"path": f"{number}.png", "reason": "broken"} for number in range(5000)],
+        notes=["note"] * 201,
+    )
     page = Page(write_report(run))
     assert "And 4800 more" in page.text
     assert "And 1 more" in page.text
@@ -333,10 +405,19 @@ def test_twins_are_told_and_shown_and_results_without_them_stand_beside_those_wi
     clean = evaluate(labels[4:], scores[4:], CLASSES)
     put(run / "test" / "metrics.json", replace(evaluate(labels, scores, CLASSES), without_leaked=clean).to_dict())
     put(run / "test" / "medmnist.json", {"ACC": 0.875, "AUC": 0.9})
-    assert "the same pixels" in Page(write_report(run)).text and "How to read this: each row is one picture twice" not in Page(write_report(run)).text
+    assert (
+        "the same pixels" in Page(write_report(run)).text
+        and "How to read this: each row is one picture twice" not in Page(write_report(run)).text
+    )
     (run / "audit").mkdir()
     shutil.copy(run / "curves.png", run / "audit" / "twins.png")
     page = Page(write_report(run))
-    assert "4 of 30 test images have a twin, or their patient, in train or val. Without them: balanced accuracy 1.000" in page.text
+    assert (
+        "4 of 30 test images have a twin, or their patient, in train or val. Without them: balanced accuracy 1.000"
+        in page.text
+    )
     assert "ACC 0.875, AUC 0.900" in page.text
-    assert "How to read this: each row is one picture twice" in page.text and "How they were split: split by patient <b>1</b>." in page.text
+    assert (
+        "How to read this: each row is one picture twice" in page.text
+        and "How they were split: split by patient <b>1</b>." in page.text
+    )

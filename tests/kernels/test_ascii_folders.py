@@ -1,4 +1,5 @@
-"""Triton's compilers get folders whose names they can read; on Windows itself they are run in one that they cannot."""
+"""Triton's compilers get folders whose names they can read; on Windows itself they are run in one
+that they cannot."""
 
 import os
 import subprocess
@@ -47,7 +48,8 @@ def test_a_folder_gets_its_short_name(tmp_path: Path, account: str) -> None:
     temporary, cache = tmp_path / account / "Temp", tmp_path / account / "cache"
     names = ascii_names(temporary, cache, {"TMPDIR": "x"}, lambda folder: f"C:\\USERS\\1F~1\\{folder.name}", never)
     assert names.variables == {
-        "TEMP": "C:\\USERS\\1F~1\\Temp", "TMP": "C:\\USERS\\1F~1\\Temp", "TMPDIR": "C:\\USERS\\1F~1\\Temp", "TRITON_CACHE_DIR": "C:\\USERS\\1F~1\\cache",
+        "TEMP": "C:\\USERS\\1F~1\\Temp", "TMP": "C:\\USERS\\1F~1\\Temp", "TMPDIR": "C:\\USERS\\1F~1\\Temp",
+        "TRITON_CACHE_DIR": "C:\\USERS\\1F~1\\cache",
     }  # fmt: skip  # a table
     assert names.replaced == (str(temporary), str(cache))
     assert not names.spare
@@ -101,5 +103,12 @@ def test_the_first_launch_compiles_for_an_account_of_any_name(tmp_path: Path, ac
     for name in ("TRITON_CACHE_DIR", "TMPDIR", "CC", "TRITON_INTERPRET"):
         environment.pop(name, None)
     environment["TRITON_DUMP_PTXAS_LOG"] = "1"
-    done = subprocess.run([sys.executable, "-c", FIRST_LAUNCH], env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_LAUNCH],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     assert done.stdout.split()[-2:] == ["42", "True"], done.stdout + done.stderr

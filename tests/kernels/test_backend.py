@@ -1,4 +1,5 @@
-"""The chooser: an explicit wish is met or refused with a reason; only the automatic choice falls back, and says so once."""
+"""The chooser: an explicit wish is met or refused with a reason; only the automatic choice falls
+back, and says so once."""
 
 import importlib.util
 import warnings
@@ -19,9 +20,12 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine where Triton compiles: no interpreter, Triton installed, a card of compute capability 9.0."""
+    """As on a machine where Triton compiles: no interpreter, Triton installed, a card of compute
+    capability 9.0."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: object() if name == "triton" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: object() if name == "triton" else find(name, *rest)
+    )
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
@@ -34,7 +38,9 @@ def test_the_argument_comes_before_use_backend_before_the_environment(monkeypatc
     assert backend.choose(CPU, torch.float32, None) == backend.Choice("reference", "asked for by MEDMAMBASE_BACKEND")
     with use_backend("cpu"):
         assert backend.choose(CPU, torch.float32, None) == backend.Choice("cpu", "asked for by use_backend")
-        assert backend.choose(CPU, torch.float32, "reference") == backend.Choice("reference", "asked for by the backend argument")
+        assert backend.choose(CPU, torch.float32, "reference") == backend.Choice(
+            "reference", "asked for by the backend argument"
+        )
         with use_backend("auto"):
             assert backend.choose(CPU, torch.float32, None).name == "reference"
     assert backend.choose(CPU, torch.float32, None).name == "reference"
@@ -59,7 +65,9 @@ def test_on_a_gpu_with_triton_triton_is_chosen(compiled: None) -> None:
 @pytest.mark.usefixtures("compiled")
 def test_a_gpu_that_is_not_there_is_described_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: pytest.fail("asked a GPU that is not there"))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device=None: pytest.fail("asked a GPU that is not there")
+    )
     assert describe_backend("cuda").startswith("torch: ")
     assert "sees no CUDA GPU" in describe_backend("cuda")
 
@@ -107,7 +115,9 @@ def test_without_llvmlite_the_portable_engine_takes_over_and_says_so_once(monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert backend.choose(CPU, torch.bfloat16, None).name == "torch"
-    with pytest.raises(BackendError, match=r"'cpu' was asked for .*llvmlite is not installed \(pip install llvmlite\); ask for 'torch'"):
+    with pytest.raises(
+        BackendError, match=r"'cpu' was asked for .*llvmlite is not installed \(pip install llvmlite\); ask for 'torch'"
+    ):
         backend.choose(CPU, torch.float32, "cpu")
 
 
@@ -128,7 +138,9 @@ def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatc
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("step", ["get_host_cpu_features", "create_mcjit_compiler"])
-def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llvmlite import binding
 
     from medmambase_kernels._cpu import compiler as machine_cpu

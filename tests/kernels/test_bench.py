@@ -1,4 +1,5 @@
-"""Measuring: the original's way is the same mathematics, a floor is what the chip's data sheet says, a time is a median. No time is asserted."""
+"""Measuring: the original's way is the same mathematics, a floor is what the chip's data sheet
+says, a time is a median. No time is asserted."""
 
 import importlib
 from contextlib import nullcontext
@@ -23,7 +24,10 @@ def small(operator: str, dtype: torch.dtype = torch.float32) -> Case:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_the_originals_way_equals_the_definition(operator: str) -> None:
-    ours, theirs = bench_cases.from_projection(small(operator), CPU, "reference"), bench_cases.original(small(operator), CPU, bench_cases.loop_scan)
+    ours, theirs = (
+        bench_cases.from_projection(small(operator), CPU, "reference"),
+        bench_cases.original(small(operator), CPU, bench_cases.loop_scan),
+    )
     dy = torch.randn(ours.forward().shape)
     for one, other in zip(theirs.backward(dy), ours.backward(dy), strict=True):
         assert relative_error(one, other) <= TOLERANCE[torch.float32]
@@ -70,7 +74,8 @@ def test_the_floors_of_a_known_card_are_the_data_sheets() -> None:
     rtx4090 = bench_floors.Card("RTX 4090", 128, 2.5e9, 1.0e12)
     rows = 16 * 4 * 96 * 1024  # stage 1 at 128 pixels, batch 16: 100.7 million states
     forward = rtx4090.floors(bench_floors.scan_work(rows, 16, 50e6, backward=False))
-    # 106.95 M exponentials at 5.12 T/s; 5 x 100.66 M instructions at 40.96 T lanes/s; 50 MB at 1 TB/s
+    # 106.95 M exponentials at 5.12 T/s; 5 x 100.66 M instructions at 40.96 T lanes/s; 50 MB at 1
+    # TB/s
     assert (forward.exp, forward.issue, forward.bytes) == pytest.approx((0.020890, 0.012288, 0.05), rel=1e-4)
     assert forward.bound == forward.bytes
     both = rtx4090.floors(bench_floors.scan_work(rows, 16, 10e6, backward=True))
@@ -79,7 +84,9 @@ def test_the_floors_of_a_known_card_are_the_data_sheets() -> None:
 
 
 def test_a_cards_speed_is_read_from_its_properties_and_left_out_where_it_is_not_known() -> None:
-    known = SimpleNamespace(name="H100", multi_processor_count=132, clock_rate=1_980_000, memory_clock_rate=2_619_000, memory_bus_width=5120)
+    known = SimpleNamespace(
+        name="H100", multi_processor_count=132, clock_rate=1_980_000, memory_clock_rate=2_619_000, memory_bus_width=5120
+    )
     assert bench_floors.card(known) == bench_floors.Card("H100", 132, 1.98e9, pytest.approx(3.352e12, rel=1e-3))
     old = SimpleNamespace(name="H100", multi_processor_count=132)
     assert bench_floors.card(old, 1.98e9) == bench_floors.Card("H100", 132, 1.98e9, None)
@@ -90,8 +97,12 @@ def test_a_cards_speed_is_read_from_its_properties_and_left_out_where_it_is_not_
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_each_input_result_and_gradient_is_moved_once(operator: str) -> None:
     computation = bench_cases.operator(small(operator, torch.bfloat16), CPU)
-    moved = [t.numel() * t.element_size() for t in computation.backward(computation.forward())]  # the result, and gradients as large as their inputs
-    forward, both = (bench.work_of(small(operator, torch.bfloat16), computation, backward) for backward in (False, True))
+    moved = [
+        t.numel() * t.element_size() for t in computation.backward(computation.forward())
+    ]  # the result, and gradients as large as their inputs
+    forward, both = (
+        bench.work_of(small(operator, torch.bfloat16), computation, backward) for backward in (False, True)
+    )
     assert (forward.bytes, both.bytes) == (sum(moved), 2 * sum(moved))
     assert both.operations > forward.operations
     states = 2 * 4 * 33 * 15 * STATE
@@ -110,7 +121,13 @@ def test_median_and_spread_are_of_the_repetitions(monkeypatch: pytest.MonkeyPatc
 def test_a_slow_case_is_still_repeated_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
-    for seconds, brief, expected in ((10.0, False, 3), (0.25, False, 8), (0.001, False, 20), (0.0625, True, 4), (1.0, True, 3)):
+    for seconds, brief, expected in (
+        (10.0, False, 3),
+        (0.25, False, 8),
+        (0.001, False, 20),
+        (0.0625, True, 4),
+        (1.0, True, 3),
+    ):
 
         def work(seconds: float = seconds) -> None:
             clock[0] += seconds
@@ -118,7 +135,9 @@ def test_a_slow_case_is_still_repeated_three_times(monkeypatch: pytest.MonkeyPat
         assert len(bench.Bench(CPU).measure(work, brief=brief).times.all) == expected
 
 
-def test_on_a_gpu_the_cache_is_overwritten_before_each_repetition_and_the_peak_is_above_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_cache_is_overwritten_before_each_repetition_and_the_peak_is_above_what_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log: list[str] = []
 
     class Event:
@@ -139,7 +158,12 @@ def test_on_a_gpu_the_cache_is_overwritten_before_each_repetition_and_the_peak_i
     monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Cache())
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("memory_allocated", 5e6), ("max_memory_allocated", 12e6)):
+    for name, value in (
+        ("synchronize", None),
+        ("reset_peak_memory_stats", None),
+        ("memory_allocated", 5e6),
+        ("max_memory_allocated", 12e6),
+    ):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     measured = bench.Bench(torch.device("cuda"), repeat=3).measure(lambda: log.append("work"))
     assert log == ["work"] * (2 + 3) + ["flush", "mark", "work", "mark"] * 3 + ["work"]
@@ -159,7 +183,9 @@ def test_only_what_we_are_compared_with_is_measured_briefly(monkeypatch: pytest.
 
     monkeypatch.setattr(bench.Bench, "measure", measure)
     list(bench.Bench(CPU, most_states=1e6).rows(small("selective_scan_2d")))
-    assert log == [False, False, True] * 2  # the operator, the operator with its projection, the original; forward, then both ways
+    assert (
+        log == [False, False, True] * 2
+    )  # the operator, the operator with its projection, the original; forward, then both ways
 
 
 def test_too_little_memory_costs_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,12 +194,16 @@ def test_too_little_memory_costs_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(bench.Bench, "measure", measure)
     rows = list(bench.Bench(CPU).rows(small("squeeze_excite")))
-    assert [(row.passes, row.ms, row.note, row.failed) for row in rows] == [(passes, None, "out of memory", False) for passes in bench.PASSES]
+    assert [(row.passes, row.ms, row.note, row.failed) for row in rows] == [
+        (passes, None, "out of memory", False) for passes in bench.PASSES
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 @pytest.mark.parametrize("operator", ["selective_scan", "selective_scan_2d"])
-def test_a_sweep_tries_launches_that_are_right_and_refuses_those_that_are_wrong(operator: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_tries_launches_that_are_right_and_refuses_those_that_are_wrong(
+    operator: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench.Bench, "measure", lambda self, work: bench.Measured(bench.Times((1.0,)), None, None))
     right = bench.engines.run
 

@@ -1,4 +1,5 @@
-"""The CPU's vector code: its language and numerics at every width of register, its threads, and processes that use it at once."""
+"""The CPU's vector code: its language and numerics at every width of register, its threads, and
+processes that use it at once."""
 
 import ctypes
 import functools
@@ -51,7 +52,9 @@ def its_slope(kernel: Kernel, x: Value) -> Value:
 def test_exp2_is_exact_to_2e_7_where_floats_are_normal_and_right_beyond(lanes: int) -> None:
     x = torch.linspace(-125.9, 127.9, 1 << 16)
     assert ((mapped(exp2, x, lanes).double() - x.double().exp2()) / x.double().exp2()).abs().max() < 2e-7
-    far = torch.tensor([-1e30, -float("inf"), -1000.0, -151.0, -126.7, 128.0, 1e30, float("inf"), float("nan"), 0.0, *[-126.2] * 6])
+    far = torch.tensor(
+        [-1e30, -float("inf"), -1000.0, -151.0, -126.7, 128.0, 1e30, float("inf"), float("nan"), 0.0, *[-126.2] * 6]
+    )
     y = mapped(exp2, far, lanes)
     assert y[:4].tolist() == [0.0] * 4
     assert 0 <= y[4] <= 2e-38
@@ -65,7 +68,8 @@ def test_softplus_and_sigmoid_are_exact_and_saturate(lanes: int) -> None:
     x = torch.cat([torch.linspace(-80, 80, 4096), torch.linspace(-0.1, 0.1, 4096)])
     exact = x.double()
     for function, expected in (
-        (log_of_one_plus_exp, torch.logaddexp(exact, exact.new_zeros(()))), (its_slope, exact.sigmoid()), (sigmoid, exact.sigmoid()),
+        (log_of_one_plus_exp, torch.logaddexp(exact, exact.new_zeros(()))), (its_slope, exact.sigmoid()),
+        (sigmoid, exact.sigmoid()),
     ):  # fmt: skip  # a table
         error = ((mapped(function, x, lanes).double() - expected) / expected).abs()
         assert (error <= 2e-7 * (2 + x.abs())).all(), function  # the exponent is rounded before the power is taken
@@ -111,12 +115,28 @@ def test_a_launch_with_wrong_arguments_is_refused_before_it_runs() -> None:
         map_program(exp2, 4).launch(1, x=torch.ones(4), y=torch.ones(4), width=4)
 
 
-def calls(d: int = 32, n: int = 3, h: int = 9, w: int = 8, b: int = 2) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
+def calls(
+    d: int = 32, n: int = 3, h: int = 9, w: int = 8, b: int = 2
+) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
     """Each operator with arguments whose gradients can be asked for."""
     l, r = h * w, 2
     x = torch.randn(b, h, w, d)
-    sequence = [torch.randn(b, d, l), torch.rand(b, d, l), -torch.rand(d, n), torch.randn(b, 2, n, l), torch.randn(b, 2, n, l), torch.randn(d)]
-    image = [x, torch.randn(b, h, w, 4, r + 2 * n), torch.randn(4, d, r), torch.randn(4, d), -torch.rand(4, d, n), torch.randn(4, d)]
+    sequence = [
+        torch.randn(b, d, l),
+        torch.rand(b, d, l),
+        -torch.rand(d, n),
+        torch.randn(b, 2, n, l),
+        torch.randn(b, 2, n, l),
+        torch.randn(d),
+    ]
+    image = [
+        x,
+        torch.randn(b, h, w, 4, r + 2 * n),
+        torch.randn(4, d, r),
+        torch.randn(4, d),
+        -torch.rand(4, d, n),
+        torch.randn(4, d),
+    ]
     return {
         "sequence": (selective_scan, sequence),
         "image": (selective_scan_2d, image),
@@ -124,7 +144,10 @@ def calls(d: int = 32, n: int = 3, h: int = 9, w: int = 8, b: int = 2) -> dict[s
         "constant C": (selective_scan, [*sequence[:4], torch.randn(d, n), sequence[5]]),
         "gate": (squeeze_excite, [x, torch.randn(4, d), torch.randn(d, 4)]),
         "norm": (gated_norm, [x, torch.randn(b, h, w, 2 * d)[..., d:], torch.randn(d), torch.randn(d)]),
-        "convolution": (depthwise_silu, [torch.randn(b, h, w, 2 * d)[..., :d], torch.randn(d, 1, 3, 3), torch.randn(d)]),
+        "convolution": (
+            depthwise_silu,
+            [torch.randn(b, h, w, 2 * d)[..., :d], torch.randn(d, 1, 3, 3), torch.randn(d)],
+        ),
     }
 
 
@@ -142,8 +165,12 @@ def results(call: tuple[Callable[..., Tensor], list[Tensor]], backend: str) -> l
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize(("d", "n", "h", "w", "b"), [(16, 1, 1, 1, 1), (32, 4, 7, 5, 1), (48, 6, 9, 17, 2), (6, 5, 4, 10, 17)])
-def test_every_operator_is_exact_at_every_width_of_register(name: str, lanes: int, d: int, n: int, h: int, w: int, b: int, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("d", "n", "h", "w", "b"), [(16, 1, 1, 1, 1), (32, 4, 7, 5, 1), (48, 6, 9, 17, 2), (6, 5, 4, 10, 17)]
+)
+def test_every_operator_is_exact_at_every_width_of_register(
+    name: str, lanes: int, d: int, n: int, h: int, w: int, b: int, monkeypatch
+) -> None:
     monkeypatch.setattr(compiler, "lanes", lambda: lanes)
     call = calls(d, n, h, w, b)[name]
     for actual, expected in zip(results(call, "cpu"), results(call, "reference"), strict=True):
@@ -198,7 +225,9 @@ def in_a_child(seed: int) -> list[Tensor]:
     return [t.detach() for t in results(calls()["image"], "cpu")]
 
 
-@pytest.mark.parametrize("method", [method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()])
+@pytest.mark.parametrize(
+    "method", [method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()]
+)
 def test_four_processes_work_at_once_however_they_were_started(method: str, threads) -> None:
     if method == "fork" and torch.cuda.is_initialized():
         pytest.skip("PyTorch itself forbids gradients in a process forked from one that used a GPU")

@@ -13,7 +13,9 @@ from medmambase_kernels import depthwise_silu
 NAMES = ("x", "weight", "bias")
 
 
-def make_case(b: int, h: int, w: int, d: int, dtype: torch.dtype = torch.float32, half: bool = False, seed: int = 0) -> list[Tensor]:
+def make_case(
+    b: int, h: int, w: int, d: int, dtype: torch.dtype = torch.float32, half: bool = False, seed: int = 0
+) -> list[Tensor]:
     """x, weight and bias; ``half``: x is the first half of a projection."""
     g = torch.Generator().manual_seed(seed)
     projection = torch.randn(b, h, w, 2 * d, generator=g).to(dtype)
@@ -60,7 +62,9 @@ def test_every_engine_equals_the_definition(engine: str, args: list[Tensor]) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("b", "h", "w", "d"), [(1, 1, 1, 3), (1, 1, 40, 2), (1, 40, 1, 2), (2, 7, 5, 33), (3, 9, 8, 4)])
+@pytest.mark.parametrize(
+    ("b", "h", "w", "d"), [(1, 1, 1, 3), (1, 1, 40, 2), (1, 40, 1, 2), (2, 7, 5, 33), (3, 9, 8, 4)]
+)
 def test_odd_maps_are_exact_to_the_edge(engine: str, b: int, h: int, w: int, d: int) -> None:
     assert_equal_to_the_definition(make_case(b, h, w, d, half=True), engine)
 
@@ -123,7 +127,10 @@ def test_an_infinite_pixel_reaches_its_neighbours_and_no_others(engine: str) -> 
     x = torch.zeros(1, 3, 4, 16)
     x[0, 0, 0, 0] = float("inf")
     y = depthwise_silu(
-        x.to(engine_device(engine)), torch.ones(16, 1, 3, 3).to(engine_device(engine)), torch.zeros(16).to(engine_device(engine)), backend=engine
+        x.to(engine_device(engine)),
+        torch.ones(16, 1, 3, 3).to(engine_device(engine)),
+        torch.zeros(16).to(engine_device(engine)),
+        backend=engine,
     )
     assert y[0, :, :, 0].cpu().tolist() == [[float("inf")] * 2 + [0.0] * 2] * 2 + [[0.0] * 4]
     assert not y[..., 1:].any()

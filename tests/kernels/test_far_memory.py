@@ -1,6 +1,8 @@
-"""Where the kernels read and write, beyond 2^31 elements too: a few programs of each launch, interpreted over tensors without storage.
+"""Where the kernels read and write, beyond 2^31 elements too: a few programs of each launch,
+interpreted over tensors without storage.
 
-Every live address lies in a tensor, no store names one twice, and no program writes where another reads or writes.
+Every live address lies in a tensor, no store names one twice, and no program writes where another
+reads or writes.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from medmambase_kernels._triton import launch_table
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available() or not triton.__version__.startswith("3.7."), reason="reaches into Triton's interpreter, as 3.7 has it where there is no GPU"
+    torch.cuda.is_available() or not triton.__version__.startswith("3.7."),
+    reason="reaches into Triton's interpreter, as 3.7 has it where there is no GPU",
 )
 ROOM = 42  # bits of address that a tensor has to itself
 
@@ -30,7 +33,8 @@ class Far:
 
 
 class Programs:
-    """Stands in for a kernel: interprets the first and the last programs of a launch; loads give 0, every live address must be inside a tensor."""
+    """Stands in for a kernel: interprets the first and the last programs of a launch; loads give 0,
+    every live address must be inside a tensor."""
 
     def __init__(self, kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.kernel, self.patch, self.ran = kernel, monkeypatch, 0
@@ -52,7 +56,9 @@ class Programs:
                 note.update(addresses.tolist())
                 for which in np.unique(addresses >> ROOM):
                     offsets = addresses[addresses >> ROOM == which] & ((1 << ROOM) - 1)
-                    assert offsets.max() < sizes.get(int(which), 0), f"{self.kernel.fn.__name__}: beyond argument {self.kernel.arg_names[int(which) - 1]}"
+                    assert offsets.max() < sizes.get(int(which), 0), (
+                        f"{self.kernel.fn.__name__}: beyond argument {self.kernel.arg_names[int(which) - 1]}"
+                    )
                 return addresses
 
             def load(ptrs, mask, other, *_: object):
@@ -62,11 +68,15 @@ class Programs:
 
             def store(ptrs, value, mask, *_: object) -> None:
                 addresses = check(ptrs.data, mask.data, written)
-                assert len(np.unique(addresses)) == addresses.size, f"{self.kernel.fn.__name__} stores two lanes in one place"
+                assert len(np.unique(addresses)) == addresses.size, (
+                    f"{self.kernel.fn.__name__} stores two lanes in one place"
+                )
 
             self.patch.setattr(builder, "create_masked_load", load)
             self.patch.setattr(builder, "create_masked_store", store)
-            self.patch.setattr(interpreter.GridExecutor, "_init_args_hst", lambda executor, positional, named: (positional, named))
+            self.patch.setattr(
+                interpreter.GridExecutor, "_init_args_hst", lambda executor, positional, named: (positional, named)
+            )
             self.patch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *_: None)
             self.patch.setattr(builder, "set_grid_dim", lambda *_: setattr(builder, "grid_dim", (*grid, 1, 1)))
             names = dict(zip(self.kernel.arg_names, args, strict=False))
@@ -74,9 +84,13 @@ class Programs:
             others_read: set[int] = set()
             others_wrote: set[int] = set()
             for program in sorted({0, *(max(0, last - j * blocks) for j in range(6))}):
-                self.patch.setattr(builder, "set_grid_idx", lambda *_, program=program: setattr(builder, "grid_idx", (program, 0, 0)))
+                self.patch.setattr(
+                    builder, "set_grid_idx", lambda *_, program=program: setattr(builder, "grid_idx", (program, 0, 0))
+                )
                 self.kernel[(1,)](*far, **options)
-                assert not written & (others_read | others_wrote) and not read & others_wrote, f"{self.kernel.fn.__name__}: two programs meet"
+                assert not written & (others_read | others_wrote) and not read & others_wrote, (
+                    f"{self.kernel.fn.__name__}: two programs meet"
+                )
                 others_read |= read
                 others_wrote |= written
                 read.clear()
@@ -96,8 +110,9 @@ def far(monkeypatch: pytest.MonkeyPatch):
 
     stands = []
     for module, names in (
-        (scan_triton, ("forward", "carry", "project")), (scan_backward_triton, ("backward", "adjoint_ends")), (gated_norm_triton, ("_norm", "_norm_back")),
-        (depthwise_silu_triton, ("_stencil", "_slope")), (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale")),
+        (scan_triton, ("forward", "carry", "project")), (scan_backward_triton, ("backward", "adjoint_ends")),
+        (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope")),
+        (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale")),
     ):  # fmt: skip  # a table
         for name in names:
             stands.append(Programs(getattr(module, name), monkeypatch))
@@ -111,7 +126,11 @@ def new(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("r", [3, 6])
-@pytest.mark.parametrize(("b", "h", "w", "d"), [(12_000_000, 2, 3, 32), (1, 8, 16, 5_000_000), (700_000, 9, 11, 33)], ids=["images", "channels", "chunks"])
+@pytest.mark.parametrize(
+    ("b", "h", "w", "d"),
+    [(12_000_000, 2, 3, 32), (1, 8, 16, 5_000_000), (700_000, 9, 11, 33)],
+    ids=["images", "channels", "chunks"],
+)
 def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, d: int, r: int) -> None:
     from medmambase_kernels._triton import selective_scan_2d as scan
 
@@ -126,7 +145,9 @@ def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, 
 
 
 @pytest.mark.parametrize("varies", [True, False])
-@pytest.mark.parametrize(("b", "d", "l", "g"), [(12_000_000, 48, 6, 3), (2, 20_000_000, 70, 2)], ids=["sequences", "channels"])
+@pytest.mark.parametrize(
+    ("b", "d", "l", "g"), [(12_000_000, 48, 6, 3), (2, 20_000_000, 70, 2)], ids=["sequences", "channels"]
+)
 def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: int, g: int, varies: bool) -> None:
     from medmambase_kernels._triton import selective_scan as scan
 
@@ -141,8 +162,12 @@ def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: in
         scan.backward(u, state, u, u, A, B, B, D, D, True, state, kept, config=backward)
 
 
-@pytest.mark.parametrize(("b", "h", "w", "d"), [(2, 3, 3, 150_000_000), (4_000_000, 3, 3, 64)], ids=["channels", "images"])
-def test_a_convolution_stays_inside_its_tensors(far, monkeypatch: pytest.MonkeyPatch, b: int, h: int, w: int, d: int) -> None:
+@pytest.mark.parametrize(
+    ("b", "h", "w", "d"), [(2, 3, 3, 150_000_000), (4_000_000, 3, 3, 64)], ids=["channels", "images"]
+)
+def test_a_convolution_stays_inside_its_tensors(
+    far, monkeypatch: pytest.MonkeyPatch, b: int, h: int, w: int, d: int
+) -> None:
     from medmambase_kernels._triton import depthwise_silu as conv
 
     monkeypatch.setattr(conv, "_PROGRAMS", 2**31)
@@ -164,7 +189,11 @@ def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.Mo
     squeeze_excite_triton.backward(x, x, squeeze, excite, 2.0, means, means)
 
 
-@pytest.mark.parametrize(("n", "d", "r", "side"), [(64, 1, 1, 2048), (2, 4096, 1, 512), (64, 1024, 1, 256)], ids=["rows", "channels", "states"])
+@pytest.mark.parametrize(
+    ("n", "d", "r", "side"),
+    [(64, 1, 1, 2048), (2, 4096, 1, 512), (64, 1024, 1, 256)],
+    ids=["rows", "channels", "states"],
+)
 def test_positions_are_64_bits_wide_where_32_do_not_reach(n: int, d: int, r: int, side: int) -> None:
     import triton.language as tl
 
@@ -172,6 +201,13 @@ def test_positions_are_64_bits_wide_where_32_do_not_reach(n: int, d: int, r: int
     from medmambase_kernels._triton import selective_scan_2d as selective_scan_2d_triton
 
     for height, index in ((side, tl.int64), (side // 4, tl.int32)):
-        args = new(1, height, side, d), new(1, height, side, 4, r + 2 * n), new(4, d, r), new(4, d), new(4, d, n), new(4, d)
+        args = (
+            new(1, height, side, d),
+            new(1, height, side, 4, r + 2 * n),
+            new(4, d, r),
+            new(4, d),
+            new(4, d, n),
+            new(4, d),
+        )
         assert selective_scan_2d_triton._scan(*args, rank_inside=True).shared["INDEX"] is index
     assert scan_launch_triton._REACH == 2**31

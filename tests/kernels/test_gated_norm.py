@@ -13,8 +13,18 @@ from medmambase_kernels import gated_norm
 NAMES = ("y", "z", "weight", "bias")
 
 
-def make_case(b: int, h: int, w: int, d: int, dtype: torch.dtype = torch.float32, wide: bool = False, half: bool = False, seed: int = 0) -> list[Tensor]:
-    """y, z, weight and bias. ``wide``: y in float32 beside a z of ``dtype``; ``half``: z is the second half of a projection."""
+def make_case(
+    b: int,
+    h: int,
+    w: int,
+    d: int,
+    dtype: torch.dtype = torch.float32,
+    wide: bool = False,
+    half: bool = False,
+    seed: int = 0,
+) -> list[Tensor]:
+    """y, z, weight and bias. ``wide``: y in float32 beside a z of ``dtype``; ``half``: z is the
+    second half of a projection."""
     g = torch.Generator().manual_seed(seed)
     y = (torch.randn(b, h, w, d, generator=g) * 3 + 1).to(torch.float32 if wide else dtype)
     projection = torch.randn(b, h, w, 2 * d, generator=g).to(dtype)
@@ -51,7 +61,9 @@ def assert_equal_to_the_definition(args: list[Tensor], engine: str) -> None:
     for name, actual in outputs_and_gradients(args, engine).items():
         assert actual.dtype == expected[name].dtype, name
         error = relative_error(actual, expected[name])
-        assert error <= 4 * TOLERANCE[args[1].dtype], f"{name}: relative error {error:.2e}"  # a division by a small deviation makes roundings larger
+        assert error <= 4 * TOLERANCE[args[1].dtype], (
+            f"{name}: relative error {error:.2e}"
+        )  # a division by a small deviation makes roundings larger
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -83,7 +95,9 @@ def test_it_is_layer_norm_times_silu(engine: str, eps: float, d: int) -> None:
     y, z, weight, bias = theirs
     actual, expected = gated_norm(*ours, eps, backend=engine), F.layer_norm(y, (d,), weight, bias, eps) * F.silu(z)
     assert relative_error(actual, expected) < 1e-5
-    for one, other in zip(torch.autograd.grad(actual.sum(), ours), torch.autograd.grad(expected.sum(), theirs), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(actual.sum(), ours), torch.autograd.grad(expected.sum(), theirs), strict=True
+    ):
         assert relative_error(one, other) < 4e-5
 
 

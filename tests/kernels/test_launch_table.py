@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from medmambase_kernels._triton import launch_table
 
-SHAPES = {"batch": st.integers(1, 256), "directions": st.sampled_from([1, 4]), "channels": st.integers(1, 2048), "length": st.integers(1, 70_000)}
+SHAPES = {
+    "batch": st.integers(1, 256),
+    "directions": st.sampled_from([1, 4]),
+    "channels": st.integers(1, 2048),
+    "length": st.integers(1, 70_000),
+}
 
 
 @given(**SHAPES, state=st.integers(1, 64), rank=st.integers(0, 64), processors=st.integers(1, 200))
@@ -17,7 +22,9 @@ def test_forward_and_backward_agree_on_the_chunks_and_the_kernels_can_run_them(
     backward = launch_table.backward(batch, directions, channels, length, state, processors)
     assert forward.chunk == backward.chunk == launch_table.chunk_of(length)
     assert forward.chunk % forward.steps == forward.chunk % backward.steps == 0
-    assert launch_table.chunks_of(length) * forward.chunk >= length > (launch_table.chunks_of(length) - 1) * forward.chunk
+    assert (
+        launch_table.chunks_of(length) * forward.chunk >= length > (launch_table.chunks_of(length) - 1) * forward.chunk
+    )
     assert not (forward.pair and (forward.chunked or directions == 1))
     assert not (forward.chunked and launch_table.chunks_of(length) == 1)
     assert not (backward.chunked and launch_table.chunks_of(length) == 1)
@@ -26,13 +33,19 @@ def test_forward_and_backward_agree_on_the_chunks_and_the_kernels_can_run_them(
 
 
 @given(**SHAPES, state=st.integers(1, 64))
-def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(batch: int, directions: int, channels: int, length: int, state: int) -> None:
-    chunks = {launch_table.forward(batch, directions, channels, length, state, 3, processors).chunk for processors in (1, 46, 132)}
+def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(
+    batch: int, directions: int, channels: int, length: int, state: int
+) -> None:
+    chunks = {
+        launch_table.forward(batch, directions, channels, length, state, 3, processors).chunk
+        for processors in (1, 46, 132)
+    }
     assert chunks == {launch_table.chunk_of(length)}
 
 
 @pytest.mark.parametrize(
-    ("stage", "length", "channels", "rank", "chunked", "inside"), [(1, 1024, 96, 3, True, True), (2, 256, 192, 6, False, False), (4, 16, 768, 24, False, False)]
+    ("stage", "length", "channels", "rank", "chunked", "inside"),
+    [(1, 1024, 96, 3, True, True), (2, 256, 192, 6, False, False), (4, 16, 768, 24, False, False)],
 )
 def test_the_stages_of_tiny_at_batch_16_take_the_rows_they_were_counted_for(
     stage: int, length: int, channels: int, rank: int, chunked: bool, inside: bool
@@ -53,7 +66,13 @@ def test_the_candidates_of_a_sweep_are_other_launches_of_the_same_chunks() -> No
 
 
 @given(
-    st.integers(1, 10**9), st.integers(1, 10**6), st.sampled_from([1, 4]), st.integers(1, 10**5), st.integers(1, 64), st.integers(0, 64), st.integers(1, 200)
+    st.integers(1, 10**9),
+    st.integers(1, 10**6),
+    st.sampled_from([1, 4]),
+    st.integers(1, 10**5),
+    st.integers(1, 64),
+    st.integers(0, 64),
+    st.integers(1, 200),
 )
 def test_no_launch_keeps_a_display_waiting_whatever_the_input(
     length: int, batch: int, directions: int, channels: int, state: int, rank: int, processors: int
@@ -65,7 +84,12 @@ def test_no_launch_keeps_a_display_waiting_whatever_the_input(
         pair = 2 if chosen is forward and forward.pair else 1
         steps = chosen.chunk if chosen.chunked else length * pair
         assert steps <= 2 * 2**16
-        programs = batch * directions * -(-channels // chosen.channels) * (launch_table.chunks_of(length) if chosen.chunked else 1)
+        programs = (
+            batch
+            * directions
+            * -(-channels // chosen.channels)
+            * (launch_table.chunks_of(length) if chosen.chunked else 1)
+        )
         first, count = next(launch_table.cut(programs, steps, state, processors))
         assert first == 0
         a_processor = -(-count // processors) * steps * state

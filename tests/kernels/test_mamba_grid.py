@@ -1,6 +1,8 @@
-"""mamba-ssm's own test of its scan, through ours: its grid, its inputs, its tolerances, against a float32 loop of the mathematics it documents.
+"""mamba-ssm's own test of its scan, through ours: its grid, its inputs, its tolerances, against a
+float32 loop of the mathematics it documents.
 
-Its active cases run whole. Of the wide grid that its test keeps in comments, 6,240 cases, a selection runs that has every triple of settings.
+Its active cases run whole. Of the wide grid that its test keeps in comments, 6,240 cases, a
+selection runs that has every triple of settings.
 """
 
 from itertools import combinations, product
@@ -33,7 +35,8 @@ class Setting(NamedTuple):
     D: bool
 
     def __str__(self) -> str:
-        rows = f"{'variable' if self.rows[0] else 'constant'}B-{'variable' if self.rows[1] else 'constant'}C-g{self.rows[2]}"
+        B, C = ("variable" if varies else "constant" for varies in self.rows[:2])
+        rows = f"{B}B-{C}C-g{self.rows[2]}"
         flags = [name for name in ("last_state", "delta_bias", "softplus", "z", "D") if getattr(self, name)]
         return "-".join([f"L{self.length}", str(self.dtype).removeprefix("torch."), rows, *flags])
 
@@ -41,19 +44,28 @@ class Setting(NamedTuple):
 FLAG = (False, True)
 WIDE: tuple[tuple[object, ...], ...] = (
     (8, 16, 32, 64, 128, 256, 372, 512, 784, 1024, 1134, 2048, 4096),
-    ((False, False, 1), (False, True, 1), (True, False, 1), (True, True, 1), (True, True, 2)),  # groups need both to vary
+    (
+        (False, False, 1),
+        (False, True, 1),
+        (True, False, 1),
+        (True, True, 1),
+        (True, True, 2),
+    ),  # groups need both to vary
     (torch.float32, torch.float16, torch.bfloat16),
     *[FLAG] * 5,
 )
 
 
 def selection(values: tuple[tuple[object, ...], ...], strength: int) -> list[Setting]:
-    """All combinations of the first ``strength`` settings, each with those flags that bring the most new combinations of so many settings."""
+    """All combinations of the first ``strength`` settings, each with those flags that bring the
+    most new combinations of so many settings."""
     seen: set[tuple[object, ...]] = set()
     chosen = []
     for start in product(*values[:strength]):
         candidates = (Setting(*start, *rest) for rest in product(*values[strength:]))
-        best, new = max(((case, combinations_of(case, strength) - seen) for case in candidates), key=lambda pair: len(pair[1]))
+        best, new = max(
+            ((case, combinations_of(case, strength) - seen) for case in candidates), key=lambda pair: len(pair[1])
+        )
         seen |= new
         chosen.append(best)
     return chosen
@@ -63,20 +75,38 @@ def combinations_of(case: Setting, strength: int) -> set[tuple[object, ...]]:
     return set(combinations(enumerate(case), strength))
 
 
-ACTIVE = [Setting(length, (True, True, groups), torch.float32, *[True] * 5) for length, groups in product((128, 256, 512, 1024, 2048, 4096), (1, 2))]
+ACTIVE = [
+    Setting(length, (True, True, groups), torch.float32, *[True] * 5)
+    for length, groups in product((128, 256, 512, 1024, 2048, 4096), (1, 2))
+]
 SELECTED = selection(WIDE, strength=3)
 # Triton's interpreter takes about a second a case; the kernels themselves do the whole selection.
 SHORT = SELECTED if torch.cuda.is_available() else selection(((8, 16, 32), *WIDE[1:]), strength=2)
 
 
 def documented(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, softplus: bool
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """h_l = exp(delta_l A) h_{l-1} + delta_l B_l u_l and y_l = C_l h_l + D u_l, gated by silu(z), one step after the other in float32."""
+    """h_l = exp(delta_l A) h_{l-1} + delta_l B_l u_l and y_l = C_l h_l + D u_l, gated by silu(z),
+    one step after the other in float32."""
 
     def rows(t: Tensor) -> Tensor:  # (b or 1, d, n, l or 1)
         t = t.float()
-        return t[None, :, :, None] if t.dim() == 2 else t[:, None] if t.dim() == 3 else t.repeat_interleave(u.shape[1] // t.shape[1], 1)
+        return (
+            t[None, :, :, None]
+            if t.dim() == 2
+            else t[:, None]
+            if t.dim() == 3
+            else t.repeat_interleave(u.shape[1] // t.shape[1], 1)
+        )
 
     x, step = u.float(), delta.float()
     if delta_bias is not None:
@@ -99,7 +129,11 @@ def inputs(case: Setting, state: int) -> dict[str, Tensor | None]:
 
     def weights(varies: bool) -> Tensor:
         groups = () if case.rows[2] == 1 else (case.rows[2],)
-        return torch.randn(BATCH, *groups, state, case.length, dtype=case.dtype) if varies else torch.randn(CHANNELS, state)
+        return (
+            torch.randn(BATCH, *groups, state, case.length, dtype=case.dtype)
+            if varies
+            else torch.randn(CHANNELS, state)
+        )
 
     def sequence() -> Tensor:
         return torch.randn(BATCH, CHANNELS, case.length, dtype=case.dtype)
@@ -116,15 +150,18 @@ def tolerances(case: Setting) -> dict[str, tuple[float, float]]:
     rtol_w, atol_w = (max(WEIGHT_TOLERANCE, t) if case.z else WEIGHT_TOLERANCE for t in (rtol, atol))
     varying, weight = (rtol, atol), (rtol_w, atol_w)
     return {
-        "out": varying, "last state": varying, "du": (2 * rtol, 2 * atol), "ddelta": (5 * rtol, 10 * atol), "dA": (rtol_w, 5 * atol_w),
-        "dB": varying if case.rows[0] else weight, "dC": varying if case.rows[1] else weight, "dD": weight, "dz": weight, "ddelta_bias": weight,
+        "out": varying, "last state": varying, "du": (2 * rtol, 2 * atol), "ddelta": (5 * rtol, 10 * atol),
+        "dA": (rtol_w, 5 * atol_w), "dB": varying if case.rows[0] else weight,
+        "dC": varying if case.rows[1] else weight, "dD": weight, "dz": weight, "ddelta_bias": weight,
     }  # fmt: skip  # the table of its test, line by line
 
 
 def assert_within_tolerances(case: Setting, engine: str, state: int = STATE) -> None:
     device = engine_device(engine)
     drawn = inputs(case, state)
-    ours, theirs = ({name: None if t is None else t.to(device).requires_grad_() for name, t in drawn.items()} for _ in range(2))
+    ours, theirs = (
+        {name: None if t is None else t.to(device).requires_grad_() for name, t in drawn.items()} for _ in range(2)
+    )
     theirs = {name: None if t is None else t.detach().clone().requires_grad_() for name, t in theirs.items()}
     out = selective_scan(*ours.values(), case.softplus, case.last_state, backend=engine)
     actual = {"out": out[0], "last state": out[1]} if isinstance(out, tuple) else {"out": out}
@@ -140,7 +177,9 @@ def assert_within_tolerances(case: Setting, engine: str, state: int = STATE) -> 
     for name, t in actual.items():
         assert t.dtype == expected[name].dtype, name
         rtol, atol = allowed[name]
-        torch.testing.assert_close(t, expected[name], rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            t, expected[name], rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_the_selection_has_every_triple_of_settings_and_no_case_twice() -> None:

@@ -1,4 +1,5 @@
-"""The 1-D scan: every engine equals the definition, and the definition obeys the laws of a causal linear recurrence."""
+"""The 1-D scan: every engine equals the definition, and the definition obeys the laws of a causal
+linear recurrence."""
 
 import pytest
 import torch
@@ -26,7 +27,12 @@ def laid_out(t: Tensor, layout: str) -> Tensor:
 def cases(draw, largest_length: int = 70, largest_state: int = 17):
     """Arguments of selective_scan, by name, and its delta_softplus."""
     groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    b, d, l, n = draw(st.integers(0, 2)), groups * per_group, draw(st.integers(0, largest_length)), draw(st.integers(1, largest_state))
+    b, d, l, n = (
+        draw(st.integers(0, 2)),
+        groups * per_group,
+        draw(st.integers(0, largest_length)),
+        draw(st.integers(1, largest_state)),
+    )
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
     layout = draw(st.sampled_from(LAYOUTS))
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
@@ -39,7 +45,15 @@ def cases(draw, largest_length: int = 70, largest_state: int = 17):
         return laid_out(normal(*shape).to(dtype), layout)
 
     kinds = draw(
-        st.sampled_from([("groups", "groups"), ("one group", "one group"), ("constant", "groups"), ("one group", "constant"), ("constant", "constant")])
+        st.sampled_from(
+            [
+                ("groups", "groups"),
+                ("one group", "one group"),
+                ("constant", "groups"),
+                ("one group", "constant"),
+                ("constant", "constant"),
+            ]
+        )
     )
     softplus = draw(st.booleans())
     delta = normal(b, d, l) * 2 if softplus else torch.rand(b, d, l, generator=g)
@@ -58,18 +72,23 @@ def cases(draw, largest_length: int = 70, largest_state: int = 17):
 
 
 def outputs_and_gradients(args: dict[str, Tensor | None], softplus: bool, engine: str) -> dict[str, Tensor]:
-    """y, the last state, and the gradient of every argument for fixed random weights on both outputs."""
+    """y, the last state, and the gradient of every argument for fixed random weights on both
+    outputs."""
     device = engine_device(engine)
     leaves = {name: None if t is None else t.detach().to(device).requires_grad_() for name, t in args.items()}
     y, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=engine)
     g = torch.Generator().manual_seed(7)
     weight, weight_last = (torch.randn(t.shape, generator=g).to(t) for t in (y, last))
     ((y * weight).float().sum() + (last * weight_last).sum()).backward()
-    gradients = {name: torch.zeros_like(t) if t.grad is None else t.grad for name, t in leaves.items() if t is not None}  # none: an empty sequence
+    gradients = {
+        name: torch.zeros_like(t) if t.grad is None else t.grad for name, t in leaves.items() if t is not None
+    }  # none: an empty sequence
     return {"y": y, "last state": last} | {f"gradient of {name}": t for name, t in gradients.items()}
 
 
-def assert_equal_to_the_definition(args: dict[str, Tensor | None], softplus: bool, engine: str, factor: float = 1.0) -> None:
+def assert_equal_to_the_definition(
+    args: dict[str, Tensor | None], softplus: bool, engine: str, factor: float = 1.0
+) -> None:
     expected = outputs_and_gradients(args, softplus, "reference")
     for name, actual in outputs_and_gradients(args, softplus, engine).items():
         assert actual.dtype == expected[name].dtype, name
@@ -93,8 +112,9 @@ def test_the_triton_kernels_equal_the_definition(engine: str, case) -> None:
 
 def stiff_case(d: int, l: int, n: int, delta: float, A: float) -> dict[str, Tensor | None]:
     return {
-        "u": torch.randn(1, d, l), "delta": torch.full((1, d, l), delta), "A": torch.full((d, n), A), "B": torch.randn(1, n, l), "C": torch.randn(1, n, l),
-        "D": torch.randn(d), "z": None, "delta_bias": None, "initial_state": torch.randn(1, d, n),
+        "u": torch.randn(1, d, l), "delta": torch.full((1, d, l), delta), "A": torch.full((d, n), A),
+        "B": torch.randn(1, n, l), "C": torch.randn(1, n, l), "D": torch.randn(d), "z": None, "delta_bias": None,
+        "initial_state": torch.randn(1, d, n),
     }  # fmt: skip  # one argument list
 
 
@@ -121,7 +141,9 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
-def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str) -> None:
+def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(
+    monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str
+) -> None:
     from medmambase_kernels._triton import scan as scan_launch_triton
 
     monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
@@ -134,7 +156,14 @@ def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(monkeypatch: pytest.M
 
 
 def test_the_portable_engine_in_float64_agrees_to_rounding_and_passes_gradcheck() -> None:
-    args = [torch.randn(2, 4, 35), torch.rand(2, 4, 35), -torch.rand(4, 3), torch.randn(2, 2, 3, 35), torch.randn(2, 2, 3, 35), torch.randn(4)]
+    args = [
+        torch.randn(2, 4, 35),
+        torch.rand(2, 4, 35),
+        -torch.rand(4, 3),
+        torch.randn(2, 2, 3, 35),
+        torch.randn(2, 2, 3, 35),
+        torch.randn(4),
+    ]
     args = [t.double().requires_grad_() for t in args]
     y = selective_scan(*args, backend="torch")
     assert y.dtype == torch.float64
@@ -195,10 +224,20 @@ def test_a_sequence_cut_anywhere_and_carried_on_is_the_whole_sequence(engine: st
 
     def part(steps: slice) -> dict[str, Tensor | None]:
         sequences = ("u", "delta", "B", "C", "z")
-        return {name: t[..., steps] if t is not None and name in sequences and t.dim() > 2 else t for name, t in args.items()}
+        return {
+            name: t[..., steps] if t is not None and name in sequences and t.dim() > 2 else t
+            for name, t in args.items()
+        }
 
-    before, state = selective_scan(**part(slice(None, at)), delta_softplus=softplus, return_last_state=True, backend=engine)
-    after, end = selective_scan(**(part(slice(at, None)) | {"initial_state": state}), delta_softplus=softplus, return_last_state=True, backend=engine)
+    before, state = selective_scan(
+        **part(slice(None, at)), delta_softplus=softplus, return_last_state=True, backend=engine
+    )
+    after, end = selective_scan(
+        **(part(slice(at, None)) | {"initial_state": state}),
+        delta_softplus=softplus,
+        return_last_state=True,
+        backend=engine,
+    )
     tolerance = TOLERANCE[args["u"].dtype]
     assert relative_error(torch.cat([before, after], -1), whole) <= tolerance
     assert relative_error(end, last) <= tolerance
@@ -206,14 +245,20 @@ def test_a_sequence_cut_anywhere_and_carried_on_is_the_whole_sequence(engine: st
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -> None:
-    args = {name: None if t is None else t.to(torch.bfloat16) for name, t in (stiff_case(5, 40, 4, 0.0, -0.7) | {"delta": torch.rand(1, 5, 40)}).items()}
+    args = {
+        name: None if t is None else t.to(torch.bfloat16)
+        for name, t in (stiff_case(5, 40, 4, 0.0, -0.7) | {"delta": torch.rand(1, 5, 40)}).items()
+    }
     args["initial_state"] = None
     exact = outputs_and_gradients(args, False, "reference")
     leaves = {name: t.clone().requires_grad_() for name, t in args.items() if t is not None}
     u, delta, A, B, C, D = (leaves[name] for name in ("u", "delta", "A", "B", "C", "D"))
     h, outputs = torch.zeros(1, 5, 4, dtype=torch.bfloat16), []
     for step in range(40):
-        h = torch.exp(delta[..., step, None] * A) * h + (delta[..., step] * u[..., step])[..., None] * B[:, None, :, step]
+        h = (
+            torch.exp(delta[..., step, None] * A) * h
+            + (delta[..., step] * u[..., step])[..., None] * B[:, None, :, step]
+        )
         outputs.append((h * C[:, None, :, step]).sum(-1) + D * u[..., step])
     g = torch.Generator().manual_seed(7)
     y = torch.stack(outputs, -1)
@@ -229,11 +274,27 @@ def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -
 def test_permuted_images_and_channels_give_permuted_results(engine: str) -> None:
     device = engine_device(engine)
     u, delta, A, B, C, D = (
-        t.to(device) for t in (torch.randn(3, 6, 9), torch.rand(3, 6, 9), -torch.rand(6, 2), torch.randn(3, 2, 9), torch.randn(3, 2, 9), torch.randn(6))
+        t.to(device)
+        for t in (
+            torch.randn(3, 6, 9),
+            torch.rand(3, 6, 9),
+            -torch.rand(6, 2),
+            torch.randn(3, 2, 9),
+            torch.randn(3, 2, 9),
+            torch.randn(6),
+        )
     )
     y = selective_scan(u, delta, A, B, C, D, backend=engine)
     images, channels = torch.tensor([2, 0, 1]), torch.tensor([3, 5, 0, 1, 4, 2])
-    moved = selective_scan(u[images][:, channels], delta[images][:, channels], A[channels], B[images], C[images], D[channels], backend=engine)
+    moved = selective_scan(
+        u[images][:, channels],
+        delta[images][:, channels],
+        A[channels],
+        B[images],
+        C[images],
+        D[channels],
+        backend=engine,
+    )
     assert relative_error(moved, y[images][:, channels]) <= TOLERANCE[torch.float32]
 
 
@@ -266,7 +327,14 @@ def test_only_chunk_entry_states_are_kept_for_backward(engine: str) -> None:
     u = torch.randn(1, 8, 512, requires_grad=True)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        selective_scan(u, torch.rand(1, 8, 512), -torch.rand(8, 16), torch.randn(1, 16, 512), torch.randn(1, 16, 512), backend=engine)
+        selective_scan(
+            u,
+            torch.rand(1, 8, 512),
+            -torch.rand(8, 16),
+            torch.randn(1, 16, 512),
+            torch.randn(1, 16, 512),
+            backend=engine,
+        )
     assert sum(kept) < 8 * 16 * 512 / 2  # all states of all steps would be twice that, and the inputs are counted too
 
 
@@ -288,7 +356,13 @@ def test_only_chunk_entry_states_are_kept_for_backward(engine: str) -> None:
     ],
 )
 def test_a_wrong_argument_is_named(name: str, wrong: Tensor, message: str) -> None:
-    args = {"u": torch.randn(2, 4, 5), "delta": torch.rand(2, 4, 5), "A": -torch.rand(4, 2), "B": torch.randn(2, 2, 5), "C": torch.randn(2, 2, 5)}
+    args = {
+        "u": torch.randn(2, 4, 5),
+        "delta": torch.rand(2, 4, 5),
+        "A": -torch.rand(4, 2),
+        "B": torch.randn(2, 2, 5),
+        "C": torch.randn(2, 2, 5),
+    }
     with pytest.raises(ValueError, match=message):
         selective_scan(**(args | {name: wrong}))
 
@@ -307,11 +381,28 @@ def test_the_module_maps_sequences_and_learns_on_every_parameter() -> None:
 
 
 def test_the_custom_operator_passes_torchs_own_checks() -> None:
-    args = (torch.randn(2, 4, 5), torch.rand(2, 4, 5), -torch.rand(4, 2), torch.randn(2, 1, 2, 5), torch.randn(4, 2), torch.randn(4), None, True, None)
+    args = (
+        torch.randn(2, 4, 5),
+        torch.rand(2, 4, 5),
+        -torch.rand(4, 2),
+        torch.randn(2, 1, 2, 5),
+        torch.randn(4, 2),
+        torch.randn(4),
+        None,
+        True,
+        None,
+    )
     args = tuple(t.requires_grad_() if isinstance(t, Tensor) else t for t in args)
     torch.library.opcheck(torch.ops.medmambase.selective_scan, (*args, torch.float32, True, "cpu"))
 
 
 def test_an_engine_that_is_not_there_is_an_error_that_names_it() -> None:
     with pytest.raises(BackendError, match="no backend 'cuda'"):
-        selective_scan(torch.randn(1, 1, 1), torch.randn(1, 1, 1), torch.randn(1, 1), torch.randn(1, 1, 1), torch.randn(1, 1, 1), backend="cuda")
+        selective_scan(
+            torch.randn(1, 1, 1),
+            torch.randn(1, 1, 1),
+            torch.randn(1, 1),
+            torch.randn(1, 1, 1),
+            torch.randn(1, 1, 1),
+            backend="cuda",
+        )

@@ -1,4 +1,5 @@
-"""The four-direction scan: every engine equals the definition; turning the image permutes the directions."""
+"""The four-direction scan: every engine equals the definition; turning the image permutes the
+directions."""
 
 import pytest
 import torch
@@ -13,13 +14,28 @@ from medmambase_kernels.reference import scan_order
 NAMES = ("x", "x_dbl", "dt_weight", "dt_bias", "A", "D")
 
 
-def make_case(b: int, h: int, w: int, d: int, n: int, r: int, dtype: torch.dtype = torch.float32, strided: bool = False, seed: int = 0) -> list[Tensor]:
+def make_case(
+    b: int,
+    h: int,
+    w: int,
+    d: int,
+    n: int,
+    r: int,
+    dtype: torch.dtype = torch.float32,
+    strided: bool = False,
+    seed: int = 0,
+) -> list[Tensor]:
     g = torch.Generator().manual_seed(seed)
     x, x_dbl = torch.randn(b, h, w, d, generator=g).to(dtype), torch.randn(b, h, w, 4, r + 2 * n, generator=g).to(dtype)
     if strided:  # channels-first memory, and every other column of a wider projection
         x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
         x_dbl = torch.stack([x_dbl, torch.full_like(x_dbl, float("nan"))], -1)[..., 0]
-    parameters = [torch.randn(4, d, r, generator=g), torch.randn(4, d, generator=g), -torch.rand(4, d, n, generator=g) * 4, torch.randn(4, d, generator=g)]
+    parameters = [
+        torch.randn(4, d, r, generator=g),
+        torch.randn(4, d, generator=g),
+        -torch.rand(4, d, n, generator=g) * 4,
+        torch.randn(4, d, generator=g),
+    ]
     return [x, x_dbl, *parameters]
 
 
@@ -27,8 +43,9 @@ def make_case(b: int, h: int, w: int, d: int, n: int, r: int, dtype: torch.dtype
 def cases(draw, largest_side: int = 9, largest_width: int = 12):
     side = st.integers(1, largest_side)
     return make_case(
-        draw(st.integers(0, 2)), draw(side), draw(side), draw(st.integers(1, largest_width)), draw(st.integers(1, 9)), draw(st.integers(1, 4)),
-        draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16])), draw(st.booleans()), draw(st.integers(0, 2**16)),
+        draw(st.integers(0, 2)), draw(side), draw(side), draw(st.integers(1, largest_width)), draw(st.integers(1, 9)),
+        draw(st.integers(1, 4)), draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16])),
+        draw(st.booleans()), draw(st.integers(0, 2**16)),
     )  # fmt: skip  # one argument list
 
 
@@ -86,7 +103,9 @@ def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, 
 
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
-@pytest.mark.parametrize(("b", "h", "w", "d", "n", "r"), [(1, 9, 9, 3, 2, 3), (1, 8, 12, 33, 2, 6), (4, 3, 5, 3, 4, 5), (1, 49, 2, 2, 1, 1)])
+@pytest.mark.parametrize(
+    ("b", "h", "w", "d", "n", "r"), [(1, 9, 9, 3, 2, 3), (1, 8, 12, 33, 2, 6), (4, 3, 5, 3, 4, 5), (1, 49, 2, 2, 1, 1)]
+)
 def test_every_way_to_launch_a_scan_of_an_image_is_exact(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, b: int, h: int, w: int, d: int, n: int, r: int
 ) -> None:
@@ -99,7 +118,9 @@ def test_every_way_to_launch_a_scan_of_an_image_is_exact(
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 @pytest.mark.parametrize("longest", [1, 10**6], ids=["in chunks", "whole"])
 @pytest.mark.parametrize("r", [3, 6])
-def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str, longest: int, r: int) -> None:
+def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(
+    monkeypatch: pytest.MonkeyPatch, engine: str, longest: int, r: int
+) -> None:
     from medmambase_kernels._triton import launch_table
     from medmambase_kernels._triton import scan as scan_launch_triton
 
@@ -145,15 +166,23 @@ def test_the_definition_passes_gradcheck() -> None:
 @pytest.mark.parametrize("engine", [*ENGINES, "reference"])
 @pytest.mark.parametrize(
     ("turn", "directions"),
-    [(lambda t: t.flip(1, 2), [2, 3, 0, 1]), (lambda t: t.transpose(1, 2), [1, 0, 3, 2]), (lambda t: t.flip(1, 2).transpose(1, 2), [3, 2, 1, 0])],
+    [
+        (lambda t: t.flip(1, 2), [2, 3, 0, 1]),
+        (lambda t: t.transpose(1, 2), [1, 0, 3, 2]),
+        (lambda t: t.flip(1, 2).transpose(1, 2), [3, 2, 1, 0]),
+    ],
     ids=["rotated", "transposed", "anti-transposed"],
 )
 def test_turning_the_image_permutes_the_directions(engine: str, turn, directions: list[int]) -> None:
     x, x_dbl, *parameters = (t.to(engine_device(engine)) for t in make_case(2, 3, 5, 4, 3, 2))
     y = selective_scan_2d(x, x_dbl, *parameters, backend=engine)
-    turned = selective_scan_2d(turn(x), turn(x_dbl)[:, :, :, directions], *(p[directions] for p in parameters), backend=engine)
+    turned = selective_scan_2d(
+        turn(x), turn(x_dbl)[:, :, :, directions], *(p[directions] for p in parameters), backend=engine
+    )
     assert relative_error(turned, turn(y)) <= TOLERANCE[torch.float32]
-    assert relative_error(selective_scan_2d(turn(x), turn(x_dbl), *parameters, backend=engine), turn(y)) > 0.01  # the directions do differ
+    assert (
+        relative_error(selective_scan_2d(turn(x), turn(x_dbl), *parameters, backend=engine), turn(y)) > 0.01
+    )  # the directions do differ
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -161,7 +190,9 @@ def test_permuted_images_and_channels_give_permuted_results(engine: str) -> None
     x, x_dbl, *parameters = (t.to(engine_device(engine)) for t in make_case(3, 3, 4, 6, 2, 2))
     y = selective_scan_2d(x, x_dbl, *parameters, backend=engine)
     images, channels = torch.tensor([2, 0, 1]), torch.tensor([3, 5, 0, 1, 4, 2])
-    moved = selective_scan_2d(x[images][..., channels], x_dbl[images], *(p[:, channels] for p in parameters), backend=engine)
+    moved = selective_scan_2d(
+        x[images][..., channels], x_dbl[images], *(p[:, channels] for p in parameters), backend=engine
+    )
     assert relative_error(moved, y[images][..., channels]) <= TOLERANCE[torch.float32]
 
 
@@ -182,7 +213,10 @@ def test_a_float32_sum_can_be_had_from_half_precision(engine: str) -> None:
     args = [t.to(engine_device(engine)) for t in make_case(1, 3, 3, 4, 2, 1, torch.float16)]
     y = selective_scan_2d(*args, out_dtype=torch.float32, backend=engine)
     assert y.dtype == torch.float32
-    assert relative_error(y, selective_scan_2d(*args, out_dtype=torch.float64, backend="reference")) <= TOLERANCE[torch.float32]
+    assert (
+        relative_error(y, selective_scan_2d(*args, out_dtype=torch.float64, backend="reference"))
+        <= TOLERANCE[torch.float32]
+    )
 
 
 @pytest.mark.parametrize("engine", ["cpu", "torch"])

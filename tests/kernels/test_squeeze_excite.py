@@ -24,7 +24,9 @@ def cases(draw):
     x = torch.randn(b, h, w, c, generator=g).to(dtype)
     if draw(st.booleans()):
         x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    return [x, torch.randn(hidden, c, generator=g), torch.randn(c, hidden, generator=g)], draw(st.sampled_from([1.0, 2.0]))
+    return [x, torch.randn(hidden, c, generator=g), torch.randn(c, hidden, generator=g)], draw(
+        st.sampled_from([1.0, 2.0])
+    )
 
 
 def outputs_and_gradients(args: list[Tensor], scale: float, engine: str) -> list[Tensor]:
@@ -40,7 +42,9 @@ def outputs_and_gradients(args: list[Tensor], scale: float, engine: str) -> list
 @given(case=cases())
 def test_every_engine_equals_the_definition(engine: str, case) -> None:
     args, scale = case
-    for actual, expected in zip(outputs_and_gradients(args, scale, engine), outputs_and_gradients(args, scale, "reference"), strict=True):
+    for actual, expected in zip(
+        outputs_and_gradients(args, scale, engine), outputs_and_gradients(args, scale, "reference"), strict=True
+    ):
         assert actual.dtype == expected.dtype
         assert relative_error(actual, expected) <= TOLERANCE[args[0].dtype]
 
@@ -114,4 +118,9 @@ def test_a_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
 
 @pytest.mark.parametrize("engine", ["cpu", "torch", "reference"])
 def test_a_map_without_channels_is_given_back(engine: str) -> None:
-    assert squeeze_excite(torch.randn(2, 3, 3, 0), torch.randn(4, 0), torch.randn(0, 4), backend=engine).shape == (2, 3, 3, 0)
+    assert squeeze_excite(torch.randn(2, 3, 3, 0), torch.randn(4, 0), torch.randn(0, 4), backend=engine).shape == (
+        2,
+        3,
+        3,
+        0,
+    )

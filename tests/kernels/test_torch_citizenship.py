@@ -1,4 +1,5 @@
-"""The operators and modules are citizens of torch: checked, compiled, exported, checkpointed and copied like any other."""
+"""The operators and modules are citizens of torch: checked, compiled, exported, checkpointed and
+copied like any other."""
 
 import copy
 import io
@@ -30,12 +31,16 @@ def bare(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, backend: 
 
 def everything(u, delta, A, B, C, D, z, delta_bias, initial_state, *, backend: str | None = None) -> Tensor:
     """Both outputs in one tensor."""
-    y, last = selective_scan(u, delta, A, B, C, D, z, delta_bias, True, True, initial_state=initial_state, backend=backend)
+    y, last = selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, True, True, initial_state=initial_state, backend=backend
+    )
     return torch.cat([y.flatten(1), last.to(y.dtype).flatten(1)], 1)
 
 
 def last_state(u, delta, A, B, C, D, z, delta_bias, initial_state, *, backend: str | None = None) -> Tensor:
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, True, True, initial_state=initial_state, backend=backend)[1]
+    return selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, True, True, initial_state=initial_state, backend=backend
+    )[1]
 
 
 def four_directions(*tensors: Tensor, backend: str | None = None) -> Tensor:
@@ -53,11 +58,27 @@ def constants(b: int, l: int, d: int = 4, n: int = 3) -> list[Tensor]:
 
 def groups_and_all(b: int, l: int, d: int = 4, n: int = 3, g: int = 2) -> list[Tensor]:
     rows = [torch.randn(b, g, n, l) for _ in range(2)]
-    return [torch.randn(b, d, l), torch.randn(b, d, l), -torch.rand(d, n), *rows, torch.randn(d), torch.randn(b, d, l), torch.randn(d), torch.randn(b, d, n)]
+    return [
+        torch.randn(b, d, l),
+        torch.randn(b, d, l),
+        -torch.rand(d, n),
+        *rows,
+        torch.randn(d),
+        torch.randn(b, d, l),
+        torch.randn(d),
+        torch.randn(b, d, n),
+    ]
 
 
 def image(b: int, l: int, w: int = 2, d: int = 4, n: int = 3, r: int = 1) -> list[Tensor]:
-    return [torch.randn(b, l, w, d), torch.randn(b, l, w, 4, r + 2 * n), torch.randn(4, d, r), torch.randn(4, d), -torch.rand(4, d, n), torch.randn(4, d)]
+    return [
+        torch.randn(b, l, w, d),
+        torch.randn(b, l, w, 4, r + 2 * n),
+        torch.randn(4, d, r),
+        torch.randn(4, d),
+        -torch.rand(4, d, n),
+        torch.randn(4, d),
+    ]
 
 
 def gate(b: int, l: int, w: int = 2, c: int = 6, hidden: int = 3) -> list[Tensor]:
@@ -125,15 +146,22 @@ class Recorder(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def recorded_calls(operator: str, layout: Callable[[Tensor], Tensor], dtype: torch.dtype, engine: str, length: int = 18):
+def recorded_calls(
+    operator: str, layout: Callable[[Tensor], Tensor], dtype: torch.dtype, engine: str, length: int = 18
+):
     """The forward and the backward call, with the arguments as they arrive at the operator."""
     function, arguments = OPERATORS[operator]
     tensors = [layout(t.to(engine_device(engine), dtype)) for t in arguments(2, length)]
     with Recorder() as recorder:
         y = function(*leaves_of(tensors), backend=engine)
         y.backward(layout(torch.randn_like(y)))
-    (forward, forward_args), (backward, backward_args) = ((call, tree_map_only(Tensor, Tensor.detach, args)) for call, args in recorder.calls)
-    return (forward, tree_map_only(Tensor, Tensor.requires_grad_, forward_args)), (backward, backward_args)  # which has no derivative
+    (forward, forward_args), (backward, backward_args) = (
+        (call, tree_map_only(Tensor, Tensor.detach, args)) for call, args in recorder.calls
+    )
+    return (forward, tree_map_only(Tensor, Tensor.requires_grad_, forward_args)), (
+        backward,
+        backward_args,
+    )  # which has no derivative
 
 
 @every_operator
@@ -170,7 +198,10 @@ def test_one_fullgraph_compilation_serves_every_batch_and_length(operator: str) 
     assert counter.frame_count == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="inductor wants a C++ compiler even where it has nothing to compile")
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("g++") is None,
+    reason="inductor wants a C++ compiler even where it has nothing to compile",
+)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on inductor's first import
 def test_inductor_reads_the_results_where_they_lie() -> None:
     torch._dynamo.reset()
@@ -191,7 +222,9 @@ def test_every_module_compiles_into_one_graph(name: str) -> None:
     module, x = make(), torch.randn(shape)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     for actual, expected in zip(module_results(compiled, module, x), module_results(module, module, x), strict=True):
-        assert relative_error(actual, expected) <= TOLERANCE[torch.float32]  # the convolutions and norms around ours may be decomposed
+        assert (
+            relative_error(actual, expected) <= TOLERANCE[torch.float32]
+        )  # the convolutions and norms around ours may be decomposed
 
 
 @every_module
@@ -199,13 +232,20 @@ def test_every_module_compiles_into_one_graph(name: str) -> None:
 def test_an_exported_module_survives_a_file_takes_other_sizes_and_can_be_trained(name: str, strict: bool) -> None:
     make, shape, free = MODULES[name]
     module, file = make(), io.BytesIO()
-    program = export(module, (torch.randn(shape),), dynamic_shapes=({dim: Dim(f"size_{dim}", min=1, max=512) for dim in free},), strict=strict)
+    program = export(
+        module,
+        (torch.randn(shape),),
+        dynamic_shapes=({dim: Dim(f"size_{dim}", min=1, max=512) for dim in free},),
+        strict=strict,
+    )
     torch.export.save(program, file)
     file.seek(0)
     loaded = torch.export.load(file).module()
     x = torch.randn([size * 2 if dim in free else size for dim, size in enumerate(shape)])
     results = module_results(loaded, loaded, x)
-    expected = dict(zip((name for name, _ in module.named_parameters()), module_results(module, module, x)[2:], strict=True))
+    expected = dict(
+        zip((name for name, _ in module.named_parameters()), module_results(module, module, x)[2:], strict=True)
+    )
     assert relative_error(results[0], module(x)) <= 1e-6
     for (parameter, _), gradient in zip(loaded.named_parameters(), results[2:], strict=True):
         assert relative_error(gradient, expected[parameter]) <= TOLERANCE[torch.float32], parameter
@@ -247,7 +287,9 @@ def test_a_module_under_autocast_is_within_bfloat16_of_itself(name: str) -> None
     with torch.autocast("cpu", torch.bfloat16):
         actual = module_results(module, module, x)
     assert relative_error(actual[0], expected[0]) <= 0.05
-    assert all(one.isfinite().all() and one.dtype == other.dtype for one, other in zip(actual[1:], expected[1:], strict=True))
+    assert all(
+        one.isfinite().all() and one.dtype == other.dtype for one, other in zip(actual[1:], expected[1:], strict=True)
+    )
 
 
 @every_operator
@@ -271,7 +313,9 @@ def test_a_gradient_for_one_argument_alone_is_the_same_gradient(operator: str, e
         if y.requires_grad:  # the last state has nothing to do with z and D's product
             y.square().sum().backward()
         assert all(t.grad is None for i, t in enumerate(mixed) if i != index)
-        assert torch.equal(torch.zeros_like(mixed[index]) if mixed[index].grad is None else mixed[index].grad, expected[index]), index
+        assert torch.equal(
+            torch.zeros_like(mixed[index]) if mixed[index].grad is None else mixed[index].grad, expected[index]
+        ), index
 
 
 @every_operator

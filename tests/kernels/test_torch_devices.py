@@ -1,8 +1,17 @@
-"""The operators run where their tensors are: on no device at all, in a CUDA graph, on the second GPU."""
+"""The operators run where their tensors are: on no device at all, in a CUDA graph, on the second
+GPU."""
 
 import pytest
 import torch
-from test_torch_citizenship import DTYPES, OPERATORS, assert_same_bits, every_operator, leaves_of, outputs_and_gradients, recorded_calls
+from test_torch_citizenship import (
+    DTYPES,
+    OPERATORS,
+    assert_same_bits,
+    every_operator,
+    leaves_of,
+    outputs_and_gradients,
+    recorded_calls,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -26,8 +35,13 @@ def test_meta_and_fake_tensors_have_the_results_shape_and_dtype(operator: str, d
 def test_nothing_asks_for_a_tensors_values_on_the_host(operator: str) -> None:
     for call, recorded in recorded_calls(operator, torch.clone, torch.float32, "torch"):
         args = tree_map_only(Tensor, Tensor.detach, recorded[:-1])  # without the engine's name
-        name, step = call._opname.removesuffix("_backward"), "backward" if call._opname.endswith("_backward") else "forward"
-        with FakeTensorMode() as mode:  # has no values: an .item() or a branch on data raises, as it would break a CUDA graph
+        name, step = (
+            call._opname.removesuffix("_backward"),
+            "backward" if call._opname.endswith("_backward") else "forward",
+        )
+        with (
+            FakeTensorMode() as mode
+        ):  # has no values: an .item() or a branch on data raises, as it would break a CUDA graph
             backend.run(name, "torch", step, *tree_map_only(Tensor, mode.from_tensor, args))
 
 

@@ -1,4 +1,5 @@
-"""torch.func transforms the operators like any other: grad, vmap, jacrev, functional_call; derivatives that do not exist are refused."""
+"""torch.func transforms the operators like any other: grad, vmap, jacrev, functional_call;
+derivatives that do not exist are refused."""
 
 import pytest
 import torch
@@ -50,7 +51,9 @@ def test_jacrev_gives_every_derivative_of_every_output(operator: str) -> None:
     tensors = arguments(1, 3)
     jacobian = jacrev(lambda first: function(first, *tensors[1:]).flatten())(tensors[0])
     first = tensors[0].clone().requires_grad_()
-    rows = [torch.autograd.grad(value, first, retain_graph=True)[0] for value in function(first, *tensors[1:]).flatten()]
+    rows = [
+        torch.autograd.grad(value, first, retain_graph=True)[0] for value in function(first, *tensors[1:]).flatten()
+    ]
     assert torch.equal(jacobian, torch.stack(rows))
 
 
@@ -69,7 +72,9 @@ def test_gradients_image_by_image_of_a_network_are_those_of_single_images() -> N
             assert relative_error(together[name][index], gradient) <= 1e-4, name
 
 
-@pytest.mark.skipif(UNDER_WINE, reason="Wine 8 ends a process in which an exception leaves PyTorch's autograd engine, whoever raised it")
+@pytest.mark.skipif(
+    UNDER_WINE, reason="Wine 8 ends a process in which an exception leaves PyTorch's autograd engine, whoever raised it"
+)
 @every_operator
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on the first jvp
 def test_derivatives_that_do_not_exist_are_refused_and_named(operator: str) -> None:

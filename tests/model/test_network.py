@@ -1,4 +1,5 @@
-"""The networks: published sizes, any input size, gradients everywhere, and the originals' numbers to rounding."""
+"""The networks: published sizes, any input size, gradients everywhere, and the originals' numbers
+to rounding."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -42,7 +43,9 @@ def parameters(config: ModelConfig) -> int:
         ("micro", {}, 6, 6_709_510),
     ],
 )
-def test_the_networks_have_their_published_sizes(preset: str, changes: dict[str, object], classes: int, count: int) -> None:
+def test_the_networks_have_their_published_sizes(
+    preset: str, changes: dict[str, object], classes: int, count: int
+) -> None:
     assert parameters(replace(PRESETS[preset], num_classes=classes, **changes)) == count
 
 
@@ -61,7 +64,8 @@ def patterned(network: MedMambaSE) -> MedMambaSE:
     return network.double().eval()
 
 
-# Logits of ``patterned`` networks, from the code that reproduced the originals (the tests below): they hold where the reference numbers are not at hand.
+# Logits of ``patterned`` networks, from the code that reproduced the originals (the tests below):
+# they hold where the reference numbers are not at hand.
 GOLDEN = {
     "medmambase": [0.17413720702160473, -0.5462609492570409, -0.18834600675161062],
     "medmamba": [0.03538025867351574, -0.4664255467669223, -0.20482984369957682],
@@ -131,12 +135,23 @@ def check_gradients(network: MedMambaSE, mode: str, inputs, expected, keys: list
 
 
 @pytest.mark.parametrize("name", ["ss2d_n1", "ss2d_n16", "ss2d_n8_rank3"])
-@pytest.mark.parametrize("backend", ["cpu", "reference", pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "cpu",
+        "reference",
+        pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")),
+    ],
+)
 def test_the_originals_ss2d_is_reproduced(name: str, backend: str, shared) -> None:
     from medmambase.model.layers import SS2D
 
     case = {key: torch.from_numpy(value) for key, value in np.load(shared / "parity" / f"{name}.npz").items()}
-    state = {renamed(f"layers.0.blocks.0.self_attention.{key[2:]}").split("ssm_branch.")[1]: value for key, value in case.items() if key.startswith("w.")}
+    state = {
+        renamed(f"layers.0.blocks.0.self_attention.{key[2:]}").split("ssm_branch.")[1]: value
+        for key, value in case.items()
+        if key.startswith("w.")
+    }
     device = engine_device(backend)
     n = (state["x_proj"].shape[1] - state["dt_weight"].shape[2]) // 2
     module = SS2D(case["x"].shape[-1], n)
@@ -149,14 +164,21 @@ def test_the_originals_ss2d_is_reproduced(name: str, backend: str, shared) -> No
     assert relative_error(y, case["y"]) < 1e-5
     assert relative_error(x.grad, case["grad.x"]) < 1e-4
     for key, parameter in module.named_parameters():
-        theirs = next(k for k in case if k.startswith("grad.") and renamed(f"layers.0.blocks.0.self_attention.{k[5:]}").endswith(f"ssm_branch.{key}"))
+        theirs = next(
+            k
+            for k in case
+            if k.startswith("grad.")
+            and renamed(f"layers.0.blocks.0.self_attention.{k[5:]}").endswith(f"ssm_branch.{key}")
+        )
         assert relative_error(parameter.grad, case[theirs].reshape(parameter.shape)) < 1e-4, key
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("size", [(1, 1), (7, 50), (32, 32), (33, 47)])
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_any_image_size_gives_logits_and_a_gradient_for_every_parameter(block: str, size: tuple[int, int], in_chans: int) -> None:
+def test_any_image_size_gives_logits_and_a_gradient_for_every_parameter(
+    block: str, size: tuple[int, int], in_chans: int
+) -> None:
     network = MedMambaSE(replace(SMALL, block=block, in_chans=in_chans, drop_path=0.0))
     logits = network(torch.randn(2, in_chans, *size))
     assert logits.shape == (2, 6)
@@ -191,8 +213,11 @@ def test_the_corrected_start_lets_the_image_reach_the_scan() -> None:
         network = MedMambaSE(replace(SMALL, init=init, dims=(96, 192), depths=(1, 1)))
         branch = network.stages[0].blocks[0].ssm_branch
         seen: list[Tensor] = []
-        # The convolution and its SiLU are one operator: what it makes of the projection's first half is computed here once more.
-        branch.in_proj.register_forward_hook(lambda _, __, xz: seen.append(branch.conv(xz.chunk(2, -1)[0].permute(0, 3, 1, 2)).detach()))
+        # The convolution and its SiLU are one operator: what it makes of the projection's first
+        # half is computed here once more.
+        branch.in_proj.register_forward_hook(
+            lambda _, __, xz: seen.append(branch.conv(xz.chunk(2, -1)[0].permute(0, 3, 1, 2)).detach())
+        )
         network(torch.randn(8, 3, 64, 64))
         y = seen[0]
         return (y.var((0, 2, 3)).mean() / (y.var((0, 2, 3)) + y.mean((0, 2, 3)).square()).mean()).item()
@@ -291,7 +316,9 @@ def test_recomputing_the_blocks_changes_no_bit_and_counts_a_batch_once(block: st
     for network in (kept, recomputed):
         torch.manual_seed(7)
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 logits = network(images)
             logits.float().square().sum().backward()

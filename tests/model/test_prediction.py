@@ -1,4 +1,5 @@
-"""Networks and layers that only predict: frozen weights, vector code, and recordings that are repeated."""
+"""Networks and layers that only predict: frozen weights, vector code, and recordings that are
+repeated."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +27,23 @@ def trained(block: str = "medmambase", dims: tuple[int, ...] = (64, 128), odd: s
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize(("inputs", "outputs", "b", "h", "w"), [(5, 48, 1, 1, 1), (48, 140, 2, 7, 9), (33, 64, 1, 4, 13), (16, 1, 3, 2, 3), (64, 176, 1, 8, 8)])
-def test_a_frozen_convolution_is_the_convolution(lanes: int, size: int, inputs: int, outputs: int, b: int, h: int, w: int, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "b", "h", "w"),
+    [(5, 48, 1, 1, 1), (48, 140, 2, 7, 9), (33, 64, 1, 4, 13), (16, 1, 3, 2, 3), (64, 176, 1, 8, 8)],
+)
+def test_a_frozen_convolution_is_the_convolution(
+    lanes: int, size: int, inputs: int, outputs: int, b: int, h: int, w: int, monkeypatch
+) -> None:
     monkeypatch.setattr(machine_cpu, "lanes", lambda: lanes)
     x = torch.randn(b, h, w, 2 * inputs)[..., inputs:]  # half of a map
-    weight, bias, add = torch.randn(outputs, inputs, size, size), torch.randn(outputs), torch.randn(b, h, w, 3 * outputs)[..., :outputs]
-    exact = F.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), bias.double(), padding=size // 2).permute(0, 2, 3, 1)
+    weight, bias, add = (
+        torch.randn(outputs, inputs, size, size),
+        torch.randn(outputs),
+        torch.randn(b, h, w, 3 * outputs)[..., :outputs],
+    )
+    exact = F.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), bias.double(), padding=size // 2).permute(
+        0, 2, 3, 1
+    )
     assert relative_error(FrozenConvolution(weight, bias)(x), exact) < 3e-6
     assert relative_error(FrozenConvolution(weight)(x), exact - bias) < 3e-6
     whole = torch.full((b, h, w, 3 * outputs), 7.0)
@@ -71,7 +83,9 @@ def test_what_is_wrongly_shaped_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("block", ["medmambase", "medmamba", "notebook", "medmamba_v0"])
-@pytest.mark.parametrize(("height", "width", "odd"), [(32, 32, "pad"), (20, 37, "pad"), (44, 36, "crop"), (4, 4, "pad")])
+@pytest.mark.parametrize(
+    ("height", "width", "odd"), [(32, 32, "pad"), (20, 37, "pad"), (44, 36, "crop"), (4, 4, "pad")]
+)
 def test_each_prediction_is_of_its_own_image(block: str, height: int, width: int, odd: str) -> None:
     network = trained(block, odd=odd)
     fast = network.for_prediction()
@@ -149,7 +163,9 @@ def test_corners_stand_side_by_side(lanes: int, h: int, w: int, c: int, monkeypa
     monkeypatch.setattr(machine_cpu, "lanes", lambda: lanes)
     x = torch.randn(2, h, w, 2 * c)[..., c:]
     places = [(i, j) for i in range(h // 2) for j in range(w // 2)]
-    found = [torch.cat([x[:, 2 * i + down, 2 * j + right] for right in (0, 1) for down in (0, 1)], -1) for i, j in places]
+    found = [
+        torch.cat([x[:, 2 * i + down, 2 * j + right] for right in (0, 1) for down in (0, 1)], -1) for i, j in places
+    ]
     expected = torch.stack(found, 1).view(2, h // 2, w // 2, 4 * c)
     assert torch.equal(corners(x), expected)
     with use_backend("torch"):
@@ -173,11 +189,15 @@ def test_a_recording_is_replayed_alike_by_every_kind_of_thread(way: str, monkeyp
 
         def by_the_other_entry(entries: threads_cpu.Entries, table: int, count: int) -> None:
             me = ctypes.c_int32(7)
-            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(entries.kmp)(ctypes.addressof(me), None, table)
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(entries.kmp)(
+                ctypes.addressof(me), None, table
+            )
 
         teams = {
             "pool": threads_cpu._pool(),
-            "the other entry": threads_cpu.Team(by_the_other_entry, ctypes.cast(barrier, ctypes.c_void_p).value or 0, 1),
+            "the other entry": threads_cpu.Team(
+                by_the_other_entry, ctypes.cast(barrier, ctypes.c_void_p).value or 0, 1
+            ),
         }
         if way in teams:
             monkeypatch.setattr(threads_cpu, "_team", lambda: teams[way])

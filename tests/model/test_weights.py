@@ -1,4 +1,5 @@
-"""Files of weights: what is saved comes back, foreign checkpoints are known by their shapes, bad files are named."""
+"""Files of weights: what is saved comes back, foreign checkpoints are known by their shapes, bad
+files are named."""
 
 import json
 import re
@@ -13,7 +14,9 @@ from medmambase import MedMambaSE, ModelConfig, Preprocessing
 from medmambase.model import weights
 from medmambase.model.weights import WeightsError
 
-SMALL = ModelConfig(num_classes=3, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), se_hidden_min=1, se_scale=1.0, odd="crop")
+SMALL = ModelConfig(
+    num_classes=3, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), se_hidden_min=1, se_scale=1.0, odd="crop"
+)
 CLASSES = ("Ärmel", "b, with comma", "肺")
 TO_UPSTREAM = [  # written out a second time, from the published key lists, so that a slip in the table is seen
     (r"^embedding\.", "patch_embed."),
@@ -66,7 +69,12 @@ def test_a_saved_network_comes_back_with_its_classes_and_preprocessing(tmp_path:
     folder = tmp_path / "netz mit Leerzeichen ü"
     network.save(folder)
     back = MedMambaSE.load(folder)
-    assert (back.config, back.classes, back.preprocessing, back.training) == (SMALL, CLASSES, network.preprocessing, False)
+    assert (back.config, back.classes, back.preprocessing, back.training) == (
+        SMALL,
+        CLASSES,
+        network.preprocessing,
+        False,
+    )
     assert torch.equal(back(image), network(image))
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     maps = MedMambaSE.load(folder, features_only=True)(image)
@@ -75,7 +83,9 @@ def test_a_saved_network_comes_back_with_its_classes_and_preprocessing(tmp_path:
 
 @pytest.mark.parametrize("block", ["medmamba", "medmambase", "notebook", "medmamba_v0"])
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
-def test_an_upstream_checkpoint_is_known_by_its_shapes(block: str, wrapper: str | None, tmp_path: Path, image: Tensor) -> None:
+def test_an_upstream_checkpoint_is_known_by_its_shapes(
+    block: str, wrapper: str | None, tmp_path: Path, image: Tensor
+) -> None:
     network = network_of(block, state=4)
     checkpoint = {f"module.{key}": t for key, t in as_upstream(network).items()}
     path = tmp_path / "MedMamba_base.pth"  # the name lies about the size
@@ -138,7 +148,9 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     for name in ("evil.pth", "list.pth", "resnet.pth", "text.pth", "absent.pth", "absent.safetensors"):
         with pytest.raises(WeightsError, match=re.escape(name)) as caught:
             MedMambaSE.from_upstream(tmp_path / name)
-        assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)  # torch would advise to unpickle with code
+        assert "weights_only" not in str(caught.value) and "\n" not in str(
+            caught.value
+        )  # torch would advise to unpickle with code
     with pytest.raises(WeightsError, match="is a folder"):
         MedMambaSE.from_upstream(tmp_path)
 
@@ -165,13 +177,19 @@ def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
         MedMambaSE.load(folder)
     (folder / "model.safetensors").write_bytes(whole)
     description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for change, message in (({"format": 99}, "format is 99"), ({"model": description["model"] | {"depht": 1}}, "no field 'depht'")):
+    for change, message in (
+        ({"format": 99}, "format is 99"),
+        ({"model": description["model"] | {"depht": 1}}, "no field 'depht'"),
+    ):
         (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
         with pytest.raises(WeightsError, match=message):
             MedMambaSE.load(folder)
     for change, message in (
         ({"classes": ["a", "b"]}, r"config\.json: contradicts itself: 2 classes are named, and num_classes is 3"),
-        ({"preprocessing": description["preprocessing"] | {"channels": 1}}, r"config\.json: contradicts itself: channels is 1, and in_chans is 3"),
+        (
+            {"preprocessing": description["preprocessing"] | {"channels": 1}},
+            r"config\.json: contradicts itself: channels is 1, and in_chans is 3",
+        ),
         (
             {"model": description["model"] | {"depths": [1.5, 1, 2, 1]}},
             r"config\.json: cannot be read \(depths is .1\.5, 1, 2, 1.; it must be a list",
@@ -196,7 +214,9 @@ def test_a_training_can_start_from_a_network_of_ours(tmp_path: Path) -> None:
         assert again.config == replace(network.config, in_chans=1)
         assert torch.allclose(again(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-5)
     other = MedMambaSE.start_from(tensors, config, num_classes=7, say=said.append)
-    assert other.head.weight.shape == (7, 128) and "skipped: head.weight" in said[-1] and ", 0 skipped, 0 new" in said[0]
+    assert (
+        other.head.weight.shape == (7, 128) and "skipped: head.weight" in said[-1] and ", 0 skipped, 0 new" in said[0]
+    )
     assert torch.equal(other.stages[3].blocks[0].se.squeeze, network.stages[3].blocks[0].se.squeeze)
     with pytest.raises(WeightsError, match="is the folder of a run; give one of its networks"):
         weights.read_start(tmp_path)

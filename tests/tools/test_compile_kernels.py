@@ -1,4 +1,5 @@
-"""Every kernel compiles for every GPU generation, with no GPU: tools/kernels/compile_kernels.py, run as a person runs it."""
+"""Every kernel compiles for every GPU generation, with no GPU: tools/kernels/compile_kernels.py,
+run as a person runs it."""
 
 import os
 import shutil
@@ -31,15 +32,28 @@ KERNELS = {
     "depthwise_silu.stencil",
     "depthwise_silu.slope",
 }
-has_report = pytest.mark.skipif(triton.__version__.startswith("3.3."), reason="Triton 3.3 throws the assembler's report away")
+has_report = pytest.mark.skipif(
+    triton.__version__.startswith("3.3."), reason="Triton 3.3 throws the assembler's report away"
+)
 
 has_disassembler = pytest.mark.skipif(disassembler() is None, reason="this Triton brings no disassembler")
 
 
 def _run(*arguments: str, tool: Path = TOOL) -> tuple[int, list[list[str]], str]:
     """Exit code, the table's rows as words, and everything printed."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONIOENCODING": "utf-8"}  # set by the interpreter's tests: the tool must drop it
-    done = subprocess.run([sys.executable, str(tool), *arguments], capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }  # set by the interpreter's tests: the tool must drop it
+    done = subprocess.run(
+        [sys.executable, str(tool), *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+        check=False,
+    )
     table = done.stdout.partition(" tried, ")[0]
     rows = [line.split() for line in table.splitlines() if " sm_" in line]
     return done.returncode, rows, done.stdout + done.stderr
@@ -89,21 +103,38 @@ def test_a_launch_over_its_budget_is_named_with_figure_and_limit(loop: Loop, spi
 
 def test_innermost_loops_are_counted_and_outer_ones_are_not() -> None:
     line = "        /*{:04x}*/                   {} ;"
-    body = ["FFMA R1, R2, R3, R4", "MUFU.EX2 R1, R2", "@P0 LDG.E R1, [R2.64]", "SHFL.BFLY PT, R1, R2, 0x1, 0x1f", "STL [R1], R2", "BAR.SYNC.DEFER_BLOCKING 0x0"]
-    inner = [".L_x_2:", *[line.format(i, text) for i, text in enumerate(body * 4)], line.format(99, "@!P1 BRA `(.L_x_2)")]
+    body = [
+        "FFMA R1, R2, R3, R4",
+        "MUFU.EX2 R1, R2",
+        "@P0 LDG.E R1, [R2.64]",
+        "SHFL.BFLY PT, R1, R2, 0x1, 0x1f",
+        "STL [R1], R2",
+        "BAR.SYNC.DEFER_BLOCKING 0x0",
+    ]
+    inner = [
+        ".L_x_2:",
+        *[line.format(i, text) for i, text in enumerate(body * 4)],
+        line.format(99, "@!P1 BRA `(.L_x_2)"),
+    ]
     text = "\n".join([".L_x_1:", line.format(0, "MOV R1, R2"), *inner, line.format(100, "@P2 BRA `(.L_x_1)")])
     assert loops(text) == [Loop(instructions=25, shuffles=4, barriers=4, local=4, exps=4, memory=4)]
 
 
 @has_report
-def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code_and_no_other_kernel(tmp_path: Path) -> None:
+def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code_and_no_other_kernel(
+    tmp_path: Path,
+) -> None:
     for folder in ("tools", "kernels"):
         shutil.copytree(TOOL.parents[2] / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     broken = tmp_path / "kernels" / "medmambase_kernels" / "_triton" / "squeeze_excite.py"
     source = broken.read_text(encoding="utf-8")
     source = source.replace("total += values", "total += values.no_such_thing")
-    broken.write_text(source + "\n\n@triton.jit\ndef _spare(x_ptr):\n    tl.store(x_ptr, 0.0)\n", encoding="utf-8", newline="\n")
-    code, rows, printed = _run("--arch", "90", "--dtype", "float32", "--quick", "--jobs", "2", tool=tmp_path / "tools" / "kernels" / TOOL.name)
+    broken.write_text(
+        source + "\n\n@triton.jit\ndef _spare(x_ptr):\n    tl.store(x_ptr, 0.0)\n", encoding="utf-8", newline="\n"
+    )
+    code, rows, printed = _run(
+        "--arch", "90", "--dtype", "float32", "--quick", "--jobs", "2", tool=tmp_path / "tools" / "kernels" / TOOL.name
+    )
     assert code == 1, printed
     assert {row[0] for row in rows if row[-1] == "FAILED"} == {"squeeze_excite.pool"}
     assert {row[0] for row in rows} == KERNELS
@@ -111,6 +142,8 @@ def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code
 
 
 def test_an_assembler_report_that_cannot_be_read_is_a_failure() -> None:
-    assert compile_kernels.read_usage("Used 40 registers\n8 bytes stack frame, 4 bytes spill stores", 0, []) == compile_kernels.Usage(40, 4, 0)
+    assert compile_kernels.read_usage(
+        "Used 40 registers\n8 bytes stack frame, 4 bytes spill stores", 0, []
+    ) == compile_kernels.Usage(40, 4, 0)
     with pytest.raises(RuntimeError, match="cannot be read"):
         compile_kernels.read_usage("Used 40 registers", 0, [])

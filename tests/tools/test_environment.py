@@ -1,4 +1,5 @@
-"""What quickstart.py and check.py decide and say. Nothing is installed here: running the tools from a bare clone is the other half."""
+"""What quickstart.py and check.py decide and say. Nothing is installed here: running the tools from
+a bare clone is the other half."""
 
 import ast
 import json
@@ -24,7 +25,9 @@ AMPERE_NEW, AMPERE_OLD = Card((13, 0), (8, 6)), Card((12, 4), (8, 6))
 READY = Interpreter((3, 11), True, True, "2.13.0+cpu", True)
 
 
-def machine(system: str = "Linux", card: Card | None = None, python: tuple[int, int] = (3, 12), architecture: str | None = None) -> Machine:
+def machine(
+    system: str = "Linux", card: Card | None = None, python: tuple[int, int] = (3, 12), architecture: str | None = None
+) -> Machine:
     usual = {"Linux": "x86_64", "Windows": "win-amd64", "Darwin": "arm64"}
     return Machine(system, architecture or usual[system], python, card)
 
@@ -35,8 +38,18 @@ def machine(system: str = "Linux", card: Card | None = None, python: tuple[int, 
         ("Linux", None, "2.7.0", ()),
         ("Linux", AMPERE_NEW, "2.15.0+cu132", ()),
         ("Windows", None, "2.10.0a0+git1", ()),
-        ("Linux", None, "2.6.1", (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30")),
-        ("Linux", None, None, (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30")),
+        (
+            "Linux",
+            None,
+            "2.6.1",
+            (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30"),
+        ),
+        (
+            "Linux",
+            None,
+            None,
+            (f"{PINNED}+cpu", "--no-deps", "--extra-index-url", CPU_INDEX[1], "--retries", "1", "--timeout", "30"),
+        ),
         ("Linux", AMPERE_NEW, None, (PINNED,)),
         ("Linux", AMPERE_OLD, None, (PINNED, *CU126)),
         ("Linux", Card(None, None), None, (PINNED, *CU126)),
@@ -51,7 +64,9 @@ def machine(system: str = "Linux", card: Card | None = None, python: tuple[int, 
         ("Darwin", None, None, (PINNED,)),
     ],
 )
-def test_the_torch_fits_the_machine(system: str, card: Card | None, found: str | None, expected: tuple[str, ...]) -> None:
+def test_the_torch_fits_the_machine(
+    system: str, card: Card | None, found: str | None, expected: tuple[str, ...]
+) -> None:
     assert choose_torch(machine(system, card), found).arguments == expected
 
 
@@ -101,7 +116,11 @@ def test_triton_is_the_one_made_for_the_pinned_torch(system: str, torch: str, te
     ("overview", "capabilities", "expected"),
     [
         ("| NVIDIA-SMI 581.15    Driver Version: 581.15    CUDA Version: 13.0     |", "8.6\n", Card((13, 0), (8, 6))),
-        ("| NVIDIA-SMI 535.183.01  Driver Version: 535.183.01  CUDA Version: 12.2 |", "7.5\r\n8.9\r\n", Card((12, 2), (8, 9))),
+        (
+            "| NVIDIA-SMI 535.183.01  Driver Version: 535.183.01  CUDA Version: 12.2 |",
+            "7.5\r\n8.9\r\n",
+            Card((12, 2), (8, 9)),
+        ),
         ("| NVIDIA-SMI 595.10   CUDA UMD Version: 13.2 |", "12.0\n", Card((13, 2), (12, 0))),
         ("| CUDA Version: N/A |", 'Field "compute_cap" is not a valid field to query.\n', Card(None, None)),
         ("", "[N/A]\n", Card(None, None)),
@@ -111,8 +130,13 @@ def test_the_card_is_read_from_nvidia_smi(overview: str, capabilities: str, expe
     assert read_card(overview, capabilities) == expected
 
 
-@pytest.mark.parametrize(("listing", "expected"), [("GPU 0: NVIDIA GeForce RTX 4070 (UUID: x)\n", True), ("No devices found.\n", False), (None, False)])
-def test_a_driver_without_a_card_is_no_card(monkeypatch: pytest.MonkeyPatch, listing: str | None, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("listing", "expected"),
+    [("GPU 0: NVIDIA GeForce RTX 4070 (UUID: x)\n", True), ("No devices found.\n", False), (None, False)],
+)
+def test_a_driver_without_a_card_is_no_card(
+    monkeypatch: pytest.MonkeyPatch, listing: str | None, expected: bool
+) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr(torch_build, "output", lambda command: listing if "-L" in command else "")
     assert (torch_build.find_card() is not None) is expected
@@ -120,7 +144,13 @@ def test_a_driver_without_a_card_is_no_card(monkeypatch: pytest.MonkeyPatch, lis
 
 @pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
 def test_help_says_what_stands_after_the_dashes(tool: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(TOOLS / tool), "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", errors="replace")
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / tool), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "What stands after -- goes to" in done.stdout
     assert "--venv" in done.stdout
@@ -129,7 +159,9 @@ def test_help_says_what_stands_after_the_dashes(tool: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
 def test_an_old_python_can_parse_the_tool_up_to_its_message(tool: str) -> None:
     body = ast.parse((TOOLS / tool).read_text(encoding="utf-8"), feature_version=(3, 6)).body
-    message = next(i for i, node in enumerate(body) if isinstance(node, ast.If) and "version_info" in ast.unparse(node.test))
+    message = next(
+        i for i, node in enumerate(body) if isinstance(node, ast.If) and "version_info" in ast.unparse(node.test)
+    )
     imports = [ast.unparse(node) for node in body[:message] if isinstance(node, ast.Import | ast.ImportFrom)]
     assert imports == ["import sys"]
 
@@ -140,7 +172,8 @@ def test_arguments_after_the_dashes_are_passed_on() -> None:
 
 
 class Calls(list[list[str]]):
-    """Stands in for ``environment.call``: remembers the commands, makes a folder for ``venv``, and fails the commands that contain ``failing``."""
+    """Stands in for ``environment.call``: remembers the commands, makes a folder for ``venv``, and
+    fails the commands that contain ``failing``."""
 
     failing = "nothing"
 
@@ -166,7 +199,9 @@ def answer(monkeypatch: pytest.MonkeyPatch, *answers: Interpreter | None) -> Non
     monkeypatch.setattr(environment, "ask", lambda python: left.pop(0))
 
 
-def test_a_bare_folder_gets_an_environment_then_torch_then_the_project(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+def test_a_bare_folder_gets_an_environment_then_torch_then_the_project(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
     bare = Interpreter((3, 11), True, True, None, False)
     answer(monkeypatch, None, bare, bare, Interpreter((3, 11), True, True, "2.13.0+cpu", False))
     monkeypatch.setattr(environment, "this_machine", machine)
@@ -177,11 +212,16 @@ def test_a_bare_folder_gets_an_environment_then_torch_then_the_project(monkeypat
     assert venv == [sys.executable, "-m", "venv", "--clear", str(folder)]
     assert f"{PINNED}+cpu" in torch
     assert triton[-1] == "triton==3.7.1"
-    assert project[-3:] == ["-e", ".[test]", f"{PINNED}+cpu"], "the torch that is there must be named, or pip may replace it"
+    assert project[-3:] == ["-e", ".[test]", f"{PINNED}+cpu"], (
+        "the torch that is there must be named, or pip may replace it"
+    )
     assert "import torch" in smoke[-1]
 
 
-@pytest.mark.parametrize(("nested", "torch", "shared"), [(False, "2.9.1", True), (False, "2.6.0", False), (True, "2.9.1", False), (False, None, False)])
+@pytest.mark.parametrize(
+    ("nested", "torch", "shared"),
+    [(False, "2.9.1", True), (False, "2.6.0", False), (True, "2.9.1", False), (False, None, False)],
+)
 def test_a_torch_of_the_base_python_is_shared(
     monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, nested: bool, torch: str | None, shared: bool
 ) -> None:
@@ -192,10 +232,21 @@ def test_a_torch_of_the_base_python_is_shared(
 
 @pytest.mark.parametrize(
     ("folder", "encoding", "python", "editable"),
-    [("C:/kidney", "cp1252", (3, 11), True), ("C:/肺", "cp1252", (3, 12), False), ("C:/肺", "cp1252", (3, 13), True), ("/肺", "utf-8", (3, 11), True)],
+    [
+        ("C:/kidney", "cp1252", (3, 11), True),
+        ("C:/肺", "cp1252", (3, 12), False),
+        ("C:/肺", "cp1252", (3, 13), True),
+        ("/肺", "utf-8", (3, 11), True),
+    ],
 )
 def test_a_path_that_an_old_python_misreads_gets_a_copy(
-    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, folder: str, encoding: str, python: tuple[int, int], editable: bool
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Calls,
+    tmp_path: Path,
+    folder: str,
+    encoding: str,
+    python: tuple[int, int],
+    editable: bool,
 ) -> None:
     monkeypatch.setattr("locale.getencoding", lambda: encoding)
     monkeypatch.setattr(environment, "ROOT", Path(folder))
@@ -225,7 +276,9 @@ def test_a_half_made_environment_is_made_again(monkeypatch: pytest.MonkeyPatch, 
     assert calls[0][1:4] == ["-m", "venv", "--clear"]
 
 
-def test_a_folder_that_is_no_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_environment_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
     (tmp_path / "thesis.txt").touch()
     answer(monkeypatch, None)
     with pytest.raises(SetupError, match="is no virtual environment"):
@@ -233,14 +286,18 @@ def test_a_folder_that_is_no_environment_is_left_alone(monkeypatch: pytest.Monke
     assert calls == []
 
 
-def test_an_environment_of_an_old_python_is_left_alone(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+def test_an_environment_of_an_old_python_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
     answer(monkeypatch, Interpreter((3, 10), True, True, None, False))
     with pytest.raises(SetupError, match=r"holds Python 3\.10"):
         environment.prepare(tmp_path)
     assert calls == []
 
 
-def test_a_python_without_venv_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+def test_a_python_without_venv_names_the_package_to_install(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     answer(monkeypatch, None)
     with pytest.raises(SetupError, match="apt install python3-venv"):
@@ -248,7 +305,10 @@ def test_a_python_without_venv_names_the_package_to_install(monkeypatch: pytest.
     assert calls == []
 
 
-@pytest.mark.parametrize(("failing", "message"), [("venv", "could not be made"), ("pip", "pip failed.*\n.*install -e"), ("import torch", "cannot be imported")])
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [("venv", "could not be made"), ("pip", "pip failed.*\n.*install -e"), ("import torch", "cannot be imported")],
+)
 def test_a_step_that_fails_shows_its_command_and_leaves_no_stamp(
     monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, failing: str, message: str
 ) -> None:
@@ -273,8 +333,12 @@ def test_a_missing_interpreter_says_nothing(tmp_path: Path) -> None:
     assert environment.ask(tmp_path / "python") is None
 
 
-@pytest.mark.parametrize(("error", "code", "text"), [(SetupError("delete it"), 1, "delete it"), (KeyboardInterrupt(), 130, "stopped")])
-def test_a_failure_is_a_message_and_an_exit_code(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "text"), [(SetupError("delete it"), 1, "delete it"), (KeyboardInterrupt(), 130, "stopped")]
+)
+def test_a_failure_is_a_message_and_an_exit_code(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(_: Sequence[str]) -> int:
         raise error
 
@@ -282,7 +346,9 @@ def test_a_failure_is_a_message_and_an_exit_code(error: BaseException, code: int
     assert text in capsys.readouterr().err
 
 
-def test_check_runs_every_step_and_fails_if_one_does(monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_runs_every_step_and_fails_if_one_does(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(environment, "prepare", lambda folder, test: Path("python"))
     calls.failing = "--platform"
     assert check.main(["--", "-k", "house"]) == 1
@@ -297,10 +363,21 @@ def test_check_runs_every_step_and_fails_if_one_does(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "code", "told", "whole"),
-    [("windows", 0, "passed", 0), ("windows", 1, "FAILED (exit code 1)", 1), ("windows", 2, "NOT RUN", 0), ("wheels", 2, "FAILED (exit code 2)", 1)],
+    [
+        ("windows", 0, "passed", 0),
+        ("windows", 1, "FAILED (exit code 1)", 1),
+        ("windows", 2, "NOT RUN", 0),
+        ("wheels", 2, "FAILED (exit code 2)", 1),
+    ],
 )
 def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_loudly(
-    monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str], name: str, code: int, told: str, whole: int
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Calls,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    code: int,
+    told: str,
+    whole: int,
 ) -> None:
     monkeypatch.setattr(environment, "prepare", lambda folder, test: Path("python"))
     monkeypatch.setattr(check, "_beside", lambda command: (code, 1.0, f"what {Path(command[1]).name} says"))
@@ -310,8 +387,12 @@ def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_lo
     assert told in printed.splitlines()[-1]
 
 
-def test_quickstart_trains_and_passes_the_exit_code_on(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
+def test_quickstart_trains_and_passes_the_exit_code_on(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
     monkeypatch.setattr(environment, "prepare", lambda folder: folder)
     calls.failing = "medmambase-train"
     assert quickstart.main(["--venv", str(tmp_path), "--", "--epochs", "2"]) == 1
-    assert calls == [[str(tmp_path / ("Scripts" if os.name == "nt" else "bin") / Path(calls[0][0]).name), "--demo", "--epochs", "2"]]
+    assert calls == [
+        [str(tmp_path / ("Scripts" if os.name == "nt" else "bin") / Path(calls[0][0]).name), "--demo", "--epochs", "2"]
+    ]

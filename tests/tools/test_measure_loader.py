@@ -7,10 +7,25 @@ import pytest
 import measure_loader
 from medmambase.data.manifest.folders import scan_folder
 
-SMALL = ["--model", "nano", "--image-size", "32", "--images", "40", "--pixels", "32", "--repeat", "1", "--batch-size", "4"]
+SMALL = [
+    "--model",
+    "nano",
+    "--image-size",
+    "32",
+    "--images",
+    "40",
+    "--pixels",
+    "32",
+    "--repeat",
+    "1",
+    "--batch-size",
+    "4",
+]
 
 
-def test_the_table_has_every_way_of_loading_and_the_verdict_fits_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_every_way_of_loading_and_the_verdict_fits_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = measure_loader.main(SMALL)
     lines = capsys.readouterr().out.splitlines()
     rates = [re.fullmatch(r"(.+?) +(\d+) images/s +([\d.]+) x the network", line) for line in lines[1:6]]
@@ -22,7 +37,11 @@ def test_the_table_has_every_way_of_loading_and_the_verdict_fits_it(capsys: pyte
     assert consumed and lines[0].startswith("40 images of ")
     for found in rates:
         assert found and float(found[2]) / float(consumed[1]) == pytest.approx(float(found[3]), rel=0.1, abs=0.1)
-    assert (code == 0) == lines[7].startswith("all are at least 5 x") == all(float(found[3]) >= 5 for found in rates if found)
+    assert (
+        (code == 0)
+        == lines[7].startswith("all are at least 5 x")
+        == all(float(found[3]) >= 5 for found in rates if found)
+    )
     monkeypatch.setattr(measure_loader, "WANTED", 1e9)
     assert measure_loader.main(SMALL) == 1 and "slower than" in capsys.readouterr().out
 

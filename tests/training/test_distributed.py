@@ -1,4 +1,5 @@
-"""Several processes that train together do what one would do with a batch as large as theirs together."""
+"""Several processes that train together do what one would do with a batch as large as theirs
+together."""
 
 import multiprocessing
 import os
@@ -31,7 +32,11 @@ MODEL = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop
 
 
 def train(
-    run: Path, config: TrainConfig, ranks: Ranks = ALONE, resume: bool = False, progress: loop.Progress = lambda items, total, text: items
+    run: Path,
+    config: TrainConfig,
+    ranks: Ranks = ALONE,
+    resume: bool = False,
+    progress: loop.Progress = lambda items, total, text: items,
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = MedMambaSE(MODEL, preprocessing=Preprocessing(size=16, channels=1))
@@ -47,7 +52,13 @@ def one_of_two(rank: int, port: int, work: str, run: str, settings: dict[str, An
     """In a process of its own, as torchrun would start it."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     with distributed.joined("cpu") as ranks:
         assert (ranks.rank, ranks.count, ranks.first) == (rank, 2, rank == 0)
         if work == "train":
@@ -55,7 +66,12 @@ def one_of_two(rank: int, port: int, work: str, run: str, settings: dict[str, An
         if work == "train until step 5":
             with suppress(KeyboardInterrupt):
                 # As the terminal's Ctrl-C: one process gets it, all stop after the same step.
-                train(Path(run), TrainConfig.from_dict(settings), ranks, progress=at_step(4, lambda: signal.raise_signal(signal.SIGINT)))
+                train(
+                    Path(run),
+                    TrainConfig.from_dict(settings),
+                    ranks,
+                    progress=at_step(4, lambda: signal.raise_signal(signal.SIGINT)),
+                )
             return None
         if work == "agree":
             return ranks.agree("run ü\udcff" if ranks.first else "")
@@ -75,7 +91,8 @@ def one_of_two(rank: int, port: int, work: str, run: str, settings: dict[str, An
 
 
 class Dying(Ranks):
-    """A process that is killed in the middle of the training: when it has met the others so often."""
+    """A process that is killed in the middle of the training: when it has met the others so
+    often."""
 
     def sum(self, t: torch.Tensor) -> torch.Tensor:
         MEETINGS.append(1)
@@ -89,7 +106,13 @@ MEETINGS: list[int] = []
 
 def until_the_second_dies(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     try:
         with distributed.joined("cpu") as ranks:
             train(Path(folder, "run"), replace(CONFIG, save_every=1), Dying(1, 2, 1) if rank else ranks)
@@ -116,7 +139,8 @@ def both(work: str, run: Path, settings: dict[str, Any] | None = None) -> list[A
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference but for biases before a BatchNorm, and its running mean: their gradient is zero, and Adam makes steps of its rounding."""
+    """The largest difference but for biases before a BatchNorm, and its running mean: their
+    gradient is zero, and Adam makes steps of its rounding."""
     spared = (".1.bias", ".4.bias", "running_mean", "num_batches_tracked")
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a if not name.endswith(spared))
 
@@ -130,7 +154,11 @@ def logits(state: dict[str, torch.Tensor]) -> torch.Tensor:
 @meeting
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 2, "balance": "weights"}, {"recompute": True, "balance": "sampler", "augmentation": "none", "label_smoothing": 0.0}],
+    [
+        {},
+        {"accumulate": 2, "balance": "weights"},
+        {"recompute": True, "balance": "sampler", "augmentation": "none", "label_smoothing": 0.0},
+    ],
     ids=["plain", "accumulated and weighted", "recomputed and balanced"],
 )
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -140,10 +168,15 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert distance(first, alone) < 1e-4
     assert relative_error(logits(first), logits(alone)) < 1e-3
-    assert distance(load_file(tmp_path / "two/best/model.safetensors"), load_file(tmp_path / "one/best/model.safetensors")) < 1e-4
+    assert (
+        distance(load_file(tmp_path / "two/best/model.safetensors"), load_file(tmp_path / "one/best/model.safetensors"))
+        < 1e-4
+    )
     untrained = MedMambaSE(MODEL, preprocessing=Preprocessing(size=16, channels=1))
     assert distance(alone, untrained.state_dict()) > 1e-2  # so the bounds above say something
-    figures = [np.genfromtxt(tmp_path / which / "metrics.csv", delimiter=",", skip_header=1) for which in ("two", "one")]
+    figures = [
+        np.genfromtxt(tmp_path / which / "metrics.csv", delimiter=",", skip_header=1) for which in ("two", "one")
+    ]
     assert np.allclose(*figures, atol=1e-3)
 
 
@@ -167,7 +200,11 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 9]
-    assert (tmp_path / "said").read_text(encoding="utf-8").startswith("process 0 has lost the others; their own messages say why (")
+    assert (
+        (tmp_path / "said")
+        .read_text(encoding="utf-8")
+        .startswith("process 0 has lost the others; their own messages say why (")
+    )
     assert checkpoint.position(tmp_path / "run" / "last") is not None
 
 
@@ -182,7 +219,11 @@ def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_pa
     assert torch.allclose(torch.cat([part[0] for part in parts]), y, atol=1e-5)
     assert torch.allclose(torch.cat([part[1] for part in parts]), x.grad, atol=1e-4)
     for part in parts:
-        assert torch.allclose(part[2], norm.running_mean, atol=1e-6) and torch.allclose(part[3], norm.running_var, atol=1e-6) and part[4] == 1
+        assert (
+            torch.allclose(part[2], norm.running_mean, atol=1e-6)
+            and torch.allclose(part[3], norm.running_var, atol=1e-6)
+            and part[4] == 1
+        )
 
 
 @meeting
@@ -211,10 +252,25 @@ def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path:
     code = "import medmambase.commands.train as t, sys; t.DEMO_IMAGES_PER_CLASS = 8; sys.exit(t.main())"
     processes = []
     for rank in (0, 1):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        environment = os.environ | place | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "PYTHONUTF8": "1"}
+        place = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        environment = (
+            os.environ | place | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "PYTHONUTF8": "1"}
+        )
         processes.append(
-            subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+            subprocess.Popen(
+                [sys.executable, "-c", code, *words],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+            )
         )
     told = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told

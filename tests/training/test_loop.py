@@ -53,7 +53,9 @@ PLAIN = TrainConfig(
 
 def test_three_epochs_are_the_steps_that_a_person_would_write_down(tmp_path: Path) -> None:
     network, by_hand, data = small_network(), small_network(), image_set(12)
-    loop.train(network, data, data, PLAIN, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
+    loop.train(
+        network, data, data, PLAIN, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None
+    )
     optimizer = torch.optim.Adam(by_hand.train().parameters(), lr=1e-3, fused=True)
     for epoch in (1, 2, 3):
         for rows in torch.randperm(12, generator=torch.Generator().manual_seed(seed_of(0, epoch))).split(4):
@@ -68,7 +70,16 @@ def test_three_epochs_are_the_steps_that_a_person_would_write_down(tmp_path: Pat
 def test_what_can_be_learned_is_learned(tmp_path: Path) -> None:
     data = image_set(48)
     config = replace(PLAIN, optimizer="adamw", lr=3e-3, epochs=8, batch_size=8)
-    outcome = loop.train(small_network(), data, data, config, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
+    outcome = loop.train(
+        small_network(),
+        data,
+        data,
+        config,
+        tmp_path,
+        torch.float32,
+        lambda items, total, text: items,
+        lambda epoch: None,
+    )
     assert outcome.best_score == 1.0
     assert outcome.epochs[-1].train_loss < 0.2 * outcome.epochs[0].train_loss
 
@@ -76,7 +87,16 @@ def test_what_can_be_learned_is_learned(tmp_path: Path) -> None:
 def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> None:
     data = image_set(12)
     config = replace(PLAIN, lr=1e-12, epochs=20, patience=2)
-    outcome = loop.train(small_network(), data, data, config, tmp_path, torch.float32, lambda items, total, text: items, lambda epoch: None)
+    outcome = loop.train(
+        small_network(),
+        data,
+        data,
+        config,
+        tmp_path,
+        torch.float32,
+        lambda items, total, text: items,
+        lambda epoch: None,
+    )
     assert len(outcome.epochs) - outcome.best_epoch == 2
     assert len(outcome.epochs) < 20
 
@@ -95,15 +115,28 @@ def test_an_undefined_figure_is_replaced_by_the_next_that_is_defined() -> None:
 
 def test_no_early_epoch_is_chosen_however_good_it_looks_and_patience_waits_for_the_choice() -> None:
     config = replace(PLAIN, epochs=10, select_after=0.5, patience=2)
-    epochs = [epoch(number, auc) for number, auc in enumerate((0.99, 0.9, 0.1, 0.2, 0.95, 0.5, 0.6, 0.55, 0.4), start=1)]
+    epochs = [
+        epoch(number, auc) for number, auc in enumerate((0.99, 0.9, 0.1, 0.2, 0.95, 0.5, 0.6, 0.55, 0.4), start=1)
+    ]
     best = [outcome(epochs[:count], config).best_epoch for count in range(1, 10)]
     assert best == [1, 2, 3, 4, 5, 6, 7, 7, 7]  # of those that may not be chosen yet, the last stands for the best
     assert [history.is_over(epochs[:count], config) for count in range(1, 10)] == [False] * 8 + [True]
     assert outcome(epochs, replace(config, select_after=0)).best_epoch == 1
 
 
-def follow(config: TrainConfig, data: ImageSet, validation: ImageSet, run: Path, network: MedMambaSE | None = None) -> history.Outcome:
-    return loop.train(network or small_network(), data, validation, config, run, torch.float32, lambda items, total, text: items, lambda epoch: None)
+def follow(
+    config: TrainConfig, data: ImageSet, validation: ImageSet, run: Path, network: MedMambaSE | None = None
+) -> history.Outcome:
+    return loop.train(
+        network or small_network(),
+        data,
+        validation,
+        config,
+        run,
+        torch.float32,
+        lambda items, total, text: items,
+        lambda epoch: None,
+    )
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, figures: Iterable[tuple[float, float, float]]) -> None:
@@ -122,23 +155,35 @@ def scripted(monkeypatch: pytest.MonkeyPatch, figures: Iterable[tuple[float, flo
     [
         ([(0.8, 0.5, 1.0), (0.9, 0.4, 2.0), (0.8, 0.9, 0.1)], 2),  # the figure itself comes first
         ([(1.0, 0.5, 1.0), (1.0, 0.7, 2.0), (1.0, 0.6, 0.1)], 2),  # then balanced accuracy
-        ([(1.0, 0.7, 1.0), (1.0, 0.7, 0.9), (1.0, 0.7, 0.9)], 2),  # then the loss, and a whole tie keeps the earlier one
+        (
+            [(1.0, 0.7, 1.0), (1.0, 0.7, 0.9), (1.0, 0.7, 0.9)],
+            2,
+        ),  # then the loss, and a whole tie keeps the earlier one
     ],
 )
-def test_a_tie_in_the_selecting_figure_goes_on_to_the_next(figures, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tie_in_the_selecting_figure_goes_on_to_the_next(
+    figures, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripted(monkeypatch, figures)
     outcome = follow(PLAIN, image_set(6), image_set(6), tmp_path)
     assert (outcome.best_epoch, outcome.best_score, outcome.selected_by) == (best, figures[best - 1][0], "auc")
 
 
-def test_patience_counts_from_the_last_improvement_of_any_of_the_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, [(1.0, 0.5, 1.0), (1.0, 0.6, 1.0), (1.0, 0.6, 0.5), (1.0, 0.6, 0.5), (1.0, 0.6, 0.6), (1.0, 1.0, 0.0)])
+def test_patience_counts_from_the_last_improvement_of_any_of_the_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(
+        monkeypatch,
+        [(1.0, 0.5, 1.0), (1.0, 0.6, 1.0), (1.0, 0.6, 0.5), (1.0, 0.6, 0.5), (1.0, 0.6, 0.6), (1.0, 1.0, 0.0)],
+    )
     outcome = follow(replace(PLAIN, epochs=6, patience=2), image_set(6), image_set(6), tmp_path)
     assert (outcome.best_epoch, len(outcome.epochs)) == (3, 5)
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(
+    validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, network = image_set(8), small_network()
     step, calls = torch.optim.Adam.step, []
 
@@ -150,10 +195,17 @@ def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(validated: b
 
     monkeypatch.setattr(torch.optim.Adam, "step", spoils)
     spoiled_at = 4  # two steps an epoch: at the end of the second
-    with pytest.raises(loop.TrainingError, match=r"no numbers after epoch 2 .*the last good network lies in .*last; try a smaller --lr$"):
+    with pytest.raises(
+        loop.TrainingError,
+        match=r"no numbers after epoch 2 .*the last good network lies in .*last; try a smaller --lr$",
+    ):
         follow(PLAIN, data, data if validated else data.split("val"), tmp_path, network)
     for name in ("best", "last"):
-        assert all(torch.isfinite(t).all() for t in load_file(tmp_path / name / "model.safetensors").values() if t.is_floating_point())
+        assert all(
+            torch.isfinite(t).all()
+            for t in load_file(tmp_path / name / "model.safetensors").values()
+            if t.is_floating_point()
+        )
     assert len((tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 2
     calls.clear()
     spoiled_at, network, empty = 2, small_network(), tmp_path / "first"
@@ -166,7 +218,9 @@ def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(validated: b
 def test_a_running_statistic_that_overflowed_is_found_though_the_outputs_are_numbers(tmp_path: Path) -> None:
     network, data = small_network(), image_set(8)
     network.stages[0].blocks[0].conv_branch[0].running_var.fill_(float("inf"))
-    with pytest.raises(loop.TrainingError, match=r"stages\.0\.blocks\.0\.conv_branch\.0\.running_var is no longer finite after epoch 1"):
+    with pytest.raises(
+        loop.TrainingError, match=r"stages\.0\.blocks\.0\.conv_branch\.0\.running_var is no longer finite after epoch 1"
+    ):
         follow(PLAIN, data, data, tmp_path, network)
 
 
@@ -179,7 +233,11 @@ def test_no_batch_has_one_image_unless_one_was_asked_for() -> None:
     for images in range(2, 70):
         for batch_size in range(2, 40):
             sizes = [len(rows) for rows in torch.arange(images).tensor_split(batches_per_epoch(images, batch_size))]
-            assert min(sizes) >= 2 and max(sizes) <= batch_size + (batch_size == 2) and max(sizes) - min(sizes) <= 1, (images, batch_size, sizes)
+            assert min(sizes) >= 2 and max(sizes) <= batch_size + (batch_size == 2) and max(sizes) - min(sizes) <= 1, (
+                images,
+                batch_size,
+                sizes,
+            )
     assert [batches_per_epoch(5, 1), batches_per_epoch(1, 8), batches_per_epoch(48, 16)] == [5, 1, 3]
 
 
@@ -187,7 +245,10 @@ def test_five_images_in_batches_of_two_train_where_maps_are_one_pixel(tmp_path: 
     data = image_set(5, size=8)
     assert last_map(small_network().config, 8) == 1
     assert len(follow(replace(PLAIN, batch_size=2, epochs=1), data, data, tmp_path).epochs) == 1
-    with pytest.raises(ConfigError, match=r"batch_size is 1, and images of 8 px .*; use --batch-size 2 or more, or a larger --image-size"):
+    with pytest.raises(
+        ConfigError,
+        match=r"batch_size is 1, and images of 8 px .*; use --batch-size 2 or more, or a larger --image-size",
+    ):
         follow(replace(PLAIN, batch_size=1), data, data, tmp_path / "b")
     with pytest.raises(ConfigError, match=r"there is 1 training image, .*; add training images"):
         follow(PLAIN, image_set(1, size=8), data, tmp_path / "c")

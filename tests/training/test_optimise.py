@@ -1,4 +1,5 @@
-"""What moves the weights, each part by itself: rates, decay, the moving average, freezing, balance, accumulation, clipping."""
+"""What moves the weights, each part by itself: rates, decay, the moving average, freezing, balance,
+accumulation, clipping."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from medmambase.training.dry_run import rehearse
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
 
 PLAIN = TrainConfig(
-    optimizer="adam", schedule="constant", lr=1e-3, weight_decay=0, warmup=0, patience=0, clip_norm=0, label_smoothing=0, ema=0, select_after=0,
-    augmentation="none", epochs=2, batch_size=8, image_size=16,
+    optimizer="adam", schedule="constant", lr=1e-3, weight_decay=0, warmup=0, patience=0, clip_norm=0,
+    label_smoothing=0, ema=0, select_after=0, augmentation="none", epochs=2, batch_size=8, image_size=16,
 )  # fmt: skip  # what is switched off
 
 
@@ -33,10 +34,13 @@ def network(**changes: Any) -> MedMambaSE:
     return MedMambaSE(replace(config, **changes), preprocessing=Preprocessing(size=16, channels=1))
 
 
-def follow(config: TrainConfig, run: Path, start: MedMambaSE | None = None, training: ImageSet | None = None, say: Any = print) -> MedMambaSE:
+def follow(
+    config: TrainConfig, run: Path, start: MedMambaSE | None = None, training: ImageSet | None = None, say: Any = print
+) -> MedMambaSE:
     start, training = start or network(), training or image_set(24, "train")
     loop.train(
-        start, training, image_set(11, "val"), config, run, torch.float32, lambda items, total, text: items, lambda epoch: None, say=say
+        start, training, image_set(11, "val"), config, run, torch.float32, lambda items, total, text: items,
+        lambda epoch: None, say=say
     )  # fmt: skip  # as it is declared
     return start
 
@@ -48,7 +52,13 @@ def same(a: MedMambaSE, b: MedMambaSE) -> bool:
 def test_the_learning_rate_warms_up_and_follows_a_half_cosine() -> None:
     config = replace(TrainConfig(), lr=1.0, warmup=2.0, epochs=12)
     rates = [learning_rate(config, moment) for moment in (0.0, 1.0, 2.0, 7.0, 12.0)]
-    assert rates == [pytest.approx(0.01), pytest.approx(0.5), pytest.approx(1.0), pytest.approx(0.505), pytest.approx(0.01)]
+    assert rates == [
+        pytest.approx(0.01),
+        pytest.approx(0.5),
+        pytest.approx(1.0),
+        pytest.approx(0.505),
+        pytest.approx(0.01),
+    ]
     assert learning_rate(RECIPES["readme"], 19.5) == 1e-3
     assert learning_rate(replace(config, epochs=5), 1.0) == 1.0  # at most a fifth of the training is warm-up
 
@@ -63,13 +73,17 @@ def test_states_norms_and_biases_do_not_decay() -> None:
     assert len(decayed) + len(free) == len(names)
 
 
-def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start, seen = network(), []
     expected = start.head.weight.detach().clone()
     original = Average.follow
 
     def follow_and_see(self: Average, steps: int) -> None:
-        seen.append((steps, start.head.weight.detach().clone(), start.stages[0].blocks[0].conv_branch[2].running_mean.clone()))
+        seen.append(
+            (steps, start.head.weight.detach().clone(), start.stages[0].blocks[0].conv_branch[2].running_mean.clone())
+        )
         original(self, steps)
 
     monkeypatch.setattr(Average, "follow", follow_and_see)
@@ -140,8 +154,12 @@ def test_the_sampler_draws_every_class_alike_and_every_image_of_a_rare_one_as_of
     often = Counter((rows % 50).tolist())
     assert {often[row] for row in range(47, 50)} <= {5, 6} and {often[row] for row in range(40)} <= {0, 1}
     assert len(set(rows.tolist())) == 50  # every copy has a number of its own, so it is varied in its own way
-    assert [r.tolist() for step in steps_of(labels, config, 1) for r in step] == [r.tolist() for step in steps_of(labels, config, 1) for r in step]
-    assert [r.tolist() for step in steps_of(labels, config, 2) for r in step] != [r.tolist() for step in steps_of(labels, config, 1) for r in step]
+    assert [r.tolist() for step in steps_of(labels, config, 1) for r in step] == [
+        r.tolist() for step in steps_of(labels, config, 1) for r in step
+    ]
+    assert [r.tolist() for step in steps_of(labels, config, 2) for r in step] != [
+        r.tolist() for step in steps_of(labels, config, 1) for r in step
+    ]
 
 
 def test_batches_that_are_accumulated_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
@@ -149,7 +167,9 @@ def test_batches_that_are_accumulated_make_the_step_of_one_large_batch(tmp_path:
     config = replace(PLAIN, freeze="backbone", balance="weights", label_smoothing=0.1)
     large = follow(replace(config, batch_size=24), tmp_path / "large")
     small = follow(replace(config, batch_size=8, accumulate=3), tmp_path / "small")
-    uneven = follow(replace(config, batch_size=8, accumulate=2), tmp_path / "uneven")  # the last step of an epoch has one batch
+    uneven = follow(
+        replace(config, batch_size=8, accumulate=2), tmp_path / "uneven"
+    )  # the last step of an epoch has one batch
     assert torch.allclose(large.head.weight, small.head.weight, atol=1e-6)
     assert not torch.allclose(large.head.weight, uneven.head.weight, atol=1e-5)
     assert not torch.allclose(large.head.weight, network().head.weight, atol=1e-5)
@@ -160,7 +180,9 @@ def test_long_gradients_are_cut_and_short_ones_left(tmp_path: Path, monkeypatch:
 
     class Watched(torch.optim.Adam):
         def step(self, closure: None = None) -> None:
-            lengths.append(torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm().item())
+            lengths.append(
+                torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm().item()
+            )
             super().step()
 
     monkeypatch.setattr(optimise.torch.optim, "Adam", Watched)
@@ -177,7 +199,9 @@ def test_recomputing_saves_the_same_weights(tmp_path: Path) -> None:
     assert same(kept, recomputed) and recomputed.recompute
 
 
-def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, asked, announced, expect = image_set(24, "train"), [], [], OnDemand.expect
 
     def see(self: OnDemand, order: torch.Tensor) -> None:
@@ -190,10 +214,20 @@ def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(tmp_p
 
     monkeypatch.setattr(OnDemand, "_decode", pixels)
     monkeypatch.setattr(OnDemand, "expect", see)
-    lazy = ImageSet(OnDemand(data.samples, data.facts, Preprocessing(size=16, channels=1), 1, True), data.labels, data.samples, data.facts)
-    assert same(follow(replace(PLAIN, balance="sampler"), tmp_path / "a"), follow(replace(PLAIN, balance="sampler"), tmp_path / "b", training=lazy))
+    lazy = ImageSet(
+        OnDemand(data.samples, data.facts, Preprocessing(size=16, channels=1), 1, True),
+        data.labels,
+        data.samples,
+        data.facts,
+    )
+    assert same(
+        follow(replace(PLAIN, balance="sampler"), tmp_path / "a"),
+        follow(replace(PLAIN, balance="sampler"), tmp_path / "b", training=lazy),
+    )
     assert announced == [24, 24]  # so that threads decode them while the network is busy
-    assert len(asked) == 2 * 24 + 2 * 8  # each once an epoch, and two batches for the rehearsal: none was decoded in vain
+    assert (
+        len(asked) == 2 * 24 + 2 * 8
+    )  # each once an epoch, and two batches for the rehearsal: none was decoded in vain
 
 
 def test_a_rehearsal_leaves_no_trace_and_tells_what_is_to_come(tmp_path: Path) -> None:
@@ -210,25 +244,39 @@ def test_a_rehearsal_leaves_no_trace_and_tells_what_is_to_come(tmp_path: Path) -
 
     found = rehearse(net, learn, [torch.arange(4), torch.arange(4)])
     assert torch.equal(torch.rand(3), expected)
-    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items()) and all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items()) and all(
+        p.grad is None for p in net.parameters()
+    )
     weights = sum(p.numel() * 4 for p in net.parameters())
     assert found.bytes > 3 * weights and found.seconds > 0 and found.of_bytes is None
     follow(replace(PLAIN, epochs=1), tmp_path, say=said.append)
-    assert said[0].startswith("rehearsal: first loss 1.") and "(guessing among 3 classes: 1.099); a step needs about 0.0" in said[0]
+    assert (
+        said[0].startswith("rehearsal: first loss 1.")
+        and "(guessing among 3 classes: 1.099); a step needs about 0.0" in said[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda net: net.head.weight.data.fill_(float("nan")), "first bad tensor: the weight head.weight"),
-        (lambda net: net.stages[1].blocks[0].ssm_norm.weight.data.fill_(3e38), "first bad tensor: the output of stages.1.blocks.0.ssm_norm"),
-        (lambda net: net.head.weight.register_hook(lambda gradient: gradient * float("inf")), "first bad tensor: the gradient of head.weight"),
+        (
+            lambda net: net.stages[1].blocks[0].ssm_norm.weight.data.fill_(3e38),
+            "first bad tensor: the output of stages.1.blocks.0.ssm_norm",
+        ),
+        (
+            lambda net: net.head.weight.register_hook(lambda gradient: gradient * float("inf")),
+            "first bad tensor: the gradient of head.weight",
+        ),
     ],
 )
 def test_where_numbers_end_is_named(spoil: Callable[[MedMambaSE], object], said: str, tmp_path: Path) -> None:
     net = network()
     spoil(net)
-    with pytest.raises(loop.TrainingError, match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was kept; try a smaller --lr$"):
+    with pytest.raises(
+        loop.TrainingError,
+        match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was kept; try a smaller --lr$",
+    ):
         follow(PLAIN, tmp_path, net)
 
 
@@ -242,7 +290,9 @@ def test_the_board_shows_each_epoch(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("train_loss")] == [1, 2] and "val_auc" in events.Tags()["scalars"]
 
 
-def test_without_tensorboard_the_setting_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_the_setting_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"tensorboard is not installed; run pip install medmambase\[tensorboard\]"):
         follow(replace(PLAIN, tensorboard=True), tmp_path)

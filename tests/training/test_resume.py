@@ -1,4 +1,5 @@
-"""``medmambase-train`` from end to end: files of settings, other kinds of data, leaks, and runs that were interrupted."""
+"""``medmambase-train`` from end to end: files of settings, other kinds of data, leaks, and runs
+that were interrupted."""
 
 import json
 import os
@@ -27,7 +28,15 @@ from medmambase.evaluation.report import figures
 from medmambase.model.network import MedMambaSE
 
 SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
-RESULTS = ("last/model.safetensors", "best/model.safetensors", "metrics.csv", "test/predictions.csv", "config.json", "splits.csv", "data_report.json")
+RESULTS = (
+    "last/model.safetensors",
+    "best/model.safetensors",
+    "metrics.csv",
+    "test/predictions.csv",
+    "config.json",
+    "splits.csv",
+    "data_report.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,9 @@ def same(first: Path, second: Path) -> list[str]:
     return [name for name in RESULTS if (first / name).read_bytes() != (second / name).read_bytes()]
 
 
-def test_the_config_of_a_run_repeats_it_and_flags_win_over_the_file(images: Path, small: list[str], tmp_path: Path) -> None:
+def test_the_config_of_a_run_repeats_it_and_flags_win_over_the_file(
+    images: Path, small: list[str], tmp_path: Path
+) -> None:
     assert train.main([str(images), *small, "--name", "a", "--epochs", "2", "--ema", "0.5"]) == 0
     assert len((tmp_path / "a-001" / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 3
     assert train.main(["--config", str(tmp_path / "a-001" / "config.toml")]) == 0
@@ -76,7 +87,9 @@ def test_the_config_of_a_run_repeats_it_and_flags_win_over_the_file(images: Path
     assert "last/model.safetensors" in same(tmp_path / "a-001", tmp_path / "a-003")
 
 
-def test_an_unknown_key_is_found_before_anything_is_made(images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_key_is_found_before_anything_is_made(
+    images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "small.toml").write_text(f"{SMALL}ephocs = 3\n", encoding="utf-8")
     assert train.main([str(images), *small]) == 2
     assert "small.toml: there is no setting 'ephocs'; the nearest is 'epochs'" in capsys.readouterr().err
@@ -85,7 +98,12 @@ def test_an_unknown_key_is_found_before_anything_is_made(images: Path, small: li
 
 @pytest.mark.parametrize("step", [1, 5, 6])  # of three an epoch
 def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
-    step: int, images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    step: int,
+    images: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train.main([str(images), *small, "--name", "whole"]) == 0
     with monkeypatch.context() as patch:
@@ -93,17 +111,25 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
         assert train.main([str(images), *small, "--name", "cut"]) == 130
     run = tmp_path / "cut-001"
     said = capsys.readouterr().err.strip()
-    assert said.startswith("interrupted: all is saved up to ") and said.endswith(f"go on with medmambase-train --resume {run}")
-    assert {1: "to step 2 of epoch 1;", 5: "to step 3 of epoch 2;", 6: "to epoch 2;"}[step] in said  # the step after the one that had just ended is done, too
+    assert said.startswith("interrupted: all is saved up to ") and said.endswith(
+        f"go on with medmambase-train --resume {run}"
+    )
+    assert {1: "to step 2 of epoch 1;", 5: "to step 3 of epoch 2;", 6: "to epoch 2;"}[
+        step
+    ] in said  # the step after the one that had just ended is done, too
     assert train.main(["--resume", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "goes on from epoch" in said and ("epoch   1  train" in said) == (step == 1)  # what was done is not done again
+    assert "goes on from epoch" in said and ("epoch   1  train" in said) == (
+        step == 1
+    )  # what was done is not done again
     assert same(tmp_path / "whole-001", run) == []
     assert (run / "command.txt").read_text(encoding="utf-8").splitlines()[1].startswith("medmambase-train --resume")
     assert (run / "report.html").exists()
 
 
-def test_a_run_that_never_came_to_a_checkpoint_begins_again(images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_never_came_to_a_checkpoint_begins_again(
+    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert train.main([str(images), *small, "--name", "whole"]) == 0
 
     def killed(*_: object) -> None:
@@ -116,10 +142,14 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again(images: Path, small:
     assert same(tmp_path / "whole-001", tmp_path / "cut-001") == []
 
 
-def test_a_run_goes_on_without_the_weights_it_started_from(images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_without_the_weights_it_started_from(
+    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = replace(PRESETS["nano"], depths=(1, 1, 1, 2), num_classes=6, in_chans=1)
     MedMambaSE(shape, preprocessing=Preprocessing(channels=1)).save(tmp_path / "start")
-    (tmp_path / "small.toml").write_text(SMALL.replace('model = "nano"\ndepths = [1, 1, 1, 1]', f"weights = '{tmp_path / 'start'}'"), encoding="utf-8")
+    (tmp_path / "small.toml").write_text(
+        SMALL.replace('model = "nano"\ndepths = [1, 1, 1, 1]', f"weights = '{tmp_path / 'start'}'"), encoding="utf-8"
+    )
     assert train.main([str(images), *small, "--name", "whole"]) == 0
     with monkeypatch.context() as patch:
         interrupt_at(4, patch)
@@ -149,14 +179,23 @@ def relabel(data: Path) -> str:
 
 @pytest.mark.parametrize("change", [change_pixels, add_image, relabel])
 def test_a_run_does_not_go_on_with_other_data_or_settings(
-    change: Callable[[Path], str], images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: Callable[[Path], str],
+    images: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(images, tmp_path / "data")
     with monkeypatch.context() as patch:
         interrupt_at(4, patch)
         assert train.main([str(tmp_path / "data"), *small, "--name", "cut"]) == 130
     run = tmp_path / "cut-001"
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.suffix in (".csv", ".json", ".toml", ".safetensors")}
+    before = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.suffix in (".csv", ".json", ".toml", ".safetensors")
+    }
     assert train.main(["--resume", str(run), "--epochs", "9"]) == 2
     assert "--epochs is 9 and was 3" in capsys.readouterr().err
     difference = change(tmp_path / "data")
@@ -169,11 +208,26 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
     assert list((tmp_path / "cache").rglob("*.shard"))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's meeting place needs a PyTorch built with libuv, which not every Windows wheel is")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="torchrun's meeting place needs a PyTorch built with libuv, which not every Windows wheel is",
+)
 def test_two_processes_make_one_run(images: Path, small: list[str], tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medmambase.commands.train"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "medmambase.commands.train",
+    ]
     command = [*torchrun, str(images), *small, "--name", "two", "--epochs", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
@@ -182,7 +236,9 @@ def test_two_processes_make_one_run(images: Path, small: list[str], tmp_path: Pa
     assert "and 1 more" in (tmp_path / "two-001" / "train.log").read_text(encoding="utf-8")
 
 
-def test_a_run_that_another_process_holds_is_left_alone(images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_another_process_holds_is_left_alone(
+    images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train.main([str(images), *small, "--name", "a", "--epochs", "1"]) == 0
     with run_folder.held(tmp_path / "a-001"):
         assert train.main(["--resume", str(tmp_path / "a-001")]) == 4
@@ -196,7 +252,9 @@ def test_how_images_are_prepared_is_kept_with_the_network(images: Path, small: l
     assert (kept.high_depth, kept.channels, kept.resize, kept.size) == ("range", 3, "stretch", 40)
 
 
-def test_every_setting_about_the_data_reaches_its_reader(small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_setting_about_the_data_reaches_its_reader(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[object] = []
 
     def reader(source: Path, **settings: object) -> None:
@@ -204,9 +262,29 @@ def test_every_setting_about_the_data_reaches_its_reader(small: list[str], monke
         raise DataError("enough")
 
     monkeypatch.setattr(train, "read_manifest", reader)
-    flags = ["--group-regex", "(p)", "--group-column", "who", "--folds", "4", "--fold", "3", "--allow-leak", "--seed", "7"]
+    flags = [
+        "--group-regex",
+        "(p)",
+        "--group-column",
+        "who",
+        "--folds",
+        "4",
+        "--fold",
+        "3",
+        "--allow-leak",
+        "--seed",
+        "7",
+    ]
     assert train.main(["somewhere", *small, *flags]) == 3
-    wanted = {"seed": 7, "runs": tmp_path, "group_regex": "(p)", "group_column": "who", "folds": 4, "fold": 3, "allow_leak": True}
+    wanted = {
+        "seed": 7,
+        "runs": tmp_path,
+        "group_regex": "(p)",
+        "group_column": "who",
+        "folds": 4,
+        "fold": 3,
+        "allow_leak": True,
+    }
     assert asked == [Path("somewhere"), wanted]
 
 
@@ -227,7 +305,9 @@ def test_a_csv_is_trained_on_and_its_patients_are_written_down(images: Path, sma
     assert all(",p00" in line for line in lines[1:])
 
 
-def test_a_patient_in_two_splits_is_refused_unless_it_is_allowed(images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_patient_in_two_splits_is_refused_unless_it_is_allowed(
+    images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = manifest(tmp_path, images, lambda split, path: "p1043" if path.name.endswith("_00.png") else split)
     assert train.main([str(table), *small, "--epochs", "1"]) == 3
     said = capsys.readouterr().err
@@ -243,7 +323,9 @@ def test_patients_that_only_the_files_know_are_kept_apart_too(
 
     def decode(*arguments, **named):
         found, bad = original(*arguments, **named)
-        return replace(found, facts=tuple(replace(facts, patient=f"p{row % 7}") for row, facts in enumerate(found.facts))), bad
+        return replace(
+            found, facts=tuple(replace(facts, patient=f"p{row % 7}") for row, facts in enumerate(found.facts))
+        ), bad
 
     monkeypatch.setattr(train.session, "decode", decode)
     assert train.main([str(images), *small, "--name", "a"]) == 3
@@ -259,19 +341,25 @@ def test_a_group_in_the_names_is_never_split(tmp_path: Path, images: Path, small
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     assert train.main([str(tmp_path / "flat"), *small, "--epochs", "1", "--group-regex", r"(p\d{4})_"]) == 0
-    rows = [line.split(",") for line in (tmp_path / "flat-001" / "splits.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    rows = [
+        line.split(",") for line in (tmp_path / "flat-001" / "splits.csv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     splits = {patient: {split for *_, other, split in rows if other == patient} for *_, patient, _ in rows}
     assert len(splits) == 5 and all(len(found) == 1 for found in splits.values())
 
 
-def test_a_medmnist_file_is_trained_on_and_judged_as_its_evaluator_does(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_medmnist_file_is_trained_on_and_judged_as_its_evaluator_does(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sklearn.metrics import accuracy_score, roc_auc_score
 
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 24), ("val", 8), ("test", 12)):
         labels = np.arange(count) % 2
-        arrays[f"{split}_images"] = (rng.integers(0, 200, (count, 28, 28)) + labels[:, None, None] * 30).astype(np.uint8)
+        arrays[f"{split}_images"] = (rng.integers(0, 200, (count, 28, 28)) + labels[:, None, None] * 30).astype(
+            np.uint8
+        )
         arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
     np.savez(tmp_path / "tinymnist.npz", **arrays)
     assert train.main([str(tmp_path / "tinymnist.npz"), *small, "--epochs", "2"]) == 0
@@ -280,8 +368,14 @@ def test_a_medmnist_file_is_trained_on_and_judged_as_its_evaluator_does(small: l
     labels, probabilities = predictions.labels, predictions.probabilities
     assert labels.tolist() == arrays["test_labels"][:, 0].tolist()
     found = json.loads((test / "medmnist.json").read_text(encoding="utf-8"))
-    assert found == {"ACC": accuracy_score(labels, probabilities[:, -1] > 0.5), "AUC": roc_auc_score(labels, probabilities[:, -1])}
-    assert f"as MedMNIST's evaluator computes them: ACC {found['ACC']:.3f}, AUC {found['AUC']:.3f}" in capsys.readouterr().out
+    assert found == {
+        "ACC": accuracy_score(labels, probabilities[:, -1] > 0.5),
+        "AUC": roc_auc_score(labels, probabilities[:, -1]),
+    }
+    assert (
+        f"as MedMNIST's evaluator computes them: ACC {found['ACC']:.3f}, AUC {found['AUC']:.3f}"
+        in capsys.readouterr().out
+    )
 
 
 def test_results_are_told_with_and_without_test_images_that_were_trained_on(
@@ -299,10 +393,15 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
     assert metrics.without_leaked == judge(predictions.rows(clean))
     said = capsys.readouterr().out
     assert "without 1 of 7 test images whose twin or patient is in train or val: accuracy" in said
-    assert "audit:     1 group of exact twins, 1 pair of twins in different splits" in said and "note: of 1 test images a twin, or" in said
+    assert (
+        "audit:     1 group of exact twins, 1 pair of twins in different splits" in said
+        and "note: of 1 test images a twin, or" in said
+    )
     assert (tmp_path / "data-001" / "audit" / "twins.png").is_file()
     assert (tmp_path / "data-001" / "audit" / "twins.png").is_file()
-    assert "twin.png" in json.dumps(json.loads((tmp_path / "data-001" / "data_report.json").read_text(encoding="utf-8"))["audit"])
+    assert "twin.png" in json.dumps(
+        json.loads((tmp_path / "data-001" / "data_report.json").read_text(encoding="utf-8"))["audit"]
+    )
 
 
 def test_an_image_that_cannot_be_read_can_cost_the_run_before_it_begins(

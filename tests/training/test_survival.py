@@ -1,4 +1,5 @@
-"""A training that is killed, interrupted, or out of disk space ends as if nothing had happened; and what it must not go on from is refused."""
+"""A training that is killed, interrupted, or out of disk space ends as if nothing had happened; and
+what it must not go on from is refused."""
 
 import errno
 import os
@@ -65,7 +66,9 @@ def test_a_training_killed_inside_any_write_ends_with_the_same_bytes(tmp_path: P
 
 
 @pytest.mark.parametrize("save_every", [0, 1, 3])
-def test_a_training_killed_at_any_step_ends_with_the_same_bytes(save_every: int, tmp_path: Path, undisturbed: Path) -> None:
+def test_a_training_killed_at_any_step_ends_with_the_same_bytes(
+    save_every: int, tmp_path: Path, undisturbed: Path
+) -> None:
     config = replace(SHORT, save_every=save_every)
     for number in range(2 * STEPS):
         run = tmp_path / str(number)
@@ -84,7 +87,10 @@ def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished
     process = start(run, 1)
     while checkpoint.position(run / "last") is None:
         time.sleep(0.01)
-    with pytest.raises(run_folder.RunFolderError, match=rf"another run \(process {process.pid}, since .*\) is at work in it; wait for its end"):
+    with pytest.raises(
+        run_folder.RunFolderError,
+        match=rf"another run \(process {process.pid}, since .*\) is at work in it; wait for its end",
+    ):
         train(run, CONFIG)
     time.sleep(chance.uniform(0, 0.5))
     process.kill()
@@ -108,7 +114,9 @@ def test_the_first_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path, undistu
         assert differing(run, undisturbed) == [], number
 
 
-def test_ctrl_c_in_validation_waits_for_the_end_of_the_epoch(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_validation_waits_for_the_end_of_the_epoch(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predict = loop.predict
 
     def interrupted(*arguments: object) -> object:
@@ -162,7 +170,10 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(tmp_path: Path, u
         run = tmp_path / str(number)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", failing(number, errno.ENOSPC))
-            with pytest.raises(run_folder.RunFolderError, match=r": cannot be written \(No space left on device\); .*free some space there") as caught:
+            with pytest.raises(
+                run_folder.RunFolderError,
+                match=r": cannot be written \(No space left on device\); .*free some space there",
+            ) as caught:
                 train(run, config)
         assert len(str(caught.value).splitlines()) == 1 and str(run) in str(caught.value)
         assert readable(run) is None and checkpoint.position(run / "last") is not None
@@ -172,11 +183,16 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(tmp_path: Path, u
 
 def test_a_folder_that_refuses_files_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "last").write_text("a file", encoding="utf-8")
-    with pytest.raises(run_folder.RunFolderError, match=r"last.*: cannot be written \(.*\); what was there before is unharmed; see that its folder"):
+    with pytest.raises(
+        run_folder.RunFolderError,
+        match=r"last.*: cannot be written \(.*\); what was there before is unharmed; see that its folder",
+    ):
         train(tmp_path, SHORT)
 
 
-def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, refusals, pauses = os.replace, [1, 2, 3], []
 
     def refuses(source: Path, target: Path) -> None:
@@ -190,13 +206,22 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(tmp_path: 
     run_folder.write_text(tmp_path / "a.txt", "a")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "a" and len(pauses) == 3
     refusals += [1, 2, 3, 4]
-    with pytest.raises(run_folder.RunFolderError, match=r"a\.txt: cannot be written \(Access is denied\); what was there before is unharmed"):
+    with pytest.raises(
+        run_folder.RunFolderError,
+        match=r"a\.txt: cannot be written \(Access is denied\); what was there before is unharmed",
+    ):
         run_folder.write_text(tmp_path / "a.txt", "b")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text(encoding="utf-8") == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text(
+        encoding="utf-8"
+    ) == "a"
 
 
 def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path) -> None:
-    with run_folder.held(tmp_path), pytest.raises(run_folder.RunFolderError, match=rf"process {os.getpid()}, since"), run_folder.held(tmp_path):
+    with (
+        run_folder.held(tmp_path),
+        pytest.raises(run_folder.RunFolderError, match=rf"process {os.getpid()}, since"),
+        run_folder.held(tmp_path),
+    ):
         pass
     with run_folder.held(tmp_path):
         pass
@@ -222,7 +247,11 @@ def stopped(tmp_path: Path) -> Path:
     ],
 )
 def test_other_settings_are_refused_and_named(changes: dict[str, object], said: str, stopped: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"last: the settings are not those that this training began with: {re.escape(said)}; put back what it was"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"last: the settings are not those that this training began with: {re.escape(said)}; put back what it "
+        rf"was",
+    ):
         train(stopped, replace(SHORT, **changes))
     assert checkpoint.position(stopped / "last") == (2, 0)
 
@@ -247,12 +276,16 @@ def test_other_images_are_refused_and_named(stopped: Path, monkeypatch: pytest.M
         return replace(images, facts=(*images.facts[:3], replace(images.facts[3], digest="other"), *images.facts[4:]))
 
     def fewer(count: int, split: str, size: int = 16):
-        return image_set(count, split, size).rows(range(0, count - 2)) if split == "val" else image_set(count, split, size)
+        return (
+            image_set(count, split, size).rows(range(0, count - 2)) if split == "val" else image_set(count, split, size)
+        )
 
     def another_order(count: int, split: str, size: int = 16):
         return image_set(count, split, size).rows([1, 0, *range(2, count)])
 
-    assert "began with: 2 of other pixels (train/3.png, val/3.png); put back" in refused(stopped, monkeypatch, other_pixels)
+    assert "began with: 2 of other pixels (train/3.png, val/3.png); put back" in refused(
+        stopped, monkeypatch, other_pixels
+    )
     assert "began with: 2 gone (val/9.png, val/10.png); put back" in refused(stopped, monkeypatch, fewer)
     assert "began with: their order is another; put back" in refused(stopped, monkeypatch, another_order)
     (stopped / "last" / checkpoint.IMAGES).unlink()
@@ -265,10 +298,18 @@ def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
     words = checkpoint._words(good)
     tensors = load(good)
     other = {name: t for name, t in tensors.items() if name != "network.head.weight"}
-    for content in (b"", b"x" * 100, good[:1000], good[:-1], save(tensors), save(other, {"training": checkpoint.json.dumps(words)})):
+    for content in (
+        b"",
+        b"x" * 100,
+        good[:1000],
+        good[:-1],
+        save(tensors),
+        save(other, {"training": checkpoint.json.dumps(words)}),
+    ):
         path.write_bytes(content)
         with pytest.raises(
-            checkpoint.CheckpointError, match=rf"{re.escape(str(path))}: is no checkpoint of this training, or is damaged .*; delete it"
+            checkpoint.CheckpointError,
+            match=rf"{re.escape(str(path))}: is no checkpoint of this training, or is damaged .*; delete it",
         ) as caught:
             train(stopped, SHORT)
         assert len(str(caught.value).splitlines()) == 1

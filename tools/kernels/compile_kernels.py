@@ -1,9 +1,11 @@
-"""Compiles every Triton kernel for every supported GPU generation, ahead of time and with no GPU, and holds the machine code to its budgets.
+"""Compiles every Triton kernel for every supported GPU generation, ahead of time and with no GPU,
+and holds the machine code to its budgets.
 
-Prints a line per launch, input dtype and GPU generation: registers a thread, bytes spilled, bytes of shared memory, and for the longest innermost
-loop of a scan the instructions, shuffles, barriers and accesses of local memory, a state (one channel, one n, one step). The exit code is 1 if
-anything does not compile, is over the budget of kernel_budgets.toml, or is never launched, and if the assembler's report cannot be read (Triton 3.3
-gives none).
+Prints a line per launch, input dtype and GPU generation: registers a thread, bytes spilled, bytes
+of shared memory, and for the longest innermost loop of a scan the instructions, shuffles, barriers
+and accesses of local memory, a state (one channel, one n, one step). The exit code is 1 if anything
+does not compile, is over the budget of kernel_budgets.toml, or is never launched, and if the
+assembler's report cannot be read (Triton 3.3 gives none).
 
     python tools/kernels/compile_kernels.py --arch 89 90 --dtype bfloat16 --jobs 4
 """
@@ -35,7 +37,8 @@ BUDGETS = Path(__file__).resolve().parent / "kernel_budgets.toml"
 
 @dataclass(frozen=True)
 class Usage:
-    """What a compiled kernel uses: registers a thread, bytes a thread spills, bytes of shared memory a program; its innermost loops, the longest first."""
+    """What a compiled kernel uses: registers a thread, bytes a thread spills, bytes of shared
+    memory a program; its innermost loops, the longest first."""
 
     registers: int
     spills: int
@@ -44,13 +47,19 @@ class Usage:
 
 
 def compile_launch(launch: Launch, arch: int) -> Usage:
-    """Compiles one launch for one GPU generation. Raises what Triton raises, and RuntimeError if the assembler's report cannot be read."""
+    """Compiles one launch for one GPU generation. Raises what Triton raises, and RuntimeError if
+    the assembler's report cannot be read."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     attributes = {(i,): [["tt.divisibility", 16]] for i in launch.multiples_of_16}
-    source = ASTSource(fn=kernels_of(launch.module)[launch.kernel], signature=launch.signature, constexprs=launch.constants, attrs=attributes)
+    source = ASTSource(
+        fn=kernels_of(launch.module)[launch.kernel],
+        signature=launch.signature,
+        constexprs=launch.constants,
+        attrs=attributes,
+    )
     report = io.StringIO()
     with (
         tempfile.TemporaryDirectory(prefix="compile_kernels_") as cache,
@@ -59,27 +68,41 @@ def compile_launch(launch: Launch, arch: int) -> Usage:
     ):
         compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
     program = machine_code.disassembler()
-    loops = machine_code.loops(machine_code.disassemble(compiled.asm["cubin"], program)) if program and launch.states else []
+    loops = (
+        machine_code.loops(machine_code.disassemble(compiled.asm["cubin"], program))
+        if program and launch.states
+        else []
+    )
     return read_usage(report.getvalue(), compiled.metadata.shared, loops)
 
 
 def read_usage(report: str, shared: int, loops: list[machine_code.Loop]) -> Usage:
-    """Registers and spills from the assembler's report. Raises RuntimeError if they are not in it."""
+    """Registers and spills from the assembler's report. Raises RuntimeError if they are not in
+    it."""
     registers = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores", report)
     if registers is None or spills is None:
-        raise RuntimeError(f"it compiled, but registers and spills cannot be read from the assembler's report {report[:200]!r}")
+        raise RuntimeError(
+            f"it compiled, but registers and spills cannot be read from the assembler's report {report[:200]!r}"
+        )
     return Usage(int(registers[1]), int(spills[1]), shared, tuple(loops))
 
 
 def over_budget(launch: Launch, arch: int, usage: Usage, budgets: list[dict[str, Any]]) -> list[str]:
-    """One sentence for each figure above what kernel_budgets.toml allows this launch; none where it has no budget or no loop could be counted."""
+    """One sentence for each figure above what kernel_budgets.toml allows this launch; none where it
+    has no budget or no loop could be counted."""
     sentences = []
     for budget in budgets:
-        asked = launch.name == budget["kernel"] and arch in budget["arch"] and launch.dtype in budget["dtype"] and launch.constants.get("N") == budget["n"]
+        asked = (
+            launch.name == budget["kernel"]
+            and arch in budget["arch"]
+            and launch.dtype in budget["dtype"]
+            and launch.constants.get("N") == budget["n"]
+        )
         if not (asked and usage.loops):
             continue
-        # Where B or C is constant the second longest loop is the sweep over the last, odd steps, not the one that rebuilds.
+        # Where B or C is constant the second longest loop is the sweep over the last, odd steps,
+        # not the one that rebuilds.
         varies = launch.constants.get("VARY_B", True) and launch.constants.get("VARY_C", True)
         if usage.spills > budget["spills"]:
             sentences.append(f"{usage.spills} bytes spilled, {budget['spills']} allowed")
@@ -98,7 +121,10 @@ def _figures(launch: Launch, usage: Usage) -> str:
     if not usage.loops:
         return line
     loop = usage.loops[0]
-    return line + "".join(f" {count / launch.states:8.2f}" for count in (loop.instructions, loop.shuffles, loop.barriers, loop.local, loop.exps, loop.memory))
+    return line + "".join(
+        f" {count / launch.states:8.2f}"
+        for count in (loop.instructions, loop.shuffles, loop.barriers, loop.local, loop.exps, loop.memory)
+    )
 
 
 def _compile_all(architectures: list[int], dtypes: list[str], jobs: int, quick: bool, case: str | None) -> int:
@@ -109,14 +135,21 @@ def _compile_all(architectures: list[int], dtypes: list[str], jobs: int, quick: 
     if quick:
         launches = list({(launch.name, launch.dtype): launch for launch in reversed(launches)}.values())[::-1]
     launched = {(launch.module, launch.kernel) for launch in launches}
-    missing = [f"{module}.{kernel}" for module in MODULES for kernel in kernels_of(module) if case is None and (module, kernel) not in launched]
+    missing = [
+        f"{module}.{kernel}"
+        for module in MODULES
+        for kernel in kernels_of(module)
+        if case is None and (module, kernel) not in launched
+    ]
     failures = [f"{name}: no call in kernel_launches.py launches it" for name in missing]
     head = f"{'kernel':26} {'case':20} {'dtype':9} {'arch':6} {'registers':>9} {'spills':>7} {'shared':>7}"
     print(head + "".join(f" {name:>8}" for name in ("instr.", "shuffles", "barriers", "local", "exp", "memory")))
     if machine_code.disassembler() is None:
         print("no disassembler in this Triton: loops are not counted, and budgets not checked")
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [(launch, arch, pool.submit(compile_launch, launch, arch)) for launch in launches for arch in architectures]
+        futures = [
+            (launch, arch, pool.submit(compile_launch, launch, arch)) for launch in launches for arch in architectures
+        ]
         for launch, arch, future in futures:
             line = f"{launch.name:26} {launch.case:20} {launch.dtype:9} sm_{arch:<3}"
             error = future.exception()
@@ -136,7 +169,12 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Compile every Triton kernel ahead of time, with no GPU.")
     parser.add_argument(
-        "--arch", nargs="+", type=int, choices=sorted(ARCHITECTURES + ALSO), default=list(ARCHITECTURES), help="GPU generations, as 90 for sm_90"
+        "--arch",
+        nargs="+",
+        type=int,
+        choices=sorted(ARCHITECTURES + ALSO),
+        default=list(ARCHITECTURES),
+        help="GPU generations, as 90 for sm_90",
     )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="dtypes of the inputs")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")

@@ -1,6 +1,8 @@
-"""Every launch of every Triton kernel, without a GPU: the launchers run on tensors without storage, with a recorder in the place of each kernel.
+"""Every launch of every Triton kernel, without a GPU: the launchers run on tensors without storage,
+with a recorder in the place of each kernel.
 
-What is recorded is what they would launch, for every row of the launch table. Next stop: compile_kernels.py.
+What is recorded is what they would launch, for every row of the launch table. Next stop:
+compile_kernels.py.
 """
 
 import importlib
@@ -13,18 +15,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "kernels"))  # runs from a bare clone; spawned processes come past here too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[2] / "kernels")
+)  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
 MODULES = ("scan_forward", "scan_backward", "squeeze_excite", "gated_norm", "depthwise_silu")  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
-# states, rank of delta, height, width, multiprocessors; between them every row of the launch table, lengths that a group of steps divides and others
+# states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
+# lengths that a group of steps divides and others
 IMAGES = (
-    (16, 3, 32, 32, MANY), (16, 3, 32, 32, FEW), (16, 6, 16, 16, MANY), (16, 24, 7, 7, FEW), (16, 3, 15, 15, MANY), (16, 3, 15, 15, FEW),
-    (1, 1, 8, 8, MANY), (32, 6, 16, 16, FEW), (64, 12, 8, 8, MANY),
+    (16, 3, 32, 32, MANY), (16, 3, 32, 32, FEW), (16, 6, 16, 16, MANY), (16, 24, 7, 7, FEW), (16, 3, 15, 15, MANY),
+    (16, 3, 15, 15, FEW), (1, 1, 8, 8, MANY), (32, 6, 16, 16, FEW), (64, 12, 8, 8, MANY),
 )  # fmt: skip  # a table
 # states, length, groups, whether B and C vary, multiprocessors
-SEQUENCES = ((16, 1024, 2, True, True, MANY), (16, 1023, 1, True, True, FEW), (16, 49, 1, True, False, MANY), (8, 64, 1, False, True, MANY),
+SEQUENCES = ((16, 1024, 2, True, True, MANY), (16, 1023, 1, True, True, FEW), (16, 49, 1, True, False, MANY),
+    (8, 64, 1, False, True, MANY),
              (4, 256, 1, False, False, FEW), (64, 100, 3, True, True, MANY))  # fmt: skip  # a table
 GATES = ((96, 8), (768, 48))  # channels, hidden units
 WIDTHS = (96, 768)  # channels around a scan
@@ -52,7 +58,11 @@ class Launch:
     def states(self) -> float:
         """States a lane passes in one turn of a scan's loop; 0 for a kernel that is no scan."""
         steps, states, channels = (self.constants.get(name) for name in ("STEPS", "N", "BD"))
-        return steps * states * channels / 32 if isinstance(steps, int) and isinstance(states, int) and isinstance(channels, int) else 0.0
+        return (
+            steps * states * channels / 32
+            if isinstance(steps, int) and isinstance(states, int) and isinstance(channels, int)
+            else 0.0
+        )
 
 
 class _Recorder:
@@ -68,13 +78,16 @@ class _Recorder:
         launch = Launch(*self.label)
         given = dict(zip(self.kernel.arg_names, args, strict=False))  # the rest came by name
         for i, parameter in enumerate(self.kernel.params):
-            _specialise(launch, i, parameter, given[parameter.name] if parameter.name in given else options.pop(parameter.name))
+            _specialise(
+                launch, i, parameter, given[parameter.name] if parameter.name in given else options.pop(parameter.name)
+            )
         launch.options = options
         self.launches.append(launch)
 
 
 def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
-    """Notes an argument's type, and what the compiler may assume of it: that it is this constant, or a multiple of 16."""
+    """Notes an argument's type, and what the compiler may assume of it: that it is this constant,
+    or a multiple of 16."""
     if hasattr(value, "dtype"):
         launch.signature[parameter.name] = "*" + DTYPES[str(value.dtype).removeprefix("torch.")]
         aligned = True  # as torch allocates
@@ -100,11 +113,20 @@ def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         b, d = 16, 96
         x, x_dbl = new(b, h, w, d, dtype=dtype), new(b, h, w, 4, r + 2 * n, dtype=dtype)
         weights = (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
-        forward, backward = launch_table.forward(b, 4, d, h * w, n, r, processors), launch_table.backward(b, 4, d, h * w, n, processors)
+        forward, backward = (
+            launch_table.forward(b, 4, d, h * w, n, r, processors),
+            launch_table.backward(b, 4, d, h * w, n, processors),
+        )
         kept = new(selective_scan_2d_triton.checkpoint_shape(x, weights[2]))
         case = f"n{n} r{r} {h}x{w}"
-        yield case + _way(forward), partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, config=forward)
-        yield case + _way(backward), partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, kept, config=backward)
+        yield (
+            case + _way(forward),
+            partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, config=forward),
+        )
+        yield (
+            case + _way(backward),
+            partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, kept, config=backward),
+        )
 
 
 def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -124,8 +146,14 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         )
         kept = new(selective_scan_triton.checkpoint_shape(u, A, groups))
         case = f"n{n} l{l} g{groups}"
-        yield case + _way(forward), partial(selective_scan_triton.forward, u, u, A, B, C, D, D, True, state, dtype, True, config=forward)
-        yield case + _way(backward), partial(selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, True, state, kept, config=backward)
+        yield (
+            case + _way(forward),
+            partial(selective_scan_triton.forward, u, u, A, B, C, D, D, True, state, dtype, True, config=forward),
+        )
+        yield (
+            case + _way(backward),
+            partial(selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, True, state, kept, config=backward),
+        )
 
 
 def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -164,9 +192,14 @@ CALLS = (_images, _sequences, _gates, _around_the_scan)
 
 
 def kernels_of(module: str) -> dict[str, Any]:
-    """A file's kernels by name. Kernels, unlike what they call, have parameters named like x_ptr."""
+    """A file's kernels by name. Kernels, unlike what they call, have parameters named like
+    x_ptr."""
     members = vars(importlib.import_module(f"medmambase_kernels._triton.{module}"))
-    return {name: f for name, f in members.items() if any(argument.endswith("_ptr") for argument in getattr(f, "arg_names", ()))}
+    return {
+        name: f
+        for name, f in members.items()
+        if any(argument.endswith("_ptr") for argument in getattr(f, "arg_names", ()))
+    }
 
 
 def record(dtype: str) -> list[Launch]:
@@ -178,7 +211,14 @@ def record(dtype: str) -> list[Launch]:
         for case, call in calls(getattr(torch, dtype)):
             with ExitStack() as stack:
                 for module in MODULES:
-                    recorders = {name: _Recorder(kernel, (module, name, dtype, case), launches) for name, kernel in kernels_of(module).items()}
-                    stack.enter_context(mock.patch.dict(vars(importlib.import_module(f"medmambase_kernels._triton.{module}")), recorders))
+                    recorders = {
+                        name: _Recorder(kernel, (module, name, dtype, case), launches)
+                        for name, kernel in kernels_of(module).items()
+                    }
+                    stack.enter_context(
+                        mock.patch.dict(
+                            vars(importlib.import_module(f"medmambase_kernels._triton.{module}")), recorders
+                        )
+                    )
                 call()
     return [launch for i, launch in enumerate(launches) if launch not in launches[:i]]

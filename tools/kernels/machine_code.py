@@ -1,4 +1,5 @@
-"""What a compiled kernel's loops are made of, counted in its machine code with NVIDIA's disassembler, which Triton's Linux wheel brings along.
+"""What a compiled kernel's loops are made of, counted in its machine code with NVIDIA's
+disassembler, which Triton's Linux wheel brings along.
 
 Stop before: a cubin from compile_kernels.py. Stop after: the budgets that it holds the counts to.
 """
@@ -55,7 +56,11 @@ def loops(text: str) -> list[Loop]:
         jump = re.search(r"\bBRA\b.*?`\((\.L\S+)\)", instruction)
         if jump and labels.get(jump[1], end + 1) <= end:
             spans.add((labels[jump[1]], end + 1))
-    inner = [span for span in spans if not any(other != span and span[0] <= other[0] and other[1] <= span[1] for other in spans)]
+    inner = [
+        span
+        for span in spans
+        if not any(other != span and span[0] <= other[0] and other[1] <= span[1] for other in spans)
+    ]
     counted = [_count(instructions[begin:end]) for begin, end in inner if end - begin >= SHORTEST]
     return sorted(counted, key=lambda loop: -loop.instructions)
 

@@ -1,9 +1,11 @@
-"""Damaged images by the thousand through the reader, in processes that may die: is there a crash, a hang, a file that fills the memory?
+"""Damaged images by the thousand through the reader, in processes that may die: is there a crash, a
+hang, a file that fills the memory?
 
     python tools/stress/fuzz_images.py FOLDER --count 10000
 
-Each damaged file is made from one or two files of FOLDER by a number alone, so that what is found can be made again. Ends with 1 if a process died,
-a file took longer than --seconds or an error was no single line; such files are kept in --keep.
+Each damaged file is made from one or two files of FOLDER by a number alone, so that what is found
+can be made again. Ends with 1 if a process died, a file took longer than --seconds or an error was
+no single line; such files are kept in --keep.
 """
 
 import argparse
@@ -30,14 +32,17 @@ _START = 20.0  # seconds
 
 
 def mutate(sources: Sequence[bytes], seed: int, number: int) -> bytes:
-    """The damaged file of this seed and number: bytes flipped, numbers replaced by extremes, cut, spliced with another, pieces repeated."""
+    """The damaged file of this seed and number: bytes flipped, numbers replaced by extremes, cut,
+    spliced with another, pieces repeated."""
     chance = random.Random(f"{seed}/{number}")
     data = bytearray(chance.choice(sources))
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         size = len(data)
         if size < 8:
             break
-        place = chance.randrange(min(size, 600)) if chance.random() < 0.6 else chance.randrange(size)  # headers are near the beginning
+        place = (
+            chance.randrange(min(size, 600)) if chance.random() < 0.6 else chance.randrange(size)
+        )  # headers are near the beginning
         match chance.choice(("flip", "flip", "flip", "extreme", "extreme", "cut", "splice", "repeat", "drop")):
             case "flip":
                 for _ in range(chance.choice((1, 1, 2, 8, 32))):
@@ -60,7 +65,8 @@ def mutate(sources: Sequence[bytes], seed: int, number: int) -> bytes:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG with its checksums made right, so that damage gets past them; anything else as it is."""
+    """A PNG with its checksums made right, so that damage gets past them; anything else as it
+    is."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     parts, place = [data[:8]], 8
@@ -75,7 +81,8 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 def outcome(path: Path, high_depth: bool) -> str:
-    """What the reader makes of a file: "image", or the kind of its line. Raises what the reader lets through."""
+    """What the reader makes of a file: "image", or the kind of its line. Raises what the reader
+    lets through."""
     try:
         image, facts = load(path, Preprocessing(size=32, high_depth="percentile" if high_depth else "range"))
     except ImageError as error:
@@ -99,7 +106,8 @@ def _peak() -> int:
 
 
 def _work(folder: Path, seed: int, numbers: range, wire: Connection) -> None:
-    """In a process of its own: tells (number, kind, seconds, peak) for each. It does not tell of the file it dies of."""
+    """In a process of its own: tells (number, kind, seconds, peak) for each. It does not tell of
+    the file it dies of."""
     sources = read_sources(folder)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         path = Path(scratch, "damaged.bin")
@@ -116,11 +124,14 @@ def _work(folder: Path, seed: int, numbers: range, wire: Connection) -> None:
 
 def read_sources(folder: Path) -> list[bytes]:
     """Every file below ``folder`` of at most 1 MB, in the order of their names."""
-    return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and 0 < path.stat().st_size <= 1 << 20]
+    return [
+        path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and 0 < path.stat().st_size <= 1 << 20
+    ]
 
 
 class _Worker:
-    """A process, what it has yet to do, and when it last told something: it may take _START seconds more to tell of its first file."""
+    """A process, what it has yet to do, and when it last told something: it may take _START seconds
+    more to tell of its first file."""
 
     def __init__(self, folder: Path, seed: int, numbers: range) -> None:
         self.folder, self.seed, self.numbers, self.told = folder, seed, numbers, time.monotonic() + _START
@@ -145,7 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20, help="longer for one file is a hang")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="where files go that end a process, hang or are let through")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz"), help="where files go that end a process, hang or are let through"
+    )
     asked = parser.parse_args(arguments)
     if not asked.folder.is_dir() or not (sources := read_sources(asked.folder)):
         print(f"{asked.folder}: no files of at most 1 MB there", file=sys.stderr)
@@ -154,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[int, str] = {}
     slowest, peak, started = (0.0, 0), (0, 0), time.monotonic()
     every = range(asked.first, asked.first + asked.count)
-    workers = [_Worker(asked.folder, asked.seed, every[i :: asked.workers]) for i in range(min(asked.workers, asked.count))]
+    workers = [
+        _Worker(asked.folder, asked.seed, every[i :: asked.workers]) for i in range(min(asked.workers, asked.count))
+    ]
     with tqdm(total=asked.count, unit="file", disable=None) as bar:
         while workers:
             ready = wait([worker.wire for worker in workers], timeout=1)
@@ -187,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     took = time.monotonic() - started
     for kind, count in kinds.most_common():
         print(f"{count:7}  {kind}")
-    print(f"{sum(kinds.values())} files in {took:.0f} s ({sum(kinds.values()) / took:.0f} a second); slowest {slowest[0]:.2f} s (number {slowest[1]});"
+    print(f"{sum(kinds.values())} files in {took:.0f} s ({sum(kinds.values()) / took:.0f} a second); slowest "
+        f"{slowest[0]:.2f} s (number {slowest[1]});"
           f" peak memory {peak[0]} MB (number {-peak[1]})")  # fmt: skip  # one sentence
     for number, kind in sorted(found.items()):
         asked.keep.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,18 @@
 """Whether the intervals are what they say: python tools/stress/interval_coverage.py
 
-Draws many test sets from a population whose figures are known, computes every interval of each as the report does, and counts how often the known figure
-lies inside: it should in 95 % of them. Once with images that stand alone, and once with patients of several images that resemble each other, where
-intervals that count images are computed too, to show that they fail.
+Draws many test sets from a population whose figures are known, computes every interval of each as
+the report does, and counts how often the known figure lies inside: it should in 95 % of them. Once
+with images that stand alone, and once with patients of several images that resemble each other,
+where intervals that count images are computed too, to show that they fail.
 """
 
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036  # old Pythons must parse this file and hear why, so the import stands below
-    sys.exit(f"medmambase needs Python 3.11 or newer; {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}. Get one from https://www.python.org")
+    sys.exit(
+        f"medmambase needs Python 3.11 or newer; {sys.executable} is {sys.version_info[0]}.{sys.version_info[1]}. "
+        f"Get one from https://www.python.org"
+    )
 
 import argparse
 import os
@@ -24,14 +28,17 @@ from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import Predictions
 
-SHOWN = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece", "macro/f1", "weighted/f1", "macro/auc", "macro/ap",
-         "0/sensitivity", "0/specificity", "0/ppv", "0/npv", "0/f1", "0/auc", "0/ap", "1/sensitivity", "1/ppv", "1/auc")  # fmt: skip  # a list of names
+SHOWN = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece", "macro/f1", "weighted/f1",
+    "macro/auc", "macro/ap",
+         "0/sensitivity", "0/specificity", "0/ppv", "0/npv", "0/f1", "0/auc", "0/ap",
+         "1/sensitivity", "1/ppv", "1/auc")  # fmt: skip  # names
 POPULATION = 400_000  # patients, for the known figures
 
 
 @dataclass(frozen=True)
 class Population:
-    """Patients of one class each, of ``classes``, with ``images`` of each at the most; ``alike``: the part of a score that all images of a patient share."""
+    """Patients of one class each, of ``classes``, with ``images`` of each at the most; ``alike``:
+    the part of a score that all images of a patient share."""
 
     classes: int = 2
     images: int = 1
@@ -43,18 +50,31 @@ class Population:
         rng = np.random.default_rng(seed)
         sizes = rng.integers(1, self.images + 1, patients)
         owner = np.repeat(np.arange(patients), sizes)
-        labels = rng.choice(self.classes, patients, p=np.linspace(1, 2, self.classes) / np.linspace(1, 2, self.classes).sum())[owner]
+        labels = rng.choice(
+            self.classes, patients, p=np.linspace(1, 2, self.classes) / np.linspace(1, 2, self.classes).sum()
+        )[owner]
         shared = rng.normal(size=(patients, self.classes))[owner]
-        logits = np.sqrt(self.alike) * shared + np.sqrt(1 - self.alike) * rng.normal(size=shared.shape) + self.skill * np.eye(self.classes)[labels]
+        logits = (
+            np.sqrt(self.alike) * shared
+            + np.sqrt(1 - self.alike) * rng.normal(size=shared.shape)
+            + self.skill * np.eye(self.classes)[labels]
+        )
         odds = np.exp(1.3 * logits)  # overconfident, as networks are
         names = tuple(map(str, range(len(labels))))
         return Predictions(
-            names, labels, odds / odds.sum(1, keepdims=True), tuple(f"class {i}" for i in range(self.classes)), tuple(f"patient {i}" for i in owner)
+            names,
+            labels,
+            odds / odds.sum(1, keepdims=True),
+            tuple(f"class {i}" for i in range(self.classes)),
+            tuple(f"patient {i}" for i in owner),
         )
 
 
-def inside(population: Population, patients: int, truth: dict[str, float | None], blind: bool, seed: int) -> dict[str, bool | None]:
-    """For each figure whether its interval holds the truth; None where it has none. ``blind``: the patients are not told."""
+def inside(
+    population: Population, patients: int, truth: dict[str, float | None], blind: bool, seed: int
+) -> dict[str, bool | None]:
+    """For each figure whether its interval holds the truth; None where it has none. ``blind``: the
+    patients are not told."""
     predictions = population.draw(patients, seed)
     metrics = judge(replace(predictions, patients=()) if blind else predictions)
     found: dict[str, bool | None] = {}
@@ -64,8 +84,16 @@ def inside(population: Population, patients: int, truth: dict[str, float | None]
     return found
 
 
-def coverage(population: Population, patients: int, sets: int, blind: bool = False, jobs: int = 1, population_size: int = POPULATION) -> dict[str, float]:
-    """The part of ``sets`` test sets in which the interval of each figure of SHOWN holds the truth; NaN where it never had one."""
+def coverage(
+    population: Population,
+    patients: int,
+    sets: int,
+    blind: bool = False,
+    jobs: int = 1,
+    population_size: int = POPULATION,
+) -> dict[str, float]:
+    """The part of ``sets`` test sets in which the interval of each figure of SHOWN holds the truth;
+    NaN where it never had one."""
     every = population.draw(population_size, seed=-1 % 2**32)
     known = evaluate(every.labels, every.probabilities, every.classes).flat()
     truth = {name: known[name] for name in SHOWN}
@@ -80,8 +108,12 @@ def coverage(population: Population, patients: int, sets: int, blind: bool = Fal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the coverage of every figure in four situations. Returns 0."""
-    parser = argparse.ArgumentParser(description="Count how often intervals at 95 %% hold what they should.", allow_abbrev=False)
-    parser.add_argument("--sets", type=int, default=2000, help="test sets of each kind (%(default)s: figures are then good to 1 %%)")
+    parser = argparse.ArgumentParser(
+        description="Count how often intervals at 95 %% hold what they should.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--sets", type=int, default=2000, help="test sets of each kind (%(default)s: figures are then good to 1 %%)"
+    )
     parser.add_argument("--patients", type=int, default=150, help="patients in each (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     chosen = parser.parse_args(arguments)
@@ -92,8 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "3 classes, patients": (Population(classes=3, images=9, alike=0.6), False),
         "2 classes, patients not told": (Population(images=9, alike=0.6), True),
     }
-    results = {title: coverage(population, chosen.patients, chosen.sets, blind, chosen.jobs) for title, (population, blind) in columns.items()}
-    print(f"{'of ' + str(chosen.sets) + ' sets of ' + str(chosen.patients) + ' patients':24}{''.join(f'{title:>32}' for title in results)}")
+    results = {
+        title: coverage(population, chosen.patients, chosen.sets, blind, chosen.jobs)
+        for title, (population, blind) in columns.items()
+    }
+    sets = f"of {chosen.sets} sets of {chosen.patients} patients"
+    print(f"{sets:24}{''.join(f'{title:>32}' for title in results)}")
     for name in SHOWN:
         print(f"{name:24}{''.join(f'{100 * column[name]:30.1f} %' for column in results.values())}")
     return 0

@@ -1,9 +1,11 @@
-"""Kills a small training again and again, goes on after each kill, and compares what comes out with a training that nobody killed.
+"""Kills a small training again and again, goes on after each kill, and compares what comes out with
+a training that nobody killed.
 
     python tools/stress/kill_test.py --kills 40
 
-Some kills come from outside at a random moment; the others strike inside a write: half of a file is on the disk, or all of it but not yet in its
-place, or just moved there. After each kill the folder must hold nothing that cannot be read, and at the end the weights and metrics.csv must have the
+Some kills come from outside at a random moment; the others strike inside a write: half of a file is
+on the disk, or all of it but not yet in its place, or just moved there. After each kill the folder
+must hold nothing that cannot be read, and at the end the weights and metrics.csv must have the
 bytes of the undisturbed training. Exit code 1 where they have not.
 """
 
@@ -32,20 +34,24 @@ from medmambase.data.reading.images import Facts
 from medmambase.training import checkpoint, history, loop
 
 COMPARED = ("metrics.csv", "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json")
-CONFIG = TrainConfig(lr=1e-2, epochs=4, batch_size=4, image_size=16, warmup=1.0, ema=0.9, accumulate=2, balance="sampler", patience=0)
+CONFIG = TrainConfig(
+    lr=1e-2, epochs=4, batch_size=4, image_size=16, warmup=1.0, ema=0.9, accumulate=2, balance="sampler", patience=0
+)
 MOMENTS = ("half written", "not moved yet", "just moved")
 
 
 @dataclass
 class Kill:
-    """Strikes at the write of this number, counted from 0, and at one of MOMENTS. ``die`` does not return."""
+    """Strikes at the write of this number, counted from 0, and at one of MOMENTS. ``die`` does not
+    return."""
 
     write: int
     moment: str
     die: Callable[[], object]
 
     def arm(self) -> None:
-        """Lies in wait in ``os.fsync`` and ``os.replace``, through which every file of a run goes."""
+        """Lies in wait in ``os.fsync`` and ``os.replace``, through which every file of a run
+        goes."""
         fsync, replace = os.fsync, os.replace
         synced, moved = iter(range(1_000_000)), iter(range(1_000_000))
 
@@ -70,23 +76,38 @@ def image_set(count: int, split: str, size: int = 16) -> ImageSet:
     """Noise whose brightness is its class; the first class has most images."""
     labels = torch.tensor([max(0, i % 5 - 2) for i in range(count)])
     noise = torch.randint(0, 100, (count, 1, size, size), generator=torch.Generator().manual_seed(count))
-    samples = tuple(Sample(Path(f"{i}.png"), label, split, f"{split}/{i}.png") for i, label in enumerate(labels.tolist()))
+    samples = tuple(
+        Sample(Path(f"{i}.png"), label, split, f"{split}/{i}.png") for i, label in enumerate(labels.tolist())
+    )
     images = (noise + 70 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     return ImageSet(images, labels, samples, tuple(Facts(f"{split}{i}", size, size, "L", 1) for i in range(count)))
 
 
-def train(run: Path, config: TrainConfig, progress: loop.Progress = lambda items, total, text: items) -> history.Outcome:
+def train(
+    run: Path, config: TrainConfig, progress: loop.Progress = lambda items, total, text: items
+) -> history.Outcome:
     """The small training, from wherever it stands in ``run``."""
     torch.manual_seed(config.seed)
     model = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.2, drop_rate=0.1)
     network = MedMambaSE(model, preprocessing=Preprocessing(size=16, channels=1))
     run.mkdir(parents=True, exist_ok=True)
     with run_folder.held(run):
-        return loop.train(network, image_set(29, "train"), image_set(11, "val"), config, run, torch.float32, progress, lambda epoch: None, resume=True)
+        return loop.train(
+            network,
+            image_set(29, "train"),
+            image_set(11, "val"),
+            config,
+            run,
+            torch.float32,
+            progress,
+            lambda epoch: None,
+            resume=True,
+        )
 
 
 def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
-    """A progress bar that acts when this step, counted from the beginning of the sitting, is about to begin."""
+    """A progress bar that acts when this step, counted from the beginning of the sitting, is about
+    to begin."""
     steps = iter(range(1_000_000))
 
     def progress(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
@@ -117,7 +138,8 @@ def differing(run: Path, reference: Path) -> list[str]:
 
 
 def start(run: Path, save_every: int, kill: Kill | None = None) -> subprocess.Popen[str]:
-    """The small training as a process of its own; returns when it has imported what it needs and begins."""
+    """The small training as a process of its own; returns when it has imported what it needs and
+    begins."""
     words = [sys.executable, str(Path(__file__).resolve()), "--child", str(run), "--save-every", str(save_every)]
     words += ["--write", str(kill.write), "--moment", kill.moment] if kill else []
     process = subprocess.Popen(words, stdout=subprocess.PIPE, encoding="utf-8")
@@ -132,7 +154,8 @@ def finish(process: subprocess.Popen[str]) -> int:
 
 
 def kill_once(run: Path, save_every: int, kill: Kill | None, chance: random.Random, seconds: float) -> bool:
-    """Goes on with the training in ``run`` and kills it: by ``kill``, or from outside within so many seconds. False if it ended before that."""
+    """Goes on with the training in ``run`` and kills it: by ``kill``, or from outside within so
+    many seconds. False if it ended before that."""
     process = start(run, save_every, kill)
     if kill is None:
         time.sleep(chance.uniform(0, seconds))
@@ -141,9 +164,11 @@ def kill_once(run: Path, save_every: int, kill: Kill | None, chance: random.Rand
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 if every training ended with the bytes of the undisturbed one, and no folder was ever unreadable."""
+    """The command. Returns its exit code: 0 if every training ended with the bytes of the
+    undisturbed one, and no folder was ever unreadable."""
     parser = argparse.ArgumentParser(
-        description="Kill a small training again and again, and compare what comes out with an undisturbed one.", allow_abbrev=False
+        description="Kill a small training again and again, and compare what comes out with an undisturbed one.",
+        allow_abbrev=False,
     )
     parser.add_argument("--kills", type=int, default=40, help="at least so many (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -154,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.child:
         if options.moment:
-            Kill(options.write, options.moment, lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))).arm()
+            Kill(
+                options.write, options.moment, lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+            ).arm()
         print("ready", flush=True)
         train(options.child, changed(CONFIG, save_every=options.save_every), _slowly)
         return 0
@@ -181,12 +208,16 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
             wrong, place = readable(run), checkpoint.position(run / "last")
             failures += wrong is not None
             moment = f"write {kill.write} {kill.moment}" if kill else "any moment"
-            print(f"run {turn}, {moment}: goes on from {place or 'the beginning'}{f'; UNREADABLE: {wrong}' if wrong else ''}")
+            print(
+                f"run {turn}, {moment}: goes on from "
+                f"{place or 'the beginning'}{f'; UNREADABLE: {wrong}' if wrong else ''}"
+            )
         code = finish(start(run, save_every))
         different = ["it failed"] if code else differing(run, folder / "undisturbed")
         failures += bool(different)
         print(
-            f"run {turn}, saved {'after each step' if save_every else 'after each epoch'}: {', '.join(different) if different else 'ends with the same bytes'}"
+            f"run {turn}, saved {'after each step' if save_every else 'after each epoch'}: "
+            f"{', '.join(different) if different else 'ends with the same bytes'}"
         )
     print(f"{kills} kills, {inside} of them inside a write, in {turn} trainings: {failures} failures")
     return int(failures > 0)

@@ -1,7 +1,9 @@
-"""``python tools/stress/measure_loader.py``: how many images a second come from files, from the cache and from memory, beside what the network consumes.
+"""``python tools/stress/measure_loader.py``: how many images a second come from files, from the
+cache and from memory, beside what the network consumes.
 
-Without a folder it draws ultrasound-like images into a temporary one. "Cold" means that nothing was decoded before; the files themselves lie in
-the operating system's memory, since no portable program can put them out of it.
+Without a folder it draws ultrasound-like images into a temporary one. "Cold" means that nothing was
+decoded before; the files themselves lie in the operating system's memory, since no portable program
+can put them out of it.
 """
 
 import argparse
@@ -32,9 +34,12 @@ WANTED = 5  # times the network's images a second
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table. Returns 0, or 1 where a way of loading is less than WANTED times as fast as the network."""
+    """Print the table. Returns 0, or 1 where a way of loading is less than WANTED times as fast as
+    the network."""
     parser = argparse.ArgumentParser(description="Images a second of each way of loading, beside a training step.")
-    parser.add_argument("folder", nargs="?", type=Path, help="a folder of images, as for medmambase-train (default: drawn ones)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="a folder of images, as for medmambase-train (default: drawn ones)"
+    )
     parser.add_argument("--model", choices=PRESETS, default="tiny")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -55,18 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates["memory to augmented batches"] = batches(images, preprocessing, options.batch_size, options.repeat, device)
     network = training(options.model, preprocessing, options.batch_size, options.repeat, device)
     print(
-        f"{len(samples)} images of {size:.0f} KB on average, {options.image_size} px, batch {options.batch_size}, {device}, {torch.get_num_threads()} threads"
+        f"{len(samples)} images of {size:.0f} KB on average, {options.image_size} px, batch {options.batch_size}, "
+        f"{device}, {torch.get_num_threads()} threads"
     )
     for what, rate in rates.items():
         print(f"{what:45} {rate:9.0f} images/s {rate / network:8.1f} x the network")
     print(f"{f'a training step of {options.model} consumes':45} {network:9.1f} images/s")
     slow = [what for what, rate in rates.items() if rate < WANTED * network]
-    print(f"slower than {WANTED} x the network: {', '.join(slow)}" if slow else f"all are at least {WANTED} x as fast as the network")
+    print(
+        f"slower than {WANTED} x the network: {', '.join(slow)}"
+        if slow
+        else f"all are at least {WANTED} x as fast as the network"
+    )
     return 1 if slow else 0
 
 
 def draw(folder: Path, count: int, pixels: int) -> Path:
-    """``count`` grey PNGs in one folder for each class: a few drawn ones, and the same moved aside, so that no two are equal."""
+    """``count`` grey PNGs in one folder for each class: a few drawn ones, and the same moved aside,
+    so that no two are equal."""
     write_phantom(folder, images_per_class=5, size=pixels)
     drawn = [np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))]
     for number in range(len(drawn), count):
@@ -75,8 +86,11 @@ def draw(folder: Path, count: int, pixels: int) -> Path:
     return folder
 
 
-def loading(samples: Sequence[Sample], preprocessing: Preprocessing, cache: Path, repeat: int) -> tuple[dict[str, float], ImageSet]:
-    """Images a second from files to one tensor: by decoding, by decoding and storing, from what was stored, and by decoding ahead of each batch."""
+def loading(
+    samples: Sequence[Sample], preprocessing: Preprocessing, cache: Path, repeat: int
+) -> tuple[dict[str, float], ImageSet]:
+    """Images a second from files to one tensor: by decoding, by decoding and storing, from what was
+    stored, and by decoding ahead of each batch."""
 
     def run(store: Path | None) -> ImageSet:
         images, errors = decode(samples, preprocessing, cache=Cache(store) if store else None)
@@ -102,8 +116,11 @@ def loading(samples: Sequence[Sample], preprocessing: Preprocessing, cache: Path
     return {what: len(samples) / duration for what, duration in rates.items()}, images
 
 
-def batches(images: ImageSet, preprocessing: Preprocessing, batch_size: int, repeat: int, device: torch.device) -> float:
-    """Images a second of what the loop does for each step before the network: gather, move, normalise, augment."""
+def batches(
+    images: ImageSet, preprocessing: Preprocessing, batch_size: int, repeat: int, device: torch.device
+) -> float:
+    """Images a second of what the loop does for each step before the network: gather, move,
+    normalise, augment."""
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
 
     def epoch() -> None:
@@ -121,7 +138,9 @@ def training(model: str, preprocessing: Preprocessing, batch_size: int, repeat: 
     network = MedMambaSE(replace(PRESETS[model], in_chans=preprocessing.channels)).to(device)
     lay_out(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
-    images = torch.rand(batch_size, preprocessing.channels, preprocessing.size, preprocessing.size, device=device) * 2 - 1
+    images = (
+        torch.rand(batch_size, preprocessing.channels, preprocessing.size, preprocessing.size, device=device) * 2 - 1
+    )
     labels = torch.arange(batch_size, device=device) % network.config.num_classes
 
     def step() -> None:

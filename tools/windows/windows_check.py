@@ -1,8 +1,10 @@
 """The project on Windows, from Linux: python tools/windows/windows_check.py
 
-Sets Wine up with a Windows Python and the Windows wheels (wine.py), installs the project's own wheel there, and in a folder with a blank, an accent and
-a Chinese character runs every test, compiles every Triton kernel with the assembler in triton-windows, and trains for one epoch through the console
-program. What Wine cannot show: a GPU and its driver, the display's watchdog, a missing C++ runtime, virus scanners, the limit of 260 characters.
+Sets Wine up with a Windows Python and the Windows wheels (wine.py), installs the project's own
+wheel there, and in a folder with a blank, an accent and a Chinese character runs every test,
+compiles every Triton kernel with the assembler in triton-windows, and trains for one epoch through
+the console program. What Wine cannot show: a GPU and its driver, the display's watchdog, a missing
+C++ runtime, virus scanners, the limit of 260 characters.
 
 Exit code: 0 all is well, 1 something failed, 2 there is no Wine here.
 """
@@ -32,12 +34,14 @@ from wine import PYTHON, WHEELS, Done, NoWineError, Wine, WineError  # found by 
 STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
-# What --quick leaves out: numbers, drawings and pages, which are alike on every system, and what the step `kernels` does too. It compiles for the oldest, one
-# more and the newest GPU.
-ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels", "config", "cpu_vectors", "damaged_files",
-         "depthwise_silu", "maps", "explanation_folder", "far_memory", "figures", "gated_norm", "intervals", "loop", "mamba_grid", "measure_loader", "metrics",
-         "network", "odd_formats", "optimise", "phantom", "prediction", "predictions", "published", "report", "selective_scan", "selective_scan_2d",
-         "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names, to be read as one
+# What --quick leaves out: numbers, drawings and pages, which are alike on every system, and what
+# the step `kernels` does too. It compiles for the oldest, one more and the newest GPU.
+ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels",
+    "config", "cpu_vectors", "damaged_files",
+         "depthwise_silu", "maps", "explanation_folder", "far_memory", "figures", "gated_norm", "intervals", "loop",
+         "mamba_grid", "measure_loader", "metrics", "network", "odd_formats", "optimise", "phantom", "prediction",
+         "predictions", "published", "report", "selective_scan", "selective_scan_2d",
+         "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
@@ -65,10 +69,12 @@ found = {
     "an open file is not removed": kept,
     "names differ not by case": (folder / "x").exists(),
     "a name with ? is refused": refused(lambda: (folder / "a?").write_text("x", encoding="utf-8"), OSError),
-    "the console is cp1252": sys.stdout.encoding == "cp1252" and refused(lambda: "\u2588".encode(sys.stdout.encoding), UnicodeEncodeError),
+    "the console is cp1252": sys.stdout.encoding == "cp1252" and
+        refused(lambda: "\u2588".encode(sys.stdout.encoding), UnicodeEncodeError),
     "text without an encoding is cp1252": locale.getpreferredencoding(False) == "cp1252",
     "text has CR LF": (folder / "l").read_bytes() == b"\r\n",
-    "processes are spawned, never forked": multiprocessing.get_all_start_methods() == ["spawn"] and not hasattr(os, "fork"),
+    "processes are spawned, never forked":
+        multiprocessing.get_all_start_methods() == ["spawn"] and not hasattr(os, "fork"),
 }
 wrong = [name for name, true in found.items() if not true]
 print(len(found), "hold" if not wrong else "not as on Windows: " + "; ".join(wrong))
@@ -92,14 +98,35 @@ def main(arguments: Sequence[str]) -> int:
     """Set up, run the steps, print a line for each. Returns the exit code."""
     ours, theirs = environment.split(arguments)
     parser = environment.parser(
-        "Run medmambase's tests on a Windows Python under Wine, compile its kernels there, and train.", "pytest, for example: -- -k scan"
+        "Run medmambase's tests on a Windows Python under Wine, compile its kernels there, and train.",
+        "pytest, for example: -- -k scan",
     )
-    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=f"run these only: {', '.join(STEPS)}")
-    parser.add_argument("--files", nargs="+", default=["test_*.py"], metavar="NAME", help="of the files in tests, these (test_*.py)")
-    parser.add_argument("--quick", action="store_true", help="leave out the tests of numbers and drawings, and most compilations of kernels")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=STEPS,
+        default=list(STEPS),
+        metavar="STEP",
+        help=f"run these only: {', '.join(STEPS)}",
+    )
+    parser.add_argument(
+        "--files", nargs="+", default=["test_*.py"], metavar="NAME", help="of the files in tests, these (test_*.py)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out the tests of numbers and drawings, and most compilations of kernels",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files of tests at a time")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medmambase-windows", help="where Wine's Windows is kept (%(default)s)")
-    parser.add_argument("--lock", action="store_true", help=f"choose the newest wheels that fit, write {WHEELS.name}, and end")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "medmambase-windows",
+        help="where Wine's Windows is kept (%(default)s)",
+    )
+    parser.add_argument(
+        "--lock", action="store_true", help=f"choose the newest wheels that fit, write {WHEELS.name}, and end"
+    )
     chosen = parser.parse_args(ours)
     python = environment.prepare(chosen.venv.absolute(), test=True)
     uv = [str(python), "-m", "uv"]
@@ -135,22 +162,49 @@ def main(arguments: Sequence[str]) -> int:
 
 def _lock(python: Path, uv: Sequence[str]) -> int:
     """One hash for each package, that of the wheel which this Windows takes."""
-    # Wine's C library lacks what NumPy from 2.1 on calls. A range in the project's own files need not say so: it is no fault of Windows.
+    # Wine's C library lacks what NumPy from 2.1 on calls. A range in the project's own files need
+    # not say so: it is no fault of Windows.
     wishes = f"numpy<2.1\ntorch=={torch_build.TORCH}\ntriton-windows=={torch_build.TRITON}.*\n"
     with tempfile.TemporaryDirectory() as folder:
         limits, pinned, wheels = (Path(folder) / name for name in ("limits.txt", "pinned.txt", "wheels"))
         limits.write_text(wishes, encoding="utf-8", newline="\n")
         common = ["--python-version", PYTHON, "--only-binary", ":all:"]
         subprocess.run(
-            [*uv, "pip", "compile", str(ROOT / "pyproject.toml"), "--extra", "test", "-c", str(limits), "--python-platform", "x86_64-pc-windows-msvc", *common,
-             "--no-header", "--no-annotate", "--quiet", "--no-emit-package", "medmambase", "-o", str(pinned)], check=True,
+            [*uv, "pip", "compile", str(ROOT / "pyproject.toml"), "--extra", "test", "-c", str(limits),
+            "--python-platform", "x86_64-pc-windows-msvc", *common,
+             "--no-header", "--no-annotate", "--quiet", "--no-emit-package", "medmambase", "-o", str(pinned)],
+             check=True,
         )  # fmt: skip  # a command line
         subprocess.run(
-            [str(python), "-m", "pip", "--quiet", "download", "--no-deps", "--platform", "win_amd64", *common, "-r", str(pinned), "-d", str(wheels)], check=True
+            [
+                str(python),
+                "-m",
+                "pip",
+                "--quiet",
+                "download",
+                "--no-deps",
+                "--platform",
+                "win_amd64",
+                *common,
+                "-r",
+                str(pinned),
+                "-d",
+                str(wheels),
+            ],
+            check=True,
         )
-        hashes = {_plain(path.name.split("-")[0]): hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels.iterdir()}
-        lines = [f"{line} --hash=sha256:{hashes[_plain(line.split('==')[0])]}" for line in pinned.read_text(encoding="utf-8").split()]
-    WHEELS.write_text("\n".join(["# Written by: python tools/windows/windows_check.py --lock", *lines, ""]), encoding="utf-8", newline="\n")
+        hashes = {
+            _plain(path.name.split("-")[0]): hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels.iterdir()
+        }
+        lines = [
+            f"{line} --hash=sha256:{hashes[_plain(line.split('==')[0])]}"
+            for line in pinned.read_text(encoding="utf-8").split()
+        ]
+    WHEELS.write_text(
+        "\n".join(["# Written by: python tools/windows/windows_check.py --lock", *lines, ""]),
+        encoding="utf-8",
+        newline="\n",
+    )
     say(f"{WHEELS} names {len(lines)} wheels")
     return 0
 
@@ -165,7 +219,12 @@ def _copy(wine: Wine) -> Path:
     copy = wine.folder / PLACE
     if copy.exists():
         shutil.rmtree(copy)
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
     for name in filter(None, listed.decode("utf-8").split("\0")):
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -174,13 +233,24 @@ def _copy(wine: Wine) -> Path:
 
 
 def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
-    """The project's own wheel, by Windows' own pip, so that its console programs are those of Windows. Raises WineError."""
+    """The project's own wheel, by Windows' own pip, so that its console programs are those of
+    Windows. Raises WineError."""
     dist = wine.folder / "parts" / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     subprocess.run([*uv, "build", "--quiet", "--wheel", "--out-dir", str(dist), str(copy)], check=True)
     (wheel,) = dist.glob("*.whl")
     wine.give()
-    done = wine.call("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", wine.path(wheel))
+    done = wine.call(
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--force-reinstall",
+        wine.path(wheel),
+    )
     if done.code:
         raise WineError(f"pip on Windows does not install {wheel.name}:\n{done.output[-2000:]}")
 
@@ -192,7 +262,8 @@ def _files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]:
 
 
 def _tests(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: int, words: Sequence[str]) -> bool:
-    """Each file of tests in a process of its own, so that one that crashes costs no other; then the counts beside Linux's."""
+    """Each file of tests in a process of its own, so that one that crashes costs no other; then the
+    counts beside Linux's."""
     with ThreadPoolExecutor(jobs) as pool:
         reports = list(pool.map(lambda path: _tested(wine, copy, path, words), files))
     failed = [line for report in reports for line in report.failed]
@@ -212,7 +283,18 @@ def _tests(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: in
 
 def _tested(wine: Wine, copy: Path, path: Path, words: Sequence[str]) -> Report:
     record = wine.folder / "home" / f"{path.stem}.xml"
-    pytest = ("-u", "-X", "faulthandler", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", f"--junitxml={wine.path(record)}")
+    pytest = (
+        "-u",
+        "-X",
+        "faulthandler",
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        f"--junitxml={wine.path(record)}",
+    )
 
     def once() -> Report:
         record.unlink(missing_ok=True)
@@ -224,14 +306,19 @@ def _tested(wine: Wine, copy: Path, path: Path, words: Sequence[str]) -> Report:
     if not record.is_file():
         say(f"{report.failed[0]}; once more. Its last words:\n{report.output[-1500:]}")
         report = once()
-    say(f"{path.name:32} {report.passed:4} passed, {len(report.skipped):3} skipped, {len(report.failed)} failed, {report.seconds:.0f} s")
+    say(
+        f"{path.name:32} {report.passed:4} passed, {len(report.skipped):3} skipped, {len(report.failed)} failed, "
+        f"{report.seconds:.0f} s"
+    )
     return report
 
 
 def _read(name: str, record: Path, done: Done, seconds: float) -> Report:
     """What pytest wrote down; a process without a record has crashed."""
     if not record.is_file():
-        return Report(name, 0, (), (f"{name}: ended before its last test, exit code {done.code}",), seconds, done.output)
+        return Report(
+            name, 0, (), (f"{name}: ended before its last test, exit code {done.code}",), seconds, done.output
+        )
     cases = ElementTree.parse(record).getroot().iter("testcase")
     failed, skipped, passed = [], [], 0
     for case in cases:
@@ -248,7 +335,13 @@ def _read(name: str, record: Path, done: Done, seconds: float) -> Report:
 
 
 def _collected(python: Path, names: Sequence[str], words: Sequence[str]) -> int:
-    done = subprocess.run([str(python), "-m", "pytest", "--collect-only", "-q", *names, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [str(python), "-m", "pytest", "--collect-only", "-q", *names, *words],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     return sum("::" in line for line in done.stdout.splitlines())
 
 
@@ -268,7 +361,9 @@ def _doctor(wine: Wine, copy: Path) -> bool:
 def _training(wine: Wine, copy: Path) -> bool:
     """One epoch on the phantom by the console program."""
     runs = copy / "läufe"
-    done = wine.program("medmambase-train", "--demo", "--epochs", "1", "--runs", "läufe", cwd=copy, timeout=1500, OMP_NUM_THREADS="2")
+    done = wine.program(
+        "medmambase-train", "--demo", "--epochs", "1", "--runs", "läufe", cwd=copy, timeout=1500, OMP_NUM_THREADS="2"
+    )
     return _told("medmambase-train", done, lines=12) and len(list(runs.glob("*/report.html"))) == 1
 
 

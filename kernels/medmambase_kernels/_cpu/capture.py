@@ -1,7 +1,10 @@
-"""What a computation did, to be done again: on a small input Python takes longer to say what to do than the processor to do it.
+"""What a computation did, to be done again: on a small input Python takes longer to say what to do
+than the processor to do it.
 
-Within ``with Recording() as recording`` every launch of a CPU kernel is kept as well as run, with its memory, and so is every ``recording.call``. ``replay``
-then does the same on the same memory: whoever recorded writes the next input where the first one stood, and reads the result where the first one came.
+Within ``with Recording() as recording`` every launch of a CPU kernel is kept as well as run, with
+its memory, and so is every ``recording.call``. ``replay`` then does the same on the same memory:
+whoever recorded writes the next input where the first one stood, and reads the result where the
+first one came.
 What else is computed in between is computed once, as the constants are that weights are brought to.
 
 Next stop: ``machine_cpu``, whose launches are recorded.
@@ -27,7 +30,8 @@ _current = _Current()
 
 
 class Recording:
-    """The steps that were taken while it was open, in their order. Not for two threads at once, neither to record nor to replay."""
+    """The steps that were taken while it was open, in their order. Not for two threads at once,
+    neither to record nor to replay."""
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], object]] = []
@@ -52,7 +56,8 @@ class Recording:
         return self._steps[-1] if self._steps else None
 
     def call(self, function: Callable[..., Any], shape: tuple[int, ...], *arguments: Any) -> Tensor:
-        """``function(*arguments, out=...)`` into new float32 memory of ``shape``: now, and at every replay. Returns that memory."""
+        """``function(*arguments, out=...)`` into new float32 memory of ``shape``: now, and at every
+        replay. Returns that memory."""
         out = torch.empty(shape, dtype=torch.float32, device="cpu")
 
         def step() -> None:

@@ -1,10 +1,12 @@
 """Compiles vector kernels for the processor they run on, and launches them over torch's threads.
 
-A kernel takes LLVM 0.05 to 0.2 s to compile, once a process: there is no cache on disk, hence none that is stale, shared or cannot be written.
+A kernel takes LLVM 0.05 to 0.2 s to compile, once a process: there is no cache on disk, hence none
+that is stale, shared or cannot be written.
 
-Why llvmlite: four directions of 16 images, 96 channels, 32x32, 16 states took, on one machine with 2 cores and AVX-512, forward / forward and backward,
-50 / 202 ms through numba, whose vectoriser gives up beyond a few arrays and which compiles for 9 s, and 16 / 50 ms as LLVM vector code, which a small
-language makes as readable. The kernels here take a fifth less than that.
+Why llvmlite: four directions of 16 images, 96 channels, 32x32, 16 states took, on one machine with
+2 cores and AVX-512, forward / forward and backward, 50 / 202 ms through numba, whose vectoriser
+gives up beyond a few arrays and which compiles for 9 s, and 16 / 50 ms as LLVM vector code, which a
+small language makes as readable. The kernels here take a fifth less than that.
 
 Last stop before: scan_launch_cpu.py and the other *_cpu.py launchers. Next stop: threads_cpu.py.
 """
@@ -23,7 +25,19 @@ from torch import Tensor
 
 from medmambase_kernels._cpu import openmp
 from medmambase_kernels._cpu.capture import current
-from medmambase_kernels._cpu.language import ARGUMENTS, FLOAT, INDEX, NEXT_TASK, NEXT_THREAD, POINTER, SCRATCH, SCRATCH_FLOATS, TASKS, Kernel, word
+from medmambase_kernels._cpu.language import (
+    ARGUMENTS,
+    FLOAT,
+    INDEX,
+    NEXT_TASK,
+    NEXT_THREAD,
+    POINTER,
+    SCRATCH,
+    SCRATCH_FLOATS,
+    TASKS,
+    Kernel,
+    word,
+)
 from medmambase_kernels.backend import forked
 
 _LINE = 16  # floats of a cache line
@@ -32,7 +46,8 @@ _HUGE, _MADV_HUGEPAGE = 1 << 21, 14
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled kernel: its entries, the names of its arguments in their order, and the floats of scratch memory a thread needs."""
+    """A compiled kernel: its entries, the names of its arguments in their order, and the floats of
+    scratch memory a thread needs."""
 
     entries: openmp.Entries
     arguments: tuple[str, ...]
@@ -40,19 +55,25 @@ class Program:
     engine: Any  # owns the machine code
 
     def launch(self, tasks: int, more_scratch: int = 0, /, **arguments: Tensor | int | None) -> None:
-        """Run all tasks; returns when they are done. ``more_scratch``: floats beyond what the kernel asked for by ``scratch``.
+        """Run all tasks; returns when they are done. ``more_scratch``: floats beyond what the
+        kernel asked for by ``scratch``.
 
-        A tensor passes its address (None: 0), so it must be contiguous, float32 or int32, and alive.
+        A tensor passes its address (None: 0), so it must be contiguous, float32 or int32, and
+        alive.
         """
         if missing := set(self.arguments) ^ set(arguments):
-            raise TypeError(f"arguments that the kernel has and the call has not, or the other way round: {sorted(missing)}")
+            raise TypeError(
+                f"arguments that the kernel has and the call has not, or the other way round: {sorted(missing)}"
+            )
         if not tasks:
             return
         recording, most = current(), torch.get_num_threads()
         threads = min(most, tasks) if recording is None else most
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
         needed = threads * floats + _LINE
-        scratch = torch.empty(needed, dtype=torch.float32, device="cpu") if recording is None else recording.scratch(needed)
+        scratch = (
+            torch.empty(needed, dtype=torch.float32, device="cpu") if recording is None else recording.scratch(needed)
+        )
         values = [arguments[name] for name in self.arguments]
         table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
         start = _address(scratch)
@@ -61,7 +82,9 @@ class Program:
         openmp.run(self.entries, ctypes.addressof(table), threads)
         if recording is not None:
             last = recording.last()
-            launches = last if isinstance(last, _Launches) and last.threads == threads else recording.add(_Launches(threads))
+            launches = (
+                last if isinstance(last, _Launches) and last.threads == threads else recording.add(_Launches(threads))
+            )
             launches.append(_Launch(self.entries, table, (self, scratch, *values)))
 
 
@@ -79,8 +102,8 @@ class _Launch:
 
 
 class _Launches:
-    """Launches that followed each other, made again as one: between two kernels the threads wait for each other, which is sooner done than to be called
-    anew.
+    """Launches that followed each other, made again as one: between two kernels the threads wait
+    for each other, which is sooner done than to be called anew.
     """
 
     def __init__(self, threads: int) -> None:
@@ -108,7 +131,8 @@ class _Launches:
         openmp.run(_replay().entries, ctypes.addressof(self._list), 1 if alone else self.threads)
 
 
-# The threads that came, how many launches, the address of the barrier or 0, and of what it takes; then of each launch its kernel's entry and its table.
+# The threads that came, how many launches, the address of the barrier or 0, and of what it takes;
+# then of each launch its kernel's entry and its table.
 _LAUNCHES = 4
 _REPLAY = """
 define void @{name}({parameters}) {{
@@ -152,10 +176,17 @@ end:
 
 @functools.cache
 def _replay() -> Program:
-    """What every thread does of `_Launches`. The first one sets back both counters of a table, its first two words, once nobody takes tasks of it."""
+    """What every thread does of `_Launches`. The first one sets back both counters of a table, its
+    first two words, once nobody takes tasks of it."""
     plain = _REPLAY.format(name="replay", parameters="ptr %list", launches=_LAUNCHES, wait="call void %barrier()")
     number = "%number = load i32, ptr %me\n  call void %barrier(ptr %identity, i32 %number)"
-    return _compile("replay", plain + _REPLAY.format(name="replay_kmp", parameters="ptr %me, ptr %team, ptr %list", launches=_LAUNCHES, wait=number))
+    return _compile(
+        "replay",
+        plain
+        + _REPLAY.format(
+            name="replay_kmp", parameters="ptr %me, ptr %team, ptr %list", launches=_LAUNCHES, wait=number
+        ),
+    )
 
 
 def _address(t: Tensor) -> int:
@@ -163,7 +194,10 @@ def _address(t: Tensor) -> int:
         raise TypeError(f"a {t.dtype} of shape {tuple(t.shape)}, where kernels read and write float32 and int32 only")
     address = t.data_ptr()
     if not address and t.numel():
-        raise RuntimeError(f"a {type(t).__name__} of shape {tuple(t.shape)} on {t.device} has no memory to compute with; give a tensor with values")
+        raise RuntimeError(
+            f"a {type(t).__name__} of shape {tuple(t.shape)} on {t.device} has no memory to compute with; give a "
+            f"tensor with values"
+        )
     return address
 
 
@@ -183,14 +217,16 @@ def target() -> Any:
         processor = llvm.Target.from_triple(llvm.get_process_triple())
     except RuntimeError as error:
         raise ImportError(f"LLVM cannot generate code for this processor: {error}") from error
-    # glibc learns from the largest block that was freed how much memory to keep for the next: having seen this one, it gives none up to 62 MB back to
-    # Linux, which would clear it, page by page, before every other operator. Nobody writes to the block, so it costs nothing.
+    # glibc learns from the largest block that was freed how much memory to keep for the next:
+    # having seen this one, it gives none up to 62 MB back to Linux, which would clear it, page by
+    # page, before every other operator. Nobody writes to the block, so it costs nothing.
     torch.empty(31 << 18, dtype=torch.float32, device="cpu")
     return processor
 
 
 def check() -> None:
-    """Compile the smallest kernel. Raises ImportError, OSError or RuntimeError where this machine, or its rules, do not let machine code be made."""
+    """Compile the smallest kernel. Raises ImportError, OSError or RuntimeError where this machine,
+    or its rules, do not let machine code be made."""
     kernel = Kernel("nothing", [], [], lanes())
     with kernel.tasks():
         pass
@@ -198,7 +234,8 @@ def check() -> None:
 
 
 def empty(*shape: int) -> Tensor:
-    """Float32 memory that nobody has written. Linux is asked for large memory in pages of 2 MB: in pages of 4 KB it takes longer to get than to fill."""
+    """Float32 memory that nobody has written. Linux is asked for large memory in pages of 2 MB: in
+    pages of 4 KB it takes longer to get than to fill."""
     t = torch.empty(shape, dtype=torch.float32, device="cpu")
     advise, start = _advise(), -(-t.data_ptr() // _HUGE) * _HUGE
     size = (t.data_ptr() + t.nbytes - start) // _HUGE * _HUGE
@@ -218,18 +255,23 @@ def _advise() -> Any:
 
 
 def rows(t: Tensor) -> Tensor:
-    """(..., d) as float32 (rows, d) whose rows are contiguous, wherever they stand: a view, if it can be one."""
+    """(..., d) as float32 (rows, d) whose rows are contiguous, wherever they stand: a view, if it
+    can be one."""
     flat = t.float().reshape(-1, t.shape[-1])
     return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
 def _finish(kernel: Kernel) -> str:
-    """The code of a kernel and of its two entries: ``name(table)``, and ``name_kmp(_, _, table)`` as LLVM's and Intel's OpenMP call it."""
+    """The code of a kernel and of its two entries: ``name(table)``, and ``name_kmp(_, _, table)``
+    as LLVM's and Intel's OpenMP call it."""
     kernel.builder.ret_void()
     entry = ir.Function(kernel.module, ir.FunctionType(ir.VoidType(), [POINTER]), kernel.name)
     builder, (table,) = ir.IRBuilder(entry.append_basic_block("entry")), entry.args
     thread = builder.atomic_rmw("add", word(builder, table, NEXT_THREAD), INDEX(1), "monotonic")
-    floats, scratch = (builder.load(word(builder, table, place), typ=kind) for place, kind in ((SCRATCH_FLOATS, INDEX), (SCRATCH, POINTER)))
+    floats, scratch = (
+        builder.load(word(builder, table, place), typ=kind)
+        for place, kind in ((SCRATCH_FLOATS, INDEX), (SCRATCH, POINTER))
+    )
     mine = builder.gep(scratch, [builder.mul(thread, floats)], source_etype=FLOAT)
     kinds = [argument.type for argument in kernel.function.args[2:]]
     arguments = [builder.load(word(builder, table, ARGUMENTS + i), typ=kind) for i, kind in enumerate(kinds)]
@@ -249,13 +291,19 @@ def compiled(kernel: Kernel) -> Program:
 
 def _compile(name: str, code: str, arguments: tuple[str, ...] = (), scratch_floats: int = 0) -> Program:
     """A function and its other entry, ``{name}_kmp``, for this processor."""
-    machine = target().create_target_machine(cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3)
+    machine = target().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
     module = llvm.parse_assembly(code)
     module.triple, module.data_layout = llvm.get_process_triple(), str(machine.target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False  # the kernels are unrolled and vectors as they are written
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(module, llvm.create_pass_builder(machine, options))
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = (
+        False  # the kernels are unrolled and vectors as they are written
+    )
+    llvm.create_pass_builder(machine, options).getModulePassManager().run(
+        module, llvm.create_pass_builder(machine, options)
+    )
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     entries = openmp.Entries(engine.get_function_address(name), engine.get_function_address(f"{name}_kmp"))

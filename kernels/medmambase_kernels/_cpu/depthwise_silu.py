@@ -1,10 +1,12 @@
-"""The depthwise convolution and SiLU on a CPU: a row of the map at a time, its 3 x 3 neighbourhood sliding through registers.
+"""The depthwise convolution and SiLU on a CPU: a row of the map at a time, its 3 x 3 neighbourhood
+sliding through registers.
 
     v = bias + weight * x    y = v sigmoid(v)    dv = dy s (1 + v (1 - s)) for s = sigmoid(v)
     dx = weight turned by 180 degrees * dv    dweight_ij = sum of dv times x moved by (i, j)
 
-Forward reads x and writes y. Backward makes v anew, reads x and dy and writes dv, then reads both and writes dx. Nothing is kept for it. A width that is
-no multiple of the processor's lanes goes through plain PyTorch operations. Last stop before: depthwise_silu.py. Next stop: vector_cpu.py.
+Forward reads x and writes y. Backward makes v anew, reads x and dy and writes dv, then reads both
+and writes dx. Nothing is kept for it. A width that is no multiple of the processor's lanes goes
+through plain PyTorch operations. Last stop before: depthwise_silu.py. Next stop: vector_cpu.py.
 """
 
 import functools
@@ -19,7 +21,9 @@ from medmambase_kernels._cpu.language import Kernel, Pointer, Value
 from medmambase_kernels._cpu.numerics import sigmoid
 from medmambase_kernels._torch import depthwise_silu as portable
 
-_BAND = 8  # rows of a map that a task of backward takes: its sums of the weights' gradients are added in the order of the tasks
+# rows of a map that a task of backward takes: its sums of the weights' gradients are added in the
+# order of the tasks
+_BAND = 8
 
 
 def kept_shape(x: Tensor) -> tuple[int, ...]:
@@ -28,7 +32,8 @@ def kept_shape(x: Tensor) -> tuple[int, ...]:
 
 
 class _Window:
-    """Three rows of a map (b, h, w, d), and the 3 x 3 positions around one of them; zeros lie around the map."""
+    """Three rows of a map (b, h, w, d), and the 3 x 3 positions around one of them; zeros lie
+    around the map."""
 
     def __init__(self, kernel: Kernel, t: Pointer, stride: Value, image: Value, i: Value, c: Value) -> None:
         self.kernel, self.stride = kernel, stride
@@ -49,11 +54,15 @@ class _Window:
         place = self.kernel.smaller(j, self.width - 1) * self.stride
         zero = self.kernel.constant(0.0)
         loaded = (self.kernel.where(j < self.width, row.load(place), zero) for row in self.rows)
-        return [self.kernel.where(i < 0, zero, self.kernel.where(i < self.height, value, zero)) for i, value in zip(self.inside, loaded, strict=True)]
+        return [
+            self.kernel.where(i < 0, zero, self.kernel.where(i < self.height, value, zero))
+            for i, value in zip(self.inside, loaded, strict=True)
+        ]
 
     @contextmanager
     def around(self, j: Value) -> Iterator[list[Value]]:
-        """The 9 positions around column j, row by row; columns must be visited from 0 on, each once."""
+        """The 9 positions around column j, row by row; columns must be visited from 0 on, each
+        once."""
         left, middle = ([variable.value for variable in column] for column in self.columns)
         right = self._column(j + 1)
         yield [column[i] for i in range(3) for column in (left, middle, right)]
@@ -102,7 +111,8 @@ def _pointwise(lanes: int, backward: bool) -> Program:
 def _gradients(lanes: int) -> Program:
     """dx, and for each task, a band of rows of a map, dweight (9, d) and dbias (d)."""
     kernel = Kernel(
-        "depthwise_gradients", ("x", "dv", "weight", "dx", "dweight", "dbias"), ("height", "width", "channels", "bands", "x_stride"), lanes
+        "depthwise_gradients", ("x", "dv", "weight", "dx", "dweight", "dbias"),
+        ("height", "width", "channels", "bands", "x_stride"), lanes
     )  # fmt: skip  # pointers, sizes
     x, dv, weight, dx, dweight, dbias = kernel.pointers("x", "dv", "weight", "dx", "dweight", "dbias")
     height, width, channels, bands, stride = kernel.sizes("height", "width", "channels", "bands", "x_stride")
@@ -136,7 +146,15 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
         return portable.forward(x, weight, bias, False)
     x_rows, y = rows(x), empty(*x.shape)
     _pointwise(compiler.lanes(), False).launch(
-        b * h, x=x_rows, weight=_table(weight), bias=bias.contiguous(), out=y, height=h, width=w, channels=d, x_stride=x_rows.stride(0)
+        b * h,
+        x=x_rows,
+        weight=_table(weight),
+        bias=bias.contiguous(),
+        out=y,
+        height=h,
+        width=w,
+        channels=d,
+        x_stride=x_rows.stride(0),
     )
     return y.to(x.dtype), weight.new_empty(0)
 
@@ -149,6 +167,10 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     x_rows, dy_rows, table, bands = rows(x), rows(dy), _table(weight), -(-h // _BAND)
     dv, dx, dweight, dbias = empty(*x.shape), empty(*x.shape), empty(b * bands, 9, d), empty(b * bands, d)
     sizes = {"height": h, "width": w, "channels": d, "x_stride": x_rows.stride(0)}
-    _pointwise(compiler.lanes(), True).launch(b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes)
-    _gradients(compiler.lanes()).launch(b * bands, x=x_rows, dv=dv, weight=table, dx=dx, dweight=dweight, dbias=dbias, bands=bands, **sizes)
+    _pointwise(compiler.lanes(), True).launch(
+        b * h, x=x_rows, weight=table, bias=bias.contiguous(), dy=dy_rows, out=dv, dy_stride=dy_rows.stride(0), **sizes
+    )
+    _gradients(compiler.lanes()).launch(
+        b * bands, x=x_rows, dv=dv, weight=table, dx=dx, dweight=dweight, dbias=dbias, bands=bands, **sizes
+    )
     return dx.to(x.dtype), dweight.sum(0).t().reshape(weight.shape), dbias.sum(0)

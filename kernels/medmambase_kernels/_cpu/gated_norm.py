@@ -1,10 +1,13 @@
-"""LayerNorm times silu(z) on a CPU: a row of channels at a time, while it is in the first-level cache.
+"""LayerNorm times silu(z) on a CPU: a row of channels at a time, while it is in the first-level
+cache.
 
     m = (y - mean) rstd    n = weight m + bias    s = sigmoid(z)    out = n z s
-    dn = dout z s    dz = dout n (s + z s (1 - s))    dy = rstd (weight dn - mean(weight dn) - m mean(weight dn m))
+    dn = dout z s    dz = dout n (s + z s (1 - s))    dy = rstd (weight dn - mean(weight dn) - m
+    mean(weight dn m))
 
-Forward reads y and z and writes out; backward reads dout, y and z and writes dy and dz. Kept for backward: mean and rstd. A width that is no multiple
-of the processor's lanes goes through plain PyTorch operations. Last stop before: gated_norm.py. Next stop: vector_cpu.py.
+Forward reads y and z and writes out; backward reads dout, y and z and writes dy and dz. Kept for
+backward: mean and rstd. A width that is no multiple of the processor's lanes goes through plain
+PyTorch operations. Last stop before: gated_norm.py. Next stop: vector_cpu.py.
 """
 
 import functools
@@ -34,8 +37,15 @@ def _band(kernel: Kernel, task: Value) -> tuple[Value, Value]:
 
 @functools.cache
 def _forward(lanes: int) -> Program:
-    kernel = Kernel("gated_norm", ("y", "z", "weight", "bias", "numbers", "out", "mean", "rstd"), ("rows", "channels", "y_stride", "z_stride"), lanes)
-    y, z, weight, bias, numbers, out, mean, rstd = kernel.pointers("y", "z", "weight", "bias", "numbers", "out", "mean", "rstd")
+    kernel = Kernel(
+        "gated_norm",
+        ("y", "z", "weight", "bias", "numbers", "out", "mean", "rstd"),
+        ("rows", "channels", "y_stride", "z_stride"),
+        lanes,
+    )
+    y, z, weight, bias, numbers, out, mean, rstd = kernel.pointers(
+        "y", "z", "weight", "bias", "numbers", "out", "mean", "rstd"
+    )
     channels, y_stride, z_stride = kernel.sizes("channels", "y_stride", "z_stride")
     with kernel.tasks() as task, kernel.range(*_band(kernel, task)) as row:
         y_row, z_row, out_row = y.at(row * y_stride), z.at(row * z_stride), out.at(row * channels)
@@ -51,17 +61,21 @@ def _forward(lanes: int) -> Program:
         rstd.store_number(row, scale)
         with kernel.range(0, channels, kernel.lanes) as c:
             gate = z_row.load(c)
-            out_row.store(c, ((y_row.load(c) - centre) * scale * weight.load(c) + bias.load(c)) * (gate * sigmoid(kernel, gate)))
+            out_row.store(
+                c, ((y_row.load(c) - centre) * scale * weight.load(c) + bias.load(c)) * (gate * sigmoid(kernel, gate))
+            )
     return compiled(kernel)
 
 
 @functools.cache
 def _backward(lanes: int) -> Program:
     kernel = Kernel(
-        "gated_norm_backward", ("dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd", "dy", "dz", "dweight", "dbias"),
-        ("rows", "channels", "dout_stride", "y_stride", "z_stride"), lanes,
+        "gated_norm_backward", ("dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd", "dy", "dz", "dweight",
+        "dbias"), ("rows", "channels", "dout_stride", "y_stride", "z_stride"), lanes,
     )  # fmt: skip  # pointers, sizes
-    dout, y, z, weight, bias, numbers, mean, rstd = kernel.pointers("dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd")
+    dout, y, z, weight, bias, numbers, mean, rstd = kernel.pointers(
+        "dout", "y", "z", "weight", "bias", "numbers", "mean", "rstd"
+    )
     dy, dz, dweight, dbias = kernel.pointers("dy", "dz", "dweight", "dbias")
     channels, dout_stride, y_stride, z_stride = kernel.sizes("channels", "dout_stride", "y_stride", "z_stride")
     of_row = kernel.rest()
@@ -72,7 +86,8 @@ def _backward(lanes: int) -> Program:
             of_bias.store(c, 0.0)
         with kernel.range(*_band(kernel, task)) as row:
             dout_row, y_row, z_row, dz_row, dy_row = (
-                t.at(row * stride) for t, stride in ((dout, dout_stride), (y, y_stride), (z, z_stride), (dz, channels), (dy, channels))
+                t.at(row * stride)
+                for t, stride in ((dout, dout_stride), (y, y_stride), (z, z_stride), (dz, channels), (dy, channels))
             )
             centre, scale = mean.number(row), rstd.number(row)
             plain, weighted = kernel.variable(kernel.constant(0.0)), kernel.variable(kernel.constant(0.0))
@@ -88,7 +103,10 @@ def _backward(lanes: int) -> Program:
                 of_row.store(c, passed)
                 plain.value = plain.value + passed
                 weighted.value = passed * normal + weighted.value
-            drift, turn = kernel.total(plain.value) * numbers.number(1), kernel.total(weighted.value) * numbers.number(1)
+            drift, turn = (
+                kernel.total(plain.value) * numbers.number(1),
+                kernel.total(weighted.value) * numbers.number(1),
+            )
             with kernel.range(0, channels, kernel.lanes) as c:
                 normal = (y_row.load(c) - centre) * scale
                 dy_row.store(c, (of_row.load(c) - drift - normal * turn) * scale)
@@ -99,7 +117,9 @@ def _numbers(eps: float, d: int) -> Tensor:
     return torch.tensor([eps, 1 / d], dtype=torch.float32, device="cpu")
 
 
-def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(
+    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1)."""
     d = y.shape[-1]
     if d % compiler.lanes():
@@ -107,14 +127,23 @@ def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save
     y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
     out, mean, rstd = empty(*y_rows.shape), empty(*shape), empty(*shape)
     _forward(compiler.lanes()).launch(
-        -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d), out=out,
-        mean=mean, rstd=rstd, rows=len(y_rows), channels=d, y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
+        -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(),
+        numbers=_numbers(eps, d), out=out, mean=mean, rstd=rstd, rows=len(y_rows), channels=d,
+        y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
     return out.view(y.shape).to(z.dtype), mean, rstd, weight.new_empty(0)
 
 
 def backward(
-    dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, rstd: Tensor, kept: Tensor
+    dout: Tensor,
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    mean: Tensor,
+    rstd: Tensor,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z, in their dtypes, and of weight and bias."""
     d = y.shape[-1]
@@ -124,8 +153,8 @@ def backward(
     tasks = -(-len(y_rows) // _BAND)
     dy, dz, dweight, dbias = empty(*y_rows.shape), empty(*y_rows.shape), empty(tasks, d), empty(tasks, d)
     _backward(compiler.lanes()).launch(
-        tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(), numbers=_numbers(eps, d),
-        mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0),
-        y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
+        tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(),
+        numbers=_numbers(eps, d), mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows),
+        channels=d, dout_stride=dout_rows.stride(0), y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
     return dy.view(y.shape).to(y.dtype), dz.view(y.shape).to(z.dtype), dweight.sum(0), dbias.sum(0)

@@ -1,4 +1,5 @@
-"""What takes as many vectors as a vector has lanes, a square in registers: their sums, and their columns.
+"""What takes as many vectors as a vector has lanes, a square in registers: their sums, and their
+columns.
 
 Last stop before: scan_backward_cpu.py, transpose_cpu.py. Next stop: vector_cpu.py.
 """
@@ -9,19 +10,24 @@ from medmambase_kernels._cpu.language import Kernel, Value
 
 
 def totals(kernel: Kernel, vectors: Sequence[Value]) -> Value:
-    """The sums over the lanes of as many vectors as there are lanes, as one vector: halves are exchanged and added, level by level."""
+    """The sums over the lanes of as many vectors as there are lanes, as one vector: halves are
+    exchanged and added, level by level."""
     level, distance = [vectors[i] for i in _reversed_bits(kernel.lanes)], 1
     while len(level) > 1:
         half = len(level) // 2
         keep = [i if not i & distance else kernel.lanes + (i ^ distance) for i in range(kernel.lanes)]
         pass_on = [i | distance if not i & distance else kernel.lanes + i for i in range(kernel.lanes)]
-        level = [kernel.shuffle(a, b, keep) + kernel.shuffle(a, b, pass_on) for a, b in zip(level[:half], level[half:], strict=True)]
+        level = [
+            kernel.shuffle(a, b, keep) + kernel.shuffle(a, b, pass_on)
+            for a, b in zip(level[:half], level[half:], strict=True)
+        ]
         distance *= 2
     return level[0]
 
 
 def transposed(kernel: Kernel, vectors: Sequence[Value]) -> list[Value]:
-    """The columns of a square of as many vectors as there are lanes: blocks of ever smaller size change places."""
+    """The columns of a square of as many vectors as there are lanes: blocks of ever smaller size
+    change places."""
     square, distance = list(vectors), kernel.lanes // 2
     while distance:
         upper = [i if not i & distance else kernel.lanes + i - distance for i in range(kernel.lanes)]
@@ -34,5 +40,10 @@ def transposed(kernel: Kernel, vectors: Sequence[Value]) -> list[Value]:
 
 
 def _reversed_bits(count: int) -> list[int]:
-    """0 .. count - 1, a power of two, with the bits of each reversed: the order in which ``totals`` takes vectors so that sums come out in place."""
-    return [0] if count == 1 else [2 * i for i in _reversed_bits(count // 2)] + [2 * i + 1 for i in _reversed_bits(count // 2)]
+    """0 .. count - 1, a power of two, with the bits of each reversed: the order in which ``totals``
+    takes vectors so that sums come out in place."""
+    return (
+        [0]
+        if count == 1
+        else [2 * i for i in _reversed_bits(count // 2)] + [2 * i + 1 for i in _reversed_bits(count // 2)]
+    )

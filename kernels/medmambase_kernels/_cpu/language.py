@@ -1,15 +1,19 @@
-"""A small language for vector kernels: Python that writes LLVM's intermediate code, which llvmlite compiles for the processor it runs on.
+"""A small language for vector kernels: Python that writes LLVM's intermediate code, which llvmlite
+compiles for the processor it runs on.
 
-A kernel is written as formulas over values. ``a * b + c`` emits a fused multiply-add; a Python number is a constant; a scalar meets a vector in every
-lane. Vectors have as many lanes as the processor's registers, so a kernel runs over channels ``kernel.lanes`` at a time and never sees a register:
+A kernel is written as formulas over values. ``a * b + c`` emits a fused multiply-add; a Python
+number is a constant; a scalar meets a vector in every lane. Vectors have as many lanes as the
+processor's registers, so a kernel runs over channels ``kernel.lanes`` at a time and never sees a
+register:
 
     kernel = Kernel("double", ["x", "y"], ["length"], lanes)
     (x, y), (length,) = kernel.pointers("x", "y"), kernel.sizes("length")
     with kernel.tasks() as row, kernel.range(0, length, lanes) as i:
         y.store(row * length + i, 2.0 * x.load(row * length + i))
 
-Offsets count elements of 4 bytes. A name that changes in a loop is a ``Variable``. What a thread needs for itself is ``kernel.scratch``: not the
-stack, since a large frame needs help of the C runtime on Windows. Next stop: machine_cpu.py, which compiles and runs kernels.
+Offsets count elements of 4 bytes. A name that changes in a loop is a ``Variable``. What a thread
+needs for itself is ``kernel.scratch``: not the stack, since a large frame needs help of the C
+runtime on Windows. Next stop: machine_cpu.py, which compiles and runs kernels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +22,21 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 FLOAT, WORD, INDEX, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
-# What every thread of a launch is given: a table of 64-bit words. First these, then the kernel's pointers and sizes.
+# What every thread of a launch is given: a table of 64-bit words. First these, then the kernel's
+# pointers and sizes.
 NEXT_TASK, NEXT_THREAD, TASKS, SCRATCH, SCRATCH_FLOATS, ARGUMENTS = range(6)
 _BYTES = 4
 _AVX512 = 16  # lanes: of float32 only AVX-512's registers have so many, and it has instructions that others lack
 _TO_INTEGER = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
 _FUSED = ("contract",)  # a product and a sum may become one instruction; nothing else may change
-_OPERATIONS = {"+": ("fadd", "add"), "-": ("fsub", "sub"), "*": ("fmul", "mul"), "/": ("fdiv", ""), "//": ("", "sdiv"), "%": ("", "srem")}
+_OPERATIONS = {
+    "+": ("fadd", "add"),
+    "-": ("fsub", "sub"),
+    "*": ("fmul", "mul"),
+    "/": ("fdiv", ""),
+    "//": ("", "sdiv"),
+    "%": ("", "srem"),
+}
 
 
 def word(builder: ir.IRBuilder, table: ir.Value, place: int) -> ir.Value:
@@ -95,10 +107,13 @@ class Pointer:
         return self.kernel._load(self.at(offset), self.kernel.vector)
 
     def fetch(self, offset: Value | int) -> None:
-        """Ask main memory for the cache line there, which is read soon; the place need not exist."""
+        """Ask main memory for the cache line there, which is read soon; the place need not
+        exist."""
         kinds = [POINTER, WORD, WORD, WORD]
         function = self.kernel._intrinsic("prefetch.p0", ir.VoidType(), kinds)
-        self.kernel.builder.call(function, [self.at(offset).code, WORD(0), WORD(3), WORD(1)])  # to read, into the first cache, data
+        self.kernel.builder.call(
+            function, [self.at(offset).code, WORD(0), WORD(3), WORD(1)]
+        )  # to read, into the first cache, data
 
     def store(self, offset: Value | int, value: Value | float) -> None:
         """Write a vector, or a number in every lane."""
@@ -140,7 +155,8 @@ class Variable:
 
 
 class Kernel:
-    """One function in the making, of named pointers and sizes (64-bit integers). No two pointers may overlap where one is written to."""
+    """One function in the making, of named pointers and sizes (64-bit integers). No two pointers
+    may overlap where one is written to."""
 
     def __init__(self, name: str, pointers: Sequence[str], sizes: Sequence[str], lanes: int) -> None:
         self.name, self.lanes, self.arguments = name, lanes, (*pointers, *sizes)
@@ -158,7 +174,10 @@ class Kernel:
         body = self.function.append_basic_block("body")
         self.builder.branch(body)
         self.builder.position_at_start(body)
-        self.named = {key: (Pointer if key in pointers else Value)(self, code) for key, code in zip(self.arguments, arguments, strict=True)}
+        self.named = {
+            key: (Pointer if key in pointers else Value)(self, code)
+            for key, code in zip(self.arguments, arguments, strict=True)
+        }
 
     def pointers(self, *names: str) -> list[Pointer]:
         """Some of the kernel's pointers."""
@@ -172,7 +191,8 @@ class Kernel:
 
     @contextmanager
     def tasks(self) -> Iterator[Value]:
-        """The body, once for each task. Threads take the next as they come, so a task may write only what no other does."""
+        """The body, once for each task. Threads take the next as they come, so a task may write
+        only what no other does."""
         test, body, after = (self.function.append_basic_block() for _ in range(3))
         tasks = self.builder.load(word(self.builder, self._table, TASKS), typ=INDEX)
         self.builder.branch(test)
@@ -226,7 +246,8 @@ class Kernel:
         return place
 
     def rest(self) -> Pointer:
-        """Scratch memory whose size only the launch knows, behind what ``scratch`` gave: to be taken last."""
+        """Scratch memory whose size only the launch knows, behind what ``scratch`` gave: to be
+        taken last."""
         return self.scratch(0)
 
     def where(self, condition: Value, yes: Value | float, no: Value | float) -> Value:
@@ -257,7 +278,9 @@ class Kernel:
 
     def magnitude(self, x: Value) -> Value:
         """|x|."""
-        return Value(self, self.builder.call(self._intrinsic(f"fabs.v{self.lanes}f32", self.vector, [self.vector]), [x.code]))
+        return Value(
+            self, self.builder.call(self._intrinsic(f"fabs.v{self.lanes}f32", self.vector, [self.vector]), [x.code])
+        )
 
     def root(self, x: Value) -> Value:
         """The square root of a number."""
@@ -266,7 +289,9 @@ class Kernel:
     def split(self, x: Value) -> tuple[Value, Value]:
         """x as an integer, in the form that ``scaled`` takes, and a fraction in [-1/2, 1/2]."""
         if self.lanes == _AVX512:
-            whole = self._avx512("rndscale", x.code, WORD(8), self.vector([0.0] * self.lanes))  # 8: to the nearest integer
+            whole = self._avx512(
+                "rndscale", x.code, WORD(8), self.vector([0.0] * self.lanes)
+            )  # 8: to the nearest integer
             return whole, self._unfused("fsub", x, whole)
         x = self.at_most(128.0, self.at_least(-127.0, x))
         # What is not a number stays so in the fraction, whose exponent must then not be touched.
@@ -275,13 +300,16 @@ class Kernel:
         return magic, self._unfused("fsub", x, self._unfused("fsub", magic, self.constant(_TO_INTEGER)))
 
     def scaled(self, x: Value, whole: Value) -> Value:
-        """x * 2^k, for the integer k that ``split`` found; x in [1/2, 2). 0 far below the smallest float, infinite above the largest."""
+        """x * 2^k, for the integer k that ``split`` found; x in [1/2, 2). 0 far below the smallest
+        float, infinite above the largest."""
         if self.lanes == _AVX512:
             return self._avx512("scalef", x.code, whole.code, self.vector([0.0] * self.lanes))
         # k stands in the low bits of ``whole``, and is added to the exponent of x.
         words = ir.VectorType(WORD, self.lanes)
         exponent = self.builder.shl(self.builder.bitcast(whole.code, words), words([23] * self.lanes))
-        return Value(self, self.builder.bitcast(self.builder.add(self.builder.bitcast(x.code, words), exponent), self.vector))
+        return Value(
+            self, self.builder.bitcast(self.builder.add(self.builder.bitcast(x.code, words), exponent), self.vector)
+        )
 
     def total(self, x: Value) -> Value:
         """The sum over the lanes, a number."""
@@ -295,7 +323,9 @@ class Kernel:
     # How it is written
 
     def _intrinsic(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
-        return self.module.globals.get(f"llvm.{name}") or ir.Function(self.module, ir.FunctionType(result, kinds), f"llvm.{name}")
+        return self.module.globals.get(f"llvm.{name}") or ir.Function(
+            self.module, ir.FunctionType(result, kinds), f"llvm.{name}"
+        )
 
     def _avx512(self, name: str, *arguments: ir.Value) -> Value:
         everywhere, as_set = ir.IntType(16)(-1), WORD(4)  # in all lanes; in the processor's mode of rounding
@@ -313,7 +343,9 @@ class Kernel:
         if kind != self.vector or value.code.type == kind:
             return value.code
         one = self.builder.insert_element(self.vector(ir.Undefined), value.code, WORD(0))
-        return self.builder.shuffle_vector(one, self.vector(ir.Undefined), ir.VectorType(WORD, self.lanes)([0] * self.lanes))
+        return self.builder.shuffle_vector(
+            one, self.vector(ir.Undefined), ir.VectorType(WORD, self.lanes)([0] * self.lanes)
+        )
 
     def _pair(self, a: Value | float, b: Value | float) -> tuple[ir.Value, ir.Value]:
         kinds = [value.code.type for value in (a, b) if isinstance(value, Value)]
@@ -323,7 +355,9 @@ class Kernel:
     def _arithmetic(self, operation: str, a: Value | float, b: Value | float) -> Value:
         left, right = self._pair(a, b)
         whole = isinstance(left.type, ir.IntType)
-        return Value(self, getattr(self.builder, _OPERATIONS[operation][whole])(left, right, flags=() if whole else _FUSED))
+        return Value(
+            self, getattr(self.builder, _OPERATIONS[operation][whole])(left, right, flags=() if whole else _FUSED)
+        )
 
     def _compare(self, operation: str, a: Value | float, b: Value | float) -> Value:
         left, right = self._pair(a, b)

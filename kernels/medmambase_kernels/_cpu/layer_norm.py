@@ -1,4 +1,5 @@
-"""LayerNorm of rows on a CPU, for prediction: a row of channels at a time, while it is in the first-level cache.
+"""LayerNorm of rows on a CPU, for prediction: a row of channels at a time, while it is in the
+first-level cache.
 
 Last stop before: frozen.py. Next stop: vector_cpu.py.
 """
@@ -45,6 +46,14 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     c = x.shape[-1]
     x_rows, out, numbers = rows(x), empty(*x.shape), torch.tensor([eps, 1 / c], dtype=torch.float32, device="cpu")
     _norm(compiler.lanes()).launch(
-        -(-len(x_rows) // _BAND), x=x_rows, weight=weight, bias=bias, numbers=numbers, out=out, rows=len(x_rows), channels=c, x_stride=x_rows.stride(0)
+        -(-len(x_rows) // _BAND),
+        x=x_rows,
+        weight=weight,
+        bias=bias,
+        numbers=numbers,
+        out=out,
+        rows=len(x_rows),
+        channels=c,
+        x_stride=x_rows.stride(0),
     )
     return out

@@ -1,10 +1,12 @@
 """Runs compiled code on torch's own threads.
 
-torch's OpenMP threads wait actively for a moment after each operator: a pool of ours would fight them for the cores. So the code runs as a parallel
-region of the very OpenMP library that torch loaded: GNU's on Linux, Intel's on Windows, LLVM's on macOS. Where none is found, as in a torch built
-otherwise, a small pool of Python threads does it, 6 to 40 % slower. In a forked child OpenMP's threads are gone and a new region hangs, so there
-the calling thread does all the work of our kernels; PyTorch's own operators hang there all the same, unless the child calls torch.set_num_threads(1),
-as data workers do.
+torch's OpenMP threads wait actively for a moment after each operator: a pool of ours would fight
+them for the cores. So the code runs as a parallel region of the very OpenMP library that torch
+loaded: GNU's on Linux, Intel's on Windows, LLVM's on macOS. Where none is found, as in a torch
+built otherwise, a small pool of Python threads does it, 6 to 40 % slower. In a forked child
+OpenMP's threads are gone and a new region hangs, so there the calling thread does all the work of
+our kernels; PyTorch's own operators hang there all the same, unless the child calls
+torch.set_num_threads(1), as data workers do.
 """
 
 import ctypes
@@ -19,7 +21,14 @@ import torch
 
 from medmambase_kernels.backend import forked
 
-_LIBRARIES = ("lib/libgomp*.so*", "lib/libiomp5*.so*", "lib/libomp*.so*", "lib/libiomp5md.dll", "lib/libomp*.dylib", "../torch.libs/libgomp*.so*")
+_LIBRARIES = (
+    "lib/libgomp*.so*",
+    "lib/libiomp5*.so*",
+    "lib/libomp*.so*",
+    "lib/libiomp5md.dll",
+    "lib/libomp*.dylib",
+    "../torch.libs/libgomp*.so*",
+)
 _call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -35,14 +44,15 @@ class _Identity(ctypes.Structure):
     """The ident_t of LLVM's OpenMP: where in its source a region stands."""
 
     _fields_ = (
-        ("reserved_1", ctypes.c_int32), ("flags", ctypes.c_int32), ("reserved_2", ctypes.c_int32), ("reserved_3", ctypes.c_int32), ("source", ctypes.c_char_p),
+        ("reserved_1", ctypes.c_int32), ("flags", ctypes.c_int32), ("reserved_2", ctypes.c_int32),
+        ("reserved_3", ctypes.c_int32), ("source", ctypes.c_char_p),
     )  # fmt: skip  # its layout, on one line
 
 
 @dataclass(frozen=True)
 class Team:
-    """``region(entries, table, threads)``, and the address of the function by which threads within it wait for each other, with that of its identity; 0:
-    they cannot.
+    """``region(entries, table, threads)``, and the address of the function by which threads within
+    it wait for each other, with that of its identity; 0: they cannot.
     """
 
     region: Callable[[Entries, int, int], None]
@@ -51,7 +61,8 @@ class Team:
 
 
 def run(entries: Entries, table: int, threads: int) -> None:
-    """Call the function on so many threads at once, the calling one among them, and wait for all."""
+    """Call the function on so many threads at once, the calling one among them, and wait for
+    all."""
     if threads <= 1 or forked():
         _call(entries.plain)(table)
     else:
@@ -59,12 +70,14 @@ def run(entries: Entries, table: int, threads: int) -> None:
 
 
 def barrier() -> tuple[int, int] | None:
-    """Where several threads of `run` find a barrier: ``f()`` from an entry that is plain, else ``f(identity, *me)``. None: they have none."""
+    """Where several threads of `run` find a barrier: ``f()`` from an entry that is plain, else
+    ``f(identity, *me)``. None: they have none."""
     return (_team().barrier, _team().identity) if _team().barrier else None
 
 
 def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that torch brought, and has loaded: opening it again only counts a reference."""
+    """The OpenMP library that torch brought, and has loaded: opening it again only counts a
+    reference."""
     folder = Path(torch.__file__).parent
     for pattern in _LIBRARIES:
         for path in sorted(folder.glob(pattern)):
@@ -101,7 +114,8 @@ def _gnu(library: ctypes.CDLL) -> Team:
 
 def _kmp(library: ctypes.CDLL) -> Team:
     fork, me, ask = library["__kmpc_fork_call"], library["__kmpc_global_thread_num"], library["__kmpc_push_num_threads"]
-    # What goes on to the function is variadic, which Apple's processors pass otherwise: an argument beyond argtypes is passed so.
+    # What goes on to the function is variadic, which Apple's processors pass otherwise: an argument
+    # beyond argtypes is passed so.
     fork.argtypes, fork.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p], None
     me.argtypes, me.restype = [ctypes.c_void_p], ctypes.c_int32
     ask.argtypes, ask.restype = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32], None
@@ -130,7 +144,9 @@ def _pool() -> Team:
             function(table)
         except KeyboardInterrupt as error:
             interrupted = error
-        while wait_again := [other for other in others if not other.done()]:  # they write to memory that the caller is about to give back
+        while wait_again := [
+            other for other in others if not other.done()
+        ]:  # they write to memory that the caller is about to give back
             try:
                 wait(wait_again)
             except KeyboardInterrupt as error:

@@ -1,12 +1,16 @@
-"""The backward kernel of both scans on a CPU. With dh_t the adjoint of h_t, a_t = 2^(delta_t A2) and s_t = delta_t x_t:
+"""The backward kernel of both scans on a CPU. With dh_t the adjoint of h_t, a_t = 2^(delta_t A2)
+and s_t = delta_t x_t:
 
     dh_t = C_t dy_t + a_{t+1} dh_{t+1}        dB_t = sum_d dh_t s_t    dC_t = sum_d dy_t h_t
-    dA += delta_t a_t h_{t-1} dh_t            ds_t = sum_n dh_t B_t    ddelta_t = x_t ds_t + sum_n A a_t h_{t-1} dh_t
+    dA += delta_t a_t h_{t-1} dh_t            ds_t = sum_n dh_t B_t    ddelta_t = x_t ds_t + sum_n A
+    a_t h_{t-1} dh_t
 
-A task is an image (or a group of a sequence's channels), or a cut of its channels. Chunk after chunk from the last, block after block of channels, it
-builds a_t and h_{t-1} anew from the state that forward kept, in the first-level cache, and sweeps back over them, a few states at a time. The sums over
-channels stay vectors, one for each number of a chunk's rows, and become numbers once at the chunk's end. No two tasks write to one place, and partial
-sums are added in a fixed order: results do not depend on the number of threads.
+A task is an image (or a group of a sequence's channels), or a cut of its channels. Chunk after
+chunk from the last, block after block of channels, it builds a_t and h_{t-1} anew from the state
+that forward kept, in the first-level cache, and sweeps back over them, a few states at a time. The
+sums over channels stay vectors, one for each number of a chunk's rows, and become numbers once at
+the chunk's end. No two tasks write to one place, and partial sums are added in a fixed order:
+results do not depend on the number of threads.
 
 Last stop before: scan_launch_cpu.py. Next stop: scan_cpu.py.
 """
@@ -21,20 +25,25 @@ OUTPUTS = ("dx", "draw", "drows", "dW", "dA", "dB", "dC", "dD", "dbias", "diniti
 
 
 def scratch_floats(form: Form, channels: int, rank: int) -> int:
-    """Scratch memory a thread needs beyond what the kernel knows: the adjoint of the state, and a vector for each number of a chunk's rows."""
+    """Scratch memory a thread needs beyond what the kernel knows: the adjoint of the state, and a
+    vector for each number of a chunk's rows."""
     return form.state * channels + CHUNK * (rank + form.columns) * form.lanes
 
 
 def backward_kernel(form: Form) -> Kernel:
-    """Writes dx (b, l, d), draw (b, l, k, d) unless the rank is multiplied inside, drows (cuts, b, l, k, columns) and dinitial (b, k, n, d).
+    """Writes dx (b, l, d), draw (b, l, k, d) unless the rank is multiplied inside, drows (cuts, b,
+    l, k, columns) and dinitial (b, k, n, d).
 
-    Adds to dA, dB, dC (b k, n, d), dD, dbias (b k, d) and dW (b k, r, d). ``dlast`` (b, k, n, d) is read where the form has an initial state.
+    Adds to dA, dB, dC (b k, n, d), dD, dbias (b k, d) and dW (b k, r, d). ``dlast`` (b, k, n, d) is
+    read where the form has an initial state.
     """
     lanes = form.lanes
     kernel = Kernel("scan_backward", (*INPUTS, "dy", "dlast", "entry", *OUTPUTS), (*SIZES, "cuts"), lanes)
     block = form.vectors * lanes
     lines = Lines(kernel, form, ("delta", "drive", "slope", "dy", "ddelta", "ddrive"))
-    past = Lines(kernel, form, [*(f"decay {j}" for j in range(form.at_once)), *(f"state {j}" for j in range(form.at_once))])
+    past = Lines(
+        kernel, form, [*(f"decay {j}" for j in range(form.at_once)), *(f"state {j}" for j in range(form.at_once))]
+    )
     entry = Lines(kernel, form, ("h",), form.state)
     batch, length, channels, directions, cuts = kernel.sizes("batch", "length", "channels", "directions", "cuts")
     (drows,) = kernel.pointers("drows")
@@ -65,7 +74,12 @@ def backward_kernel(form: Form) -> Kernel:
                         _project(walk, lines, sums, first, steps)
                 with kernel.range(0, steps) as t:
                     row = cut * batch * length + image.position(first + t)
-                    _add_up(kernel, sums.at(t * image.width * lanes), drows.at((row * directions + k) * image.width), image.width)
+                    _add_up(
+                        kernel,
+                        sums.at(t * image.width * lanes),
+                        drows.at((row * directions + k) * image.width),
+                        image.width,
+                    )
             with kernel.range(first_block, last_block) as i:
                 _leave(kernel, form, Walk(kernel, form, near, b, k, i * block), carry)
     return kernel
@@ -82,7 +96,9 @@ def _enter(kernel: Kernel, form: Form, walk: Walk, carry: Pointer) -> None:
     with kernel.range(0, form.state) as n:
         for v in range(form.vectors):
             place = n * walk.channels + walk.channel + v * kernel.lanes
-            carry.store(place, dlast.load(_states(walk) + n * walk.channels + v * kernel.lanes) if form.initial else 0.0)
+            carry.store(
+                place, dlast.load(_states(walk) + n * walk.channels + v * kernel.lanes) if form.initial else 0.0
+            )
 
 
 def _leave(kernel: Kernel, form: Form, walk: Walk, carry: Pointer) -> None:
@@ -91,11 +107,15 @@ def _leave(kernel: Kernel, form: Form, walk: Walk, carry: Pointer) -> None:
     if form.initial:
         with kernel.range(0, form.state) as n:
             for v in range(form.vectors):
-                dinitial.store(_states(walk) + n * walk.channels + v * kernel.lanes, carry.load(n * walk.channels + walk.channel + v * kernel.lanes))
+                dinitial.store(
+                    _states(walk) + n * walk.channels + v * kernel.lanes,
+                    carry.load(n * walk.channels + walk.channel + v * kernel.lanes),
+                )
 
 
 def _fetch(walk: Walk, entry: Lines, first: Value) -> None:
-    """The states of a block that forward kept, all of them: they come from main memory, which answers many requests as fast as one."""
+    """The states of a block that forward kept, all of them: they come from main memory, which
+    answers many requests as fast as one."""
     kernel = walk.kernel
     (kept,) = kernel.pointers("entry")
     chunks = (walk.length + (CHUNK - 1)) // CHUNK
@@ -115,14 +135,22 @@ def _read(walk: Walk, lines: Lines, first: Value, steps: Value) -> None:
         line = lines.of(t)
         for v in range(walk.form.vectors):
             place = row * walk.channels + walk.channel + v * lanes
-            for field, value in (("delta", deltas[v]), ("drive", deltas[v] * walk.x.load(place)), ("slope", slopes[v]), ("dy", dy.load(place))):
+            for field, value in (
+                ("delta", deltas[v]),
+                ("drive", deltas[v] * walk.x.load(place)),
+                ("slope", slopes[v]),
+                ("dy", dy.load(place)),
+            ):
                 lines.store(line, field, v, value)
             lines.store(line, "ddelta", v, 0.0)
             lines.store(line, "ddrive", v, 0.0)
 
 
-def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, sums: Pointer, n: Value, steps: Value) -> None:
-    """Some states of a block through a chunk: forwards to build decays and states anew, and back with the adjoint."""
+def _sweep(
+    walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, sums: Pointer, n: Value, steps: Value
+) -> None:
+    """Some states of a block through a chunk: forwards to build decays and states anew, and back
+    with the adjoint."""
     kernel, form, lanes = walk.kernel, walk.form, walk.kernel.lanes
     dA, dB, dC = kernel.pointers("dA", "dB", "dC")
     vectors, at_once = range(form.vectors), range(form.at_once)
@@ -148,7 +176,9 @@ def _sweep(walk: Walk, lines: Lines, past: Lines, entry: Lines, carry: Pointer, 
         row_B = [of_row.load(j * lanes) for j in at_once] if B else []
         row_C = [of_row.load((form.state * form.b_varies + j) * lanes) for j in at_once] if C else []
         for v in vectors:
-            delta, drive, dy, ddelta, ddrive = (lines.load(line, field, v) for field in ("delta", "drive", "dy", "ddelta", "ddrive"))
+            delta, drive, dy, ddelta, ddrive = (
+                lines.load(line, field, v) for field in ("delta", "drive", "dy", "ddelta", "ddrive")
+            )
             for j in at_once:
                 before, after = past.load(was, f"state {j}", v), h[j][v].value
                 total = dy * (C[j] if C else C_table[j][v]) + dh[j][v].value
@@ -194,7 +224,8 @@ def _finish(walk: Walk, lines: Lines, first: Value, steps: Value) -> None:
         for v in vectors:
             place = row * walk.channels + walk.channel + v * lanes
             x, delta, dy, ddelta, ddrive, slope = (
-                walk.x.load(place), *(lines.load(line, field, v) for field in ("delta", "dy", "ddelta", "ddrive", "slope")),
+                walk.x.load(place), *(lines.load(line, field, v) for field in ("delta", "dy", "ddelta", "ddrive",
+                "slope")),
             )  # fmt: skip  # what is read, on one line
             raw = (ddelta * LN2 + ddrive * x) * slope
             if walk.form.low:
@@ -241,7 +272,8 @@ def _project_some(walk: Walk, lines: Lines, sums: Pointer, first: Value, steps: 
 
 
 def _add_up(kernel: Kernel, vectors: Pointer, out: Pointer, count: Value) -> None:
-    """The sums over the lanes of ``count`` vectors that stand side by side, as numbers: as many at once as there are lanes, and the rest one by one."""
+    """The sums over the lanes of ``count`` vectors that stand side by side, as numbers: as many at
+    once as there are lanes, and the rest one by one."""
     lanes = kernel.lanes
     whole = count // lanes
     with kernel.range(0, whole) as i:

@@ -1,11 +1,14 @@
-"""The forward kernel of both scans on a CPU: lanes are channels, so the recurrence needs no sum over lanes, and B and C are numbers.
+"""The forward kernel of both scans on a CPU: lanes are channels, so the recurrence needs no sum
+over lanes, and B and C are numbers.
 
     h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t      A2 = A log2(e)
     y_t = sum_n C_t h_t + D x_t
 
-A task is an image (or a group of a sequence's channels) and a block of channels. It walks each direction by chunks of CHUNK steps: first delta and
-delta x of every step, into the first-level cache; then the states, a few at a time so that they stay in registers; then y, added in place over the
-directions. A direction is a list of positions, so no turned copy of anything exists. Kept for backward: the state before each chunk.
+A task is an image (or a group of a sequence's channels) and a block of channels. It walks each
+direction by chunks of CHUNK steps: first delta and delta x of every step, into the first-level
+cache; then the states, a few at a time so that they stay in registers; then y, added in place over
+the directions. A direction is a list of positions, so no turned copy of anything exists. Kept for
+backward: the state before each chunk.
 
 Last stop before: scan_launch_cpu.py. Next stops: scan_backward_cpu.py, vector_cpu.py.
 """
@@ -16,7 +19,9 @@ from dataclasses import dataclass
 from medmambase_kernels._cpu.language import Kernel, Pointer, Value
 from medmambase_kernels._cpu.numerics import exp2, softplus
 
-CHUNK = 32  # steps: what a block of channels needs of them fits the first-level cache; the states kept are 4 n / 32 bytes an element and direction
+# steps: what a block of channels needs of them fits the first-level cache; the states kept are 4 n
+# / 32 bytes an element and direction
+CHUNK = 32
 INPUTS = ("x", "raw", "rows", "W", "A2", "B", "C", "D", "bias", "order", "initial")
 SIZES = ("batch", "length", "channels", "directions", "periods", "rank", "row_stride")
 
@@ -25,8 +30,9 @@ SIZES = ("batch", "length", "channels", "directions", "periods", "rank", "row_st
 class Form:
     """What a kernel is made for.
 
-    lanes: of a vector. state: n. at_once: states that stay in registers, which divides n. vectors: of channels in a block. low: delta comes as its
-    rank, else as it is. B and C vary, or are tables (n, d). initial: there is an initial state, and an adjoint of the last.
+    lanes: of a vector. state: n. at_once: states that stay in registers, which divides n. vectors:
+    of channels in a block. low: delta comes as its rank, else as it is. B and C vary, or are tables
+    (n, d). initial: there is an initial state, and an adjoint of the last.
     """
 
     lanes: int
@@ -46,7 +52,8 @@ class Form:
 
 
 class Lines:
-    """Scratch memory of some fields, each a block of channels, for every step of a chunk; the fields of a step stand side by side."""
+    """Scratch memory of some fields, each a block of channels, for every step of a chunk; the
+    fields of a step stand side by side."""
 
     def __init__(self, kernel: Kernel, form: Form, fields: Sequence[str], steps: int = CHUNK) -> None:
         self.kernel, self.block = kernel, form.vectors * kernel.lanes
@@ -67,7 +74,8 @@ class Lines:
 
 
 class Walk:
-    """Where a task stands: image ``b``, direction ``k``, the row of weights ``w``, the block's first channel; and what the steps' numbers are.
+    """Where a task stands: image ``b``, direction ``k``, the row of weights ``w``, the block's
+    first channel; and what the steps' numbers are.
 
     ``near``: scratch memory for B and C of a chunk's steps.
     """
@@ -96,10 +104,14 @@ class Walk:
 
     def table(self, table: Pointer, first: Value) -> list[list[Value]]:
         """From state ``first`` on, of a table (n, d): [state][vector]."""
-        return [[table.load((first + j) * self.channels + v * self.kernel.lanes) for v in range(self.form.vectors)] for j in range(self.form.at_once)]
+        return [
+            [table.load((first + j) * self.channels + v * self.kernel.lanes) for v in range(self.form.vectors)]
+            for j in range(self.form.at_once)
+        ]
 
     def fetch(self, row: Value, t: Value) -> None:
-        """Copy B and C of step t of a chunk, where they vary, to where ``weights`` finds them: side by side in the first-level cache."""
+        """Copy B and C of step t of a chunk, where they vary, to where ``weights`` finds them: side
+        by side in the first-level cache."""
         numbers, place = self.numbers(row), self.near.at(t * self.form.columns)
         if self.form.low:
             numbers = numbers.at(self.rank)
@@ -113,11 +125,16 @@ class Walk:
         """B and C of step t of a chunk, from state ``first`` on, where they vary."""
         numbers = self.near.at(t * self.form.columns + first)
         B = [numbers.number(j) for j in range(self.form.at_once)] if self.form.b_varies else None
-        C = [numbers.number(self.form.state * self.form.b_varies + j) for j in range(self.form.at_once)] if self.form.c_varies else None
+        C = (
+            [numbers.number(self.form.state * self.form.b_varies + j) for j in range(self.form.at_once)]
+            if self.form.c_varies
+            else None
+        )
         return B, C
 
     def delta(self, step: Value) -> tuple[Value, list[Value], list[Value]]:
-        """Row, delta and its slope at a step, each a list of vectors: softplus of bias plus the projection of the rank, or plus what is given."""
+        """Row, delta and its slope at a step, each a list of vectors: softplus of bias plus the
+        projection of the rank, or plus what is given."""
         kernel, lanes, vectors = self.kernel, self.kernel.lanes, range(self.form.vectors)
         row = self.position(step)
         if self.form.low:
@@ -152,7 +169,9 @@ def forward_kernel(form: Form, save: bool) -> Kernel:
         states = walk.bk * (channels * form.state) + channel
         with kernel.range(0, form.state) as n:
             for v in vectors:
-                state.store(state.of(n), "h", v, initial.load(states + n * channels + v * lanes) if form.initial else 0.0)
+                state.store(
+                    state.of(n), "h", v, initial.load(states + n * channels + v * lanes) if form.initial else 0.0
+                )
         with kernel.range(0, chunks) as chunk:
             first = chunk * CHUNK
             steps = kernel.smaller(length - first, CHUNK)
@@ -179,7 +198,9 @@ def forward_kernel(form: Form, save: bool) -> Kernel:
                     for v in vectors:
                         delta, drive, sums = (lines.load(line, field, v) for field in ("delta", "drive", "y"))
                         for j in at_once:
-                            h[j][v].value = exp2(kernel, delta * A2[j][v]) * h[j][v].value + drive * (B[j] if B else B_table[j][v])
+                            h[j][v].value = exp2(kernel, delta * A2[j][v]) * h[j][v].value + drive * (
+                                B[j] if B else B_table[j][v]
+                            )
                             sums = h[j][v].value * (C[j] if C else C_table[j][v]) + sums
                         lines.store(line, "y", v, sums)
                 for j in at_once:

@@ -1,7 +1,8 @@
-"""The selective scan on a CPU: a sequence as one Scan with channels last, copied so where it does not come so.
+"""The selective scan on a CPU: a sequence as one Scan with channels last, copied so where it does
+not come so.
 
-A group of channels that shares B and C is a sequence of its own. Kept for backward: the state before every 32 steps, 2 bytes an element of u at
-n = 16 in float32.
+A group of channels that shares B and C is a sequence of its own. Kept for backward: the state
+before every 32 steps, 2 bytes an element of u at n = 16 in float32.
 
 Last stop before: selective_scan.py, which checks the arguments. Next stop: scan_launch_cpu.py.
 """
@@ -17,7 +18,8 @@ from medmambase_kernels.reference import groups_of
 
 
 def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b g, chunks, n, d / g padded) in one axis, for u (b, d, l) and A (d, n)."""
+    """Shape of the states kept for backward, (b g, chunks, n, d / g padded) in one axis, for u (b,
+    d, l) and A (d, n)."""
     return (u.shape[0] * groups * scans.chunks_of(u.shape[2]) * A.shape[1] * scans.padded(u.shape[1] // groups),)
 
 
@@ -27,7 +29,9 @@ def _sequences(t: Tensor, groups: int) -> Tensor:
     if wide.stride(1) == 1 and groups == 1:  # it was made so
         return scans.fit(wide.transpose(1, 2))
     b, d, l = t.shape
-    return transpose(wide.contiguous().view(b * groups, d // groups, l), empty(b * groups, l, scans.padded(d // groups)))
+    return transpose(
+        wide.contiguous().view(b * groups, d // groups, l), empty(b * groups, l, scans.padded(d // groups))
+    )
 
 
 def _tables(t: Tensor, groups: int) -> Tensor:
@@ -48,7 +52,8 @@ def _sequences_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
 
 
 def _scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
+    delta_softplus: bool
 ) -> scans.Scan:  # fmt: skip  # in the operator's order
     b, d, l = u.shape
     groups = groups_of(B, C)
@@ -61,7 +66,8 @@ def _scan(
     raw = _sequences(delta, groups).unsqueeze(2)
     order = torch.arange(l, dtype=torch.int32, device="cpu")[None]
     return scans.Scan(
-        _sequences(u, groups), raw, rows.unsqueeze(2), None, _tables(A * LOG2E, groups), of_B, of_C, of_D, of_bias, delta_softplus, order
+        _sequences(u, groups), raw, rows.unsqueeze(2), None, _tables(A * LOG2E, groups), of_B, of_C, of_D, of_bias,
+        delta_softplus, order
     )  # fmt: skip  # as in Scan
 
 
@@ -71,24 +77,34 @@ def _states(t: Tensor, groups: int) -> Tensor:
 
 
 def forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool,
-    initial_state: Tensor | None, out_dtype: torch.dtype, save: bool,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
+    delta_softplus: bool, initial_state: Tensor | None, out_dtype: torch.dtype, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip  # in the operator's order
-    """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save). Arguments as in reference.py."""
+    """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save).
+    Arguments as in reference.py."""
     if not u.numel():
         last = A.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.clone()
-        return u.new_empty(u.shape, dtype=out_dtype), last, A.new_empty(checkpoint_shape(u, A, groups_of(B, C)) if save else 0)
+        return (
+            u.new_empty(u.shape, dtype=out_dtype),
+            last,
+            A.new_empty(checkpoint_shape(u, A, groups_of(B, C)) if save else 0),
+        )
     groups = groups_of(B, C)
     initial = None if initial_state is None else _states(initial_state, groups)
     y, entry, last = scans.forward(_scan(u, delta, A, B, C, D, delta_bias, delta_softplus), initial, save)
-    return _sequences_back(y, u, groups).to(out_dtype), _table_back(last.squeeze(1), A.expand(len(u), *A.shape), groups), entry
+    return (
+        _sequences_back(y, u, groups).to(out_dtype),
+        _table_back(last.squeeze(1), A.expand(len(u), *A.shape), groups),
+        entry,
+    )
 
 
 def backward(
-    dy: Tensor, dlast: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
-    delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor,
+    dy: Tensor, dlast: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
-    """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, each None where its argument is."""
+    """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, each None where its argument
+    is."""
     if not u.numel():
         zeros = [None if t is None else torch.zeros(t.shape, dtype=t.dtype) for t in (u, delta, A, B, C, D, delta_bias)]
         return (*zeros, None if initial_state is None else dlast.clone())
@@ -97,9 +113,22 @@ def backward(
     g = scans.backward(scan, _sequences(dy, groups), checkpoints, _states(dlast, groups))
     columns = iter(g.rows.squeeze(2).split(A.shape[1], -1))
     dB, dC = (
-        _table_back(table, t, groups) if t.dim() == 2 else transpose(next(columns), empty(*t.flatten(0, 1).shape)).view(t.shape).to(t.dtype)
+        _table_back(table, t, groups)
+        if t.dim() == 2
+        else transpose(next(columns), empty(*t.flatten(0, 1).shape)).view(t.shape).to(t.dtype)
         for t, table in ((B, g.B), (C, g.C))
     )
-    dD, dbias = (None if t is None else part[:, : len(t) // groups].flatten() for t, part in ((D, g.D), (delta_bias, g.bias)))
+    dD, dbias = (
+        None if t is None else part[:, : len(t) // groups].flatten() for t, part in ((D, g.D), (delta_bias, g.bias))
+    )
     dinitial = None if initial_state is None else _table_back(g.state.squeeze(1), initial_state, groups)
-    return _sequences_back(g.x, u, groups), _sequences_back(g.raw.squeeze(2), delta, groups), _table_back(g.A, A, groups), dB, dC, dD, dbias, dinitial
+    return (
+        _sequences_back(g.x, u, groups),
+        _sequences_back(g.raw.squeeze(2), delta, groups),
+        _table_back(g.A, A, groups),
+        dB,
+        dC,
+        dD,
+        dbias,
+        dinitial,
+    )

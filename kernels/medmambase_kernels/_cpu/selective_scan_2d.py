@@ -1,7 +1,8 @@
-"""SS2D's core on a CPU: the four directions of an image as one Scan, whose positions are read in four orders.
+"""SS2D's core on a CPU: the four directions of an image as one Scan, whose positions are read in
+four orders.
 
-x_dbl is read as it stands, delta is projected inside. Kept for backward: the state before every 32 steps, 2 bytes an element of x and direction at
-n = 16 in float32.
+x_dbl is read as it stands, delta is projected inside. Kept for backward: the state before every 32
+steps, 2 bytes an element of x and direction at n = 16 in float32.
 
 Last stop before: selective_scan_2d.py, which checks the arguments. Next stop: scan_launch_cpu.py.
 """
@@ -24,21 +25,49 @@ def _orders(height: int, width: int) -> Tensor:
 
 
 def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b, k, chunks, n, d padded) in one axis, for x (b, h, w, d) and A (k, d, n)."""
+    """Shape of the states kept for backward, (b, k, chunks, n, d padded) in one axis, for x (b, h,
+    w, d) and A (k, d, n)."""
     return (x.shape[0] * A.shape[0] * scans.chunks_of(x.shape[1] * x.shape[2]) * A.shape[2] * scans.padded(x.shape[3]),)
 
 
 def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> scans.Scan:
     rows = x_dbl.float().flatten(1, 2)
     l, columns = rows.shape[1], rows.shape[3]
-    if rows.stride() != (l * rows.stride(1), rows.stride(1), columns, 1):  # else rows that may have something between them
+    if rows.stride() != (
+        l * rows.stride(1),
+        rows.stride(1),
+        columns,
+        1,
+    ):  # else rows that may have something between them
         rows = rows.contiguous()
     W, A2 = scans.fit(dt_weight.transpose(1, 2)), scans.fit(A.transpose(1, 2) * LOG2E)
-    return scans.Scan(scans.fit(x.flatten(1, 2)), None, rows, W, A2, None, None, scans.fit(D), scans.fit(dt_bias), True, _orders(*x.shape[1:3]))
+    return scans.Scan(
+        scans.fit(x.flatten(1, 2)),
+        None,
+        rows,
+        W,
+        A2,
+        None,
+        None,
+        scans.fit(D),
+        scans.fit(dt_bias),
+        True,
+        _orders(*x.shape[1:3]),
+    )
 
 
-def forward(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in reference.selective_scan_2d."""
+def forward(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    out_dtype: torch.dtype,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in
+    reference.selective_scan_2d."""
     if not x.numel():
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(checkpoint_shape(x, A) if save else 0)
     y, entry, _ = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), None, save)

@@ -1,4 +1,5 @@
-"""The corners of each square of 2 x 2 positions side by side, on a CPU, for prediction: a step that a recording repeats with the kernels around it.
+"""The corners of each square of 2 x 2 positions side by side, on a CPU, for prediction: a step that
+a recording repeats with the kernels around it.
 
 Last stop before: frozen.py. Next stop: vector_cpu.py.
 """
@@ -14,12 +15,16 @@ from medmambase_kernels._cpu.language import Kernel
 
 @functools.cache
 def _corners(lanes: int) -> Program:
-    kernel = Kernel("corners", ("x", "out"), ("height", "width", "channels", "from_image", "from_row", "from_position"), lanes)
+    kernel = Kernel(
+        "corners", ("x", "out"), ("height", "width", "channels", "from_image", "from_row", "from_position"), lanes
+    )
     x, out = kernel.pointers("x", "out")
     height, width, channels, from_image, from_row, from_position = kernel.sizes(*kernel.arguments[2:])
     with kernel.tasks() as row, kernel.range(0, width) as column:
         square = x.at(row // height * from_image + row % height * 2 * from_row + column * 2 * from_position)
-        for corner, first in enumerate((square, square.at(from_row), square.at(from_position), square.at(from_row + from_position))):
+        for corner, first in enumerate(
+            (square, square.at(from_row), square.at(from_position), square.at(from_row + from_position))
+        ):
             to = out.at(((row * width + column) * 4 + corner) * channels)
             with kernel.range(0, channels, lanes) as c:
                 to.store(c, first.load(c))
@@ -36,6 +41,14 @@ def corners(x: Tensor) -> Tensor:
     b, h, w, c = x.shape
     out = empty(b, h // 2, w // 2, 4 * c)
     _corners(compiler.lanes()).launch(
-        b * (h // 2), x=x, out=out, height=h // 2, width=w // 2, channels=c, from_image=x.stride(0), from_row=x.stride(1), from_position=x.stride(2)
+        b * (h // 2),
+        x=x,
+        out=out,
+        height=h // 2,
+        width=w // 2,
+        channels=c,
+        from_image=x.stride(0),
+        from_row=x.stride(1),
+        from_position=x.stride(2),
     )
     return out

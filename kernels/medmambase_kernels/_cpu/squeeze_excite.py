@@ -1,9 +1,12 @@
 """The squeeze-and-excitation gate on a CPU: its sums over positions in one pass each.
 
-    p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g    dg = sum over positions of dy x
+    p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
+    dg = sum over positions of dy x
 
-Forward reads x twice and writes y, of a small map in one launch; backward reads x once, dy twice and writes dx. Kept for backward: p and g, (b, c) each.
-What is (b, c) is else left to PyTorch, and so is a width that is no multiple of the processor's lanes.
+Forward reads x twice and writes y, of a small map in one launch; backward reads x once, dy twice
+and writes dx. Kept for backward: p and g, (b, c) each.
+What is (b, c) is else left to PyTorch, and so is a width that is no multiple of the processor's
+lanes.
 Last stop before: squeeze_excite.py. Next stop: vector_cpu.py.
 """
 
@@ -19,16 +22,25 @@ from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import sigmoid
 from medmambase_kernels._torch import squeeze_excite as portable
 
-_SMALL = 1 << 19  # numbers of a map up to which one thread for each image, in one launch, is faster than all threads in several operations
+# Numbers of a map up to which one thread for each image, in one launch, is faster than all threads
+# in several operations
+_SMALL = 1 << 19
 _BAND = 256  # positions of a task, whose sums are added in the order of the tasks
 
 
 @functools.cache
 def _sums(lanes: int, products: bool) -> Program:
     """Sums of x, or of x dy, over the bands of each image: (b, bands, c)."""
-    kernel = Kernel("sums_of_products" if products else "sums", ("x", "dy", "out"), ("positions", "channels", "bands", "x_stride", "dy_stride"), lanes)
+    kernel = Kernel(
+        "sums_of_products" if products else "sums",
+        ("x", "dy", "out"),
+        ("positions", "channels", "bands", "x_stride", "dy_stride"),
+        lanes,
+    )
     x, dy, out = kernel.pointers("x", "dy", "out")
-    positions, channels, bands, x_stride, dy_stride = kernel.sizes("positions", "channels", "bands", "x_stride", "dy_stride")
+    positions, channels, bands, x_stride, dy_stride = kernel.sizes(
+        "positions", "channels", "bands", "x_stride", "dy_stride"
+    )
     with kernel.tasks() as task:
         first = task % bands * _BAND
         start, sums = task // bands * positions, out.at(task * channels)
@@ -37,7 +49,9 @@ def _sums(lanes: int, products: bool) -> Program:
         with kernel.range(start + first, start + kernel.smaller(first + _BAND, positions)) as row:
             x_row, dy_row = x.at(row * x_stride), dy.at(row * dy_stride)
             with kernel.range(0, channels, kernel.lanes) as c:
-                sums.store(c, x_row.load(c) * dy_row.load(c) + sums.load(c) if products else x_row.load(c) + sums.load(c))
+                sums.store(
+                    c, x_row.load(c) * dy_row.load(c) + sums.load(c) if products else x_row.load(c) + sums.load(c)
+                )
     return compiled(kernel)
 
 
@@ -52,7 +66,15 @@ def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
     x_rows, dy_rows = rows(x), rows(x if dy is None else dy)
     out = empty(b, bands, c)
     _sums(compiler.lanes(), dy is not None).launch(
-        b * bands, x=x_rows, dy=dy_rows, out=out, positions=h * w, channels=c, bands=bands, x_stride=x_rows.stride(0), dy_stride=dy_rows.stride(0)
+        b * bands,
+        x=x_rows,
+        dy=dy_rows,
+        out=out,
+        positions=h * w,
+        channels=c,
+        bands=bands,
+        x_stride=x_rows.stride(0),
+        dy_stride=dy_rows.stride(0),
     )
     return out.sum(1)
 
@@ -61,7 +83,8 @@ def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
 def _gate(lanes: int) -> Program:
     """All of forward for an image: means, gate, product. ``excite`` is (hidden, c)."""
     kernel = Kernel(
-        "gate", ("x", "squeeze", "excite", "numbers", "out", "pooled", "gate"), ("positions", "channels", "hidden", "x_stride"), lanes
+        "gate", ("x", "squeeze", "excite", "numbers", "out", "pooled", "gate"),
+        ("positions", "channels", "hidden", "x_stride"), lanes
     )  # fmt: skip  # pointers, sizes
     x, squeeze, excite, numbers, out, pooled, gate = kernel.pointers(*kernel.arguments[:7])
     positions, channels, hidden, x_stride = kernel.sizes("positions", "channels", "hidden", "x_stride")
@@ -98,8 +121,8 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[T
         x_rows, out, means, factors = rows(x), empty(*x.shape), empty(b, c), empty(b, c)
         numbers = torch.tensor([1 / (h * w), scale], dtype=torch.float32, device="cpu")
         _gate(compiler.lanes()).launch(
-            b, x=x_rows, squeeze=squeeze.float().contiguous(), excite=excite.float().t().contiguous(), numbers=numbers, out=out, pooled=means,
-            gate=factors, positions=h * w, channels=c, hidden=hidden, x_stride=x_rows.stride(0),
+            b, x=x_rows, squeeze=squeeze.float().contiguous(), excite=excite.float().t().contiguous(), numbers=numbers,
+            out=out, pooled=means, gate=factors, positions=h * w, channels=c, hidden=hidden, x_stride=x_rows.stride(0),
         )  # fmt: skip  # as in the kernel
         return out.to(x.dtype), means, factors
     pooled = _over_positions(x, None) / (h * w)
@@ -107,7 +130,9 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[T
     return (x * gate[:, None, None]).to(x.dtype), pooled, gate
 
 
-def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
     dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
     return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)

@@ -1,7 +1,9 @@
-"""Transposes matrices in vector code: a square of as many rows and columns as the processor has lanes at a time, in registers.
+"""Transposes matrices in vector code: a square of as many rows and columns as the processor has
+lanes at a time, in registers.
 
-A sequence arrives with its steps side by side and is scanned with its channels side by side. PyTorch's own copy between the two jumps from cache line to
-cache line, and takes three times as long as the scan. Last stop before: selective_scan_cpu.py. Next stop: vector_cpu.py.
+A sequence arrives with its steps side by side and is scanned with its channels side by side.
+PyTorch's own copy between the two jumps from cache line to cache line, and takes three times as
+long as the scan. Last stop before: selective_scan_cpu.py. Next stop: vector_cpu.py.
 """
 
 import functools
@@ -18,7 +20,12 @@ _BAND = 256  # columns of a task
 
 @functools.cache
 def _transpose(lanes: int) -> Program:
-    kernel = Kernel("transpose", ("source", "out"), ("bands", "rows", "columns", "filled", "from_matrix", "from_row", "to_matrix", "to_row"), lanes)
+    kernel = Kernel(
+        "transpose",
+        ("source", "out"),
+        ("bands", "rows", "columns", "filled", "from_matrix", "from_row", "to_matrix", "to_row"),
+        lanes,
+    )
     source, out = kernel.pointers("source", "out")
     bands, rows, columns, filled, from_matrix, from_row, to_matrix, to_row = kernel.sizes(*kernel.arguments[2:])
     whole_rows = rows // lanes * lanes
@@ -31,7 +38,10 @@ def _transpose(lanes: int) -> Program:
             square = transposed(kernel, [old.load((i + s) * from_row + j) for s in range(lanes)])
             for s, vector in enumerate(square):
                 new.store((j + s) * to_row + i, vector)
-        for start, stop, rows_from, rows_to in ((first, last, whole_rows, rows), (whole_columns, last, kernel.constant_index(0), whole_rows)):
+        for start, stop, rows_from, rows_to in (
+            (first, last, whole_rows, rows),
+            (whole_columns, last, kernel.constant_index(0), whole_rows),
+        ):
             with kernel.range(start, stop) as j, kernel.range(rows_from, rows_to) as i:
                 new.store_number(j * to_row + i, old.number(i * from_row + j))
         with kernel.range(first, last) as j, kernel.range(rows, filled) as i:
@@ -40,14 +50,15 @@ def _transpose(lanes: int) -> Program:
 
 
 def transpose(source: Tensor, out: Tensor) -> Tensor:
-    """Write source (b, rows, columns) into out (b, columns, rows or more), and zeros into what is more. float32, both with their last axis side by side.
+    """Write source (b, rows, columns) into out (b, columns, rows or more), and zeros into what is
+    more. float32, both with their last axis side by side.
 
     Returns ``out``.
     """
     b, rows, columns = source.shape
     bands = -(-columns // _BAND)
     _transpose(compiler.lanes()).launch(
-        b * bands, source=source, out=out, bands=bands, rows=rows, columns=columns, filled=out.shape[2], from_matrix=source.stride(0),
-        from_row=source.stride(1), to_matrix=out.stride(0), to_row=out.stride(1),
+        b * bands, source=source, out=out, bands=bands, rows=rows, columns=columns, filled=out.shape[2],
+        from_matrix=source.stride(0), from_row=source.stride(1), to_matrix=out.stride(0), to_row=out.stride(1),
     )  # fmt: skip  # as in the kernel
     return out

@@ -1,9 +1,10 @@
-"""The depthwise convolution and SiLU in plain PyTorch operations, on any device: the portable engine.
+"""The depthwise convolution and SiLU in plain PyTorch operations, on any device: the portable
+engine.
 
     v = bias + weight * x    s = sigmoid(v)    y = v s    dy / dv = s (1 + v (1 - s))
 
-Kept for backward: dy / dv, (b, h, w, d) in the working precision. On a CPU an exponential costs as much as six products, so it is made once. Where
-nothing was kept, backward runs forward once more.
+Kept for backward: dy / dv, (b, h, w, d) in the working precision. On a CPU an exponential costs as
+much as six products, so it is made once. Where nothing was kept, backward runs forward once more.
 """
 
 import torch
@@ -17,7 +18,8 @@ def kept_shape(x: Tensor) -> tuple[int, ...]:
 
 
 def _planes(t: Tensor) -> Tensor:
-    """(b, h, w, d) as torch's convolutions want it, (b, d, h, w): a view, whose memory they take as channels last."""
+    """(b, h, w, d) as torch's convolutions want it, (b, d, h, w): a view, whose memory they take as
+    channels last."""
     return t.permute(0, 3, 1, 2)
 
 
@@ -35,6 +37,16 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     """Gradients of x, in its dtype, of weight and of bias."""
     slope = kept if kept.numel() else forward(x, weight, bias, True)[1]
     dx, dweight, dbias = torch.ops.aten.convolution_backward(
-        _planes(dy * slope), _planes(x.to(weight.dtype)), weight, [len(bias)], [1, 1], [1, 1], [1, 1], False, [0, 0], len(bias), [True, True, True]
+        _planes(dy * slope),
+        _planes(x.to(weight.dtype)),
+        weight,
+        [len(bias)],
+        [1, 1],
+        [1, 1],
+        [1, 1],
+        False,
+        [0, 0],
+        len(bias),
+        [True, True, True],
     )
     return dx.permute(0, 2, 3, 1).to(x.dtype), dweight, dbias

@@ -1,9 +1,11 @@
 """LayerNorm times silu(z) in plain PyTorch operations, on any device: the portable engine.
 
-    n = weight (y - mean) rstd + bias    s = sigmoid(z)    out = n z s    d out / dn = z s    d out / dz = n s (1 + z (1 - s))
+    n = weight (y - mean) rstd + bias    s = sigmoid(z)    out = n z s    d out / dn = z s    d out
+    / dz = n s (1 + z (1 - s))
 
-Kept for backward, besides mean and rstd: the two derivatives, (2, b, h, w, d) in the working precision. On a CPU an exponential costs as much as
-six products, so it is made once. Where nothing was kept, backward runs forward once more.
+Kept for backward, besides mean and rstd: the two derivatives, (2, b, h, w, d) in the working
+precision. On a CPU an exponential costs as much as six products, so it is made once. Where nothing
+was kept, backward runs forward once more.
 """
 
 import torch
@@ -16,8 +18,11 @@ def kept_shape(y: Tensor) -> tuple[int, ...]:
     return (2, *y.shape)
 
 
-def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1); and, if ``save``, the two derivatives."""
+def forward(
+    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1); and, if ``save``, the
+    two derivatives."""
     out, mean, rstd = torch.native_layer_norm(y.to(weight.dtype), list(weight.shape), weight, bias, eps)
     wide = z.to(weight.dtype)
     kept = weight.new_empty(kept_shape(y) if save else (0,))
@@ -32,7 +37,15 @@ def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save
 
 
 def backward(
-    dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, rstd: Tensor, kept: Tensor
+    dout: Tensor,
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    mean: Tensor,
+    rstd: Tensor,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z, in their dtypes, and of weight and bias."""
     if not kept.numel():

@@ -2,10 +2,11 @@
 
     a_l = exp(delta_l A)    h_l = a_l h_{l-1} + (delta_l u_l) B_l    y_l = <C_l, h_l> + D u_l
 
-Time stands first and channels last, so that one step is one fused multiply-add on a slab (group, batch, state, channel);
-everything else is done for CHUNK steps at once in buffers that are used again. Forward keeps the state at each chunk's entry
-and nothing else; backward rebuilds a chunk from there, then sweeps it in reverse. ``selective_scan_2d_cpu`` runs on the same
-three functions, its directions being the groups.
+Time stands first and channels last, so that one step is one fused multiply-add on a slab (group,
+batch, state, channel); everything else is done for CHUNK steps at once in buffers that are used
+again. Forward keeps the state at each chunk's entry and nothing else; backward rebuilds a chunk
+from there, then sweeps it in reverse. ``selective_scan_2d_cpu`` runs on the same three functions,
+its directions being the groups.
 """
 
 import math
@@ -18,20 +19,23 @@ from torch.nn import functional as F
 from medmambase_kernels.reference import groups_of
 
 CHUNK = 16
-# Numbers in one chunk's buffer. Larger batches are taken in slices: a slab that has left the cache is several times slower.
+# Numbers in one chunk's buffer. Larger batches are taken in slices: a slab that has left the cache
+# is several times slower.
 BUDGET = 1 << 20
 LOG2E = math.log2(math.e)
 
 
 def batch_slices(batch: int, per_image: int) -> list[slice]:
-    """The batch in slices whose chunk buffers of ``per_image`` numbers an image stay within the budget."""
+    """The batch in slices whose chunk buffers of ``per_image`` numbers an image stay within the
+    budget."""
     step = max(1, BUDGET // max(1, per_image))
     return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
 
 
 @dataclass
 class Buffers:
-    """Work space for one chunk: decays a (t, g, b, n, e), states h (t + 1, ...), adjoints and products (t, ...). e: channels of a group."""
+    """Work space for one chunk: decays a (t, g, b, n, e), states h (t + 1, ...), adjoints and
+    products (t, ...). e: channels of a group."""
 
     a: Tensor
     h: Tensor
@@ -46,10 +50,13 @@ class Buffers:
         return cls(A.new_empty(steps, *slab), A.new_empty(steps + 1, *slab), only_backward[0], only_backward[1])
 
 
-def rebuild(delta: Tensor, drive: Tensor, A: Tensor, B: Tensor, entry: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
+def rebuild(
+    delta: Tensor, drive: Tensor, A: Tensor, B: Tensor, entry: Tensor, buffers: Buffers
+) -> tuple[Tensor, Tensor]:
     """A chunk's decays a (t, g, b, n, e) and states h (t + 1, ...), h[0] being ``entry``.
 
-    delta and drive = delta * u are (t, g, b, e); A (g, 1, n, e); B (t, g, b, n, 1), or (g, 1, n, e) when constant.
+    delta and drive = delta * u are (t, g, b, e); A (g, 1, n, e); B (t, g, b, n, 1), or (g, 1, n, e)
+    when constant.
     """
     steps = len(delta)
     a, h = buffers.a[:steps], buffers.h[: steps + 1]
@@ -63,20 +70,33 @@ def rebuild(delta: Tensor, drive: Tensor, A: Tensor, B: Tensor, entry: Tensor, b
 
 
 def over_states(weights: Tensor, states: Tensor, product: Tensor) -> Tensor:
-    """Sum over n of weights (t, g, b, n, 1) or (g, 1, n, e) times states (t, g, b, n, e): (t, g, b, e). Overwrites ``product``.
+    """Sum over n of weights (t, g, b, n, 1) or (g, 1, n, e) times states (t, g, b, n, e): (t, g, b,
+    e). Overwrites ``product``.
 
-    Here and below a product and a sum: as a batch of small matrix products the same takes three times as long.
+    Here and below a product and a sum: as a batch of small matrix products the same takes three
+    times as long.
     """
     return torch.mul(states, weights, out=product).sum(-2)
 
 
 def reverse(
-    dy: Tensor, u: Tensor, delta: Tensor, drive: Tensor, A: Tensor, B: Tensor, C: Tensor, a: Tensor, h: Tensor, carry: Tensor, buffers: Buffers
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    drive: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    a: Tensor,
+    h: Tensor,
+    carry: Tensor,
+    buffers: Buffers,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of one chunk, given dy (t, g, b, e) and ``carry``, the adjoint (g, b, n, e) of the state that leaves it.
+    """Gradients of one chunk, given dy (t, g, b, e) and ``carry``, the adjoint (g, b, n, e) of the
+    state that leaves it.
 
-    Returns du, ddelta (t, g, b, e), dA (g, n, e), and dB, dC shaped as B and C; overwrites ``carry`` with the adjoint of the
-    chunk's entry state, and a with rubbish.
+    Returns du, ddelta (t, g, b, e), dA (g, n, e), and dB, dC shaped as B and C; overwrites
+    ``carry`` with the adjoint of the chunk's entry state, and a with rubbish.
     """
     adjoint, product = buffers.adjoint[: len(dy)], buffers.product[: len(dy)]
     torch.mul(dy.unsqueeze(-2), C, out=adjoint)
@@ -94,12 +114,14 @@ def reverse(
 
 
 def _over_steps_and_images(product: Tensor) -> Tensor:
-    """(t, g, b, n, e) -> (g, n, e), one axis after the other: both at once runs several times slower."""
+    """(t, g, b, n, e) -> (g, n, e), one axis after the other: both at once runs several times
+    slower."""
     return product.sum(0).sum(1)
 
 
 def _weight_gradient(states: Tensor, vector: Tensor, like: Tensor, product: Tensor) -> Tensor:
-    """Gradient of B or C: states (t, g, b, n, e) times vector (t, g, b, e), summed over the axes on which ``like`` is constant."""
+    """Gradient of B or C: states (t, g, b, n, e) times vector (t, g, b, e), summed over the axes on
+    which ``like`` is constant."""
     torch.mul(states, vector.unsqueeze(-2), out=product)
     return product.sum(-1, keepdim=True) if like.dim() == 5 else _over_steps_and_images(product).unsqueeze(1)
 
@@ -112,7 +134,9 @@ def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
 class _Grouped:
     """The operator's tensors, cut into groups and read a chunk at a time with time first."""
 
-    def __init__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> None:
+    def __init__(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+    ) -> None:
         self.groups = groups_of(B, C)
         self.work = A.dtype
         self.u, self.delta, self.B, self.C = u, delta, B, C
@@ -137,7 +161,9 @@ class _Grouped:
         """u and delta, bias and softplus applied, (t, g, b, e)."""
         delta = self.rows(self.delta, images, steps)
         if self.bias is not None:
-            delta = delta + self.bias.view(self.groups, 1, -1)  # not in place: a chunk may still be a view of the caller's tensor
+            delta = delta + self.bias.view(
+                self.groups, 1, -1
+            )  # not in place: a chunk may still be a view of the caller's tensor
         return self.rows(self.u, images, steps), F.softplus(delta) if self.softplus else delta
 
     def states(self, t: Tensor) -> Tensor:
@@ -170,7 +196,8 @@ def forward(
     out_dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, d, l), the last state (b, d, n) and, if ``save``, the chunks' entry states; shapes as in ``reference``."""
+    """y (b, d, l), the last state (b, d, n) and, if ``save``, the chunks' entry states; shapes as
+    in ``reference``."""
     batch, _, length = u.shape
     grouped = _Grouped(u, delta, A, B, C, delta_bias, delta_softplus)
     y = u.new_empty(u.shape, dtype=out_dtype)
@@ -212,7 +239,9 @@ def backward(
     grouped = _Grouped(u, delta, A, B, C, delta_bias, delta_softplus)
     du, ddelta = torch.empty_like(u), torch.empty_like(delta)
     dA, dD, dbias = A.new_zeros(A.shape), A.new_zeros(channels), A.new_zeros(channels)
-    dB, dC = (t.new_zeros(t.shape, dtype=A.dtype if t.dim() == 2 else t.dtype) for t in (B, C))  # constants are summed over all chunks
+    dB, dC = (
+        t.new_zeros(t.shape, dtype=A.dtype if t.dim() == 2 else t.dtype) for t in (B, C)
+    )  # constants are summed over all chunks
     dinitial = dlast.clone()
     for images in batch_slices(batch, min(CHUNK, length) * A.numel()):
         buffers = Buffers.like(grouped.A, images.stop - images.start, min(CHUNK, length), backward=True)
@@ -223,7 +252,9 @@ def backward(
             B_c, C_c = grouped.weights(B, images, steps), grouped.weights(C, images, steps)
             a, h = rebuild(delta_c, drive, grouped.A, B_c, grouped.states(checkpoints[index, images]), buffers)
             dy_c = grouped.rows(dy, images, steps)
-            du_c, ddelta_c, dA_c, dB_c, dC_c = reverse(dy_c, u_c, delta_c, drive, grouped.A, B_c, C_c, a, h, carry, buffers)
+            du_c, ddelta_c, dA_c, dB_c, dC_c = reverse(
+                dy_c, u_c, delta_c, drive, grouped.A, B_c, C_c, a, h, carry, buffers
+            )
             if D is not None:
                 du_c.addcmul_(dy_c, D.view(grouped.groups, 1, -1))
                 dD += (dy_c * u_c).sum((0, 2)).flatten()
@@ -241,6 +272,6 @@ def backward(
                     gradient[images, :, :, steps] = part.squeeze(-1).permute(2, 1, 3, 0)
         dinitial[images] = grouped.flat(carry)
     return (
-        du, ddelta, dA, dB.to(B.dtype), dC.to(C.dtype), None if D is None else dD, None if delta_bias is None else dbias,
-        None if initial_state is None else dinitial,
+        du, ddelta, dA, dB.to(B.dtype), dC.to(C.dtype), None if D is None else dD,
+        None if delta_bias is None else dbias, None if initial_state is None else dinitial,
     )  # fmt: skip  # the operator's order, on two lines

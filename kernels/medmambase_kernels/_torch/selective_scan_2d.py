@@ -1,8 +1,10 @@
 """The four-direction scan in plain PyTorch operations, on any device: the portable engine.
 
-The directions are the groups of ``selective_scan_cpu``: a chunk takes CHUNK positions of each direction's order from one
-time-first x, so that the four orders meet as one slab (direction, image, state, channel) and x is never copied for them.
-The delta projection is made a chunk at a time and never written out. Kept for backward: the state at each chunk's entry.
+The directions are the groups of ``selective_scan_cpu``: a chunk takes CHUNK positions of each
+direction's order from one time-first x, so that the four orders meet as one slab (direction, image,
+state, channel) and x is never copied for them.
+The delta projection is made a chunk at a time and never written out. Kept for backward: the state
+at each chunk's entry.
 """
 
 import torch
@@ -46,7 +48,16 @@ class _Directions:
         return x[positions], delta, rank, B.unsqueeze(-1), C.unsqueeze(-1)
 
 
-def forward(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype, save: bool) -> tuple[Tensor, Tensor]:
+def forward(
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    out_dtype: torch.dtype,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) and, if ``save``, the chunks' entry states; shapes as in ``reference``."""
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     y = x.new_empty(x.shape, dtype=out_dtype)
@@ -85,7 +96,9 @@ def backward(
             u, delta, rank, B, C = directions.read(x_t, x_dbl_t, positions)
             drive = delta * u
             a, h = rebuild(delta, drive, directions.A, B, checkpoints[index, :, images], buffers)
-            du, ddelta, dA_c, dB, dC = reverse(dy_t[positions], u, delta, drive, directions.A, B, C, a, h, carry, buffers)
+            du, ddelta, dA_c, dB, dC = reverse(
+                dy_t[positions], u, delta, drive, directions.A, B, C, a, h, carry, buffers
+            )
             ddelta *= -torch.expm1(-delta)  # the sigmoid of what went into the softplus
             d_dt_bias += ddelta.sum((0, 2))
             d_dt_weight += torch.matmul(ddelta.transpose(-1, -2), rank).sum(0)
@@ -99,7 +112,8 @@ def backward(
 
 
 def _add_in_place(total: Tensor, positions: Tensor, parts: Tensor) -> None:
-    """Add parts (t, k, b, d) to total (l, b, d), a direction after the other: within one no position occurs twice, so the order
-    of the additions, and with it every bit of the result, is fixed on any device."""
+    """Add parts (t, k, b, d) to total (l, b, d), a direction after the other: within one no
+    position occurs twice, so the order of the additions, and with it every bit of the result, is
+    fixed on any device."""
     for k in range(parts.shape[1]):
         total.index_add_(0, positions[:, k], parts[:, k])

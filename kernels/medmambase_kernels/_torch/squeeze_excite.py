@@ -2,7 +2,8 @@
 
     p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
 
-Forward reads x twice and writes y; backward reads dy and x twice and writes dx. Kept for backward: p and g, (b, c) each.
+Forward reads x twice and writes y; backward reads dy and x twice and writes dx. Kept for backward:
+p and g, (b, c) each.
 """
 
 import torch
@@ -17,7 +18,9 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[T
     return (x * gate[:, None, None]).to(x.dtype), pooled, gate
 
 
-def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
     return back_from_gate((dy.to(gate.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, pooled, gate)
 

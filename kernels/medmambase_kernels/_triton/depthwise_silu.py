@@ -1,12 +1,15 @@
-"""The depthwise convolution and SiLU on a GPU: nine shifted reads of one map, eight of them from the cache.
+"""The depthwise convolution and SiLU on a GPU: nine shifted reads of one map, eight of them from
+the cache.
 
     v_p = bias + sum over taps t of weight_t x_{p + t}    s = sigmoid(v)    y = v s
-    dv = dy s (1 + v (1 - s))    dx_p = sum of weight_t dv_{p - t}    dweight_t = sum over p of dv_p x_{p + t}    dbias = sum of dv
+    dv = dy s (1 + v (1 - s))    dx_p = sum of weight_t dv_{p - t}    dweight_t = sum over p of dv_p
+    x_{p + t}    dbias = sum of dv
 
-Nothing is kept for backward. It computes v again, writes dv in float32 and reads it back through the turned stencil: a single pass would have to make
-dv three times over, and is bound by instructions where this is bound by memory. A program of ``_slope`` takes a strip of positions and leaves one
-partial sum for each tap and the bias, a row of ``part``; these are added in their order: no atomics, every run gives the same bits. Bytes an
-element, float32: 8 forward, 20 backward.
+Nothing is kept for backward. It computes v again, writes dv in float32 and reads it back through
+the turned stencil: a single pass would have to make dv three times over, and is bound by
+instructions where this is bound by memory. A program of ``_slope`` takes a strip of positions and
+leaves one partial sum for each tap and the bias, a row of ``part``; these are added in their order:
+no atomics, every run gives the same bits. Bytes an element, float32: 8 forward, 20 backward.
 """
 
 import torch
@@ -16,7 +19,8 @@ from torch import Tensor
 
 from medmambase_kernels._triton.numerics import load, sigmoid
 
-# positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums of each
+# positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums
+# of each
 _STENCIL = {"BL": 32, "BD": 32, "num_warps": 4, "enable_fp_fusion": True}
 _SLOPE = {"BL": 16, "BD": 32, "num_warps": 4, "enable_fp_fusion": True}
 _PROGRAMS = 1024  # of ``_slope``, at most: some for every multiprocessor, and few partial sums
@@ -29,7 +33,8 @@ def kept_shape(x: Tensor) -> tuple[int, ...]:
 
 @triton.jit
 def _places(i_tile, tiles, batch, h, w, BL: tl.constexpr):
-    """Positions, rows and columns of a tile, ``tiles`` to an image; row -2, which has no neighbours, past an image's end and past the last image."""
+    """Positions, rows and columns of a tile, ``tiles`` to an image; row -2, which has no
+    neighbours, past an image's end and past the last image."""
     i_b = i_tile // tiles
     place = i_tile % tiles * BL + tl.arange(0, BL)
     row = place // w
@@ -38,7 +43,8 @@ def _places(i_tile, tiles, batch, h, w, BL: tl.constexpr):
 
 @triton.jit
 def _neighbour(at, row, column, in_d, h, w, stride, TAP: tl.constexpr):
-    """The values that tap TAP of 0 to 8 reads around the places ``at``: [BL, BD], 0 beyond the edge."""
+    """The values that tap TAP of 0 to 8 reads around the places ``at``: [BL, BD], 0 beyond the
+    edge."""
     down: tl.constexpr = TAP // 3 - 1
     right: tl.constexpr = TAP % 3 - 1
     inside = (row + down >= 0) & (row + down < h) & (column + right >= 0) & (column + right < w)
@@ -46,8 +52,24 @@ def _neighbour(at, row, column, in_d, h, w, stride, TAP: tl.constexpr):
 
 
 @triton.jit
-def _stencil(x_ptr, taps_ptr, bias_ptr, y_ptr, batch, h, w, d, tiles, blocks, x_l, TURNED: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr):
-    """y = silu(bias + taps * x), taps (9, d); TURNED: y = taps turned by half a turn * x, which takes dv to dx."""
+def _stencil(
+    x_ptr,
+    taps_ptr,
+    bias_ptr,
+    y_ptr,
+    batch,
+    h,
+    w,
+    d,
+    tiles,
+    blocks,
+    x_l,
+    TURNED: tl.constexpr,
+    BL: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """y = silu(bias + taps * x), taps (9, d); TURNED: y = taps turned by half a turn * x, which
+    takes dv to dx."""
     i = tl.program_id(0)
     position, row, column = _places(i // blocks, tiles, batch, h, w, BL)
     channel = i % blocks * BD + tl.arange(0, BD)
@@ -60,11 +82,33 @@ def _stencil(x_ptr, taps_ptr, bias_ptr, y_ptr, batch, h, w, d, tiles, blocks, x_
     if not TURNED:
         v += load(bias_ptr + channel, in_d)[None, :]
         v *= sigmoid(v)
-    tl.store(y_ptr + position[:, None] * d + channel[None, :], v.to(y_ptr.dtype.element_ty), mask=(row >= 0)[:, None] & in_d[None, :])
+    tl.store(
+        y_ptr + position[:, None] * d + channel[None, :],
+        v.to(y_ptr.dtype.element_ty),
+        mask=(row >= 0)[:, None] & in_d[None, :],
+    )
 
 
 @triton.jit
-def _slope(dy_ptr, x_ptr, taps_ptr, bias_ptr, dv_ptr, part_ptr, batch, h, w, d, tiles, blocks, steps, dy_l, x_l, BL: tl.constexpr, BD: tl.constexpr):
+def _slope(
+    dy_ptr,
+    x_ptr,
+    taps_ptr,
+    bias_ptr,
+    dv_ptr,
+    part_ptr,
+    batch,
+    h,
+    w,
+    d,
+    tiles,
+    blocks,
+    steps,
+    dy_l,
+    x_l,
+    BL: tl.constexpr,
+    BD: tl.constexpr,
+):
     """dv of a strip of tiles, and its sums for the nine taps and the bias: part (strips, 10, d)."""
     i = tl.program_id(0)
     i_strip = i // blocks
@@ -109,7 +153,9 @@ def _convolve(x: Tensor, taps: Tensor, bias: Tensor, turned: bool, y: Tensor) ->
     """y (b, h, w, d), filled."""
     (b, h, w, d), xs = x.shape, _positions(x)
     tiles, blocks = triton.cdiv(h * w, _STENCIL["BL"]), triton.cdiv(d, _STENCIL["BD"])
-    _stencil[(b * tiles * blocks,)](xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), TURNED=turned, **_STENCIL)
+    _stencil[(b * tiles * blocks,)](
+        xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), TURNED=turned, **_STENCIL
+    )
     return y
 
 
@@ -120,7 +166,8 @@ def _strips(tiles: int, blocks: int) -> tuple[int, int]:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) in x's dtype, and an empty tensor. Arguments as in reference.depthwise_silu."""
+    """y (b, h, w, d) in x's dtype, and an empty tensor. Arguments as in
+    reference.depthwise_silu."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     return _convolve(x, _taps(weight), bias, False, y) if x.numel() else y, weight.new_empty(0)
 
@@ -134,5 +181,22 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     tiles, blocks = triton.cdiv(h * w, _SLOPE["BL"]), triton.cdiv(d, _SLOPE["BD"])
     strips, steps = _strips(b * tiles, blocks)
     dv, part = weight.new_empty(x.shape), weight.new_empty(strips, 10, d)
-    _slope[(strips * blocks,)](dys, xs, taps, bias.contiguous(), dv, part, b, h, w, d, tiles, blocks, steps, dys.stride(0), xs.stride(0), **_SLOPE)
+    _slope[(strips * blocks,)](
+        dys,
+        xs,
+        taps,
+        bias.contiguous(),
+        dv,
+        part,
+        b,
+        h,
+        w,
+        d,
+        tiles,
+        blocks,
+        steps,
+        dys.stride(0),
+        xs.stride(0),
+        **_SLOPE,
+    )
     return _convolve(dv, taps, bias, True, dx), part[:, :9].sum(0).t().reshape(weight.shape), part[:, 9].sum(0)

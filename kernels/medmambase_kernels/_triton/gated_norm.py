@@ -1,11 +1,14 @@
-"""LayerNorm times silu(z) on a GPU: a row of channels in registers, so that each direction is one pass over memory.
+"""LayerNorm times silu(z) on a GPU: a row of channels in registers, so that each direction is one
+pass over memory.
 
     x = (y - mean) rstd    n = weight x + bias    s = sigmoid(z)    out = n z s
-    dn = dout z s    dz = dout n s (1 + z (1 - s))    dx = dn weight    dy = rstd (dx - mean of dx - x mean of (dx x))
-    dweight = sum of dn x    dbias = sum of dn    over all rows
+    dn = dout z s    dz = dout n s (1 + z (1 - s))    dx = dn weight    dy = rstd (dx - mean of dx -
+    x mean of (dx x)) dweight = sum of dn x    dbias = sum of dn    over all rows
 
-Kept for backward: mean and rstd, 8 bytes a row. A program of backward takes a strip of rows and leaves one partial sum for each of the two weights, a
-row of ``part``; these are added in their order: no atomics, every run gives the same bits. Bytes an element, float32: 12 forward, 20 backward.
+Kept for backward: mean and rstd, 8 bytes a row. A program of backward takes a strip of rows and
+leaves one partial sum for each of the two weights, a row of ``part``; these are added in their
+order: no atomics, every run gives the same bits. Bytes an element, float32: 12 forward, 20
+backward.
 """
 
 import torch
@@ -24,13 +27,29 @@ def kept_shape(y: Tensor) -> tuple[int, ...]:
 
 
 def _tile(d: int) -> dict[str, int]:
-    """Rows and (padded) channels a step of a program, 8 elements a thread where a row is short, and its warps."""
+    """Rows and (padded) channels a step of a program, 8 elements a thread where a row is short, and
+    its warps."""
     D = triton.next_power_of_2(d)
     return {"ROWS": max(1, 1024 // D), "D": D, "num_warps": max(4, min(16, D // 256)), "enable_fp_fusion": True}
 
 
 @triton.jit
-def _norm(y_ptr, z_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows, d, eps, y_l, z_l, ROWS: tl.constexpr, D: tl.constexpr):
+def _norm(
+    y_ptr,
+    z_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    mean_ptr,
+    rstd_ptr,
+    rows,
+    d,
+    eps,
+    y_l,
+    z_l,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+):
     """out = layer_norm(y) silu(z), and the statistics of each row."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, D)
@@ -42,15 +61,17 @@ def _norm(y_ptr, z_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows,
     centred = tl.where(in_d[None, :], y - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / d + eps)
     n = load(weight_ptr + channel, in_d)[None, :] * (centred * rstd[:, None]) + load(bias_ptr + channel, in_d)[None, :]
-    tl.store(out_ptr + row[:, None] * d + channel[None, :], (n * z * sigmoid(z)).to(out_ptr.dtype.element_ty), mask=live)
+    tl.store(
+        out_ptr + row[:, None] * d + channel[None, :], (n * z * sigmoid(z)).to(out_ptr.dtype.element_ty), mask=live
+    )
     tl.store(mean_ptr + row, mean, mask=row < rows)
     tl.store(rstd_ptr + row, rstd, mask=row < rows)
 
 
 @triton.jit
 def _norm_back(
-    dout_ptr, y_ptr, z_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, dy_ptr, dz_ptr, part_ptr, rows, d, steps, dout_l, y_l, z_l,
-    ROWS: tl.constexpr, D: tl.constexpr,
+    dout_ptr, y_ptr, z_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, dy_ptr, dz_ptr, part_ptr, rows, d, steps, dout_l,
+    y_l, z_l, ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip  # tensors; results; sizes and strides; tile sizes
     """dy and dz of a strip of rows, and its sums for weight and bias: part (strips, 2, d)."""
     i = tl.program_id(0).to(tl.int64)
@@ -85,20 +106,42 @@ def _rows(t: Tensor) -> Tensor:
     return (t if t.stride(3) == 1 else t.contiguous()).flatten(0, 2)
 
 
-def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated norm (b, h, w, d) in z's dtype, mean and rstd (b, h, w, 1) float32, and an empty tensor. Arguments as in reference.gated_norm."""
+def forward(
+    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gated norm (b, h, w, d) in z's dtype, mean and rstd (b, h, w, 1) float32, and an empty
+    tensor. Arguments as in reference.gated_norm."""
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
     mean, rstd = (weight.new_empty(*y.shape[:3], 1) for _ in range(2))
     if y.numel():
         ys, zs, tile = _rows(y), _rows(z), _tile(y.shape[3])
         _norm[(triton.cdiv(len(ys), tile["ROWS"]),)](
-            ys, zs, weight.contiguous(), bias.contiguous(), out, mean, rstd, *ys.shape, eps, ys.stride(0), zs.stride(0), **tile
+            ys,
+            zs,
+            weight.contiguous(),
+            bias.contiguous(),
+            out,
+            mean,
+            rstd,
+            *ys.shape,
+            eps,
+            ys.stride(0),
+            zs.stride(0),
+            **tile,
         )
     return out, mean, rstd, weight.new_empty(0)
 
 
 def backward(
-    dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, mean: Tensor, rstd: Tensor, kept: Tensor
+    dout: Tensor,
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    mean: Tensor,
+    rstd: Tensor,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z (in their dtypes), weight and bias, contiguous."""
     dy, dz = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (y, z))

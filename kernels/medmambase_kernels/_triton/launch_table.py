@@ -1,22 +1,28 @@
-"""The launch table: how the scan kernels are launched, as pure functions of shape and GPU. Nothing is tuned at run time.
+"""The launch table: how the scan kernels are launched, as pure functions of shape and GPU. Nothing
+is tuned at run time.
 
-First-call latency and run-to-run variation are worse than the last few per cent, and a configuration that depended on timings could change bits.
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. ``medmambase-bench --sweep`` measures the candidates beside these choices.
+First-call latency and run-to-run variation are worse than the last few per cent, and a
+configuration that depended on timings could change bits.
+Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py.
+``medmambase-bench --sweep`` measures the candidates beside these choices.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-# (states up to, steps loaded together) forward: a lane holds all states of one channel, so that the tile's registers grow with the states.
+# (states up to, steps loaded together) forward: a lane holds all states of one channel, so that the
+# tile's registers grow with the states.
 _FORWARD = ((16, 4), (32, 2), (64, 1))
-# (states up to, channels a program) backward: the sweep holds about twelve tiles of 16 numbers a lane.
+# (states up to, channels a program) backward: the sweep holds about twelve tiles of 16 numbers a
+# lane.
 _BACKWARD = ((16, 32), (32, 16), (64, 8))
 _SHORT = 64  # a sequence up to this long is one chunk: nothing is kept for backward but the inputs
 _CHUNK = 32
 _RANK_INSIDE = 4  # up to here the product with delta's rank hides behind the exp unit; from 8 on it is cheaper outside
 WARPS = 4  # schedulers of a multiprocessor, each wants a program of one warp
-# A display's driver resets the card when one launch takes 2 s. So many states a multiprocessor takes in one: 0.05 s forward and 0.2 s backward at the full
-# rate of the slowest cards (1.5 GHz), by the instructions counted for each.
+# A display's driver resets the card when one launch takes 2 s. So many states a multiprocessor
+# takes in one: 0.05 s forward and 0.2 s backward at the full rate of the slowest cards (1.5 GHz),
+# by the instructions counted for each.
 _MOST_STATES = 2**25
 _LONGEST = 2**16  # steps that one program walks
 _MOST_CHUNKS = 2**15  # that ``carry`` walks
@@ -24,10 +30,12 @@ _MOST_CHUNKS = 2**15  # that ``carry`` walks
 
 @dataclass(frozen=True)
 class ForwardLaunch:
-    """``channels`` a program (one a lane), ``steps`` loaded together, ``chunk`` steps between kept states.
+    """``channels`` a program (one a lane), ``steps`` loaded together, ``chunk`` steps between kept
+    states.
 
-    ``chunked``: the chunks of a sequence run beside each other, in two passes. ``pair``: one program takes a direction and its reverse and adds
-    them in place. ``rank_inside``: delta is projected in the scan, not before it.
+    ``chunked``: the chunks of a sequence run beside each other, in two passes. ``pair``: one
+    program takes a direction and its reverse and adds them in place. ``rank_inside``: delta is
+    projected in the scan, not before it.
     """
 
     channels: int
@@ -40,7 +48,8 @@ class ForwardLaunch:
 
 @dataclass(frozen=True)
 class BackwardLaunch:
-    """As ForwardLaunch; ``programs`` share the items out, so that their scratch fits into the cache."""
+    """As ForwardLaunch; ``programs`` share the items out, so that their scratch fits into the
+    cache."""
 
     channels: int
     steps: int
@@ -55,7 +64,8 @@ def power_of_two(n: int) -> int:
 
 
 def chunk_of(length: int) -> int:
-    """Steps between the states kept for backward: by length alone, so that forward and backward agree on any GPU."""
+    """Steps between the states kept for backward: by length alone, so that forward and backward
+    agree on any GPU."""
     if length <= _SHORT:
         return max(4, -(-length // 4) * 4)
     return _CHUNK * power_of_two(-(-length // (_CHUNK * _MOST_CHUNKS)))
@@ -66,8 +76,11 @@ def chunks_of(length: int) -> int:
     return -(-length // chunk_of(length))
 
 
-def forward(batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int, groups: int = 1) -> ForwardLaunch:
-    """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many multiprocessors."""
+def forward(
+    batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int, groups: int = 1
+) -> ForwardLaunch:
+    """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many
+    multiprocessors."""
     steps = next(steps for states, steps in _FORWARD if state <= states)
     programs = batch * directions * groups * -(-channels // groups // 32)
     few = programs < 0.7 * WARPS * processors or length > _LONGEST
@@ -78,17 +91,30 @@ def forward(batch: int, directions: int, channels: int, length: int, state: int,
     return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside)
 
 
-def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int, groups: int = 1, constant: bool = False) -> BackwardLaunch:
-    """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums take the registers of two of the four steps."""
+def backward(
+    batch: int,
+    directions: int,
+    channels: int,
+    length: int,
+    state: int,
+    processors: int,
+    groups: int = 1,
+    constant: bool = False,
+) -> BackwardLaunch:
+    """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums
+    take the registers of two of the four steps."""
     width = next(width for states, width in _BACKWARD if state <= states)
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
     items = batch * directions * groups * -(-channels // groups // width)
     chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
-    return BackwardLaunch(width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
+    return BackwardLaunch(
+        width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most)
+    )
 
 
 def cut(programs: int, steps: int, state: int, processors: int) -> Iterator[tuple[int, int]]:
-    """(first program, how many) of each launch, for programs of so many steps and states: as a rule one launch of them all."""
+    """(first program, how many) of each launch, for programs of so many steps and states: as a rule
+    one launch of them all."""
     most = max(1, _MOST_STATES // (steps * state)) * processors
     for first in range(0, programs, most):
         yield first, min(most, programs - first)

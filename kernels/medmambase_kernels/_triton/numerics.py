@@ -1,6 +1,7 @@
 """What several kernels compute alike: loads in float32, softplus and its slope, sigmoid.
 
-Made of exp2 (one instruction on the exp unit), multiply-adds and selections: tl.log, tl.exp and a division are 5 to 30 instructions each.
+Made of exp2 (one instruction on the exp unit), multiply-adds and selections: tl.log, tl.exp and a
+division are 5 to 30 instructions each.
 """
 
 import math
@@ -20,7 +21,8 @@ def load(ptr, live):
 
 @triton.jit
 def softplus(v):
-    """log(1 + e^v) and its slope, the sigmoid of v, both to 5e-7 in relative terms wherever e^v is a normal float32; NaN stays NaN."""
+    """log(1 + e^v) and its slope, the sigmoid of v, both to 5e-7 in relative terms wherever e^v is
+    a normal float32; NaN stays NaN."""
     e = tl.exp2(tl.abs(v) * -LOG2E)
     p = -0.008539203554391861  # log(1 + e) / e on [0, 1]
     p = p * e + 0.04408961534500122
@@ -31,7 +33,9 @@ def softplus(v):
     p = p * e - 0.4999740421772003
     p = p * e + 0.9999998211860657
     beyond = p * e
-    return beyond + tl.maximum(v, 0.0), tl.where(v > 0, 1.0, e) * tl.exp2(beyond * -LOG2E)  # 1 / (1 + e) by exp2: a division is 9 instructions
+    return beyond + tl.maximum(v, 0.0), tl.where(v > 0, 1.0, e) * tl.exp2(
+        beyond * -LOG2E
+    )  # 1 / (1 + e) by exp2: a division is 9 instructions
 
 
 @triton.jit

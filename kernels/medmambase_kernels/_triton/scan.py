@@ -1,6 +1,8 @@
-"""One scan problem, as both operators hand it to the kernels, and its two passes: allocate, compute the grid, launch.
+"""One scan problem, as both operators hand it to the kernels, and its two passes: allocate, compute
+the grid, launch.
 
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py, which bring their arguments into this form. Next stop: scan_triton.py.
+Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py, which bring their
+arguments into this form. Next stop: scan_triton.py.
 """
 
 from collections.abc import Sequence
@@ -22,10 +24,13 @@ _REACH = 2**31  # elements that a 32-bit index reaches
 
 @dataclass(frozen=True)
 class Scan:
-    """k routes over x (b, l, d), l = height * width; k = 1 is a sequence, k = 4 an image. N is n padded to a power of two, k * g rows a position.
+    """k routes over x (b, l, d), l = height * width; k = 1 is a sequence, k = 4 an image. N is n
+    padded to a power of two, k * g rows a position.
 
-    ``rows`` (b, l, k g, width): [B | C | rank of delta], each padded with zeros; B and C only where they vary, else ``B``, ``C`` (N, d).
-    ``raw`` (b, l, k, d), what goes into the softplus but for ``bias``; None: ``W`` (k, rank padded, d) times the rank. A (k, N, d); D, bias (k, d).
+    ``rows`` (b, l, k g, width): [B | C | rank of delta], each padded with zeros; B and C only where
+    they vary, else ``B``, ``C`` (N, d).
+    ``raw`` (b, l, k, d), what goes into the softplus but for ``bias``; None: ``W`` (k, rank padded,
+    d) times the rank. A (k, N, d); D, bias (k, d).
     All are contiguous.
     """
 
@@ -52,10 +57,13 @@ class Scan:
     def shared(self) -> dict[str, object]:
         """The kernels' switches that do not depend on the pass."""
         k, N, d = self.A.shape
-        inside = self.x.shape[1] * max(self.rows.shape[2] * self.rows.shape[3], k * d, N * d)  # the last for the chunks' states, of four steps or more
+        inside = self.x.shape[1] * max(
+            self.rows.shape[2] * self.rows.shape[3], k * d, N * d
+        )  # the last for the chunks' states, of four steps or more
         return {
-            "K": k, "GROUPS": self.groups, "N": N, "WIDTH": self.rows.shape[3], "VARY_B": self.B is None, "VARY_C": self.C is None,
-            "SOFTPLUS": self.softplus, "INDEX": tl.int32 if inside < _REACH else tl.int64, "num_warps": 1, "enable_fp_fusion": True,
+            "K": k, "GROUPS": self.groups, "N": N, "WIDTH": self.rows.shape[3], "VARY_B": self.B is None,
+            "VARY_C": self.C is None, "SOFTPLUS": self.softplus, "INDEX": tl.int32 if inside < _REACH else tl.int64,
+            "num_warps": 1, "enable_fp_fusion": True,
         }  # fmt: skip  # as in the kernels
 
 
@@ -71,7 +79,8 @@ def table(t: Tensor) -> Tensor:
 
 
 def rows_of(parts: Sequence[Tensor]) -> Tensor:
-    """Parts (b, l, j, n) side by side, each padded with zeros to a power of two: (b, l, j, width), float32."""
+    """Parts (b, l, j, n) side by side, each padded with zeros to a power of two: (b, l, j, width),
+    float32."""
     sizes = [launch_table.power_of_two(part.shape[-1]) for part in parts]
     rows = parts[0].new_empty(*parts[0].shape[:3], sum(sizes), dtype=torch.float32)
     for part, room in zip(parts, rows.split(sizes, -1), strict=True):
@@ -81,18 +90,34 @@ def rows_of(parts: Sequence[Tensor]) -> Tensor:
 
 
 def project(rows: Tensor, W: Tensor) -> Tensor:
-    """raw (b, l, k, d) in float32 from the rows, whose last columns are the rank, and W (k, rank padded, d)."""
+    """raw (b, l, k, d) in float32 from the rows, whose last columns are the rank, and W (k, rank
+    padded, d)."""
     b, l, k, width = rows.shape
     raw = rows.new_empty(b, l, k, W.shape[2])
     blocks = triton.cdiv(W.shape[2], 64)
     scan.project[(triton.cdiv(b * l, 32) * k * blocks,)](
-        rows, W, raw, b * l, W.shape[2], blocks, K=k, WIDTH=width, RANK=W.shape[1], BL=32, BD=64, num_warps=4, enable_fp_fusion=True
+        rows,
+        W,
+        raw,
+        b * l,
+        W.shape[2],
+        blocks,
+        K=k,
+        WIDTH=width,
+        RANK=W.shape[1],
+        BL=32,
+        BD=64,
+        num_warps=4,
+        enable_fp_fusion=True,
     )
     return raw
 
 
-def forward(s: Scan, config: launch_table.ForwardLaunch, initial: Tensor | None, save: bool, out_dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts of y (1, 2 or 4, b, l, d), to be added; the state before each chunk (b, k, chunks, N, d); the last state (b, N, d) where k = 1."""
+def forward(
+    s: Scan, config: launch_table.ForwardLaunch, initial: Tensor | None, save: bool, out_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts of y (1, 2 or 4, b, l, d), to be added; the state before each chunk (b, k, chunks, N,
+    d); the last state (b, N, d) where k = 1."""
     (k, N, d), (b, l, _) = s.A.shape, s.x.shape
     chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d // s.groups, config.channels)
     pair = 2 if config.pair and k == 4 and not config.chunked else 1
@@ -105,11 +130,12 @@ def forward(s: Scan, config: launch_table.ForwardLaunch, initial: Tensor | None,
     def run(mode: tl.constexpr, programs: int, steps: int) -> None:
         for first, count in launch_table.cut(programs * s.groups * blocks, steps, N, processors(s.x)):
             scan.forward[(count,)](
-                s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias,
-                s.A if initial is None else initial, y, last, entry, total,
+                s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B,
+                s.A if s.C is None else s.C, s.D, s.bias, s.A if initial is None else initial, y, last, entry, total,
                 *s.sizes, blocks, 0, first,
-                RANK=0 if s.W is None else s.W.shape[1], INITIAL=initial is not None, SAVE=save, MODE=mode.value, PAIR=pair,
-                BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
+                RANK=0 if s.W is None else s.W.shape[1], INITIAL=initial is not None, SAVE=save, MODE=mode.value,
+                PAIR=pair, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0,
+                **s.shared,
             )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:
@@ -132,7 +158,8 @@ def _carry(s: Scan, entry: Tensor, total: Tensor, initial: Tensor | None, last: 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of one Scan. ``x`` (k, b, l, d), to be added over k; ``rows`` (b, l, k g, [B and C by turns]) of those that vary; B, C (N, d) where constant;
+    """Of one Scan. ``x`` (k, b, l, d), to be added over k; ``rows`` (b, l, k g, [B and C by turns])
+    of those that vary; B, C (N, d) where constant;
 
     ``state`` (b, N, d), that of the initial state, where k = 1. The others are shaped as in Scan.
     """
@@ -148,8 +175,11 @@ class Gradients:
     state: Tensor
 
 
-def backward(s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Tensor, dlast: Tensor | None, draw: Tensor) -> Gradients:
-    """Gradients for dy (b, l, d), contiguous; draw (b, l, k, d) receives the gradient of raw, and may be raw itself."""
+def backward(
+    s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Tensor, dlast: Tensor | None, draw: Tensor
+) -> Gradients:
+    """Gradients for dy (b, l, d), contiguous; draw (b, l, k, d) receives the gradient of raw, and
+    may be raw itself."""
     assert s.raw is not None
     (k, N, d), (b, l, _), varies = s.A.shape, s.x.shape, (s.B is None) + (s.C is None)
     chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d // s.groups, config.channels)
@@ -174,11 +204,11 @@ def backward(s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Te
     strip = s.A.new_empty(programs, config.chunk // config.steps + config.steps - 1, N, config.channels)
     for first, count in launch_table.cut(items, config.chunk if config.chunked else l, N, processors(s.x)):
         back.backward[(min(count, programs),)](
-            dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry, s.A if adjoint is None else adjoint,
-            strip, dx, draw, drows, dA, dB, dC, dD, dbias, state,
+            dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry,
+            s.A if adjoint is None else adjoint, strip, dx, draw, drows, dA, dB, dC, dD, dbias, state,
             first + count, *s.sizes, blocks, 0, first,
-            ADJOINT=adjoint is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0,
-            **s.shared,
+            ADJOINT=adjoint is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps,
+            CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
         )  # fmt: skip  # line by line the kernel's parameters
     dA, dB, dC, dD, dbias = (t.sum((0, 1)) if t.numel() else t for t in (dA, dB, dC, dD, dbias))
     return Gradients(dx, draw, drows.sum(0), dA, dB, dC, dD, dbias, state)

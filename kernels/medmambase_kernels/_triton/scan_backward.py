@@ -1,14 +1,20 @@
-"""The backward kernels of both scans. Nothing was kept but the inputs and the state that entered each chunk.
+"""The backward kernels of both scans. Nothing was kept but the inputs and the state that entered
+each chunk.
 
-With g_t the adjoint of h_t:  g_t = C_t dy_t + a_{t+1} g_{t+1},  dB_t = g_t delta_t x_t,  dC_t = h_t dy_t,  d(delta_t A) = g_t a_t h_{t-1}.
+With g_t the adjoint of h_t:  g_t = C_t dy_t + a_{t+1} g_{t+1},  dB_t = g_t delta_t x_t,  dC_t = h_t
+dy_t,  d(delta_t A) = g_t a_t h_{t-1}.
 
-A program takes its chunks from the last to the first. First it rebuilds a chunk as forward does, a channel a lane, and leaves the state before each
-group of STEPS steps in a scratch strip that stays in the cache. Then, group by group from the end, it holds the group's states in registers and sweeps
-back; there a lane holds 4 states of 4 channels, since the sums over states (for x and delta) and over channels (for B and C) cost least so. Sums over
-channel blocks, chunks and images are stored as parts and added in a fixed order: no atomics, every run gives the same bits.
+A program takes its chunks from the last to the first. First it rebuilds a chunk as forward does, a
+channel a lane, and leaves the state before each group of STEPS steps in a scratch strip that stays
+in the cache. Then, group by group from the end, it holds the group's states in registers and sweeps
+back; there a lane holds 4 states of 4 channels, since the sums over states (for x and delta) and
+over channels (for B and C) cost least so. Sums over channel blocks, chunks and images are stored as
+parts and added in a fixed order: no atomics, every run gives the same bits.
 
-Where whole sequences are too few programs (CHUNKED), ``adjoint_ends`` and scan_triton's ``carry`` in reverse give each chunk the adjoint that enters it.
-A fixed number of programs shares the items out in a fixed order, so that the strips fit into the cache.
+Where whole sequences are too few programs (CHUNKED), ``adjoint_ends`` and scan_triton's ``carry``
+in reverse give each chunk the adjoint that enters it.
+A fixed number of programs shares the items out in a fixed order, so that the strips fit into the
+cache.
 
 Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop: they again.
 """
@@ -32,9 +38,11 @@ def step_back(p, place, inner, step, wrap, K: tl.constexpr):
 @triton.jit
 def _rebuild(
     h, p, place, slot, slots, strip, x_row, delta_row, row, A2, B, bias, inner, step, wrap, d,
-    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, BD: tl.constexpr, VARY_B: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr,
+    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, BD: tl.constexpr, VARY_B: tl.constexpr,
+    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
-    """Forward again by groups of STEPS steps, each group's first state into its slot of the strip: the state, position and place afterwards."""
+    """Forward again by groups of STEPS steps, each group's first state into its slot of the strip:
+    the state, position and place afterwards."""
     state = tl.arange(0, N)
     for group in range(slot, slots):
         tl.store(strip + group * (N * BD), h)
@@ -52,12 +60,13 @@ def _rebuild(
 
 @triton.jit
 def _sweep(
-    g, dA, dB, dC, dD, dbias, p, place, slot, slots, strip, x_row, delta_row, dy_row, row, dx_row, ddelta_row, drow, A2, B, C, D, bias, in_d,
-    inner, step, wrap, d,
-    K: tl.constexpr, ROW: tl.constexpr, DROW: tl.constexpr, N: tl.constexpr, BD: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr,
-    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr,
+    g, dA, dB, dC, dD, dbias, p, place, slot, slots, strip, x_row, delta_row, dy_row, row, dx_row, ddelta_row, drow,
+    A2, B, C, D, bias, in_d, inner, step, wrap, d,
+    K: tl.constexpr, ROW: tl.constexpr, DROW: tl.constexpr, N: tl.constexpr, BD: tl.constexpr, VARY_B: tl.constexpr,
+    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
-    """The groups of the strip's slots, from the last to the first: everything that changes, afterwards. p is the position before which to begin."""
+    """The groups of the strip's slots, from the last to the first: everything that changes,
+    afterwards. p is the position before which to begin."""
     state, two = tl.arange(0, N), tl.arange(0, 2)
     in_n = state >= 0
     for back in range(slot, slots):
@@ -72,7 +81,9 @@ def _sweep(
             delta, slope = step_delta(tl.load(delta_row + ps[s] * d * K).to(tl.float32) + bias, SOFTPLUS)
             deltas += (delta,)
             slopes += (slope,)
-            dys += (tl.where(in_d, tl.load(dy_row + ps[s] * d).to(tl.float32), 0.0),)  # channels past the end must not reach dB and dC
+            dys += (
+                tl.where(in_d, tl.load(dy_row + ps[s] * d).to(tl.float32), 0.0),
+            )  # channels past the end must not reach dB and dC
             Bs += (tl.load(row + ps[s] * ROW + state)[:, None] if VARY_B else B,)
             Cs += (tl.load(row + ps[s] * ROW + VARY_B * N + state)[:, None] if VARY_C else C,)
         h = tl.load(strip + group * (N * BD))
@@ -96,7 +107,9 @@ def _sweep(
             tl.store(dx_row + ps[s] * d, (ddrive * delta + D * dy).to(dx_row.dtype.element_ty), mask=in_d)
             tl.store(ddelta_row + ps[s] * d * K, ddelta.to(ddelta_row.dtype.element_ty), mask=in_d)
             if VARY_B and VARY_C:  # side by side, so that a step's row is one store
-                tl.store(drow + ps[s] * DROW + state[:, None] * 2 + two[None, :], tl.join(tl.sum(dB_s, 1), tl.sum(dC_s, 1)))
+                tl.store(
+                    drow + ps[s] * DROW + state[:, None] * 2 + two[None, :], tl.join(tl.sum(dB_s, 1), tl.sum(dC_s, 1))
+                )
             elif VARY_B:
                 tl.store(drow + ps[s] * DROW + state, tl.sum(dB_s, 1), mask=in_n)
             elif VARY_C:
@@ -108,14 +121,16 @@ def _sweep(
     return g, dA, dB, dC, dD, dbias, p, place
 
 
-# Why ``zero``, and whole groups first: see scan_triton.py. Here the sweep wants aligned tiles, the rebuilding does not.
+# Why ``zero``, and whole groups first: see scan_triton.py. Here the sweep wants aligned tiles, the
+# rebuilding does not.
 @triton.jit(do_not_specialize=["zero", "start"])
 def backward(
     dy_ptr, x_ptr, delta_ptr, rows_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, entry_ptr, adjoint_ptr, strip_ptr,
     dx_ptr, ddelta_ptr, drows_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
     items, batch, height, width, d, segment, blocks, zero, start,
-    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    ADJOINT: tl.constexpr, CHUNKED: tl.constexpr, EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
+    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr,
+    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr, CHUNKED: tl.constexpr, EVEN: tl.constexpr,
+    INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; results; sizes and strides; switches; tile sizes
     lane, state = tl.arange(0, BD), tl.arange(0, N)
     l = height * width
@@ -168,26 +183,28 @@ def backward(
             groups = steps // STEPS
             slots = groups + steps - groups * STEPS  # the steps past the last whole group have one each
             h = tl.load(entry + tl.full([], chunk, tl.int64) * (N * d) + tile_of_lanes)
-            A2_of_lanes = tl.load(A_ptr + i_k * N * d + tile_of_lanes) * LOG2E  # loaded anew for each chunk: the sweep has no registers for it
+            A2_of_lanes = (
+                tl.load(A_ptr + i_k * N * d + tile_of_lanes) * LOG2E
+            )  # loaded anew for each chunk: the sweep has no registers for it
             B_of_lanes = A2_of_lanes
             if not VARY_B:
                 B_of_lanes = tl.load(B_ptr + tile_of_lanes)
             p, place = place_at(chunk * CHUNK, first, inner, step, wrap)
             h, p, place = _rebuild(
-                h, p, place, 0, groups, strip + zero, x_row, delta_row, row, A2_of_lanes, B_of_lanes, bias, inner, step, wrap, d,
-                K, ROW, N, BD, VARY_B, SOFTPLUS, STEPS,
+                h, p, place, 0, groups, strip + zero, x_row, delta_row, row, A2_of_lanes, B_of_lanes, bias, inner,
+                step, wrap, d, K, ROW, N, BD, VARY_B, SOFTPLUS, STEPS,
             )  # fmt: skip  # line by line the function's parameters
             if not EVEN:
                 h, p, place = _rebuild(
-                    h, p, place, groups, slots, strip + zero, x_row, delta_row, row, A2_of_lanes, B_of_lanes, bias, inner, step, wrap, d,
-                    K, ROW, N, BD, VARY_B, SOFTPLUS, 1,
+                    h, p, place, groups, slots, strip + zero, x_row, delta_row, row, A2_of_lanes, B_of_lanes, bias,
+                    inner, step, wrap, d, K, ROW, N, BD, VARY_B, SOFTPLUS, 1,
                 )  # fmt: skip  # line by line the function's parameters
             tl.debug_barrier()  # a lane reads the strip in another layout than it wrote it
             if not EVEN:
                 g, dA, dB, dC, dD, dbias, p_back, place_back = _sweep(
                     g, dA, dB, dC, dD, dbias, p_back, place_back, groups, slots, strip,
-                    x_row, delta_row, dy_row, row, dx_row, ddelta_row, drow, A2, B, C, D, bias, in_d, inner, step, wrap, d,
-                    K, ROW, DROW, N, BD, VARY_B, VARY_C, SOFTPLUS, 1,
+                    x_row, delta_row, dy_row, row, dx_row, ddelta_row, drow, A2, B, C, D, bias, in_d, inner, step,
+                    wrap, d, K, ROW, DROW, N, BD, VARY_B, VARY_C, SOFTPLUS, 1,
                 )  # fmt: skip  # line by line the function's parameters
             g, dA, dB, dC, dD, dbias, p_back, place_back = _sweep(
                 g, dA, dB, dC, dD, dbias, p_back, place_back, 0, groups, strip,
@@ -211,9 +228,11 @@ def backward(
 @triton.jit
 def _recede(
     g, total, p, place, groups, delta_row, dy_row, row, A2, C, bias, inner, step, wrap, d,
-    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr,
+    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
+    STEPS: tl.constexpr,
 ):  # fmt: skip  # what changes; how far; what stays; switches and tile sizes
-    """The adjoint over so many groups of STEPS steps back, with nothing but itself: it, the sum of deltas, position and place afterwards."""
+    """The adjoint over so many groups of STEPS steps back, with nothing but itself: it, the sum of
+    deltas, position and place afterwards."""
     state = tl.arange(0, N)
     for _group in range(0, groups):
         raws, dys, Cs = (), (), ()
@@ -233,10 +252,12 @@ def _recede(
 def adjoint_ends(
     dy_ptr, delta_ptr, rows_ptr, A_ptr, C_ptr, bias_ptr, adjoint_ptr, total_ptr,
     batch, height, width, d, segment, blocks, zero, start,
-    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
+    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, VARY_B: tl.constexpr,
+    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr,
+    STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes and strides; switches; tile sizes
-    """What each chunk makes of a zero adjoint, leaving it at its beginning, and the sum of its deltas: ``carry`` in reverse goes on from these."""
+    """What each chunk makes of a zero adjoint, leaving it at its beginning, and the sum of its
+    deltas: ``carry`` in reverse goes on from these."""
     i = tl.program_id(0).to(tl.int64) + start
     within = i % blocks * BD + tl.arange(0, BD)
     in_d = within < segment
@@ -267,6 +288,30 @@ def adjoint_ends(
             g, total, p, place, steps - groups * STEPS, delta_row, dy_row, row, A2, C, bias, inner, step, wrap, d,
             K, ROW, N, VARY_C, SOFTPLUS, 1,
         )  # fmt: skip  # line by line the function's parameters
-    g, total, p, place = _recede(g, total, p, place, groups, delta_row, dy_row, row, A2, C, bias, inner, step, wrap, d, K, ROW, N, VARY_C, SOFTPLUS, STEPS)
-    tl.store(adjoint_ptr + ((i_b * K + i_k) * chunks + i_c) * N * d + tile, g, mask=in_d[None, :] & (state >= 0)[:, None])
+    g, total, p, place = _recede(
+        g,
+        total,
+        p,
+        place,
+        groups,
+        delta_row,
+        dy_row,
+        row,
+        A2,
+        C,
+        bias,
+        inner,
+        step,
+        wrap,
+        d,
+        K,
+        ROW,
+        N,
+        VARY_C,
+        SOFTPLUS,
+        STEPS,
+    )
+    tl.store(
+        adjoint_ptr + ((i_b * K + i_k) * chunks + i_c) * N * d + tile, g, mask=in_d[None, :] & (state >= 0)[:, None]
+    )
     tl.store(total_ptr + ((i_b * K + i_k) * chunks + i_c) * d + channel, total, mask=in_d)

@@ -1,18 +1,23 @@
-"""The forward kernels of both scans: one warp walks a sequence, or one direction of an image, with its [state, channel] tile in registers.
+"""The forward kernels of both scans: one warp walks a sequence, or one direction of an image, with
+its [state, channel] tile in registers.
 
-    h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t      A2 = A log2(e), so that one exp2 instruction is the whole decay
-    y_t = sum_n C_t h_t + D x_t
+    h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t      A2 = A log2(e), so that one exp2 instruction
+    is the whole decay y_t = sum_n C_t h_t + D x_t
 
-A lane holds one channel and all its states: no shuffle, no barrier, no shared memory. A direction is a signed stride over the one image, so no
-turned copy exists. Bytes an element of x and direction, float32: x 4 (from the cache after the first direction), y 4, given delta 4; and 16 n / CHUNK
-for the states kept for backward. B, C and the rank of delta come as rows (b, l, k g, [B | C | rank]) in float32, padded to powers of two: bfloat16 rows
-would cost 3 instructions a state in conversions, unpadded ones single loads.
+A lane holds one channel and all its states: no shuffle, no barrier, no shared memory. A direction
+is a signed stride over the one image, so no turned copy exists. Bytes an element of x and
+direction, float32: x 4 (from the cache after the first direction), y 4, given delta 4; and 16 n /
+CHUNK for the states kept for backward. B, C and the rank of delta come as rows (b, l, k g, [B | C |
+rank]) in float32, padded to powers of two: bfloat16 rows would cost 3 instructions a state in
+conversions, unpadded ones single loads.
 
-Three ways to launch ``forward``: WHOLE, a program for each whole sequence; or, where that is too few programs, ENDS (each chunk from a zero state: its
-last state and the sum of its deltas), then ``carry`` along the chunks, then CHUNKS (each chunk from its entry state). The entry states are what
+Three ways to launch ``forward``: WHOLE, a program for each whole sequence; or, where that is too
+few programs, ENDS (each chunk from a zero state: its last state and the sum of its deltas), then
+``carry`` along the chunks, then CHUNKS (each chunk from its entry state). The entry states are what
 backward starts from.
 
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop: scan_backward_triton.py.
+Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop:
+scan_backward_triton.py.
 """
 
 import triton
@@ -27,7 +32,8 @@ CHUNKS = tl.constexpr(2)
 
 @triton.jit
 def route(i_k, height, width):
-    """Direction i_k over a row-major image: first position, steps in a line, stride of a step, and from a line's end to the next line."""
+    """Direction i_k over a row-major image: first position, steps in a line, stride of a step, and
+    from a line's end to the next line."""
     down = i_k % 2 == 1
     sign = tl.where(i_k >= 2, -1, 1)
     inner = tl.where(down, height, width)
@@ -62,10 +68,11 @@ def step_delta(raw, SOFTPLUS: tl.constexpr):
 @triton.jit
 def _advance(
     h, total, p, place, begin, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
-    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr,
-    MODE: tl.constexpr, ADDS: tl.constexpr, STEPS: tl.constexpr,
+    K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr,
+    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, MODE: tl.constexpr, ADDS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
-    """The steps from begin to end, a multiple of STEPS: the state, the sum of deltas, the position and its place in its line afterwards."""
+    """The steps from begin to end, a multiple of STEPS: the state, the sum of deltas, the position
+    and its place in its line afterwards."""
     state, low = tl.arange(0, N), tl.arange(0, RANK if RANK > 0 else 1)
     for _at in range(begin, end, STEPS):  # not _, which the loops inside bind: older Tritons mind
         ps, xs, raws, Bs, Cs, before = (), (), (), (), (), ()
@@ -96,18 +103,21 @@ def _advance(
     return h, total, p, place
 
 
-# ``zero`` is always 0 and keeps the compiler from seeing that tiles are aligned: it would load 4 channels a lane, spread a channel's states over
-# lanes, and sum them by shuffles. Loads are not masked, since a mask costs an instruction for each value: channels past the end read the last one
-# instead, and are masked where they are stored. That max_contiguous is untrue of those channels does no harm, since no load takes two channels at
-# once; without it, or with it in a function of its own, Tritons before 3.7 spread the states all the same. Steps past the last whole group are
+# ``zero`` is always 0 and keeps the compiler from seeing that tiles are aligned: it would load 4
+# channels a lane, spread a channel's states over lanes, and sum them by shuffles. Loads are not
+# masked, since a mask costs an instruction for each value: channels past the end read the last one
+# instead, and are masked where they are stored. That max_contiguous is untrue of those channels
+# does no harm, since no load takes two channels at once; without it, or with it in a function of
+# its own, Tritons before 3.7 spread the states all the same. Steps past the last whole group are
 # taken one by one.
 @triton.jit(do_not_specialize=["zero", "start"])
 def forward(
-    x_ptr, delta_ptr, rows_ptr, W_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, y_ptr, last_ptr, entry_ptr, total_ptr,
-    batch, height, width, d, segment, blocks, zero, start,
-    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr,
-    SOFTPLUS: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr, MODE: tl.constexpr, PAIR: tl.constexpr, EVEN: tl.constexpr,
-    INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
+    x_ptr, delta_ptr, rows_ptr, W_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, y_ptr, last_ptr, entry_ptr,
+    total_ptr, batch, height, width, d, segment, blocks, zero, start,
+    K: tl.constexpr, GROUPS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr,
+    VARY_B: tl.constexpr, VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, INITIAL: tl.constexpr, SAVE: tl.constexpr,
+    MODE: tl.constexpr, PAIR: tl.constexpr, EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr,
+    STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes and strides; switches; tile sizes
     i = tl.program_id(0).to(tl.int64) + start
     PARTS: tl.constexpr = K // PAIR
@@ -156,13 +166,13 @@ def forward(
             begin, end = chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, l)
             whole = end if EVEN else begin + (end - begin) // STEPS * STEPS
             h, total, p, place = _advance(
-                h, total, p, place, begin, whole, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
-                K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, STEPS,
+                h, total, p, place, begin, whole, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner,
+                step, wrap, d, K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, STEPS,
             )  # fmt: skip  # line by line the function's parameters
             if not EVEN:
                 h, total, p, place = _advance(
-                    h, total, p, place, whole, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
-                    K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, 1,
+                    h, total, p, place, whole, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner,
+                    step, wrap, d, K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, 1,
                 )  # fmt: skip  # line by line the function's parameters
             if MODE == ENDS:
                 tl.store(entry + (tl.full([], chunk, INDEX) * (N * d) + tile), h, mask=in_tile)
@@ -176,7 +186,8 @@ def carry(
     entry_ptr, total_ptr, A_ptr, initial_ptr, last_ptr, d, blocks, chunks, zero,
     K: tl.constexpr, N: tl.constexpr, INITIAL: tl.constexpr, REVERSE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes; switches and tile sizes
-    """From what each chunk makes of a zero state to what enters each chunk, in place; in REVERSE from the last chunk to the first, for the adjoint."""
+    """From what each chunk makes of a zero state to what enters each chunk, in place; in REVERSE
+    from the last chunk to the first, for the adjoint."""
     i = tl.program_id(0).to(tl.int64)
     i_k, i_b = i // blocks % K, i // (blocks * K)
     within = (i % blocks).to(tl.int32) * BD + tl.arange(0, BD)
@@ -200,8 +211,21 @@ def carry(
 
 
 @triton.jit
-def project(rows_ptr, W_ptr, raw_ptr, positions, d, blocks, K: tl.constexpr, WIDTH: tl.constexpr, RANK: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr):
-    """raw (positions, k, d) = rank . W, for ranks of delta too large to be multiplied inside the scan."""
+def project(
+    rows_ptr,
+    W_ptr,
+    raw_ptr,
+    positions,
+    d,
+    blocks,
+    K: tl.constexpr,
+    WIDTH: tl.constexpr,
+    RANK: tl.constexpr,
+    BL: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """raw (positions, k, d) = rank . W, for ranks of delta too large to be multiplied inside the
+    scan."""
     i = tl.program_id(0).to(tl.int64)
     i_k = i // blocks % K
     channel = i % blocks * BD + tl.arange(0, BD)

@@ -1,13 +1,17 @@
 """SS2D's core on a GPU: the four directions of an image as one Scan.
 
-    raw_p = dt_weight_k rank_p,  delta_p = softplus(raw_p + dt_bias_k)      p: the positions in direction k's order
-    y_p = sum over k of scan(delta, x, B, C)_p + D_k x_p
+    raw_p = dt_weight_k rank_p,  delta_p = softplus(raw_p + dt_bias_k)      p: the positions in
+    direction k's order y_p = sum over k of scan(delta, x, B, C)_p + D_k x_p
 
-The directions' results are stored apart in float32, or a direction and its reverse added in place, and summed in a fixed order. A small rank of delta
-is multiplied inside the scan; a larger one before it, as backward always does, in float32 in a kernel of ours, so that no matmul setting reaches it.
-Kept for backward: nothing for up to 64 positions, else the state before every 32, 2 bytes an element of x and direction at n = 16.
+The directions' results are stored apart in float32, or a direction and its reverse added in place,
+and summed in a fixed order. A small rank of delta is multiplied inside the scan; a larger one
+before it, as backward always does, in float32 in a kernel of ours, so that no matmul setting
+reaches it.
+Kept for backward: nothing for up to 64 positions, else the state before every 32, 2 bytes an
+element of x and direction at n = 16.
 
-Last stop before: selective_scan_2d.py, which checks the arguments. Next stop: scan_launch_triton.py.
+Last stop before: selective_scan_2d.py, which checks the arguments. Next stop:
+scan_launch_triton.py.
 """
 
 import torch
@@ -18,12 +22,15 @@ from medmambase_kernels._triton import scan as scans
 
 
 def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b, k, chunks, n padded, d), for x (b, h, w, d) and A (k, d, n); empty for one chunk, which starts from zero."""
+    """Shape of the states kept for backward, (b, k, chunks, n padded, d), for x (b, h, w, d) and A
+    (k, d, n); empty for one chunk, which starts from zero."""
     chunks = launch_table.chunks_of(x.shape[1] * x.shape[2])
     return (x.shape[0], A.shape[0], chunks, launch_table.power_of_two(A.shape[2]), x.shape[3]) if chunks > 1 else (0,)
 
 
-def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, rank_inside: bool) -> scans.Scan:
+def _scan(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, rank_inside: bool
+) -> scans.Scan:
     n = A.shape[2]
     low, B, C = x_dbl.flatten(1, 2).split([dt_weight.shape[2], n, n], -1)
     rows, W = scans.rows_of((B, C, low)), scans.table(dt_weight)
@@ -44,16 +51,19 @@ def _scan(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tenso
 
 
 def forward(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype, save: bool,
-    config: launch_table.ForwardLaunch | None = None,
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype,
+    save: bool, config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
-    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in reference.selective_scan_2d."""
+    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in
+    reference.selective_scan_2d."""
     kept = checkpoint_shape(x, A) if save else (0,)
     if not x.numel():
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(kept)
     b, h, w, d = x.shape
     config = config or launch_table.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
-    parts, entry, _ = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, kept != (0,), torch.float32)
+    parts, entry, _ = scans.forward(
+        _scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, kept != (0,), torch.float32
+    )
     return parts.sum(0).to(out_dtype).view(x.shape), entry if kept != (0,) else A.new_empty(0)
 
 
@@ -61,7 +71,8 @@ def backward(
     dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, checkpoints: Tensor,
     config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
-    """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, contiguous, each in its tensor's dtype."""
+    """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, contiguous, each in its tensor's
+    dtype."""
     if not x.numel():
         return tuple(torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
     (b, h, w, d), n, r = x.shape, A.shape[2], dt_weight.shape[2]
@@ -70,7 +81,10 @@ def backward(
     assert scan.raw is not None
     entry = checkpoints if checkpoints.numel() else A.new_zeros(b, 4, 1, scan.A.shape[1], d)
     g = scans.backward(scan, config, dy.contiguous().flatten(1, 2), entry, None, scan.raw)
-    draw, low = g.raw.permute(2, 0, 1, 3).flatten(1, 2), x_dbl[..., :r].float().permute(3, 0, 1, 2, 4).flatten(1, 3)  # (k, b l, d), (k, b l, r)
+    draw, low = (
+        g.raw.permute(2, 0, 1, 3).flatten(1, 2),
+        x_dbl[..., :r].float().permute(3, 0, 1, 2, 4).flatten(1, 3),
+    )  # (k, b l, d), (k, b l, r)
     dx_dbl = torch.empty(x_dbl.shape, dtype=x_dbl.dtype, device=x.device)
     dx_dbl[..., :r] = torch.bmm(draw, dt_weight.float()).view(4, b, h, w, r).permute(1, 2, 3, 0, 4)
     dBC = g.rows.view(b, h, w, 4, -1, 2)[..., :n, :]

@@ -1,9 +1,11 @@
 """Squeeze and excite on a GPU: a mean over positions, two small products, one multiplication.
 
-    pooled = mean over positions of x;  hidden = relu(squeeze pooled);  gate = scale sigmoid(excite hidden);  y = x gate
+    pooled = mean over positions of x;  hidden = relu(squeeze pooled);  gate = scale sigmoid(excite
+    hidden);  y = x gate
 
-Kept for backward: pooled and gate, (b, c) each. hidden is computed again. The two products stay inside a kernel, so that no matmul setting
-(TF32, autocast) reaches them. Bytes an element, float32: 12 forward, 16 backward.
+Kept for backward: pooled and gate, (b, c) each. hidden is computed again. The two products stay
+inside a kernel, so that no matmul setting (TF32, autocast) reaches them. Bytes an element, float32:
+12 forward, 16 backward.
 
 Last stop before: squeeze_excite.py, which checks the arguments. Next stop: the caller again.
 """
@@ -21,7 +23,24 @@ _ROWS = 8  # hidden units a step of the gate kernels
 
 
 @triton.jit
-def _pool(x_ptr, dy_ptr, sum_ptr, l, c, blocks, weight, x_b, x_l, x_c, dy_b, dy_l, dy_c, PRODUCT: tl.constexpr, BL: tl.constexpr, BC: tl.constexpr):
+def _pool(
+    x_ptr,
+    dy_ptr,
+    sum_ptr,
+    l,
+    c,
+    blocks,
+    weight,
+    x_b,
+    x_l,
+    x_c,
+    dy_b,
+    dy_l,
+    dy_c,
+    PRODUCT: tl.constexpr,
+    BL: tl.constexpr,
+    BC: tl.constexpr,
+):
     """weight times the sum over positions of x, or of x dy: (b, c)."""
     i = tl.program_id(0).to(tl.int64)
     i_b = i // blocks
@@ -61,7 +80,8 @@ def _gate_back(
     dgate_ptr, pooled_ptr, squeeze_ptr, excite_ptr, gate_ptr, dpooled_ptr, dlogit_ptr, unit_ptr, dunit_ptr,
     hidden, c, per_scale, ROWS: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip  # tensors and results; sizes
-    """From dgate (b, c): the gradients of pooled, of the logits (b, c) and of the hidden units (b, hidden); and those units."""
+    """From dgate (b, c): the gradients of pooled, of the logits (b, c) and of the hidden units (b,
+    hidden); and those units."""
     i_b = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, C)
     in_c = channel < c
@@ -109,7 +129,9 @@ def _sum_positions(x: Tensor, dy: Tensor | None, weight: float) -> Tensor:
     total = torch.empty(batch, c, dtype=torch.float32, device=x.device)
     other = x if dy is None else dy
     blocks = triton.cdiv(c, _TILE["BC"])
-    _pool[(batch * blocks,)](x, other, total, length, c, blocks, weight, *x.stride(), *other.stride(), PRODUCT=dy is not None, **_TILE)
+    _pool[(batch * blocks,)](
+        x, other, total, length, c, blocks, weight, *x.stride(), *other.stride(), PRODUCT=dy is not None, **_TILE
+    )
     return total
 
 
@@ -119,7 +141,18 @@ def _times_gate(x: Tensor, gate: Tensor, shift: Tensor | None, weight: float) ->
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     blocks, strips = triton.cdiv(c, _TILE["BC"]), triton.cdiv(length, _TILE["BL"])
     _scale[(batch * strips * blocks,)](
-        x, gate, gate if shift is None else shift, y, length, c, blocks, strips, weight, *x.stride(), SHIFT=shift is not None, **_TILE
+        x,
+        gate,
+        gate if shift is None else shift,
+        y,
+        length,
+        c,
+        blocks,
+        strips,
+        weight,
+        *x.stride(),
+        SHIFT=shift is not None,
+        **_TILE,
     )
     return y
 
@@ -129,18 +162,27 @@ def _row_config(c: int) -> dict[str, int]:
 
 
 def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, h, w, c) in x's dtype, pooled (b, c) and gate (b, c) float32. Arguments as in reference.squeeze_excite."""
+    """y (b, h, w, c) in x's dtype, pooled (b, c) and gate (b, c) float32. Arguments as in
+    reference.squeeze_excite."""
     if not x.numel():
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device), squeeze.new_zeros(x.shape[0], x.shape[3]), squeeze.new_zeros(x.shape[0], x.shape[3])
+        return (
+            torch.empty(x.shape, dtype=x.dtype, device=x.device),
+            squeeze.new_zeros(x.shape[0], x.shape[3]),
+            squeeze.new_zeros(x.shape[0], x.shape[3]),
+        )
     positions = x.flatten(1, 2)
     batch, length, c = positions.shape
     pooled = _sum_positions(positions, None, 1 / length)
     gate = torch.empty_like(pooled)
-    _gate[(batch,)](pooled, squeeze.contiguous(), excite.t().contiguous(), gate, squeeze.shape[0], c, scale, **_row_config(c))
+    _gate[(batch,)](
+        pooled, squeeze.contiguous(), excite.t().contiguous(), gate, squeeze.shape[0], c, scale, **_row_config(c)
+    )
     return _times_gate(positions, gate, None, 0.0).view(x.shape), pooled, gate
 
 
-def backward(dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (in its dtype), squeeze and excite, contiguous."""
     if not x.numel():
         return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.zeros_like(squeeze), torch.zeros_like(excite)

@@ -1,9 +1,13 @@
-"""Measuring the operators: equality with the definition first, then times beside the device's floors and the original's way of computing the same.
+"""Measuring the operators: equality with the definition first, then times beside the device's
+floors and the original's way of computing the same.
 
-On a GPU a time is between two CUDA events, with the L2 cache overwritten before, which also lets the host run ahead: what is timed is the GPU, not
-Python. ``call_ms`` is the wall clock of a call by itself, Python and launches included. On a CPU both are the same clock. Peak memory is given on a
-GPU only: the standard library knows no resident size on Windows, and a peak since the start of the process says nothing about one call.
-Last stop before: bench_cases.py, bench_floors.py. Next stop: medmambase/commands/bench.py, which prints.
+On a GPU a time is between two CUDA events, with the L2 cache overwritten before, which also lets
+the host run ahead: what is timed is the GPU, not Python. ``call_ms`` is the wall clock of a call by
+itself, Python and launches included. On a CPU both are the same clock. Peak memory is given on a
+GPU only: the standard library knows no resident size on Windows, and a peak since the start of the
+process says nothing about one call.
+Last stop before: bench_cases.py, bench_floors.py. Next stop: medmambase/commands/bench.py, which
+prints.
 """
 
 import math
@@ -19,17 +23,34 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels._triton import launch_table
-from medmambase_kernels.bench.cases import DIRECTIONS, OPERATORS, STATE, Case, Computation, Scan, from_projection, loop_scan, operator, original, reduced
+from medmambase_kernels.bench.cases import (
+    DIRECTIONS,
+    OPERATORS,
+    STATE,
+    Case,
+    Computation,
+    Scan,
+    from_projection,
+    loop_scan,
+    operator,
+    original,
+    reduced,
+)
 from medmambase_kernels.bench.floors import Card, Work, gate_work, scan_work
 
 PASSES = ("forward", "forward+backward")
-# Largest difference over the largest magnitude: float32 arithmetic throughout, so that half precision differs by its last rounding.
+# Largest difference over the largest magnitude: float32 arithmetic throughout, so that half
+# precision differs by its last rounding.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-# The original rounds delta, B and C to half precision where our operators do not, and adds a thousand steps in another order.
+# The original rounds delta, B and C to half precision where our operators do not, and adds a
+# thousand steps in another order.
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 _SECONDS, _MOST, _LEAST = 2.0, 20, 3  # of repetitions, where nobody asked for a number
 _BRIEF = 0.3  # seconds for what we are compared with: a loop of a thousand steps would take most of a run
-_FLUSHES, _FLUSH_BYTES = 16, 2**28  # 4 GB written: a millisecond on the fastest card, longer than Python needs for a call
+_FLUSHES, _FLUSH_BYTES = (
+    16,
+    2**28,
+)  # 4 GB written: a millisecond on the fastest card, longer than Python needs for a call
 
 
 @dataclass(frozen=True)
@@ -70,9 +91,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; times in ms, memory in MB (10^6 bytes), None where there is no such figure on this device.
+    """One line of the table; times in ms, memory in MB (10^6 bytes), None where there is no such
+    figure on this device.
 
-    ``same_work_ms``: our time for what ``eager`` and ``mamba`` do, theirs being the ratio's numerator. ``failed``: a result was wrong, or an engine raised.
+    ``same_work_ms``: our time for what ``eager`` and ``mamba`` do, theirs being the ratio's
+    numerator. ``failed``: a result was wrong, or an engine raised.
     """
 
     operator: str
@@ -111,7 +134,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """Times, the wall clock of a call and the peak of memory above what was there before, in ms and MB."""
+    """Times, the wall clock of a call and the peak of memory above what was there before, in ms and
+    MB."""
 
     times: Times
     call_ms: float | None
@@ -120,9 +144,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how to measure. ``repeat`` None takes up to 20 repetitions in 2 s, at least 3. ``gflops``: the CPU's own peak.
+    """Where and how to measure. ``repeat`` None takes up to 20 repetitions in 2 s, at least 3.
+    ``gflops``: the CPU's own peak.
 
-    ``most_states``: up to how many state elements (b k d n l) the original's loop runs; it keeps about 40 bytes of each.
+    ``most_states``: up to how many state elements (b k d n l) the original's loop runs; it keeps
+    about 40 bytes of each.
     """
 
     device: torch.device
@@ -134,7 +160,8 @@ class Bench:
     mamba: Scan | None = None
 
     def measure(self, work: Callable[[], object], *, brief: bool = False) -> Measured:
-        """``work`` warmed up (the first call may compile), then timed, then run once more for its memory; ``brief`` leaves out ``call_ms``."""
+        """``work`` warmed up (the first call may compile), then timed, then run once more for its
+        memory; ``brief`` leaves out ``call_ms``."""
         estimate = min(_wall(work, self.device, 2).all) / 1e3
         repeat = self.repeat or max(_LEAST, min(_MOST, int((_BRIEF if brief else _SECONDS) / max(estimate, 1e-9))))
         if self.device.type != "cuda":
@@ -147,7 +174,16 @@ class Bench:
         """Forward, then forward and backward, of one case."""
         ours, whole = operator(case, self.device, self.backend), from_projection(case, self.device, self.backend)
         for passes in PASSES:
-            row = Row(case.operator, case.stage, case.channels, case.height, case.width, case.batch, name_of(case.dtype), passes)
+            row = Row(
+                case.operator,
+                case.stage,
+                case.channels,
+                case.height,
+                case.width,
+                case.batch,
+                name_of(case.dtype),
+                passes,
+            )
             try:
                 row = replace(row, **self._figures(case, ours, whole, passes == PASSES[1]))
             except torch.OutOfMemoryError:
@@ -160,7 +196,8 @@ class Bench:
         measured = self.measure(_pass(ours, backward))
         ms, found = measured.times.median, work_of(case, ours, backward)
         row: dict[str, Any] = {
-            "ms": ms, "spread_ms": measured.times.spread, "repetitions": len(measured.times.all), "call_ms": measured.call_ms, "peak_mb": measured.peak_mb,
+            "ms": ms, "spread_ms": measured.times.spread, "repetitions": len(measured.times.all),
+            "call_ms": measured.call_ms, "peak_mb": measured.peak_mb,
         }  # fmt: skip  # one line of the table
         if self.card is not None:
             floors = self.card.floors(found)
@@ -169,7 +206,9 @@ class Bench:
         else:
             row["gflops"] = found.operations / ms / 1e6
             row["of_peak"] = None if self.gflops is None else found.operations / ms / 1e6 / self.gflops
-        theirs: dict[str, Scan] = {"eager": loop_scan} if self.most_states and case.rows * STATE <= self.most_states else {}
+        theirs: dict[str, Scan] = (
+            {"eager": loop_scan} if self.most_states and case.rows * STATE <= self.most_states else {}
+        )
         if self.mamba is not None and case.rows:
             theirs["mamba"] = self.mamba
         same = ms
@@ -185,17 +224,27 @@ class Bench:
                 row["failed"] = isinstance(error, DisagreementError) or row.get("failed", False)
         return row | {"note": "; ".join(notes)}
 
-    def _compare(self, name: str, case: Case, whole: Computation, theirs: Computation, backward: bool, same: float) -> dict[str, Any]:
+    def _compare(
+        self, name: str, case: Case, whole: Computation, theirs: Computation, backward: bool, same: float
+    ) -> dict[str, Any]:
         error = max(map(relative_error, _results(whole, backward), _results(theirs, backward)))
         if not error <= _AGREEMENT[case.dtype]:
             raise DisagreementError(f"differs from ours by {error:.1e}, not compared")
         other = self.measure(_pass(theirs, backward), brief=True)
-        found = {"ms": other.times.median, "spread_ms": other.times.spread, "repetitions": len(other.times.all), "peak_mb": other.peak_mb}
-        return {f"{name}_{figure}": value for figure, value in found.items()} | {f"{name}_ratio": other.times.median / same}
+        found = {
+            "ms": other.times.median,
+            "spread_ms": other.times.spread,
+            "repetitions": len(other.times.all),
+            "peak_mb": other.peak_mb,
+        }
+        return {f"{name}_{figure}": value for figure, value in found.items()} | {
+            f"{name}_ratio": other.times.median / same
+        }
 
 
 class DisagreementError(RuntimeError):
-    """Two computations of the same work have different results: neither time may stand beside the other."""
+    """Two computations of the same work have different results: neither time may stand beside the
+    other."""
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -204,7 +253,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """max |actual - expected| / max |expected|; infinite where either is not finite, or the shapes differ."""
+    """max |actual - expected| / max |expected|; infinite where either is not finite, or the shapes
+    differ."""
     if actual.shape != expected.shape:
         return math.inf
     if actual.numel() == 0:
@@ -214,15 +264,20 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def check(name: str, dtype: torch.dtype, device: torch.device, backend: str | None = None) -> Verdict:
-    """Compare an operator, results and all gradients, with the float64 definition on reduced cases. Whatever an engine raises is a verdict too."""
+    """Compare an operator, results and all gradients, with the float64 definition on reduced cases.
+    Whatever an engine raises is a verdict too."""
     worst, where = 0.0, "y"
     for case in reduced(name, dtype):
         try:
             results = _results(operator(case, device, backend), backward=True)
         except Exception as error:  # noqa: BLE001  # a kernel that does not compile costs its own figures, not the other operators'
-            return Verdict(name, name_of(dtype), math.inf, f"{type(error).__name__}: {one_line(error)}", TOLERANCE[dtype])
+            return Verdict(
+                name, name_of(dtype), math.inf, f"{type(error).__name__}: {one_line(error)}", TOLERANCE[dtype]
+            )
         expected = _results(operator(case, device, "reference"), backward=True)
-        for label, one, other in zip(("y", *(f"gradient of {a}" for a in OPERATORS[name])), results, expected, strict=True):
+        for label, one, other in zip(
+            ("y", *(f"gradient of {a}" for a in OPERATORS[name])), results, expected, strict=True
+        ):
             error_here = relative_error(one, other)
             if not error_here <= worst:
                 worst, where = error_here, f"{label}, map {case.height} x {case.width}, {case.channels} channels"
@@ -230,24 +285,33 @@ def check(name: str, dtype: torch.dtype, device: torch.device, backend: str | No
 
 
 def work_of(case: Case, computation: Computation, backward: bool) -> Work:
-    """What a case has to do at least. Every input, result and gradient crosses the memory bus once, whatever the caches keep between the passes."""
+    """What a case has to do at least. Every input, result and gradient crosses the memory bus once,
+    whatever the caches keep between the passes."""
     given = sum(t.numel() * t.element_size() for t in computation.arguments)
     result = computation.arguments[0].numel() * computation.arguments[0].element_size()
     moved = 2 * (given + result) if backward else given + result
-    return scan_work(case.rows, STATE, moved, backward) if case.rows else gate_work(computation.arguments[0].numel(), moved, backward)
+    return (
+        scan_work(case.rows, STATE, moved, backward)
+        if case.rows
+        else gate_work(computation.arguments[0].numel(), moved, backward)
+    )
 
 
 def matmul_peak(size: int = 2048, repeat: int = 5) -> float:
-    """GFLOP/s of the fastest of some float32 products of two (size, size) matrices on this process's threads: a CPU's measured peak."""
+    """GFLOP/s of the fastest of some float32 products of two (size, size) matrices on this
+    process's threads: a CPU's measured peak."""
     a, b = torch.rand(2, size, size)
     torch.mm(a, b)
     return 2 * size**3 / min(_wall(lambda: torch.mm(a, b), a.device, repeat).all) / 1e6
 
 
 def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
-    """Every launch that ``launch_table.candidates`` offers for a scan, the chosen one first: (pass, launch, median ms, or None if wrong or impossible)."""
+    """Every launch that ``launch_table.candidates`` offers for a scan, the chosen one first: (pass,
+    launch, median ms, or None if wrong or impossible)."""
     device = bench.device
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 100  # as the interpreter supposes
+    processors = (
+        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 100
+    )  # as the interpreter supposes
     length, inputs = case.height * case.width, tuple(t.detach() for t in operator(case, device).arguments)
     given: tuple[object, ...] = inputs
     size, groups, rank = (case.batch, DIRECTIONS, case.channels, length, STATE), 1, case.rank
@@ -258,17 +322,26 @@ def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
     chosen = launch_table.forward(*size, rank, processors, groups)
     y, *states, kept = engine("forward", *given, case.dtype, True, chosen)
     ones = [torch.ones_like(t) for t in (y, *states)]
-    runs = (("forward", (*given, case.dtype, True), chosen), ("backward", (*ones, *given, kept), launch_table.backward(*size, processors, groups)))
+    runs = (
+        ("forward", (*given, case.dtype, True), chosen),
+        ("backward", (*ones, *given, kept), launch_table.backward(*size, processors, groups)),
+    )
     for step, arguments, first in runs:
         expected = engine(step, *arguments, first)
         for config in dict.fromkeys([first, *launch_table.candidates(first)]):
             yield step, str(config), _candidate_ms(partial(engine, step, *arguments, config), expected, case, bench)
 
 
-def _candidate_ms(run: Callable[[], tuple[Tensor | None, ...]], expected: tuple[Tensor | None, ...], case: Case, bench: Bench) -> float | None:
+def _candidate_ms(
+    run: Callable[[], tuple[Tensor | None, ...]], expected: tuple[Tensor | None, ...], case: Case, bench: Bench
+) -> float | None:
     try:
         pairs = zip(run(), expected, strict=True)
-        if any(not relative_error(one, other) <= TOLERANCE[case.dtype] for one, other in pairs if one is not None and other is not None):
+        if any(
+            not relative_error(one, other) <= TOLERANCE[case.dtype]
+            for one, other in pairs
+            if one is not None and other is not None
+        ):
             return None
         return bench.measure(run).times.median
     except Exception:  # noqa: BLE001  # a launch that the compiler or the GPU refuses is no candidate; the exceptions are Triton's own, which it alone may import
@@ -289,7 +362,11 @@ def _pass(computation: Computation, backward: bool) -> Callable[[], object]:
 
 def _results(computation: Computation, backward: bool) -> tuple[Tensor, ...]:
     y = computation.forward()
-    return computation.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)) if backward else (y,)
+    return (
+        computation.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y))
+        if backward
+        else (y,)
+    )
 
 
 def _synchronise(device: torch.device) -> None:

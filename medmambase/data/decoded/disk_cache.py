@@ -1,11 +1,14 @@
 """Decoded images kept on disk, so that the next run decodes nothing.
 
-Stop before: ``data/decode.py``, which asks for every image here first. The person's files are only ever read.
+Stop before: ``data/decode.py``, which asks for every image here first. The person's files are only
+ever read.
 
-A shard is a file of records, all of one size. Each run that decodes something appends to a shard of its own, under a name that nobody else has.
-A record carries its key and a checksum over all of it, and only what passes is believed: so a writer killed in the middle, a full disk, two
-runs at once and a flipped bit cost a record each and no more. Nothing is locked, replaced or mapped: a file that shrinks while it is mapped
-would end the process, and Windows replaces no file that is open.
+A shard is a file of records, all of one size. Each run that decodes something appends to a shard of
+its own, under a name that nobody else has.
+A record carries its key and a checksum over all of it, and only what passes is believed: so a
+writer killed in the middle, a full disk, two runs at once and a flipped bit cost a record each and
+no more. Nothing is locked, replaced or mapped: a file that shrinks while it is mapped would end the
+process, and Windows replaces no file that is open.
 """
 
 import errno
@@ -38,23 +41,33 @@ Image = tuple[torch.Tensor, Facts]
 
 
 class Cache:
-    """A folder of decoded images, made when it is needed. It can be deleted whenever no run is being started; ``notes`` say what it could not do."""
+    """A folder of decoded images, made when it is needed. It can be deleted whenever no run is
+    being started; ``notes`` say what it could not do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
 
     def shelf(self, preprocessing: Preprocessing, images: int) -> "Shelf":
-        """The images made in this way; about so many are asked for. To be used in a ``with`` statement."""
-        name = f"{preprocessing.size}-{preprocessing.channels}-{preprocessing.resize}-{preprocessing.high_depth}-{_code_version()}"
+        """The images made in this way; about so many are asked for. To be used in a ``with``
+        statement."""
+        asked = preprocessing
+        name = f"{asked.size}-{asked.channels}-{asked.resize}-{asked.high_depth}-{_code_version()}"
         return Shelf(self.folder / name, preprocessing, images, self.notes)
 
 
 class Shelf:
-    """The records of one ``Preprocessing``, from any number of threads. Whatever is wrong here is no error: the image is then decoded."""
+    """The records of one ``Preprocessing``, from any number of threads. Whatever is wrong here is
+    no error: the image is then decoded."""
 
     def __init__(self, folder: Path, preprocessing: Preprocessing, images: int, notes: list[str]) -> None:
-        self.folder, self.channels, self.size, self.images, self.notes = folder, preprocessing.channels, preprocessing.size, images, notes
+        self.folder, self.channels, self.size, self.images, self.notes = (
+            folder,
+            preprocessing.channels,
+            preprocessing.size,
+            images,
+            notes,
+        )
         self.recipe = folder.name.encode("ascii")
         self.lock = threading.Lock()
         self.open_shards: list[_Shard] = []
@@ -74,7 +87,9 @@ class Shelf:
                 continue
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self.lock:
             for shard in self.open_shards:
                 shard.close()
@@ -86,7 +101,8 @@ class Shelf:
                 self._give_up(full)
 
     def fetch(self, path: Path, pixels: npt.NDArray[np.uint8] | None, decode: Callable[[], Image]) -> Image:
-        """What ``decode()`` returns for this file, or for these ``pixels``, from the shelf if it is there. Raises what ``decode`` raises."""
+        """What ``decode()`` returns for this file, or for these ``pixels``, from the shelf if it is
+        there. Raises what ``decode`` raises."""
         try:
             before = _stamp(path)
             key = _key(self.recipe, path) if pixels is None else _key_of_pixels(self.recipe, pixels)
@@ -104,10 +120,13 @@ class Shelf:
         return image, facts
 
     def _write(self, key: bytes, image: torch.Tensor, facts: Facts) -> None:
-        described = json.dumps(asdict(facts), separators=(",", ":")).encode("ascii").ljust(_HEADER - _KEY - _CHECKSUM, b"\0")
+        described = (
+            json.dumps(asdict(facts), separators=(",", ":")).encode("ascii").ljust(_HEADER - _KEY - _CHECKSUM, b"\0")
+        )
         if len(described) != _HEADER - _KEY - _CHECKSUM:
             return
-        # Three equal channels are stored once: whether a set is grey is known only when all of it has been read.
+        # Three equal channels are stored once: whether a set is grey is known only when all of it
+        # has been read.
         grey = len(image) == 1 or (torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]))
         stored = (image[:1] if grey else image).contiguous().numpy().tobytes()
         record = key + _checksum(key, described, stored) + described + stored
@@ -126,17 +145,23 @@ class Shelf:
             need = self.images * (_HEADER + self.channels * self.size**2)
             free = shutil.disk_usage(self.folder).free
             if free < need + _SPARE:
-                raise OSError(errno.ENOSPC, f"{free / 1e9:.1f} GB are free there; they take up to {need / 1e9:.1f} GB, and 1 GB is left to the run")
+                raise OSError(
+                    errno.ENOSPC,
+                    f"{free / 1e9:.1f} GB are free there; they take up to {need / 1e9:.1f} GB, and 1 GB is left to "
+                    f"the run",
+                )
             self.writers[channels] = (self.folder / f"{uuid.uuid4().hex}-{channels}.shard").open("xb")
         return self.writers[channels]
 
     def _give_up(self, error: OSError) -> None:
-        """No more is written, and the room that this run took is given back: a full disk would cost it its networks."""
+        """No more is written, and the room that this run took is given back: a full disk would cost
+        it its networks."""
         self.may_write = False
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space there" if full else "make the folder writable"
         self.notes.append(
-            f"{self.folder.parent}: decoded images are not kept on disk ({error.strerror or error}), so the next run decodes them again; {advice} to keep them"
+            f"{self.folder.parent}: decoded images are not kept on disk ({error.strerror or error}), so the next run "
+            f"decodes them again; {advice} to keep them"
         )
         for file in self.writers.values():
             with suppress(OSError):  # what was still to be written does not fit either
@@ -167,7 +192,8 @@ class _Shard:
         return keys
 
     def read(self, key: bytes, row: int) -> Image | None:
-        """torch.uint8 (channels, size, size) and its facts; None where a byte of the record is not what was written."""
+        """torch.uint8 (channels, size, size) and its facts; None where a byte of the record is not
+        what was written."""
         try:
             with self.lock:
                 self.file.seek(row * self.record)
@@ -216,7 +242,8 @@ def _checksum(key: bytes, described: bytes, pixels: bytes) -> bytes:
 
 
 def _code_version() -> str:
-    """Twelve hex digits of whatever turns bytes into pixels: the code itself, so that no one needs to remember to raise a number."""
+    """Twelve hex digits of whatever turns bytes into pixels: the code itself, so that no one needs
+    to remember to raise a number."""
     digest = hashlib.blake2b(digest_size=6)
     for source in sorted(files("medmambase.data.reading").iterdir(), key=lambda source: source.name):
         digest.update(source.read_bytes() if source.name.endswith(".py") else b"")

@@ -1,6 +1,7 @@
 """Files to tensors, each decoded once.
 
-Stop before: ``data/folders.py``. Each file is read by ``data/images.py``, or found in ``data/cache.py``. Stop after: ``training/loop.py``.
+Stop before: ``data/folders.py``. Each file is read by ``data/images.py``, or found in
+``data/cache.py``. Stop after: ``training/loop.py``.
 """
 
 import hashlib
@@ -25,9 +26,11 @@ from medmambase.data.reading.images import Facts, ImageError, load
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), the samples they came from, and what each file was; all in the same order.
+    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), the samples they came from, and
+    what each file was; all in the same order.
 
-    ``images`` that do not lie in memory are indexed in the same way along their first axis, which decodes them.
+    ``images`` that do not lie in memory are indexed in the same way along their first axis, which
+    decodes them.
     """
 
     images: torch.Tensor | OnDemand
@@ -40,7 +43,8 @@ class ImageSet:
         return self.rows([row for row, sample in enumerate(self.samples) if sample.split == name])
 
     def rows(self, rows: Sequence[int]) -> "ImageSet":
-        """These images, in this order. Rows that follow each other share this set's memory, so neither may be changed in place."""
+        """These images, in this order. Rows that follow each other share this set's memory, so
+        neither may be changed in place."""
         rows = list(rows)
         if isinstance(self.images, OnDemand):
             images: torch.Tensor | OnDemand = self.images.rows(rows)
@@ -48,10 +52,13 @@ class ImageSet:
             images = self.images[rows[0] : rows[0] + len(rows)]
         else:
             images = self.images[rows]
-        return ImageSet(images, self.labels[rows], tuple(self.samples[row] for row in rows), tuple(self.facts[row] for row in rows))
+        return ImageSet(
+            images, self.labels[rows], tuple(self.samples[row] for row in rows), tuple(self.facts[row] for row in rows)
+        )
 
     def expect(self, order: torch.Tensor) -> None:
-        """Which rows will be asked for next, torch.int64 (k,): images that do not lie in memory are then decoded while the network is busy."""
+        """Which rows will be asked for next, torch.int64 (k,): images that do not lie in memory are
+        then decoded while the network is busy."""
         if isinstance(self.images, OnDemand):
             self.images.expect(order)
 
@@ -60,12 +67,16 @@ class ImageSet:
         return self.images.grey if isinstance(self.images, OnDemand) else all(map(_is_grey, self.images))
 
     def to_grey(self) -> "ImageSet":
-        """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each file is read once."""
-        return replace(self, images=self.images.to_grey() if isinstance(self.images, OnDemand) else self.images[:, :1].clone())
+        """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each
+        file is read once."""
+        return replace(
+            self, images=self.images.to_grey() if isinstance(self.images, OnDemand) else self.images[:, :1].clone()
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with any name, label, split or pixel (at full size), and with their order: whether data is still the same."""
+        """32 hex digits that change with any name, label, split or pixel (at full size), and with
+        their order: whether data is still the same."""
         digest = hashlib.blake2b(digest_size=16)
         for sample, facts in zip(self.samples, self.facts, strict=True):
             digest.update(f"{(sample.name, sample.label, sample.split, facts.digest)!a}\n".encode("ascii"))
@@ -80,11 +91,14 @@ def decode(
     *,
     keep: bool = True,
 ) -> tuple[ImageSet, list[ImageError]]:
-    """Read every file once, in threads (Pillow frees the interpreter while it decodes), and keep the order.
+    """Read every file once, in threads (Pillow frees the interpreter while it decodes), and keep
+    the order.
 
-    ``progress(results, total)`` may wrap the iteration, as tqdm does. With a ``cache`` what an earlier run decoded is not decoded again; where
-    that fails, ``cache.notes`` say so and the result is the same. Without ``keep`` memory is spared: each image is decoded once here, to know what
-    can be read, and again whenever it is asked for. Returns the images that could be read and one error for each that could not.
+    ``progress(results, total)`` may wrap the iteration, as tqdm does. With a ``cache`` what an
+    earlier run decoded is not decoded again; where that fails, ``cache.notes`` say so and the
+    result is the same. Without ``keep`` memory is spared: each image is decoded once here, to know
+    what can be read, and again whenever it is asked for. Returns the images that could be read and
+    one error for each that could not.
     Raises DataError where memory does not suffice.
     """
     images = _room(len(samples) if keep else 0, preprocessing)
@@ -101,7 +115,9 @@ def decode(
                     return load(sample.path, preprocessing, pixels)
                 return shelf.fetch(sample.path, pixels, lambda: load(sample.path, preprocessing, pixels))
             except ImageError as error:
-                return ImageError(error.path, error.reason)  # a new one: this one's traceback holds the half-decoded image
+                return ImageError(
+                    error.path, error.reason
+                )  # a new one: this one's traceback holds the half-decoded image
 
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
         try:
@@ -118,7 +134,9 @@ def decode(
                     kept.append(sample)
                     facts.append(fact)
         finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for the few files in work, not for the whole queue
+            pool.shutdown(
+                cancel_futures=True
+            )  # so that Ctrl-C waits for the few files in work, not for the whole queue
             forget()
     labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
     found = images[: len(kept)] if keep else OnDemand(kept, facts, preprocessing, preprocessing.channels, grey)
@@ -131,7 +149,9 @@ def _room(count: int, preprocessing: Preprocessing) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     except RuntimeError as error:
         need = f"{count} images of {preprocessing.size} px need {math.prod(shape) / 1e9:.1f} GB of memory"
-        raise DataError(f"{need}, more than there is; use a smaller image size, or keep no decoded images with --cache off") from error
+        raise DataError(
+            f"{need}, more than there is; use a smaller image size, or keep no decoded images with --cache off"
+        ) from error
 
 
 def _is_grey(image: torch.Tensor) -> bool:
@@ -139,14 +159,23 @@ def _is_grey(image: torch.Tensor) -> bool:
 
 
 def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
-    """One note for each split, or class of it, that had images of which none could be ``read``. Training images are not asked about."""
-    before, after = (Counter((sample.split, sample.label) for sample in samples) for samples in (manifest.samples, read))
+    """One note for each split, or class of it, that had images of which none could be ``read``.
+    Training images are not asked about."""
+    before, after = (
+        Counter((sample.split, sample.label) for sample in samples) for samples in (manifest.samples, read)
+    )
     notes = []
-    for split, consequence in (("val", "the last epoch is kept as the best, chosen by no figure"), ("test", "there will be no test results")):
+    for split, consequence in (
+        ("val", "the last epoch is kept as the best, chosen by no figure"),
+        ("test", "there will be no test results"),
+    ):
         had = [label for label in range(len(manifest.classes)) if before[split, label]]
         gone = [label for label in had if not after[split, label]]
         if gone and gone == had:
             notes.append(f"none of the {len(manifest.split(split))} images of {split} can be read: {consequence}")
         elif gone:
-            notes.append(f"{split} has no images of {', '.join(manifest.classes[label] for label in gone)} that can be read: its results leave these out")
+            notes.append(
+                f"{split} has no images of {', '.join(manifest.classes[label] for label in gone)} that can be read: "
+                f"its results leave these out"
+            )
     return tuple(notes)

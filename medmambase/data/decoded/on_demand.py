@@ -1,6 +1,8 @@
-"""Images that are decoded anew whenever they are asked for: for sets that are larger than memory, and keep nothing on disk.
+"""Images that are decoded anew whenever they are asked for: for sets that are larger than memory,
+and keep nothing on disk.
 
-Stop before: ``data/decode.py``, which has read every file once by then. Stop after: ``training/loop.py``.
+Stop before: ``data/decode.py``, which has read every file once by then. Stop after:
+``training/loop.py``.
 """
 
 import os
@@ -21,14 +23,24 @@ _AHEAD = 256  # images decoded before they are asked for: several batches, and a
 
 
 class OnDemand:
-    """Stands where the torch.uint8 (n, c, s, s) tensor of decoded images would, and is indexed like it along its first axis.
+    """Stands where the torch.uint8 (n, c, s, s) tensor of decoded images would, and is indexed like
+    it along its first axis.
 
-    ``grey`` says whether every image has equal channels. Asking raises ImageError for a file that has gone or changed since it was first read:
-    the figures of a run whose data moves under it would mean nothing.
+    ``grey`` says whether every image has equal channels. Asking raises ImageError for a file that
+    has gone or changed since it was first read: the figures of a run whose data moves under it
+    would mean nothing.
     """
 
-    def __init__(self, samples: Sequence[Sample], facts: Sequence[Facts], preprocessing: Preprocessing, channels: int, grey: bool) -> None:
-        self.samples, self.facts, self.preprocessing, self.channels, self.grey = samples, facts, preprocessing, channels, grey
+    def __init__(
+        self, samples: Sequence[Sample], facts: Sequence[Facts], preprocessing: Preprocessing, channels: int, grey: bool
+    ) -> None:
+        self.samples, self.facts, self.preprocessing, self.channels, self.grey = (
+            samples,
+            facts,
+            preprocessing,
+            channels,
+            grey,
+        )
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
         self.order: Iterator[int] = iter(())
         self.ready: deque[tuple[int, Future[Tensor]]] = deque()
@@ -41,10 +53,15 @@ class OnDemand:
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> Tensor:
         """torch.uint8 (k, c, s, s): the images of these rows."""
         asked = [self._decoding(row) for row in torch.arange(len(self.samples))[rows].tolist()]
-        return torch.stack([image.result() for image in asked]) if asked else torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        return (
+            torch.stack([image.result() for image in asked])
+            if asked
+            else torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        )
 
     def expect(self, order: Tensor) -> None:
-        """What will be asked for next, torch.int64 (k,): threads decode it while the network is busy. Asking for something else costs time only."""
+        """What will be asked for next, torch.int64 (k,): threads decode it while the network is
+        busy. Asking for something else costs time only."""
         for _, image in self.ready:
             image.cancel()
         self.ready.clear()
@@ -53,7 +70,13 @@ class OnDemand:
 
     def rows(self, rows: Sequence[int]) -> "OnDemand":
         """These images, in this order, not yet decoded."""
-        return OnDemand([self.samples[row] for row in rows], [self.facts[row] for row in rows], self.preprocessing, self.channels, self.grey)
+        return OnDemand(
+            [self.samples[row] for row in rows],
+            [self.facts[row] for row in rows],
+            self.preprocessing,
+            self.channels,
+            self.grey,
+        )
 
     def to_grey(self) -> "OnDemand":
         """The first channel alone."""
@@ -74,5 +97,8 @@ class OnDemand:
         sample = self.samples[row]
         image, facts = load(sample.path, self.preprocessing, None if sample.row is None else pixels_of(sample))
         if facts.digest != self.facts[row].digest:
-            raise ImageError(sample.path, "has other pixels than when it was first read; leave the data alone during a run, and start it again")
+            raise ImageError(
+                sample.path,
+                "has other pixels than when it was first read; leave the data alone during a run, and start it again",
+            )
         return image[: self.channels]

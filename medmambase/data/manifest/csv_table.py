@@ -1,4 +1,5 @@
-"""A CSV manifest, as people write it or a spreadsheet saves it, to images, classes, patients and splits.
+"""A CSV manifest, as people write it or a spreadsheet saves it, to images, classes, patients and
+splits.
 
 Stop before: ``data/sources.py`` with a CSV. Stop after: ``data/splits.py``.
 """
@@ -10,18 +11,41 @@ from pathlib import Path
 
 from medmambase.data.manifest.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
 
-# What a column is called, in any case and with blanks or hyphens for underscores; the first is how a run writes it.
+# What a column is called, in any case and with blanks or hyphens for underscores; the first is how
+# a run writes it.
 COLUMNS = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img"),
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+        "image_name",
+        "img",
+    ),
     "label": ("label", "class", "class_name", "diagnosis", "category", "target"),
-    "patient": ("patient", "patient_id", "patientid", "patient_num", "subject", "subject_id", "case", "case_id", "group"),
+    "patient": (
+        "patient",
+        "patient_id",
+        "patientid",
+        "patient_num",
+        "subject",
+        "subject_id",
+        "case",
+        "case_id",
+        "group",
+    ),
     "split": ("split", "set", "subset", "partition"),
 }
 _ADVICE = "wanted path,label and, if you know them, patient,split"
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The column names, and each row that is not empty with the line that it ends on. Commas, semicolons or tabs; UTF-8. Raises DataError."""
+    """The column names, and each row that is not empty with the line that it ends on. Commas,
+    semicolons or tabs; UTF-8. Raises DataError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,13 +64,18 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     (_, names), *rows = lines
     for line, row in rows:
         if len(row) != len(names):
-            raise DataError(f"{path}, line {line}: has {len(row)} cells, and the first line names {len(names)} columns; put a name with commas in quotes")
+            raise DataError(
+                f"{path}, line {line}: has {len(row)} cells, and the first line names {len(names)} columns; put a "
+                f"name with commas in quotes"
+            )
     return names, rows
 
 
-def read_table(path: Path, names: list[str], rows: list[tuple[int, list[str]]], group_column: str | None = None) -> Manifest:
-    """Images named in a CSV, as ``read_rows`` has read it, from the CSV's folder on; what has no split is in train. ``group_column``: which column
-    tells the patient.
+def read_table(
+    path: Path, names: list[str], rows: list[tuple[int, list[str]]], group_column: str | None = None
+) -> Manifest:
+    """Images named in a CSV, as ``read_rows`` has read it, from the CSV's folder on; what has no
+    split is in train. ``group_column``: which column tells the patient.
 
     Raises DataError naming file and line.
     """
@@ -67,22 +96,36 @@ def read_table(path: Path, names: list[str], rows: list[tuple[int, list[str]]], 
     for line, row in rows:
         name, label, split = cell(row, "path").replace("\\", "/"), cell(row, "label"), cell(row, "split")
         if not name or not label:
-            raise DataError(f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or take the line out")
+            raise DataError(
+                f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or take the line out"
+            )
         if name in first_line:
-            raise DataError(f"{path}, line {line}: {name} stands in line {first_line[name]} already; take one of them out")
+            raise DataError(
+                f"{path}, line {line}: {name} stands in line {first_line[name]} already; take one of them out"
+            )
         if not split_of_nothing and split.casefold() not in SPLIT_NAMES:
             raise DataError(f"{path}, line {line}: split is {split!r}; it must be train, val or test")
         first_line[name] = line
-        found.append((name, label, "train" if split_of_nothing else SPLIT_NAMES[split.casefold()], cell(row, "patient")))
+        found.append(
+            (name, label, "train" if split_of_nothing else SPLIT_NAMES[split.casefold()], cell(row, "patient"))
+        )
     labels = {label for _, label, _, _ in found}
     classes = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))  # so that 10 comes after 9
-    return manifest_of(path, classes, [(path.parent / name, label, split, patient, name) for name, label, split, patient in sorted(found)])
+    return manifest_of(
+        path,
+        classes,
+        [(path.parent / name, label, split, patient, name) for name, label, split, patient in sorted(found)],
+    )
 
 
 def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
-    """A manifest of (file, label, split, patient, name). Raises DataError where none of the files is there, or the classes cannot be learned."""
+    """A manifest of (file, label, split, patient, name). Raises DataError where none of the files
+    is there, or the classes cannot be learned."""
     if not any(file.is_file() for file, *_ in rows):
-        raise DataError(f"{path}: none of its {len(rows)} images is there, the first at {rows[0][0]}; paths are those from the folder of the CSV on")
+        raise DataError(
+            f"{path}: none of its {len(rows)} images is there, the first at {rows[0][0]}; paths are those from the "
+            f"folder of the CSV on"
+        )
     of_split: defaultdict[str, set[str]] = defaultdict(set)
     for _, label, split, _, _ in rows:
         of_split[split].add(label)
@@ -96,13 +139,17 @@ def _plain(name: str) -> str:
 
 
 def _column(path: Path, names: list[str], role: str) -> int | None:
-    """The place of the column of that role: under the name that a run would write, or under the only other that can be meant."""
+    """The place of the column of that role: under the name that a run would write, or under the
+    only other that can be meant."""
     plain = [_plain(name) for name in names]
     if plain.count(role) == 1:
         return plain.index(role)
     meant = [place for place, name in enumerate(plain) if name in COLUMNS[role]]
     if len(meant) > 1:
-        raise DataError(f"{path}: {' and '.join(names[place] for place in meant)} could both be the {role}; call the one that is meant {role!r}")
+        raise DataError(
+            f"{path}: {' and '.join(names[place] for place in meant)} could both be the {role}; call the one that is "
+            f"meant {role!r}"
+        )
     return meant[0] if meant else None
 
 

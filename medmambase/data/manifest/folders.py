@@ -1,8 +1,10 @@
 """Images, their classes and splits, and how a folder tells them.
 
-Stop before: ``data/sources.py`` with a folder. Stop after: ``data/splits.py``, which fills in what the folder does not tell.
+Stop before: ``data/sources.py`` with a folder. Stop after: ``data/splits.py``, which fills in what
+the folder does not tell.
 
-Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's files are only ever read.
+Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's files are only ever
+read.
 """
 
 import difflib
@@ -15,12 +17,22 @@ from pathlib import Path
 from medmambase.data.reading.images import is_dicom
 
 SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".pfm",
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm",
+    ".ppm", ".pbm", ".pnm", ".pfm",
      ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dcm", ".dicom"}
 )  # fmt: skip  # by format
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
-# Folders that archivers and network disks leave behind: they hold resource forks and thumbnails that look like images.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# Folders that archivers and network disks leave behind: they hold resource forks and thumbnails
+# that look like images.
 _LITTER = frozenset({"__macosx", "@eadir"})
 _RUN_FILES = frozenset({"config.json", "metrics.csv", "train.log"})  # what tells the folder of a run
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
@@ -32,9 +44,11 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. ``label`` indexes the classes; ``split`` is train, val or test; ``name`` is the path below the root, with slashes.
+    """One image. ``label`` indexes the classes; ``split`` is train, val or test; ``name`` is the
+    path below the root, with slashes.
 
-    ``patient`` is "" where nobody said whose image it is; ``row`` is the image's place in a file that holds many, else None.
+    ``patient`` is "" where nobody said whose image it is; ``row`` is the image's place in a file
+    that holds many, else None.
     """
 
     path: Path
@@ -49,7 +63,8 @@ class Sample:
 class Manifest:
     """Every image of a source, in the order of the names; ``notes`` are one line each.
 
-    ``classes`` are sorted as the folders of train are, or stand in the order that a published set gives them. ``method``: how the splits came about.
+    ``classes`` are sorted as the folders of train are, or stand in the order that a published set
+    gives them. ``method``: how the splits came about.
     """
 
     root: Path
@@ -64,29 +79,46 @@ class Manifest:
 
 
 def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
-    """Find the images below ``root`` and give each a class, and a split where the folders tell it; else it is in train.
+    """Find the images below ``root`` and give each a class, and a split where the folders tell it;
+    else it is in train.
 
     ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case.
-    Pictures of earlier trainings are no data: ``runs``, the folder that new runs go to, and whatever is the folder of a run are left out.
+    Pictures of earlier trainings are no data: ``runs``, the folder that new runs go to, and
+    whatever is the folder of a run are left out.
     Raises DataError for a folder that cannot be trained on.
     """
     root = Path(root)
     if not root.exists():
-        raise DataError(f"{root}: there is no such folder; give the folder that holds train/, val/ and test/, or one folder for each class")
+        raise DataError(
+            f"{root}: there is no such folder; give the folder that holds train/, val/ and test/, or one folder for "
+            f"each class"
+        )
     if not root.is_dir():
-        raise DataError(f"{root}: this is a file; give the folder that holds train/, val/ and test/, or one folder for each class")
+        raise DataError(
+            f"{root}: this is a file; give the folder that holds train/, val/ and test/, or one folder for each class"
+        )
     notes: list[str] = []
     past = _PastRuns(root, runs)
     split_folders = _split_folders(root, notes, past)
     found = {split: _classes_in(root, folder, notes, past) for split, folder in split_folders.items()}
     if past.met:
-        notes.append(f"left out, since runs of earlier trainings lie there: {', '.join(path.relative_to(root).as_posix() for path in past.met)}")
+        notes.append(
+            f"left out, since runs of earlier trainings lie there: "
+            f"{', '.join(path.relative_to(root).as_posix() for path in past.met)}"
+        )
     train = found["train"]
     classes = tuple(sorted(name for name, paths in train.items() if paths))
     if not any(found.values()):
-        raise DataError(f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
-    if len(classes) == 1 and any(child.name.casefold() in SPLIT_NAMES for child in _subfolders(split_folders["train"] / classes[0])):
-        raise DataError(f"{root}: only one class found, {classes[0]!r}; give {split_folders['train'] / classes[0]} instead")
+        raise DataError(
+            f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, "
+            f"jp2, dcm are read)"
+        )
+    if len(classes) == 1 and any(
+        child.name.casefold() in SPLIT_NAMES for child in _subfolders(split_folders["train"] / classes[0])
+    ):
+        raise DataError(
+            f"{root}: only one class found, {classes[0]!r}; give {split_folders['train'] / classes[0]} instead"
+        )
     check_classes(root, {split: folders.keys() for split, folders in found.items()})
 
     samples = [
@@ -100,7 +132,8 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
 
 
 def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
-    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one that another split has, or has one alone."""
+    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one
+    that another split has, or has one alone."""
     train = sorted(found.get("train", ()))
     if not train:
         raise DataError(f"{root}: there are no training images; put some into train, in one folder for each class")
@@ -109,7 +142,8 @@ def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
             near = difflib.get_close_matches(name.casefold(), [known.casefold() for known in train], n=1, cutoff=0)[0]
             nearest = next(known for known in train if known.casefold() == near)
             raise DataError(
-                f"{root}: {split} has class {name!r} but train has no images of it; the nearest name in train is {nearest!r}: rename the class, "
+                f"{root}: {split} has class {name!r} but train has no images of it; the nearest name in train is "
+                f"{nearest!r}: rename the class, "
                 "or add images to train"
             )
     if len(train) == 1:
@@ -117,7 +151,8 @@ def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
 
 
 class _PastRuns:
-    """Folders of earlier trainings among the data, which hold pictures that look like images of a class; ``met`` are those left out."""
+    """Folders of earlier trainings among the data, which hold pictures that look like images of a
+    class; ``met`` are those left out."""
 
     def __init__(self, root: Path, runs: Path | None) -> None:
         inside = runs is not None and runs.resolve().is_relative_to(root.resolve())
@@ -125,12 +160,16 @@ class _PastRuns:
         self.met: list[Path] = []
 
     def begin_at(self, folder: Path, files: Sequence[str]) -> bool:
-        """Whether nothing from ``folder`` on is data. A folder of images stays one, even if a person has new runs put into it."""
+        """Whether nothing from ``folder`` on is data. A folder of images stays one, even if a
+        person has new runs put into it."""
         return _RUN_FILES <= set(files) or (folder == self.runs and not any(map(_is_image, files)))
 
     def are_in(self, folder: Path) -> bool:
-        """The same for a folder that need not be walked: whether it is a run or the runs' folder, or has a run in it."""
-        return folder == self.runs or any(all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_subfolders(folder)))
+        """The same for a folder that need not be walked: whether it is a run or the runs' folder,
+        or has a run in it."""
+        return folder == self.runs or any(
+            all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_subfolders(folder))
+        )
 
 
 def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, Path]:
@@ -146,7 +185,10 @@ def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, P
     if not splits:
         return {"train": root}
     if "train" not in splits:
-        raise DataError(f"{root}: there is {' and '.join(f.name + '/' for f in splits.values())} but no train/; add train/ with one folder for each class")
+        raise DataError(
+            f"{root}: there is {' and '.join(f.name + '/' for f in splits.values())} but no train/; add train/ with "
+            f"one folder for each class"
+        )
     others = [folder for folder in folders if folder not in splits.values()]
     past.met += filter(past.are_in, others)
     if ignored := [folder.name for folder in others if folder not in past.met]:
@@ -167,7 +209,10 @@ def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> 
             empty.append(child.name)
     if unspeakable := [name for name in classes if _UNTEXT.search(name)]:
         shown = unspeakable[0].encode("utf-8", "backslashreplace").decode("utf-8")
-        raise DataError(f"{folder}: the name of class folder '{shown}' is no valid UTF-8, and classes are saved with the network; rename the folder")
+        raise DataError(
+            f"{folder}: the name of class folder '{shown}' is no valid UTF-8, and classes are saved with the "
+            f"network; rename the folder"
+        )
     where = "" if folder == root else f" in {folder.name}/"
     if empty:
         notes.append(f"no images{where} in class folder {', '.join(empty)}")
@@ -191,17 +236,24 @@ def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if _visible(name)]
-        found += [path for path in (Path(parent, name) for name in files) if _is_image(path.name) or _is_bare_dicom(path)]
+        found += [
+            path for path in (Path(parent, name) for name in files) if _is_image(path.name) or _is_bare_dicom(path)
+        ]
     return found, met
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Every image file at any depth, one after the other, sorted by folder; only the names of one folder at a time are kept. A file is itself."""
+    """Every image file at any depth, one after the other, sorted by folder; only the names of one
+    folder at a time are kept. A file is itself."""
     if not folder.is_dir():
         yield folder
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if _visible(name))
-        yield from (path for path in (Path(parent, name) for name in sorted(files)) if _is_image(path.name) or _is_bare_dicom(path))
+        yield from (
+            path
+            for path in (Path(parent, name) for name in sorted(files))
+            if _is_image(path.name) or _is_bare_dicom(path)
+        )
 
 
 def _visible(name: str) -> bool:

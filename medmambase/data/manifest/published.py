@@ -1,6 +1,8 @@
-"""Published data sets, read as they are downloaded: MedMNIST's .npz files of any size, and the FETAL_PLANES_DB folder.
+"""Published data sets, read as they are downloaded: MedMNIST's .npz files of any size, and the
+FETAL_PLANES_DB folder.
 
-Stop before: ``data/sources.py``. Stop after: ``data/splits.py``; ``data/decode.py`` asks ``pixels_of`` for images that are rows of a file.
+Stop before: ``data/sources.py``. Stop after: ``data/splits.py``; ``data/decode.py`` asks
+``pixels_of`` for images that are rows of a file.
 """
 
 import re
@@ -21,24 +23,36 @@ from medmambase.data.reading.images import ImageError
 
 FETAL_PLANES = "FETAL_PLANES_DB_data.csv"
 _FETAL_COLUMNS = ("image_name", "patient_num", "plane", "train")
-_ORGANS = ("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left", "lung-right", "pancreas", "spleen")
+_ORGANS = (
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
 # What MedMNIST's labels mean, by the name of the file without its size.
 CLASSES = {
     "pathmnist": (
-        "adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa", "cancer-associated stroma",
-        "colorectal adenocarcinoma epithelium",
+        "adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa",
+        "cancer-associated stroma", "colorectal adenocarcinoma epithelium",
     ),
     "dermamnist": (
-        "actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma", "benign keratosis-like lesions", "dermatofibroma", "melanoma",
-        "melanocytic nevi", "vascular lesions",
+        "actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma", "benign keratosis-like lesions",
+        "dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions",
     ),
     "octmnist": ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
     "pneumoniamnist": ("normal", "pneumonia"),
     "breastmnist": ("malignant", "normal, benign"),
-    "bloodmnist": ("basophil", "eosinophil", "erythroblast", "immature granulocytes", "lymphocyte", "monocyte", "neutrophil", "platelet"),
-    "tissuemnist": (
-        "collecting duct, connecting tubule", "distal convoluted tubule", "glomerular endothelial cells", "interstitial endothelial cells", "leukocytes",
-        "podocytes", "proximal tubule segments", "thick ascending limb",
+    "bloodmnist": ("basophil", "eosinophil", "erythroblast", "immature granulocytes", "lymphocyte", "monocyte",
+    "neutrophil", "platelet"), "tissuemnist": (
+        "collecting duct, connecting tubule", "distal convoluted tubule", "glomerular endothelial cells",
+        "interstitial endothelial cells", "leukocytes", "podocytes", "proximal tubule segments", "thick ascending limb",
     ),
     "organamnist": _ORGANS, "organcmnist": _ORGANS, "organsmnist": _ORGANS,
 }  # fmt: skip  # one set a paragraph
@@ -50,34 +64,55 @@ _lock = threading.Lock()
 
 
 def read_medmnist(path: Path) -> Manifest:
-    """The images of a MedMNIST file and their official split; each is named ``<split>/<row>``. Raises DataError."""
+    """The images of a MedMNIST file and their official split; each is named ``<split>/<row>``.
+    Raises DataError."""
     samples: list[Sample] = []
     for split in SPLITS:
         shape, dtype = _header(path, f"{split}_images")
         if dtype != np.uint8 or np.prod(shape, dtype=object) > _MOST_BYTES:
-            raise DataError(f"{path}: {split}_images is {dtype} {shape}; wanted 8-bit pictures (uint8), {_MOST_BYTES / 1e9:.0f} GB of them at most")
+            raise DataError(
+                f"{path}: {split}_images is {dtype} {shape}; wanted 8-bit pictures (uint8), {_MOST_BYTES / 1e9:.0f} "
+                f"GB of them at most"
+            )
         listed, _ = _header(path, f"{split}_labels")
         if len(listed) not in (1, 2) or np.prod(listed, dtype=object) > _MOST_LABELS:
             raise DataError(f"{path}: {split}_labels has shape {listed}; wanted one label for each image")
         labels = _array(path, f"{split}_labels")
         if labels.ndim == 2 and labels.shape[1] > 1:
-            raise DataError(f"{path}: each image has {labels.shape[1]} labels, which may all be true; a classifier needs one class for each image")
+            raise DataError(
+                f"{path}: each image has {labels.shape[1]} labels, which may all be true; a classifier needs one "
+                f"class for each image"
+            )
         if labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
-            raise DataError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; wanted whole numbers from 0 on, one for each image")
+            raise DataError(
+                f"{path}: {split}_labels is {labels.dtype} {labels.shape}; wanted whole numbers from 0 on, one for "
+                f"each image"
+            )
         if len(shape) == 4 and shape[3] not in (1, 3):
-            raise DataError(f"{path}: {split}_images has shape {shape}: volumes; wanted pictures (n, height, width) or (n, height, width, 3)")
+            raise DataError(
+                f"{path}: {split}_images has shape {shape}: volumes; wanted pictures (n, height, width) or (n, "
+                f"height, width, 3)"
+            )
         if len(shape) not in (3, 4) or shape[0] != len(labels) or 0 in shape[1:]:
-            raise DataError(f"{path}: {split}_images has shape {shape} and {split}_labels {labels.shape}; wanted as many pictures as labels")
-        samples += [Sample(path, int(label), split, f"{split}/{row:06d}", "", row) for row, label in enumerate(labels.ravel())]
+            raise DataError(
+                f"{path}: {split}_images has shape {shape} and {split}_labels {labels.shape}; wanted as many "
+                f"pictures as labels"
+            )
+        samples += [
+            Sample(path, int(label), split, f"{split}/{row:06d}", "", row) for row, label in enumerate(labels.ravel())
+        ]
     count = 1 + max((sample.label for sample in samples), default=0)
     known = CLASSES.get(re.sub(r"_\d+$", "", path.stem.casefold()), ())
     classes = known if len(known) == count else tuple(map(str, range(count)))
-    check_classes(path, {split: {classes[sample.label] for sample in samples if sample.split == split} for split in SPLITS})
+    check_classes(
+        path, {split: {classes[sample.label] for sample in samples if sample.split == split} for split in SPLITS}
+    )
     return Manifest(path, classes, tuple(samples), ())
 
 
 def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
-    """uint8 (h, w) or (h, w, 3): a sample that is a row of a file, which is read once and kept until ``forget``. Raises ImageError."""
+    """uint8 (h, w) or (h, w, 3): a sample that is a row of a file, which is read once and kept
+    until ``forget``. Raises ImageError."""
     assert sample.row is not None
     key = sample.path, sample.name.partition("/")[0]
     with _lock:
@@ -88,7 +123,9 @@ def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
                 raise ImageError(sample.path, str(error).removeprefix(f"{sample.path}: ")) from error
         images = _arrays[key]
     if sample.row >= len(images) or images.dtype != np.uint8:
-        raise ImageError(sample.path, f"{key[1]}_images is {images.dtype} {images.shape}, without row {sample.row} in 8 bits")
+        raise ImageError(
+            sample.path, f"{key[1]}_images is {images.dtype} {images.shape}, without row {sample.row} in 8 bits"
+        )
     image: npt.NDArray[np.uint8] = images[sample.row]
     return image[..., 0] if image.shape[2:] == (1,) else image
 
@@ -105,15 +142,18 @@ def is_fetal_planes(names: Sequence[str]) -> bool:
 
 
 def read_fetal_planes(path: Path, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> Manifest:
-    """FETAL_PLANES_DB by its CSV, as ``table.read_rows`` has read it, beside which ``Images/`` lies: planes are the classes, and its own split into
-    train and test. Raises DataError.
+    """FETAL_PLANES_DB by its CSV, as ``table.read_rows`` has read it, beside which ``Images/``
+    lies: planes are the classes, and its own split into train and test. Raises DataError.
     """
     plain = [name.casefold() for name in names]
     image, patient, plane, train = (plain.index(name) for name in _FETAL_COLUMNS)
     found = []
     for line, row in rows:
         if row[train] not in ("0", "1") or not (row[image] and row[plane]):
-            raise DataError(f"{path}, line {line}: Train is {row[train]!r}, of image {row[image]!r} and plane {row[plane]!r}; wanted 0 or 1, and names")
+            raise DataError(
+                f"{path}, line {line}: Train is {row[train]!r}, of image {row[image]!r} and plane {row[plane]!r}; "
+                f"wanted 0 or 1, and names"
+            )
         name = row[image] if row[image].casefold().endswith(".png") else f"{row[image]}.png"
         split = "train" if row[train] == "1" else "test"
         found.append((path.parent / "Images" / name, row[plane], split, row[patient], f"Images/{name}"))
@@ -127,7 +167,8 @@ def _array(path: Path, key: str) -> Any:
 
 
 def _header(path: Path, key: str) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array that is not read yet: a small file may claim to unpack to more than any memory. Raises DataError."""
+    """Shape and dtype of an array that is not read yet: a small file may claim to unpack to more
+    than any memory. Raises DataError."""
     with _told(path, key), zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -143,9 +184,23 @@ def _told(path: Path, key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except MemoryError as error:
-        raise DataError(f"{path}: {key} is larger than the memory that there is; take the set in a smaller size") from error
+        raise DataError(
+            f"{path}: {key} is larger than the memory that there is; take the set in a smaller size"
+        ) from error
     except KeyError as error:
         raise DataError(f"{path}: has no array {key!r}; wanted a MedMNIST file with {', '.join(_KEYS)}") from error
-    # What zipfile, zlib and NumPy raise for damaged files; a kind of compression that zipfile does not know is a RuntimeError.
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: is no MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); download it again") from error
+    # What zipfile, zlib and NumPy raise for damaged files; a kind of compression that zipfile does
+    # not know is a RuntimeError.
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(
+            f"{path}: is no MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); download it again"
+        ) from error

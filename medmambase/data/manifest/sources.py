@@ -1,6 +1,7 @@
 """Whatever a person points at, to images with classes, patients and splits.
 
-Stop before: a path from a command line. Next stops: ``folders.py``, ``table.py`` or ``published.py``, by what lies there, and then ``splits.py``.
+Stop before: a path from a command line. Next stops: ``folders.py``, ``table.py`` or
+``published.py``, by what lies there, and then ``splits.py``.
 """
 
 import re
@@ -13,7 +14,10 @@ from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, re
 from medmambase.data.manifest.splits import complete
 from medmambase.data.reading.dicom import patient_of
 
-WANTED = "give a folder that holds train/, val/ and test/ or one folder for each class, a CSV (path,label,patient,split), or a MedMNIST .npz"
+WANTED = (
+    "give a folder that holds train/, val/ and test/ or one folder for each class, a CSV "
+    "(path,label,patient,split), or a MedMNIST .npz"
+)
 
 
 def read_manifest(
@@ -27,24 +31,32 @@ def read_manifest(
     fold: int = 0,
     allow_leak: bool = False,
 ) -> Manifest:
-    """The images of a folder, of a CSV, of a MedMNIST ``.npz``, or of FETAL_PLANES_DB (its folder or its CSV), every one with a split.
+    """The images of a folder, of a CSV, of a MedMNIST ``.npz``, or of FETAL_PLANES_DB (its folder
+    or its CSV), every one with a split.
 
-    ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a whole; ``group_column`` names the column of a CSV
-    that tells it; where neither does, DICOM files tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them. ``runs``: the
-    folder that new runs go to, which is no data.
+    ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a
+    whole; ``group_column`` names the column of a CSV that tells it; where neither does, DICOM files
+    tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them.
+    ``runs``: the folder that new runs go to, which is no data.
     Raises DataError.
     """
     found = read_images(source, runs=runs, group_regex=group_regex, group_column=group_column)
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
 
 
-def read_images(source: Path, *, runs: Path | None = None, group_regex: str | None = None, group_column: str | None = None) -> Manifest:
-    """The same as it lies there: of a source without splits every image is called train. Raises DataError."""
+def read_images(
+    source: Path, *, runs: Path | None = None, group_regex: str | None = None, group_column: str | None = None
+) -> Manifest:
+    """The same as it lies there: of a source without splits every image is called train. Raises
+    DataError."""
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; {WANTED}")
     if group_regex is not None and group_column is not None:
-        raise DataError(f"--group-regex is {group_regex!r} and --group-column {group_column!r}; a patient is told by one of them: leave the other out")
+        raise DataError(
+            f"--group-regex is {group_regex!r} and --group-column {group_column!r}; a patient is told by one of "
+            f"them: leave the other out"
+        )
     found = _read(source, runs, group_column)
     if group_regex is not None:
         found = _grouped(found, group_regex)
@@ -61,7 +73,10 @@ def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest
             return read_fetal_planes(table, names, rows)
         return read_table(table, names, rows, group_column)
     if group_column is not None:
-        raise DataError(f"{source}: --group-column names a column of a CSV, and this is none; give a CSV, or find the patient with --group-regex")
+        raise DataError(
+            f"{source}: --group-column names a column of a CSV, and this is none; give a CSV, or find the patient "
+            f"with --group-regex"
+        )
     if source.is_dir():
         return scan_folder(source, runs)
     if source.suffix.casefold() == ".npz":
@@ -72,7 +87,10 @@ def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest
 def _told_by_files(found: Manifest) -> Manifest:
     """With the patients that DICOM files tell."""
     samples = tuple(
-        replace(sample, patient=patient_of(sample.path)) if sample.path.suffix.casefold() in ("", ".dcm", ".dicom") else sample for sample in found.samples
+        replace(sample, patient=patient_of(sample.path))
+        if sample.path.suffix.casefold() in ("", ".dcm", ".dicom")
+        else sample
+        for sample in found.samples
     )
     return replace(found, samples=samples)
 
@@ -83,12 +101,22 @@ def _grouped(found: Manifest, group_regex: str) -> Manifest:
     matches = {sample.name: pattern.search(sample.name) for sample in found.samples}
     unknown = [name for name, match in matches.items() if not match or not _text(match)]
     if len(unknown) == len(matches):
-        raise DataError(f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(matches)} names, such as {unknown[0]}")
+        raise DataError(
+            f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(matches)} names, such as "
+            f"{unknown[0]}"
+        )
     notes = found.notes
     if unknown:
-        notes += (f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images counts as a patient of its own",)
+        notes += (
+            f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images "
+            f"counts as a patient of its own",
+        )
     patients = {name: _text(match) for name, match in matches.items() if match}
-    return replace(found, samples=tuple(replace(sample, patient=patients.get(sample.name, "")) for sample in found.samples), notes=notes)
+    return replace(
+        found,
+        samples=tuple(replace(sample, patient=patients.get(sample.name, "")) for sample in found.samples),
+        notes=notes,
+    )
 
 
 def _text(match: re.Match[str]) -> str:

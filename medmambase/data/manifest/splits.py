@@ -1,9 +1,13 @@
-"""Which images are learned from, which choose the epoch, and which are tested on: what a source does not tell is decided here.
+"""Which images are learned from, which choose the epoch, and which are tested on: what a source
+does not tell is decided here.
 
-Stop before: a manifest from ``folders.py``, ``table.py`` or ``published.py``. Stop after: ``data/decode.py``; the run keeps it as ``splits.csv``.
+Stop before: a manifest from ``folders.py``, ``table.py`` or ``published.py``. Stop after:
+``data/decode.py``; the run keeps it as ``splits.csv``.
 
-No patient is ever put into two parts. A part is drawn by a hash of seed and name, image by image, or where patients are known by scikit-learn's
-StratifiedGroupKFold: both depend on the names alone, not on the order of files, the system or the moment.
+No patient is ever put into two parts. A part is drawn by a hash of seed and name, image by image,
+or where patients are known by scikit-learn's
+StratifiedGroupKFold: both depend on the names alone, not on the order of files, the system or the
+moment.
 """
 
 import csv
@@ -24,16 +28,20 @@ _MOST_NAMES = 5
 
 
 def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, allow_leak: bool = False) -> Manifest:
-    """Give every image a split: what is missing is taken from train, 15 % for val, and 15 % for test if there is no val either.
+    """Give every image a split: what is missing is taken from train, 15 % for val, and 15 % for
+    test if there is no val either.
 
-    With ``folds`` the images (of an official test split only the others) are cut into so many parts, of which ``fold``, counted from 0, is tested on, or
-    validated on where there is an official test split; then, and else, 15 % of the rest are val. Raises DataError for a patient in two splits, unless
-    ``allow_leak``, and where there is too little to share out.
+    With ``folds`` the images (of an official test split only the others) are cut into so many
+    parts, of which ``fold``, counted from 0, is tested on, or validated on where there is an
+    official test split; then, and else, 15 % of the rest are val. Raises DataError for a patient in
+    two splits, unless ``allow_leak``, and where there is too little to share out.
     """
     notes = list(found.notes)
     leaks = overlap((sample.patient, sample.split) for sample in found.samples)
     if leaks and not allow_leak:
-        raise DataError(f"{found.root}: {told(leaks)}: test results would be too good; split by patient, or go on with --allow-leak")
+        raise DataError(
+            f"{found.root}: {told(leaks)}: test results would be too good; split by patient, or go on with --allow-leak"
+        )
     if leaks:
         notes.append(f"{told(leaks)}: results are too good, and were asked for with --allow-leak")
     present = {sample.split for sample in found.samples}
@@ -58,21 +66,28 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
         shares = "85/15 into train and val" if official else "70/15/15 into train, val and test"
         method = f"split {shares} by {by}, stratified, seed {seed}{'; test is that of the data' if official else ''}"
         if by == "image":
-            notes.append(f"split {shares} by image with seed {seed}: if patients have several images, say whose they are with --group-regex")
+            notes.append(
+                f"split {shares} by image with seed {seed}: if patients have several images, say whose they are with "
+                f"--group-regex"
+            )
     if not any(sample.split == "test" for sample in samples):
         notes.append("there is no test split: there will be no test results")
     counts = Counter((sample.split, sample.label) for sample in samples)
     for split in SPLITS:
         absent = [name for label, name in enumerate(found.classes) if not counts[split, label]]
         if split == "train" and absent:
-            raise DataError(f"{found.root}: train is left without images of {', '.join(absent)}: too few {by}s have them; add some, or choose other --folds")
+            raise DataError(
+                f"{found.root}: train is left without images of {', '.join(absent)}: too few {by}s have them; add "
+                f"some, or choose other --folds"
+            )
         if 0 < len(absent) < len(found.classes):
             notes.append(f"{split} has no images of {', '.join(absent)}: its results leave these out")
     return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)
 
 
 def overlap(images: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
-    """The patients who are in more than one split -> how many of their images are in each. ``images``: (patient, split); "" is nobody."""
+    """The patients who are in more than one split -> how many of their images are in each.
+    ``images``: (patient, split); "" is nobody."""
     splits: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for patient, split in images:
         if patient:
@@ -84,7 +99,10 @@ def told(leaks: Mapping[str, Counter[str]]) -> str:
     """An overlap in words."""
 
     def one(patient: str) -> str:
-        return f"{patient} is in {' and '.join(f'{split} ({leaks[patient][split]} images)' for split in SPLITS if leaks[patient][split])}"
+        return (
+            f"{patient} is in "
+            f"{' and '.join(f'{split} ({leaks[patient][split]} images)' for split in SPLITS if leaks[patient][split])}"
+        )
 
     patients = list(leaks)
     more = f"; and {len(patients) - _MOST_NAMES} more" if len(patients) > _MOST_NAMES else ""
@@ -92,11 +110,14 @@ def told(leaks: Mapping[str, Counter[str]]) -> str:
 
 
 def write_splits(path: Path, manifest: Manifest) -> None:
-    """``path,label,patient,split`` of every image, in one step. Beside the data it is a manifest that gives the same splits again. Raises OSError."""
+    """``path,label,patient,split`` of every image, in one step. Beside the data it is a manifest
+    that gives the same splits again. Raises OSError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "patient", "split"))
-    writer.writerows((sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples)
+    writer.writerows(
+        (sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples
+    )
     write_text(path, text.getvalue())
 
 
@@ -105,7 +126,8 @@ def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample
 
 
 def _ranked(samples: Iterable[Sample], label: int, seed: int) -> list[Sample]:
-    """The images of a class in the order of a hash: an image keeps its place when others come or go in another class."""
+    """The images of a class in the order of a hash: an image keeps its place when others come or go
+    in another class."""
 
     def rank(sample: Sample) -> bytes:
         return hashlib.sha256(f"{seed}/{sample.name}".encode("utf-8", "surrogatepass")).digest()
@@ -113,7 +135,9 @@ def _ranked(samples: Iterable[Sample], label: int, seed: int) -> list[Sample]:
     return sorted((sample for sample in samples if sample.label == label), key=rank)
 
 
-def _hold_back(samples: Sequence[Sample], wanted: Sequence[str], seed: int, found: Manifest, by: str) -> tuple[Sample, ...]:
+def _hold_back(
+    samples: Sequence[Sample], wanted: Sequence[str], seed: int, found: Manifest, by: str
+) -> tuple[Sample, ...]:
     """Turn part of train into the ``wanted`` splits."""
     train = [sample for sample in samples if sample.split == "train"]
     moved = _patients_held_back(train, wanted, seed) if by == "patient" else _images_held_back(train, wanted, seed)
@@ -134,11 +158,14 @@ def _images_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int)
 
 
 def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
-    """Patients are cut into parts, of which those become ``wanted`` that leave no class out of a split, or the fewest."""
+    """Patients are cut into parts, of which those become ``wanted`` that leave no class out of a
+    split, or the fewest."""
     patients_of: defaultdict[int, set[str]] = defaultdict(set)
     for sample in train:
         patients_of[sample.label].add(_patient(sample))
-    pinned = {patient for patients in patients_of.values() if len(patients) == 1 for patient in patients}  # a class's only patient is learned from
+    pinned = {
+        patient for patients in patients_of.values() if len(patients) == 1 for patient in patients
+    }  # a class's only patient is learned from
     pool = [sample for sample in train if _patient(sample) not in pinned]
     patients = len({_patient(sample) for sample in pool})
     if patients < max(2, len(wanted) + (not pinned)):
@@ -164,7 +191,11 @@ def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: in
 
 def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -> dict[str, int]:
     """Which of so many parts, alike in size and classes, each image is in."""
-    there = len({_patient(sample) for sample in pool}) if by == "patient" else max(Counter(sample.label for sample in pool).values(), default=0)
+    there = (
+        len({_patient(sample) for sample in pool})
+        if by == "patient"
+        else max(Counter(sample.label for sample in pool).values(), default=0)
+    )
     if there < parts:
         what = f"there are only {there} patients" if by == "patient" else f"no class has more than {there} images"
         raise DataError(f"{root}: --folds is {parts}, but {what}; choose fewer folds")
@@ -177,14 +208,19 @@ def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -
 
 
 def _patient_parts(pool: Sequence[Sample], parts: int, seed: int) -> dict[str, int]:
-    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and importing this package must stay cheap
+    from sklearn.model_selection import (
+        StratifiedGroupKFold,
+    )  # slow to import, and importing this package must stay cheap
 
     ordered = sorted(pool, key=lambda sample: sample.name)
     labels, patients = [sample.label for sample in ordered], [_patient(sample) for sample in ordered]
     parts_of: dict[str, int] = {}
-    # It wants a class to have as many images as there are parts, which matters to nobody here: repeated, it has, and their shares are the same.
+    # It wants a class to have as many images as there are parts, which matters to nobody here:
+    # repeated, it has, and their shares are the same.
     labels, patients = labels * parts, patients * parts
-    for part, (_, chosen) in enumerate(StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32).split(labels, labels, patients)):
+    for part, (_, chosen) in enumerate(
+        StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32).split(labels, labels, patients)
+    ):
         parts_of |= {ordered[row].name: part for row in chosen if row < len(ordered)}
     return parts_of
 

@@ -1,7 +1,9 @@
-"""The first frame of a DICOM file, as a viewer shows it. Needs the extra ``dicom``; imported by ``data/images.py`` when it meets such a file.
+"""The first frame of a DICOM file, as a viewer shows it. Needs the extra ``dicom``; imported by
+``data/images.py`` when it meets such a file.
 
-Grey goes through rescale, then the file's own first window (VOI LUT or centre and width), then to 8 bits. Without a window 8-bit values stay as
-they are and deeper ones are scaled as any 16-bit image is. MONOCHROME1 is inverted, padding is black, YBR and palettes become RGB.
+Grey goes through rescale, then the file's own first window (VOI LUT or centre and width), then to 8
+bits. Without a window 8-bit values stay as they are and deeper ones are scaled as any 16-bit image
+is. MONOCHROME1 is inverted, padding is black, YBR and palettes become RGB.
 """
 
 import io
@@ -17,11 +19,13 @@ import numpy.typing as npt
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
 
 _TAGS = (
-    "SpecificCharacterSet", "SOPClassUID", "Modality", "PatientID", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-    *(f"{kind}{colour}PaletteColorLookupTable{part}" for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+    "SpecificCharacterSet", "SOPClassUID", "Modality", "PatientID", "NumberOfFrames", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope",
+    "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", *(f"{kind}{colour}PaletteColorLookupTable{part}" for kind,
+    part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
       for colour in ("Red", "Green", "Blue")),
 )  # fmt: skip  # a list of names, to be read as one
 _NO_PICTURES = {
@@ -32,15 +36,22 @@ _NO_PICTURES = {
     "SR": "a report",
     "KO": "a list of keys",
 }
-# The first would be unpacked whole, whatever its size; of the others, damaged data was seen to keep the decoder, CharLS, busy for seconds a pixel.
-_REFUSED = {"1.2.840.10008.1.2.1.99": "deflated", "1.2.840.10008.1.2.4.80": "JPEG-LS", "1.2.840.10008.1.2.4.81": "JPEG-LS"}
-# What Pillow's decoders, which pydicom uses, cannot read: JPEG of 12 bits, lossless JPEG, high-throughput JPEG 2000.
+# The first would be unpacked whole, whatever its size; of the others, damaged data was seen to keep
+# the decoder, CharLS, busy for seconds a pixel.
+_REFUSED = {
+    "1.2.840.10008.1.2.1.99": "deflated",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS",
+}
+# What Pillow's decoders, which pydicom uses, cannot read: JPEG of 12 bits, lossless JPEG,
+# high-throughput JPEG 2000.
 _BY_IMAGECODECS = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 201, 202, 203))
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class _Bounded(io.BufferedReader):
-    """Never asks for more than the file has: a damaged length field may say 4 GB, and so much would be set aside before reading."""
+    """Never asks for more than the file has: a damaged length field may say 4 GB, and so much would
+    be set aside before reading."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(str(path)))
@@ -52,11 +63,14 @@ class _Bounded(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def read(path: Path, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]) -> tuple[npt.NDArray[np.uint8], str, int, str]:
-    """The first frame as uint8 (h, w) or (h, w, 3); "DICOM MONOCHROME2" and its like; the number of frames; PatientID.
+def read(
+    path: Path, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
+) -> tuple[npt.NDArray[np.uint8], str, int, str]:
+    """The first frame as uint8 (h, w) or (h, w, 3); "DICOM MONOCHROME2" and its like; the number of
+    frames; PatientID.
 
-    ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises OSError with a reason for what is known, and nearly
-    every type there is for a damaged file.
+    ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises
+    OSError with a reason for what is known, and nearly every type there is for a damaged file.
     """
     try:
         from pydicom.filereader import dcmread, read_dataset, read_preamble
@@ -64,7 +78,9 @@ def read(path: Path, high_depth: str, room_for: Callable[..., AbstractContextMan
         raise OSError('a DICOM file; to read it: pip install "medmambase[dicom]"') from error
     with _Bounded(path) as stream:
         read_preamble(stream, force=False)
-        meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+        meta = read_dataset(
+            stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
+        )
         syntax = str(meta.get("TransferSyntaxUID") or "")
         if syntax in _REFUSED:
             raise OSError(f"a DICOM file stored as {_REFUSED[syntax]}, which is not read; save it uncompressed")
@@ -73,7 +89,10 @@ def read(path: Path, high_depth: str, room_for: Callable[..., AbstractContextMan
         kind = str(header.get("Modality", ""))
         kind = kind if kind.isascii() and kind.isalnum() else ""
         if kind in _NO_PICTURES or not header.get("Rows") or not header.get("Columns"):
-            raise OSError(f"a DICOM file that holds {_NO_PICTURES.get(kind, 'no picture')}{f' ({kind})' if kind else ''}: not an image")
+            raise OSError(
+                f"a DICOM file that holds {_NO_PICTURES.get(kind, 'no picture')}{f' ({kind})' if kind else ''}: not "
+                f"an image"
+            )
         _flatten(header)
         height, width = int(header.Rows), int(header.Columns)
         mode = str(header.PhotometricInterpretation)
@@ -81,17 +100,22 @@ def read(path: Path, high_depth: str, room_for: Callable[..., AbstractContextMan
             values = _first_frame(stream, header, syntax, room_for)
             if values.shape not in ((height, width), (height, width, 3)):
                 raise OSError(f"a DICOM file whose pixels are {values.shape}, not {height} x {width}")
-            picture = (_colour if values.ndim == 3 or mode == "PALETTE COLOR" else _grey)(values, header, mode, high_depth)
+            picture = (_colour if values.ndim == 3 or mode == "PALETTE COLOR" else _grey)(
+                values, header, mode, high_depth
+            )
     return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header)
 
 
 def patient_of(path: Path) -> str:
-    """PatientID, without looking at the picture; "" where the file does not tell it, or cannot be read."""
+    """PatientID, without looking at the picture; "" where the file does not tell it, or cannot be
+    read."""
     try:
         from pydicom.filereader import dcmread
 
         with _Bounded(path) as stream:
-            return _patient(dcmread(stream, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", "PatientID"]))
+            return _patient(
+                dcmread(stream, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", "PatientID"])
+            )
     except Exception:  # noqa: BLE001  # damaged files raise nearly every type there is; what is wrong is said when the picture is read
         return ""
 
@@ -101,7 +125,8 @@ def _patient(header: Any) -> str:
 
 
 def _flatten(header: Any) -> None:
-    """Rescale and window of enhanced files lie in functional groups, of all frames or of each: the first frame's are put where the old ones are."""
+    """Rescale and window of enhanced files lie in functional groups, of all frames or of each: the
+    first frame's are put where the old ones are."""
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in list(header.get(groups) or [])[:1]:
             for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
@@ -120,12 +145,20 @@ def _first_frame(stream: _Bounded, header: Any, syntax: str, room_for: Callable[
         start = stream.tell()
         stream.seek(start + 12)  # tag, VR, length: compressed files are always explicit
         tables = (header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths"))
-        frame = get_frame(stream, 0, number_of_frames=int(header.get("NumberOfFrames") or 1), extended_offsets=tables if all(tables) else None)
-        # The frame has a header of its own. One of another size than the file's is damage, or meant to fill the memory.
+        frame = get_frame(
+            stream,
+            0,
+            number_of_frames=int(header.get("NumberOfFrames") or 1),
+            extended_offsets=tables if all(tables) else None,
+        )
+        # The frame has a header of its own. One of another size than the file's is damage, or meant
+        # to fill the memory.
         size, coded = (int(header.Rows), int(header.Columns)), _coded_size(frame)
         room_for(*size, scans=frame.count(b"\xff\xda"))
         if coded is not None and coded != size:
-            raise OSError(f"a DICOM file of {size[0]} x {size[1]} pixels whose compressed frame has {coded[0]} x {coded[1]}")
+            raise OSError(
+                f"a DICOM file of {size[0]} x {size[1]} pixels whose compressed frame has {coded[0]} x {coded[1]}"
+            )
         if syntax in _BY_IMAGECODECS:
             values = _decode(frame)
             if values.ndim == 3 and str(header.PhotometricInterpretation).startswith("YBR_FULL"):
@@ -137,7 +170,9 @@ def _first_frame(stream: _Bounded, header: Any, syntax: str, room_for: Callable[
     try:
         return pixel_array(stream, index=0)
     except (ValueError, RuntimeError, AttributeError) as error:
-        raise OSError(f"a DICOM file whose pixels are damaged, cut short or of a kind that is not read ({error})") from error
+        raise OSError(
+            f"a DICOM file whose pixels are damaged, cut short or of a kind that is not read ({error})"
+        ) from error
 
 
 def _decode(frame: bytes) -> npt.NDArray[Any]:
@@ -149,7 +184,8 @@ def _decode(frame: bytes) -> npt.NDArray[Any]:
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Height and width in the header of a JPEG or JPEG 2000 frame; None for run lengths, which have none."""
+    """Height and width in the header of a JPEG or JPEG 2000 frame; None for run lengths, which have
+    none."""
     if frame.startswith(b"\xff\x4f\xff\x51"):
         right, bottom, left, top = struct.unpack(">4I", frame[8:24])
         return bottom - top, right - left
@@ -175,7 +211,9 @@ def _grey(values: npt.NDArray[Any], header: Any, mode: str, high_depth: str) -> 
         raise OSError(f"a DICOM file whose photometric interpretation, {mode!r}, is not read")
     padding = np.zeros(values.shape, dtype=bool)
     if header.get("PixelPaddingValue") is not None:
-        ends = sorted((int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit") or header.PixelPaddingValue)))
+        ends = sorted(
+            (int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit") or header.PixelPaddingValue))
+        )
         padding = (values >= ends[0]) & (values <= ends[1])
     bits = int(header.BitsStored)
     full = np.array([0, 2**bits - 1] if header.PixelRepresentation == 0 else [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1])
@@ -185,22 +223,30 @@ def _grey(values: npt.NDArray[Any], header: Any, mode: str, high_depth: str) -> 
     picture = _scaled(shown, window, padding, mode) if window else None
     if picture is None or picture.min() == picture.max():  # a window that shows nothing is a mistake
         ends = sorted(full.tolist())
-        picture = _scaled(values, (ends[0], ends[1]) if bits <= 8 else limits(values, high_depth, (ends[0], ends[1])), padding, mode)
+        picture = _scaled(
+            values, (ends[0], ends[1]) if bits <= 8 else limits(values, high_depth, (ends[0], ends[1])), padding, mode
+        )
     return picture
 
 
-def _scaled(values: npt.NDArray[Any], ends: tuple[float, float], padding: npt.NDArray[np.bool_], mode: str) -> npt.NDArray[np.uint8]:
+def _scaled(
+    values: npt.NDArray[Any], ends: tuple[float, float], padding: npt.NDArray[np.bool_], mode: str
+) -> npt.NDArray[np.uint8]:
     picture = to_eight_bit(-values, -ends[1], -ends[0]) if mode == "MONOCHROME1" else to_eight_bit(values, *ends)
     picture[padding] = 0
     return picture
 
 
 def _window(values: npt.NDArray[Any], header: Any) -> tuple[npt.NDArray[Any], tuple[float, float] | None]:
-    """The values through the file's first window, and what of them is black and white; None where the file has no window that makes sense."""
+    """The values through the file's first window, and what of them is black and white; None where
+    the file has no window that makes sense."""
     from pydicom.pixels.processing import apply_voi
 
     if header.get("VOILUTSequence"):
-        return apply_voi(np.nan_to_num(values), header), (0.0, 2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        return apply_voi(np.nan_to_num(values), header), (
+            0.0,
+            2.0 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1,
+        )
     centre, width = (_first_number(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     kind = str(header.get("VOILUTFunction") or "LINEAR").upper()
     if centre is None or width is None or not width > (1 if kind == "LINEAR" else 0):

@@ -1,6 +1,7 @@
 """Any image file to a fixed-size tensor: the same way in training and in prediction.
 
-Stop before: a path from ``data/folders.py`` or from a command line. Stop after: ``data/augment.py``, then the network.
+Stop before: a path from ``data/folders.py`` or from a command line. Stop after:
+``data/augment.py``, then the network.
 """
 
 import hashlib
@@ -21,7 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from medmambase.config import Preprocessing
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
 
-# Formats are named, because Pillow would also try formats that start other programs (EPS runs Ghostscript).
+# Formats are named, because Pillow would also try formats that start other programs (EPS runs
+# Ghostscript).
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 _LARGE = 16_000_000  # pixels; of images above it only one is decoded at a time, whatever the number of threads
@@ -51,7 +53,11 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         # A name may hold line breaks, or bytes that are no text: they are shown as escapes.
-        path = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: found[0].encode("unicode_escape").decode("ascii"), str(self.path))
+        path = re.sub(
+            r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]",
+            lambda found: found[0].encode("unicode_escape").decode("ascii"),
+            str(self.path),
+        )
         return f"{path}: {self.reason}"
 
 
@@ -59,9 +65,11 @@ class ImageError(Exception):
 class Facts:
     """A file before it is made to fit.
 
-    ``digest``: 32 hex digits (BLAKE2b) of the upright 8-bit pixels at full size, with their shape; a grey picture saved as colour has the
-    digest of the grey one. ``width``, ``height`` in pixels, upright. ``mode``: Pillow's name, or "DICOM MONOCHROME2" and its like.
-    ``frames``: how many the file has, of a TIFF 10,000 at most; only the first is read. ``patient``: DICOM's PatientID, else "".
+    ``digest``: 32 hex digits (BLAKE2b) of the upright 8-bit pixels at full size, with their shape;
+    a grey picture saved as colour has the digest of the grey one. ``width``, ``height`` in pixels,
+    upright. ``mode``: Pillow's name, or "DICOM MONOCHROME2" and its like.
+    ``frames``: how many the file has, of a TIFF 10,000 at most; only the first is read.
+    ``patient``: DICOM's PatientID, else "".
     """
 
     digest: str
@@ -75,8 +83,9 @@ class Facts:
 class _Silence:
     """Python's warnings switched off while at least one thread is inside.
 
-    Pillow warns about odd metadata in files that it then reads well. ``warnings.catch_warnings`` alone is not enough:
-    two threads that leave it in another order than they entered would leave the program silent for good.
+    Pillow warns about odd metadata in files that it then reads well. ``warnings.catch_warnings``
+    alone is not enough: two threads that leave it in another order than they entered would leave
+    the program silent for good.
     """
 
     def __init__(self) -> None:
@@ -92,7 +101,9 @@ class _Silence:
                 warnings.simplefilter("ignore")
             self._inside += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
@@ -104,14 +115,17 @@ _large = threading.Lock()
 
 
 def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
-    """The first frame of a file, upright, as uint8 (h, w, channels); ``channels`` is 1 (grey, by luma) or 3 (RGB).
+    """The first frame of a file, upright, as uint8 (h, w, channels); ``channels`` is 1 (grey, by
+    luma) or 3 (RGB).
 
-    Transparency is laid on black. 16-bit, 32-bit and float images become 8-bit: ``high_depth`` "percentile" takes the
-    image's own 0.1 and 99.9 percentiles as black and white; "range" takes 0 and 65535, or 0 and 1 for floats that stay
-    there, and the image's own extremes where the values leave these limits. NaN becomes black. 16-bit colour is known
-    only to 8 bits (Pillow keeps no more), and then scaled in the same way.
+    Transparency is laid on black. 16-bit, 32-bit and float images become 8-bit: ``high_depth``
+    "percentile" takes the image's own 0.1 and 99.9 percentiles as black and white; "range" takes 0
+    and 65535, or 0 and 1 for floats that stay there, and the image's own extremes where the values
+    leave these limits. NaN becomes black. 16-bit colour is known only to 8 bits (Pillow keeps no
+    more), and then scaled in the same way.
 
-    Raises ImageError for whatever cannot be read, a truncated file and one of more than MAX_PIXELS included.
+    Raises ImageError for whatever cannot be read, a truncated file and one of more than MAX_PIXELS
+    included.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (RGB)")
@@ -119,13 +133,15 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file, of any name, begins as DICOM files do. Raises OSError for one that cannot be opened."""
+    """Whether a file, of any name, begins as DICOM files do. Raises OSError for one that cannot be
+    opened."""
     with path.open("rb") as stream:
         return _begins_as_dicom(stream)
 
 
 def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.uint8]:
-    """uint8 (h, w, c) to (size, size, c), smoothed where it shrinks; "letterbox" adds black bars, "stretch" distorts."""
+    """uint8 (h, w, c) to (size, size, c), smoothed where it shrinks; "letterbox" adds black bars,
+    "stretch" distorts."""
     height, width, channels = image.shape
     if resize == "letterbox":
         longest = max(height, width)
@@ -135,17 +151,23 @@ def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.
     else:
         raise ValueError(f"resize is {resize!r}; it must be 'letterbox' or 'stretch'")
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    resized = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR)).reshape(new_height, new_width, channels)
+    resized = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR)).reshape(
+        new_height, new_width, channels
+    )
     fitted = np.zeros((size, size, channels), dtype=np.uint8)
     top, left = (size - new_height) // 2, (size - new_width) // 2
     fitted[top : top + new_height, left : left + new_width] = resized
     return fitted
 
 
-def load(path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None) -> tuple[torch.Tensor, Facts]:
-    """One file as torch.uint8 (c, size, size), and what it was before it was made to fit. Raises ImageError.
+def load(
+    path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None
+) -> tuple[torch.Tensor, Facts]:
+    """One file as torch.uint8 (c, size, size), and what it was before it was made to fit. Raises
+    ImageError.
 
-    ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array file): then ``path`` is not opened.
+    ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array
+    file): then ``path`` is not opened.
     """
     mode, frames, patient = "", 1, ""
     if pixels is None:
@@ -170,7 +192,8 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
 
 
 def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
-    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames and patient as in Facts. Raises ImageError."""
+    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames and patient as in
+    Facts. Raises ImageError."""
     if high_depth not in ("percentile", "range"):
         raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
     try:
@@ -185,10 +208,13 @@ def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, in
 
 
 def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:
-    """To be entered while such an image is decoded. Raises DecompressionBombError for more than MAX_PIXELS, OSError for what would take very long."""
+    """To be entered while such an image is decoded. Raises DecompressionBombError for more than
+    MAX_PIXELS, OSError for what would take very long."""
     if width * height > MAX_PIXELS:
         raise Image.DecompressionBombError
-    if scans * width * height > _MOST_SCANS * MAX_PIXELS:  # a small progressive JPEG may paint the same pixels for hours
+    if (
+        scans * width * height > _MOST_SCANS * MAX_PIXELS
+    ):  # a small progressive JPEG may paint the same pixels for hours
         raise OSError(f"a JPEG of {scans} scans, which would take very long; save it anew")
     return _large if width * height > _LARGE else nullcontext()
 
@@ -215,7 +241,8 @@ def _scans(image: Image.Image, stream: BinaryIO) -> int:
 
 
 def _frames(image: Image.Image) -> int:
-    """Asked for last: to count, some formats go through the file, and what is damaged behind the first frame is no matter."""
+    """Asked for last: to count, some formats go through the file, and what is damaged behind the
+    first frame is no matter."""
     count = 1
     with suppress(Exception):
         if image.format != "TIFF":
@@ -234,7 +261,11 @@ def _in_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> str:
-    if pixels.ndim == 3 and np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+    if (
+        pixels.ndim == 3
+        and np.array_equal(pixels[..., 0], pixels[..., 1])
+        and np.array_equal(pixels[..., 0], pixels[..., 2])
+    ):
         pixels = pixels[..., 0]
     digest = hashlib.blake2b(repr(pixels.shape).encode("ascii"), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
@@ -242,7 +273,8 @@ def _digest(pixels: npt.NDArray[np.uint8]) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF (or XMP) says. Ask after ``load``: a PNG may hold it behind the pixels, a TIFF turns itself."""
+    """Turned as its EXIF (or XMP) says. Ask after ``load``: a PNG may hold it behind the pixels, a
+    TIFF turns itself."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # noqa: BLE001  # a damaged EXIF block says nothing about the pixels, and raises nearly every type there is

@@ -1,7 +1,9 @@
-"""Whether a map marks what a network uses: what happens to the class when the marked places go first, and when they come first, against chance.
+"""Whether a map marks what a network uses: what happens to the class when the marked places go
+first, and when they come first, against chance.
 
-Before: maps from ``explain.py``. Next stop: ``explanations.py``. Deletion and insertion are those of Petsiuk et al. (BMVC 2018); what is deleted is blurred
-beyond recognition instead of blackened, since black places are an image the network has never seen.
+Before: maps from ``explain.py``. Next stop: ``explanations.py``. Deletion and insertion are those
+of Petsiuk et al. (BMVC 2018); what is deleted is blurred beyond recognition instead of blackened,
+since black places are an image the network has never seen.
 """
 
 import math
@@ -21,13 +23,15 @@ _BATCH = 48
 
 @dataclass(frozen=True)
 class Curves:
-    """The class's probability, (images, STEPS + 1), while more and more of the image is deleted or inserted."""
+    """The class's probability, (images, STEPS + 1), while more and more of the image is deleted or
+    inserted."""
 
     deletion: Tensor
     insertion: Tensor
 
     def areas(self) -> tuple[Tensor, Tensor]:
-        """Mean probability on the way, (images,) each: low is good for deletion, high for insertion."""
+        """Mean probability on the way, (images,) each: low is good for deletion, high for
+        insertion."""
         deletion, insertion = (torch.trapezoid(curve, dx=1 / STEPS, dim=1) for curve in (self.deletion, self.insertion))
         return deletion, insertion
 
@@ -36,7 +40,8 @@ Predict = Callable[[Tensor], Tensor]  # images (b, c, h, w) -> probabilities (b,
 
 
 def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> tuple[Curves, Curves]:
-    """Of the maps (b, h, w) and of orders by chance. images (b, c, h, w) as the network takes them; targets (b,) int64, whose probability is watched."""
+    """Of the maps (b, h, w) and of orders by chance. images (b, c, h, w) as the network takes them;
+    targets (b,) int64, whose probability is watched."""
     cells = min(CELLS, *images.shape[2:])
     scores = functional.adaptive_avg_pool2d(maps[:, None].float(), cells).flatten(1)
     generator = torch.Generator().manual_seed(seed)
@@ -48,23 +53,30 @@ def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, see
 
 
 def verdict(marked: Curves, chance: Curves) -> str:
-    """In a sentence, and only if it is no chance: whether the maps mark what the class depends on."""
+    """In a sentence, and only if it is no chance: whether the maps mark what the class depends
+    on."""
     pairs = zip(chance.areas(), marked.areas(), (1.0, -1.0), strict=True)
     better = [_surely_above(sign * (by_chance - by_map)) for by_chance, by_map, sign in pairs]
     if all(better):
         return "The maps mark what the network uses: both are better than chance."
     if any(better):
-        return f"Only {'deletion' if better[0] else 'insertion'} is better than chance: the maps mark what the network uses in part, or with much else."
+        return (
+            f"Only {'deletion' if better[0] else 'insertion'} is better than chance: the maps mark what the "
+            f"network uses in part, or with much else."
+        )
     return "Neither is better than chance on these images: the maps do not show what the network uses."
 
 
 def _surely_above(gains: Tensor) -> bool:
-    """Whether the mean of (images,) lies above 0 by a one-sided test at 2.5 %; never of fewer than three."""
+    """Whether the mean of (images,) lies above 0 by a one-sided test at 2.5 %; never of fewer than
+    three."""
     values = gains.double()
     if len(values) < 3:
         return False
     error = float(values.std()) / math.sqrt(len(values))
-    return bool(values.mean() > 0) and (error == 0 or float(values.mean()) / error > float(stats.t.ppf(0.975, len(values) - 1)))
+    return bool(values.mean() > 0) and (
+        error == 0 or float(values.mean()) / error > float(stats.t.ppf(0.975, len(values) - 1))
+    )
 
 
 def _curves(predict: Predict, images: Tensor, targets: Tensor, scores: Tensor) -> Curves:

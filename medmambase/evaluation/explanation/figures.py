@@ -1,4 +1,5 @@
-"""The pictures of explanations: an image beside what was made of it, gates of each class, and how faithful the maps are.
+"""The pictures of explanations: an image beside what was made of it, gates of each class, and how
+faithful the maps are.
 
 Before: ``explanations.py``. Next stop: ``report.py`` puts the PNG files on the page.
 """
@@ -22,8 +23,8 @@ DIRECTIONS = ("by rows", "by columns", "rows, reversed", "columns, reversed")
 
 
 def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[Sequence[str]], png: Path) -> None:
-    """One image a row: itself with its class, truth and name, the map laid over it, and delta of the four scans, each against its own mean: purple above
-    it, orange below, one scale a row.
+    """One image a row: itself with its class, truth and name, the map laid over it, and delta of
+    the four scans, each against its own mean: purple above it, orange below, one scale a row.
 
     pictures torch.uint8 (b, c, h, w); cams (b, h, w), 0 to 1; deltas (b, 4, h', w').
     """
@@ -34,11 +35,17 @@ def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[
         for row, (axes, (texts, font)) in enumerate(zip(grid, lines, strict=True)):
             picture = pictures[row].permute(1, 2, 0).expand(-1, -1, 3).numpy()
             axes[0].imshow(picture)
-            axes[0].set_ylabel("\n".join(text for text in texts if text != "-"), fontsize=8, parse_math=False, fontfamily=font)
+            axes[0].set_ylabel(
+                "\n".join(text for text in texts if text != "-"), fontsize=8, parse_math=False, fontfamily=font
+            )
             axes[1].imshow(picture)
-            # Where the map is 0 the image stays as it is; a doctor wants to see the anatomy below the colour.
-            axes[1].imshow(cams[row].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=np.clip(1.4 * cams[row].numpy(), 0, 0.65))
-            # Directions differ in how much they let in everywhere, which says nothing of where: each is shown against its own mean.
+            # Where the map is 0 the image stays as it is; a doctor wants to see the anatomy below
+            # the colour.
+            axes[1].imshow(
+                cams[row].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=np.clip(1.4 * cams[row].numpy(), 0, 0.65)
+            )
+            # Directions differ in how much they let in everywhere, which says nothing of where:
+            # each is shown against its own mean.
             against = (deltas[row] / deltas[row].mean((1, 2), keepdim=True).clamp_min(1e-12) - 1).numpy()
             reach = max(1e-6, float(np.abs(against).max()))
             for one, values in zip(axes[2:], against, strict=True):
@@ -46,26 +53,35 @@ def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[
             for one in axes:
                 one.set_xticks([])
                 one.set_yticks([])
-        for axes, title in zip(grid[0], ("image", "evidence for the class", *(f"delta, {name}" for name in DIRECTIONS)), strict=True):
+        for axes, title in zip(
+            grid[0], ("image", "evidence for the class", *(f"delta, {name}" for name in DIRECTIONS)), strict=True
+        ):
             axes.set_title(title, fontsize=9)
 
 
 def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], png: Path) -> None:
-    """One stage, one image a row: input, map before, map after, gates. Both maps share one colour scale from 0, over all rows.
+    """One stage, one image a row: input, map before, map after, gates. Both maps share one colour
+    scale from 0, over all rows.
 
-    images (b, c, h, w), the batch that ``stage`` was made from; titles (b,). The first six are drawn. Raises FigureError if they do not fit.
+    images (b, c, h, w), the batch that ``stage`` was made from; titles (b,). The first six are
+    drawn. Raises FigureError if they do not fit.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     if not len(images) == len(titles) == len(stage.before) or not len(titles):
-        raise FigureError(f"there are {len(images)} images, {len(titles)} titles and {len(stage.before)} maps; wanted one each, and at least one")
+        raise FigureError(
+            f"there are {len(images)} images, {len(titles)} titles and {len(stage.before)} maps; wanted one each, "
+            f"and at least one"
+        )
     shown = min(len(titles), MOST_ROWS)
     before, after, gates = stage.before[:shown].numpy(), stage.after[:shown].numpy(), stage.gates[:shown].numpy()
     maps = np.stack([before, after])
     highest = float(maps[np.isfinite(maps)].max(initial=0)) or 1.0
     usable = gates[np.isfinite(gates)]
-    bins = np.linspace(usable.min(initial=0.9), usable.max(initial=1.1), 30)  # 1 is always in sight, and gates that hardly moved from it too
+    bins = np.linspace(
+        usable.min(initial=0.9), usable.max(initial=1.1), 30
+    )  # 1 is always in sight, and gates that hardly moved from it too
     pictures = pictures_of(images[:shown])
     with sheet(png, 10.5, 1.4 + 2.3 * shown) as figure:
         names, font = labels_of(titles[:shown])
@@ -86,11 +102,19 @@ def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], p
         for axes in grid[:, 3]:
             axes.set_ylim(0, tallest)
         bar = figure.colorbar(
-            ScalarMappable(Normalize(0, highest), "viridis"), ax=list(grid[:, 1:3].flat), location="bottom", aspect=40, fraction=0.06, pad=0.02
+            ScalarMappable(Normalize(0, highest), "viridis"),
+            ax=list(grid[:, 1:3].flat),
+            location="bottom",
+            aspect=40,
+            fraction=0.06,
+            pad=0.02,
         )
         bar.set_label("mean |activation|, one scale for every map here")
         height, width = before.shape[1:]
-        figure.suptitle(f"Squeeze-and-excitation, stage {stage.stage}: {gates.shape[1]} channels on a {width} x {height} map", fontsize=12)
+        figure.suptitle(
+            f"Squeeze-and-excitation, stage {stage.stage}: {gates.shape[1]} channels on a {width} x {height} map",
+            fontsize=12,
+        )
 
 
 def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
@@ -105,7 +129,8 @@ def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
 
 
 def gates_of(stages: Sequence[np.ndarray], classes: Sequence[str], png: Path) -> None:
-    """Mean gates (classes, channels) of each stage: a row a class, channels sorted by their mean, blue below 1 and red above, one scale for all."""
+    """Mean gates (classes, channels) of each stage: a row a class, channels sorted by their mean,
+    blue below 1 and red above, one scale for all."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -115,18 +140,25 @@ def gates_of(stages: Sequence[np.ndarray], classes: Sequence[str], png: Path) ->
         grid = figure.subplots(len(stages), 1, squeeze=False)[:, 0]
         scale = Normalize(1 - reach, 1 + reach)
         for number, (axes, stage) in enumerate(zip(grid, stages, strict=True), start=1):
-            axes.imshow(stage[:, stage.mean(0).argsort()], cmap="RdBu_r", norm=scale, aspect="auto", interpolation="nearest")
+            axes.imshow(
+                stage[:, stage.mean(0).argsort()], cmap="RdBu_r", norm=scale, aspect="auto", interpolation="nearest"
+            )
             axes.set_yticks(range(len(names)), names, parse_math=False, fontfamily=font, fontsize=8)
             axes.set_xticks([])
             axes.set_title(f"stage {number}: {stage.shape[1]} channels", fontsize=9)
-        figure.colorbar(ScalarMappable(scale, "RdBu_r"), ax=list(grid), label="gate (1 leaves the channel as it is)", aspect=30)
+        figure.colorbar(
+            ScalarMappable(scale, "RdBu_r"), ax=list(grid), label="gate (1 leaves the channel as it is)", aspect=30
+        )
 
 
 def faithfulness_of(marked: Curves, chance: Curves, png: Path) -> None:
-    """The class's probability, a mean over the images, while places are deleted and while they are inserted, by the map and by chance."""
+    """The class's probability, a mean over the images, while places are deleted and while they are
+    inserted, by the map and by chance."""
     x = np.arange(STEPS + 1) / STEPS
     with sheet(png, 9.0, 3.4) as figure:
-        for axes, name, ideal in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), ("low is good", "high is good"), strict=True):
+        for axes, name, ideal in zip(
+            figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), ("low is good", "high is good"), strict=True
+        ):
             for curves, colour, label in ((marked, "C3", "by the map"), (chance, "0.5", "by chance")):
                 values = getattr(curves, name)
                 axes.plot(100 * x, values.mean(0).numpy(), color=colour, marker="o", markersize=3, label=label)

@@ -1,6 +1,8 @@
-"""The folder ``explain/``: what a network looks at on some images, and whether that can be believed.
+"""The folder ``explain/``: what a network looks at on some images, and whether that can be
+believed.
 
-Before: ``explain.py`` computes the maps, ``faithfulness.py`` tests them. Next stop: ``explanation_figures.py`` draws, ``report.py`` shows.
+Before: ``explain.py`` computes the maps, ``faithfulness.py`` tests them. Next stop:
+``explanation_figures.py`` draws, ``report.py`` shows.
 """
 
 from collections.abc import Sequence
@@ -24,8 +26,8 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Subjects:
-    """Images to be explained: ``pictures`` torch.uint8 (n, c, h, w) as the network was given them, their ``names``, and their ``truths``, indices of
-    classes, where they are known.
+    """Images to be explained: ``pictures`` torch.uint8 (n, c, h, w) as the network was given them,
+    their ``names``, and their ``truths``, indices of classes, where they are known.
     """
 
     pictures: Tensor
@@ -33,10 +35,14 @@ class Subjects:
     truths: tuple[int, ...] | None
 
 
-def write(folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, subjects: Subjects) -> dict[str, Any]:
-    """Draws everything and returns what ``faithfulness.json`` holds. images (n, c, h, w), normalised, on the network's device. Raises OSError.
+def write(
+    folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, subjects: Subjects
+) -> dict[str, Any]:
+    """Draws everything and returns what ``faithfulness.json`` holds. images (n, c, h, w),
+    normalised, on the network's device. Raises OSError.
 
-    Each image is explained for the class it is called, not the one it is: that is what a person sees. Sheets of earlier images are removed.
+    Each image is explained for the class it is called, not the one it is: that is what a person
+    sees. Sheets of earlier images are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("sheet_*.png"), *folder.glob("se_stage*.png")):
@@ -44,16 +50,25 @@ def write(folder: Path, network: nn.Module, classes: Sequence[str], images: Tens
     probabilities = torch.cat([_predict(network, part) for part in images.split(_BATCH)])
     called = probabilities.argmax(1)
     shown = range(min(len(images), ON_A_SHEET * MOST_SHEETS))
-    cams = torch.cat([maps.grad_cam(network, part, target) for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)])
+    cams = torch.cat(
+        [
+            maps.grad_cam(network, part, target)
+            for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)
+        ]
+    )
     scans = torch.cat([maps.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
     for number, start in enumerate(shown[::ON_A_SHEET], start=1):
         rows = range(start, min(start + ON_A_SHEET, len(shown)))
-        captions = [_caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows]
+        captions = [
+            _caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows
+        ]
         part = slice(rows.start, rows.stop)
         figures.sheet_of(subjects.pictures[part], cams[part], scans[part], captions, folder / f"sheet_{number:02}.png")
     _gates(folder, network, classes, images, called if subjects.truths is None else torch.tensor(subjects.truths))
     measured = slice(0, MOST_MEASURED)
-    marked, chance = faithfulness.measure(lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured])
+    marked, chance = faithfulness.measure(
+        lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured]
+    )
     figures.faithfulness_of(marked, chance, folder / "faithfulness.png")
     told = {
         name: dict(zip(("deletion", "insertion"), (float(area.mean()) for area in curves.areas()), strict=True))
@@ -71,13 +86,16 @@ def _predict(network: nn.Module, images: Tensor) -> Tensor:
     return probabilities
 
 
-def _caption(subjects: Subjects, classes: Sequence[str], row: int, called: int, probability: float) -> tuple[str, str, str]:
+def _caption(
+    subjects: Subjects, classes: Sequence[str], row: int, called: int, probability: float
+) -> tuple[str, str, str]:
     truth = "" if subjects.truths is None else f"is {classes[subjects.truths[row]]}"
     return f"{classes[called]}: {probability:.0%}", truth, Path(subjects.names[row]).name
 
 
 def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, labels: Tensor) -> None:
-    """Maps before and after squeeze-and-excitation, and the mean gates of each class; nothing of a network without."""
+    """Maps before and after squeeze-and-excitation, and the mean gates of each class; nothing of a
+    network without."""
     parts = [maps.recalibration(network, part) for part in images.split(_BATCH)]
     if not parts[0]:
         (folder / "gates.png").unlink(missing_ok=True)
@@ -87,9 +105,12 @@ def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Ten
     means: list[np.ndarray] = []
     for number in range(len(parts[0])):
         stage = maps.Recalibration(
-            parts[0][number].stage, *(torch.cat([getattr(part[number], name) for part in parts]) for name in ("before", "after", "gates"))
+            parts[0][number].stage,
+            *(torch.cat([getattr(part[number], name) for part in parts]) for name in ("before", "after", "gates")),
         )
         chosen = maps.Recalibration(stage.stage, stage.before[first], stage.after[first], stage.gates[first])
-        figures.recalibration(chosen, images[first], [classes[int(labels[row])] for row in first], folder / f"se_stage{stage.stage}.png")
+        figures.recalibration(
+            chosen, images[first], [classes[int(labels[row])] for row in first], folder / f"se_stage{stage.stage}.png"
+        )
         means.append(np.stack([stage.gates[labels == label].mean(0).numpy() for label in present]))
     figures.gates_of(means, [classes[label] for label in present], folder / "gates.png")

@@ -1,6 +1,8 @@
-"""What a network does to one batch: maps before and after squeeze-and-excitation and the gates between, where a class comes from, what each scan lets in.
+"""What a network does to one batch: maps before and after squeeze-and-excitation and the gates
+between, where a class comes from, what each scan lets in.
 
-Before: a trained network from ``model/``. Next stop: ``explanations.py``, which has it drawn and measured.
+Before: a trained network from ``model/``. Next stop: ``explanations.py``, which has it drawn and
+measured.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +21,8 @@ from medmambase_kernels import SqueezeExcite
 class Recalibration:
     """The last SqueezeExcite of one stage (counted from 1) on b images; float32 on the CPU.
 
-    ``before`` and ``after`` (b, h, w): mean absolute activation over the channels. ``gates`` (b, c): what each channel
-    was multiplied by.
+    ``before`` and ``after`` (b, h, w): mean absolute activation over the channels. ``gates`` (b,
+    c): what each channel was multiplied by.
     """
 
     stage: int
@@ -30,27 +32,41 @@ class Recalibration:
 
 
 def recalibration(model: nn.Module, images: Tensor) -> list[Recalibration]:
-    """One Recalibration a stage that has squeeze-and-excitation, so an empty list for a network without.
+    """One Recalibration a stage that has squeeze-and-excitation, so an empty list for a network
+    without.
 
-    images (b, c, h, w), normalised, on the model's device. ``model.stages`` holds the stages in order. The model is run
-    in eval mode without gradient and left as it was found. Raises TypeError for a model without stages.
+    images (b, c, h, w), normalised, on the model's device. ``model.stages`` holds the stages in
+    order. The model is run in eval mode without gradient and left as it was found. Raises TypeError
+    for a model without stages.
     """
     found: dict[int, Recalibration] = {}
-    modules = {number: [m for m in stage.modules() if isinstance(m, SqueezeExcite)] for number, stage in enumerate(_stages(model), start=1)}
-    with _watched(model, [(of_stage[-1], _keep(found, number)) for number, of_stage in modules.items() if of_stage]) as hooks, torch.no_grad():
+    modules = {
+        number: [m for m in stage.modules() if isinstance(m, SqueezeExcite)]
+        for number, stage in enumerate(_stages(model), start=1)
+    }
+    with (
+        _watched(
+            model, [(of_stage[-1], _keep(found, number)) for number, of_stage in modules.items() if of_stage]
+        ) as hooks,
+        torch.no_grad(),
+    ):
         if hooks:
             model(images)
     return [found[number] for number in sorted(found)]
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Where the evidence for a class lies, by the outputs of the SS-Conv-SSM blocks: float32 (b, h, w) on the CPU, 0 to 1.
+    """Where the evidence for a class lies, by the outputs of the SS-Conv-SSM blocks: float32 (b, h,
+    w) on the CPU, 0 to 1.
 
-    images (b, c, h, w), normalised, on the model's device; targets (b,) int64. Grad-CAM (Selvaraju et al. 2017) with the gradient of the class's logit
-    taken place by place (HiResCAM, Draelos and Carin 2020), of the last stage whose map has at least 3 x 3 places; what speaks for the class alone. Four
-    scans carry evidence across the whole image, so that it also arrives where it does not come from: the map is multiplied with that of the patches
-    before the first scan, there against each image's mean patch, and the root is taken. With a mark in the corner as the only difference between two
-    classes, the map is highest at the mark; Grad-CAM's own mean of the gradient over the places was highest elsewhere. The model is left as it was found.
+    images (b, c, h, w), normalised, on the model's device; targets (b,) int64. Grad-CAM (Selvaraju
+    et al. 2017) with the gradient of the class's logit taken place by place (HiResCAM, Draelos and
+    Carin 2020), of the last stage whose map has at least 3 x 3 places; what speaks for the class
+    alone. Four scans carry evidence across the whole image, so that it also arrives where it does
+    not come from: the map is multiplied with that of the patches before the first scan, there
+    against each image's mean patch, and the root is taken. With a mark in the corner as the only
+    difference between two classes, the map is highest at the mark; Grad-CAM's own mean of the
+    gradient over the places was highest elsewhere. The model is left as it was found.
     """
     outputs: list[Tensor] = []
 
@@ -58,7 +74,10 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         output.retain_grad()
         outputs.append(output)
 
-    last = [next(block for block in reversed(list(stage.modules())) if isinstance(block, SSConvSSM)) for stage in _stages(model)]
+    last = [
+        next(block for block in reversed(list(stage.modules())) if isinstance(block, SSConvSSM))
+        for stage in _stages(model)
+    ]
     patches = next(module for module in model.modules() if isinstance(module, PatchEmbedding))
     with _watched(model, [(module, hook) for module in (patches, *last)]), torch.enable_grad():
         logits = model(images.detach().requires_grad_())
@@ -70,7 +89,9 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     for value, output in zip(values, (first, late), strict=True):
         assert output.grad is not None
         evidence = (value * output.grad).sum(-1).clamp_min(0)[:, None].float()
-        maps.append(_scaled(functional.interpolate(evidence, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]))
+        maps.append(
+            _scaled(functional.interpolate(evidence, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0])
+        )
     model.zero_grad(set_to_none=True)
     return _scaled((maps[0] * maps[1]).sqrt()).cpu()
 
@@ -80,9 +101,11 @@ def _scaled(maps: Tensor) -> Tensor:
 
 
 def deltas(model: nn.Module, images: Tensor) -> Tensor:
-    """By how much each scan lets a place in: delta of the first stage's last block, mean over its channels, float32 (b, directions, h, w) on the CPU.
+    """By how much each scan lets a place in: delta of the first stage's last block, mean over its
+    channels, float32 (b, directions, h, w) on the CPU.
 
-    images as in ``grad_cam``. Directions: by rows, by columns, and both reversed. Where delta is large the state takes the place's content and forgets.
+    images as in ``grad_cam``. Directions: by rows, by columns, and both reversed. Where delta is
+    large the state takes the place's content and forgets.
     """
     found: list[Tensor] = []
 
@@ -99,7 +122,9 @@ def deltas(model: nn.Module, images: Tensor) -> Tensor:
 def _stages(model: nn.Module) -> nn.ModuleList | nn.Sequential:
     stages = getattr(model, "stages", None)
     if not isinstance(stages, nn.ModuleList | nn.Sequential):
-        raise TypeError(f"model is a {type(model).__name__} without stages; wanted a network of medmambase.model, which has them")
+        raise TypeError(
+            f"model is a {type(model).__name__} without stages; wanted a network of medmambase.model, which has them"
+        )
     return stages
 
 
@@ -109,7 +134,9 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 @contextmanager
 def _watched(model: nn.Module, hooks: list[tuple[nn.Module, Hook]]) -> Iterator[list[tuple[nn.Module, Hook]]]:
     """The model in evaluation mode with hooks on some of its modules; then as it was."""
-    modes = {module: module.training for module in model.modules()}  # each its own: part of a network may be frozen in eval mode
+    modes = {
+        module: module.training for module in model.modules()
+    }  # each its own: part of a network may be frozen in eval mode
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         model.eval()

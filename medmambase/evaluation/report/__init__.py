@@ -1,1 +1,2 @@
-"""What a run says of itself: figures, tables, checklist, model card, and the page that holds them."""
+"""What a run says of itself: figures, tables, checklist, model card, and the page that holds
+them."""

@@ -1,9 +1,12 @@
-"""What reviewers ask of a study with a network, answered where the run knows the answer and left open where only its author does.
+"""What reviewers ask of a study with a network, answered where the run knows the answer and left
+open where only its author does.
 
-Before: the facts of a run, as ``report.py`` has read them. Next stop: the report's last table and ``MODEL_CARD.md``.
+Before: the facts of a run, as ``report.py`` has read them. Next stop: the report's last table and
+``MODEL_CARD.md``.
 
-The questions are those that CLAIM (2024), TRIPOD+AI (2024) and STARD-AI (2025) have in common or add to each other, in words of our own; the lists
-themselves, with their numbers, are what a journal wants to see.
+The questions are those that CLAIM (2024), TRIPOD+AI (2024) and STARD-AI (2025) have in common or
+add to each other, in words of our own; the lists themselves, with their numbers, are what a journal
+wants to see.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +51,11 @@ def _excluded(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
     skipped = len(facts["data"]["skipped"])
-    return "Every file could be read; none was left out by the software." if not skipped else f"{skipped} files could not be read; each is named above."
+    return (
+        "Every file could be read; none was left out by the software."
+        if not skipped
+        else f"{skipped} files could not be read; each is named above."
+    )
 
 
 def _partition(facts: Facts) -> str | None:
@@ -59,13 +66,23 @@ def _disjoint(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
     findings, patients = facts["data"]["findings"], facts["metrics"].patients if facts["metrics"] else None
-    known = f"Patients are known of all test images ({patients})." if patients else "Patients are not known of all test images, which may share some."
-    return f"Looked through for twins and for patients in two splits: {'none found' if not findings else f'{len(findings)} findings, above'}. {known}"
+    known = (
+        f"Patients are known of all test images ({patients})."
+        if patients
+        else "Patients are not known of all test images, which may share some."
+    )
+    return (
+        f"Looked through for twins and for patients in two splits: "
+        f"{'none found' if not findings else f'{len(findings)} findings, above'}. {known}"
+    )
 
 
 def _preprocessing(facts: Facts) -> str:
     p = facts["settings"]["preprocessing"]
-    return f"Resized to {p.get('size')} px ({p.get('resize')}), {p.get('channels')} channels, 16-bit and float images by {p.get('high_depth')}."
+    return (
+        f"Resized to {p.get('size')} px ({p.get('resize')}), {p.get('channels')} channels, 16-bit and float "
+        f"images by {p.get('high_depth')}."
+    )
 
 
 def _model(facts: Facts) -> str:
@@ -81,7 +98,8 @@ def _software(facts: Facts) -> str | None:
 def _training(facts: Facts) -> str:
     t = facts["settings"]["training"]
     return (
-        f"Recipe {t.get('recipe')}: {t.get('optimizer')}, learning rate {t.get('lr')}, at most {t.get('epochs')} epochs in batches of {t.get('batch_size')}, "
+        f"Recipe {t.get('recipe')}: {t.get('optimizer')}, learning rate {t.get('lr')}, at most {t.get('epochs')} "
+        f"epochs in batches of {t.get('batch_size')}, "
         f"augmentation {t.get('augmentation')}, seed {t.get('seed')}; all settings stand above."
     )
 
@@ -96,14 +114,18 @@ def _uncertainty(facts: Facts) -> str | None:
     if not facts["metrics"]:
         return None
     by = "by patients" if facts["metrics"].patients else "by images"
-    return f"Intervals at 95 % for every figure, {by}; of one training, so that they hold no chance that lies in training."
+    return (
+        f"Intervals at 95 % for every figure, {by}; of one training, so that they hold no chance that lies in training."
+    )
 
 
 def _performance(facts: Facts) -> str | None:
     metrics = facts["metrics"]
     if not metrics or metrics.balanced_accuracy is None:
         return None
-    return f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images; all figures stand above."
+    return (
+        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images; all figures stand above."
+    )
 
 
 def _thresholds(facts: Facts) -> str | None:
@@ -112,11 +134,19 @@ def _thresholds(facts: Facts) -> str | None:
 
 def _openings(facts: Facts) -> str | None:
     count = len(facts["openings"])
-    return f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as openings.csv tells." if count else None
+    return (
+        f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as openings.csv tells."
+        if count
+        else None
+    )
 
 
 def _failures(facts: Facts) -> str | None:
-    return "The mistakes it was surest of are shown above; what they have in common is for the author to say." if facts["metrics"] else None
+    return (
+        "The mistakes it was surest of are shown above; what they have in common is for the author to say."
+        if facts["metrics"]
+        else None
+    )
 
 
 def _explained(facts: Facts) -> str | None:
@@ -124,15 +154,30 @@ def _explained(facts: Facts) -> str | None:
 
 
 QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Facts], str | None] | None], ...] = (
-    ("Title and abstract", "Do they name the kind of study, the network, the population and the main result with its uncertainty?", ALL, None),
+    (
+        "Title and abstract",
+        "Do they name the kind of study, the network, the population and the main result with its uncertainty?",
+        ALL,
+        None,
+    ),
     ("Aim", "Which clinical question, for whom, at which point of care, and what is done today?", ALL, None),
-    ("Design", "Was the data collected before or after the question was asked; which protocol and registration?", ALL, None),
+    (
+        "Design",
+        "Was the data collected before or after the question was asked; which protocol and registration?",
+        ALL,
+        None,
+    ),
     ("Ethics", "Who approved the study, who consented, how were the images made anonymous?", ALL, None),
     ("Data", "Where, when and with which devices were the images taken?", ALL, None),
     ("Participants", "Who was eligible; age, sex and severity, for each split?", ALL, None),
     ("Sizes", "How many images in each part, and why so many?", ALL, _design),
     ("Exclusions", "What was left out, and why?", ALL, _excluded),
-    ("Reference standard", "Who said what each image shows, how, how well do they agree, and blind to what?", ALL, None),
+    (
+        "Reference standard",
+        "Who said what each image shows, how, how well do they agree, and blind to what?",
+        ALL,
+        None,
+    ),
     ("Preprocessing", "What happens to an image before the network sees it?", ALL, _preprocessing),
     ("Partition", "How were the images divided?", ALL, _partition),
     ("Disjointness", "Is any patient, or any picture, in two parts?", (CLAIM, STARD), _disjoint),

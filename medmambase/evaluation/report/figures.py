@@ -29,26 +29,43 @@ PANELS = (
 
 
 def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
-    """Loss, scores and learning rate over the epochs of ``metrics.csv``; a dashed line marks ``best_epoch``.
+    """Loss, scores and learning rate over the epochs of ``metrics.csv``; a dashed line marks
+    ``best_epoch``.
 
-    Empty cells and absent columns are gaps. Raises FigureError for a file without epochs or with a cell that is no number.
+    Empty cells and absent columns are gaps. Raises FigureError for a file without epochs or with a
+    cell that is no number.
     """
     from matplotlib.ticker import MaxNLocator
 
     columns = _columns(metrics_csv)
     epochs = columns["epoch"]
-    # A column that was never measured (no validation split, say) would be a line of nothing with a legend entry.
-    panels = [(title, height, {key: line for key, line in lines.items() if np.isfinite(columns.get(key, np.nan)).any()}) for title, height, lines in PANELS]
+    # A column that was never measured (no validation split, say) would be a line of nothing with a
+    # legend entry.
+    panels = [
+        (title, height, {key: line for key, line in lines.items() if np.isfinite(columns.get(key, np.nan)).any()})
+        for title, height, lines in PANELS
+    ]
     panels = [panel for panel in panels if panel[2]]
     if not panels:
-        raise FigureError(f"{metrics_csv} has no column to draw; wanted some of {', '.join(key for panel in PANELS for key in panel[2])}")
+        raise FigureError(
+            f"{metrics_csv} has no column to draw; wanted some of "
+            f"{', '.join(key for panel in PANELS for key in panel[2])}"
+        )
     with sheet(png, 7.5, 0.6 + sum(height for _, height, _ in panels)) as figure:
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[height for _, height, _ in panels])
+        grid = figure.subplots(
+            len(panels), 1, sharex=True, squeeze=False, height_ratios=[height for _, height, _ in panels]
+        )
         for axes, (title, _, lines) in zip(grid[:, 0], panels, strict=True):
             for key, (name, colour) in lines.items():
                 axes.plot(epochs, columns[key], color=colour, label=name, marker="o", markersize=3, linewidth=1.5)
             if best_epoch is not None:
-                axes.axvline(best_epoch, color="0.3", linestyle="--", linewidth=1, label=f"kept: epoch {best_epoch}" if axes is grid[0, 0] else None)
+                axes.axvline(
+                    best_epoch,
+                    color="0.3",
+                    linestyle="--",
+                    linewidth=1,
+                    label=f"kept: epoch {best_epoch}" if axes is grid[0, 0] else None,
+                )
             axes.set_ylabel(title)
             axes.grid(color="0.9")
             if title != "learning rate":
@@ -60,7 +77,8 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
 
 
 def confusion(metrics: Metrics, png: Path) -> None:
-    """The confusion matrix: in each cell the count and the share of its row, which is also its colour. 1 to about 30 classes."""
+    """The confusion matrix: in each cell the count and the share of its row, which is also its
+    colour. 1 to about 30 classes."""
     counts = np.array(metrics.confusion)
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -73,9 +91,20 @@ def confusion(metrics: Metrics, png: Path) -> None:
             percent = f"{share[row, column]:.0%}" if share[row, column] >= 0.005 else "<1%"
             text = f"{count}\n{percent}" if count else "0" if support[row] else "-"
             colour = "white" if share[row, column] > 0.55 else "black" if count else "0.6"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5 if total > 12 else 9 if total > 3 else 12, linespacing=1.05)
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=7.5 if total > 12 else 9 if total > 3 else 12,
+                linespacing=1.05,
+            )
         rows = [f"{name}  ({int(n)})" for name, n in zip(names, support[:, 0], strict=True)]
-        axes.set_xticks(range(total), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontfamily=font)
+        axes.set_xticks(
+            range(total), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontfamily=font
+        )
         axes.set_yticks(range(total), rows, parse_math=False, fontfamily=font)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth (images)")
@@ -84,13 +113,18 @@ def confusion(metrics: Metrics, png: Path) -> None:
         axes.set_yticks(np.arange(total + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="0.85", linewidth=0.6)
         axes.tick_params(which="minor", length=0)
-        bar = figure.colorbar(image, ax=axes, fraction=0.3 / (2.6 + 0.52 * total), pad=0.02, ticks=[0, 0.25, 0.5, 0.75, 1])
+        bar = figure.colorbar(
+            image, ax=axes, fraction=0.3 / (2.6 + 0.52 * total), pad=0.02, ticks=[0, 0.25, 0.5, 0.75, 1]
+        )
         bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"])
         bar.set_label("share of the true class")
 
 
-def twins(pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path) -> None:
-    """Pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the row with its likeness."""
+def twins(
+    pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path
+) -> None:
+    """Pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the row
+    with its likeness."""
     rows = len(pairs)
     with sheet(png, 6.0, 2.7 * rows) as figure:
         grid = figure.subplots(rows, 2, squeeze=False)
@@ -98,21 +132,27 @@ def twins(pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], 
         for axes_row, pair, (names, font), alike in zip(grid, pairs, lines, likeness, strict=True):
             for place, (axes, picture) in enumerate(zip(axes_row, pair, strict=True)):
                 axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
-                axes.set_title("\n".join(names[2 * place : 2 * place + 2]), fontsize=8, parse_math=False, fontfamily=font)
+                axes.set_title(
+                    "\n".join(names[2 * place : 2 * place + 2]), fontsize=8, parse_math=False, fontfamily=font
+                )
                 axes.set_xticks([])
                 axes.set_yticks([])
             axes_row[0].set_ylabel(alike, fontsize=8)
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    """The columns of ``metrics.csv`` as float64; an empty cell, and what is not finite, is NaN, which is drawn as a gap."""
+    """The columns of ``metrics.csv`` as float64; an empty cell, and what is not finite, is NaN,
+    which is drawn as a gap."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FigureError(f"{path} cannot be read: {error}") from error
     if "epoch" not in header or not rows:
-        raise FigureError(f"{path} has no epoch to draw; wanted a first line that names the columns, epoch among them, and one line an epoch")
+        raise FigureError(
+            f"{path} has no epoch to draw; wanted a first line that names the columns, epoch among them, and one "
+            f"line an epoch"
+        )
     columns: dict[str, np.ndarray] = {}
     for index, name in enumerate(header):
         cells = [row[index] if index < len(row) else "" for row in rows]

@@ -1,4 +1,5 @@
-"""The pictures of what a set of predictions is worth: ROC and precision-recall curves, reliability, the worst mistakes.
+"""The pictures of what a set of predictions is worth: ROC and precision-recall curves, reliability,
+the worst mistakes.
 
 Before: ``predictions.py``. Next stop: ``report.py`` puts the PNG files on the page.
 """
@@ -25,7 +26,8 @@ MOST_MISTAKES = 12
 
 
 def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
-    """Sensitivity over 1 - specificity, one curve for each class against all others; of two classes that of the second."""
+    """Sensitivity over 1 - specificity, one curve for each class against all others; of two classes
+    that of the second."""
     from sklearn.metrics import roc_curve  # slow to import, and importing this package must stay cheap
 
     def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +43,8 @@ def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
 
 
 def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
-    """Precision (PPV) over recall (sensitivity), one curve for each class; a dotted line at what guessing has, the class's share of the images."""
+    """Precision (PPV) over recall (sensitivity), one curve for each class; a dotted line at what
+    guessing has, the class's share of the images."""
     from sklearn.metrics import precision_recall_curve
 
     def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +61,8 @@ def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
 
 
 def calibration(predictions: Predictions, temperature: float | None, png: Path) -> None:
-    """How often the network was right, over how sure it was, in 15 bins; with the temperature from val too, if there is one. Below: how many images."""
+    """How often the network was right, over how sure it was, in 15 bins; with the temperature from
+    val too, if there is one. Below: how many images."""
     shown = [("as the network says it", "C0", predictions)]
     if temperature is not None:
         shown.append((f"at temperature {temperature:.2f}", "C1", warmed(predictions, temperature)))
@@ -68,7 +72,15 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
         for name, colour, one in shown:
             bins = reliability(one)
             confidence = [b.confidence for b in bins]
-            above.plot(confidence, [b.accuracy for b in bins], color=colour, marker="o", markersize=4, linewidth=1.5, label=name)
+            above.plot(
+                confidence,
+                [b.accuracy for b in bins],
+                color=colour,
+                marker="o",
+                markersize=4,
+                linewidth=1.5,
+                label=name,
+            )
             below.bar(confidence, [b.images for b in bins], width=0.02, color=colour, alpha=0.6)
         above.set_ylabel("share that was right")
         above.set_xlim(-0.02, 1.02)
@@ -80,13 +92,15 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
 
 
 def worst(predictions: Predictions) -> list[int]:
-    """The rows of the mistakes the network was surest of, the surest first, equals in the order of their rows."""
+    """The rows of the mistakes the network was surest of, the surest first, equals in the order of
+    their rows."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     return wrong[np.argsort(-predictions.probabilities[wrong].max(axis=1), kind="stable")][:MOST_MISTAKES].tolist()
 
 
 def mistakes(images: Tensor, predictions: Predictions, png: Path) -> None:
-    """Pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: below its truth and what it was called, each with its file's name."""
+    """Pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: below its truth
+    and what it was called, each with its file's name."""
     columns = 4
     rows = -(-len(images) // columns)
     with sheet(png, 9.0, 2.9 * rows) as figure:
@@ -97,7 +111,11 @@ def mistakes(images: Tensor, predictions: Predictions, png: Path) -> None:
             called = int(predictions.predicted[row])
             said = f" ({predictions.probabilities[row, called]:.0%})"
             (truth, wrong, name), font = labels_of(
-                [predictions.classes[predictions.labels[row]], predictions.classes[called], Path(predictions.names[row]).name]
+                [
+                    predictions.classes[predictions.labels[row]],
+                    predictions.classes[called],
+                    Path(predictions.names[row]).name,
+                ]
             )
             axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
             axes.set_title(f"is {truth}\ncalled {wrong}{said}\n{name}", fontsize=7.5, parse_math=False, fontfamily=font)
@@ -110,13 +128,27 @@ def _colours(predictions: Predictions, metrics: Metrics, figure: str) -> list[tu
     return [(f"C{place % 10}", column) for place, column in enumerate(there[:MOST_CURVES])]
 
 
-def _curves(axes: "Axes", predictions: Predictions, metrics: Metrics, figure: str, curve: Curve, drawn: Literal["default", "steps-post"]) -> None:
+def _curves(
+    axes: "Axes",
+    predictions: Predictions,
+    metrics: Metrics,
+    figure: str,
+    curve: Curve,
+    drawn: Literal["default", "steps-post"],
+) -> None:
     names, font = labels_of(predictions.classes)
     for colour, column in _colours(predictions, metrics, figure):
         x, y = curve(predictions.labels == column, predictions.probabilities[:, column])
         value, interval = getattr(metrics.per_class[column], figure), metrics.intervals.get(f"{column}/{figure}")
         sure = f" ({interval.low:.3f}-{interval.high:.3f})" if interval else ""
-        axes.plot(x, y, drawstyle=drawn, color=colour, linewidth=1.5, label=f"{names[column]}: {figure.upper()} {value:.3f}{sure}")
+        axes.plot(
+            x,
+            y,
+            drawstyle=drawn,
+            color=colour,
+            linewidth=1.5,
+            label=f"{names[column]}: {figure.upper()} {value:.3f}{sure}",
+        )
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")

@@ -1,6 +1,7 @@
 """One offline HTML page, and a model card, from the files of a run folder.
 
-Before: everything that training and evaluation left in the folder. The page itself is ``report.html.jinja``, the card ``model_card.md.jinja``.
+Before: everything that training and evaluation left in the folder. The page itself is
+``report.html.jinja``, the card ``model_card.md.jinja``.
 """
 
 import base64
@@ -24,10 +25,16 @@ PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays be
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
 
-# What the page takes from a file, by an example: names, and below each a text, a number (or none), a list of such things, or more names.
+# What the page takes from a file, by an example: names, and below each a text, a number (or none),
+# a list of such things, or more names.
 _FIGURE = {"figure": 0.0, "low": 0.0, "high": 0.0}
 _BOTH = {"brier": _FIGURE, "ece": _FIGURE}
-_POINT = {"name": "", "rule": "", "threshold": 0.0, "test": {"sensitivity": _FIGURE, "specificity": _FIGURE, "ppv": _FIGURE, "npv": _FIGURE}}
+_POINT = {
+    "name": "",
+    "rule": "",
+    "threshold": 0.0,
+    "test": {"sensitivity": _FIGURE, "specificity": _FIGURE, "ppv": _FIGURE, "npv": _FIGURE},
+}
 CALIBRATED = {"temperature": 0.0, "before": _BOTH, "after": _BOTH, "points": [_POINT]}
 MEDMNIST = {"ACC": 0.0, "AUC": 0.0}
 _CURVES = {"deletion": 0.0, "insertion": 0.0}
@@ -37,7 +44,8 @@ T = TypeVar("T")
 
 
 class ReportError(Exception):
-    """A run folder that cannot be reported: the message names the file and what is wrong with it."""
+    """A run folder that cannot be reported: the message names the file and what is wrong with
+    it."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,33 @@ class _Picture:
 
 
 def write_report(run: Path) -> Path:
-    """Writes ``run/report.html``, one page without scripts or outside references, below 5 MB, and ``run/MODEL_CARD.md``. Returns the page's path.
+    """Writes ``run/report.html``, one page without scripts or outside references, below 5 MB, and
+    ``run/MODEL_CARD.md``. Returns the page's path.
 
-    Only ``config.json`` must be there; a missing result becomes a sentence. The same files give the same bytes.
-    Raises ReportError for a folder without ``config.json``, a broken JSON or PNG file, or JSON of another shape.
+    Only ``config.json`` must be there; a missing result becomes a sentence. The same files give the
+    same bytes.
+    Raises ReportError for a folder without ``config.json``, a broken JSON or PNG file, or JSON of
+    another shape.
     """
     config = _json(run / "config.json")
     if config is None:
         raise ReportError(f"{run} is not a run folder: it has no config.json; wanted the folder that training wrote")
-    settings = {name: _field(run / "config.json", config, name, dict) for name in ("model", "training", "preprocessing")}
-    explained = {kind: sorted(path.relative_to(run).as_posix() for path in run.glob(f"explain/{kind}_*.png")) for kind in ("se", "sheet")}
+    settings = {
+        name: _field(run / "config.json", config, name, dict) for name in ("model", "training", "preprocessing")
+    }
+    explained = {
+        kind: sorted(path.relative_to(run).as_posix() for path in run.glob(f"explain/{kind}_*.png"))
+        for kind in ("se", "sheet")
+    }
     wanted = [f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")]
-    wanted += ["curves.png", "audit/twins.png", "explain/faithfulness.png", "explain/gates.png", *explained["sheet"], *explained["se"]]
+    wanted += [
+        "curves.png",
+        "audit/twins.png",
+        "explain/faithfulness.png",
+        "explain/gates.png",
+        *explained["sheet"],
+        *explained["se"],
+    ]
     pictures, left_out = _album(run, wanted)
     facts = {
         "name": run.resolve().name,
@@ -76,7 +99,9 @@ def write_report(run: Path) -> Path:
         "command": _text(run / "command.txt"),
     }
     facts["answers"] = checklist.answers(facts)
-    page = _template("report.html.jinja", html=True).render(**facts, pictures=pictures, explained=explained, left_out=left_out, most_lines=MOST_LINES)
+    page = _template("report.html.jinja", html=True).render(
+        **facts, pictures=pictures, explained=explained, left_out=left_out, most_lines=MOST_LINES
+    )
     card = _template("model_card.md.jinja", html=False).render(**facts)
     path = run / "report.html"
     write_text(path, page)
@@ -111,7 +136,8 @@ def _ends(figure: dict[str, float | None]) -> str:
 
 
 def _marked(text: object) -> str:
-    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new line."""
+    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new
+    line."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(_setting(text).split()))
 
 
@@ -122,7 +148,8 @@ def _setting(value: object) -> str:
 
 
 def _data(path: Path) -> dict[str, Any] | None:
-    """Counts as a table of classes by splits, and what was noticed; None if there is no such file."""
+    """Counts as a table of classes by splits, and what was noticed; None if there is no such
+    file."""
     report = _json(path)
     if report is None:
         return None
@@ -164,7 +191,8 @@ def _metrics(path: Path) -> Metrics | None:
 
 
 def _album(run: Path, names: list[str]) -> tuple[dict[str, _Picture], list[str]]:
-    """Those pictures that exist, by their names, and the names of those for which the page has no room."""
+    """Those pictures that exist, by their names, and the names of those for which the page has no
+    room."""
     pictures: dict[str, _Picture] = {}
     left_out = []
     room = PICTURE_BYTES
@@ -199,7 +227,8 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path, example: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is no such file; with an ``example`` it must have all that the example has."""
+    """The object in a JSON file, or None if there is no such file; with an ``example`` it must have
+    all that the example has."""
     if not path.exists():
         return None
     try:
@@ -224,8 +253,17 @@ def _unlike(value: object, example: object, name: str = "it") -> str | None:
             return f"{name} is {value!r:.80}; wanted a list"
         parts = [(f"{name}[{index}]", one, example[0]) for index, one in enumerate(value)]
     else:
-        fits = isinstance(value, str) if isinstance(example, str) else value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        return None if fits else f"{name} is {'missing' if value is ... else repr(value)[:80]}; wanted a {'text' if isinstance(example, str) else 'number'}"
+        fits = (
+            isinstance(value, str)
+            if isinstance(example, str)
+            else value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        )
+        return (
+            None
+            if fits
+            else f"{name} is {'missing' if value is ... else repr(value)[:80]}; wanted a "
+            f"{'text' if isinstance(example, str) else 'number'}"
+        )
     return next((wrong for inner, one, wanted in parts if (wrong := _unlike(one, wanted, inner)) is not None), None)
 
 

@@ -1,6 +1,8 @@
-"""From predictions to everything that is said of them: the files of ``test/``, which can all be made again from its ``predictions.csv``.
+"""From predictions to everything that is said of them: the files of ``test/``, which can all be
+made again from its ``predictions.csv``.
 
-Before: ``predictions.py`` and ``calibration.py``. Next stop: ``report.py``. Who calls: a training when it ends, and ``medmambase-evaluate``.
+Before: ``predictions.py`` and ``calibration.py``. Next stop: ``report.py``. Who calls: a training
+when it ends, and ``medmambase-evaluate``.
 """
 
 import csv
@@ -28,7 +30,8 @@ _LEDGER_COLUMNS = ("when", "data", "images", "command")
 
 
 def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
-    """Every file of a folder of results, each written beside and moved into place; ``published``: the MedMNIST evaluator's figures too. Raises OSError."""
+    """Every file of a folder of results, each written beside and moved into place; ``published``:
+    the MedMNIST evaluator's figures too. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, predictions)
     return write_figures(folder, predictions, calibration, published)
@@ -46,22 +49,37 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
     if len(predictions.labels):
         performance_figures.roc(predictions, metrics, folder / "roc.png")
         performance_figures.pr(predictions, metrics, folder / "pr.png")
-        performance_figures.calibration(predictions, calibration.temperature if calibration else None, folder / "reliability.png")
+        performance_figures.calibration(
+            predictions, calibration.temperature if calibration else None, folder / "reliability.png"
+        )
     return metrics
 
 
 def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration) -> dict[str, Any]:
-    """What val told, held to the test: calibration before and after the temperature, and each operating point's figures, all with intervals."""
+    """What val told, held to the test: calibration before and after the temperature, and each
+    operating point's figures, all with intervals."""
     after = judge(warmed(predictions, calibration.temperature))
     points = []
     for point in calibration.points:
         positive, called = at(predictions, point)
-        # A line drawn at the threshold makes a test with two answers, whose figures are those of two classes.
+        # A line drawn at the threshold makes a test with two answers, whose figures are those of
+        # two classes.
         answer = Predictions(
-            predictions.names, positive.astype(np.int64), np.stack([~called, called], axis=1).astype(np.float64), ("other", "this"), predictions.patients
+            predictions.names,
+            positive.astype(np.int64),
+            np.stack([~called, called], axis=1).astype(np.float64),
+            ("other", "this"),
+            predictions.patients,
         )
         answered = judge(answer)
-        points.append(asdict(point) | {"test": {name: figure_of(answered, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")}})
+        points.append(
+            asdict(point)
+            | {
+                "test": {
+                    name: figure_of(answered, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")
+                }
+            }
+        )
     return {
         "temperature": calibration.temperature,
         "before": {name: figure_of(metrics, name) for name in ("brier", "ece")},
@@ -73,7 +91,11 @@ def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration
 def figure_of(metrics: Metrics, name: str) -> dict[str, float | None]:
     """A figure with the ends of its interval, each None where it is unknown."""
     interval = metrics.intervals.get(name)
-    return {"figure": metrics.flat()[name], "low": interval.low if interval else None, "high": interval.high if interval else None}
+    return {
+        "figure": metrics.flat()[name],
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
 
 
 def read_calibration(run: Path) -> Calibration | None:
