@@ -19,8 +19,8 @@ LONGEST = 350
 
 # Who may import whom, first match first: the importer, then what it may import of ours. Of
 # medmambase_kernels the others see the public names only.
-# An engine is imported by no statement: backend.py loads it by its name, on first use.
 KERNELS = "medmambase_kernels"
+GROUND = (f"{KERNELS}.process", f"{KERNELS}.reference")  # which import nothing of ours
 BASE = (
     "medmambase.config",
     "medmambase.files",
@@ -50,28 +50,21 @@ IMPORTS = (
         (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*"),
     ),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
-    ("medmambase_kernels._triton*", ("medmambase_kernels._triton*",)),
-    (
-        "medmambase_kernels._cpu*",
-        (
-            "medmambase_kernels._cpu*",
-            "medmambase_kernels._torch*",
-            "medmambase_kernels.reference",
-            "medmambase_kernels.backend",
-        ),
-    ),
-    ("medmambase_kernels._torch*", ("medmambase_kernels._torch*", "medmambase_kernels.reference")),
-    ("medmambase_kernels.bench*", (KERNELS, "medmambase_kernels.*")),
-    ("medmambase_kernels.reference", ()),
-    ("medmambase_kernels.backend", ("medmambase_kernels.reference", "medmambase_kernels._triton.ascii_folders")),
+    # One rule a folder. backend.py imports no engine: it loads one by its name, on first use.
+    (f"{KERNELS}._triton*", (f"{KERNELS}._triton*", *GROUND)),
+    (f"{KERNELS}._cpu*", (f"{KERNELS}._cpu*", f"{KERNELS}._torch*", *GROUND)),
+    (f"{KERNELS}._torch*", (f"{KERNELS}._torch*", *GROUND)),
+    (f"{KERNELS}._reference*", GROUND),
+    (f"{KERNELS}.bench*", (KERNELS, f"{KERNELS}.*")),
+    (f"{KERNELS}.process", ()),
+    (f"{KERNELS}.reference", ()),
+    (f"{KERNELS}.backend", ()),
+    (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
     (
         KERNELS,
-        ("medmambase_kernels.backend", "medmambase_kernels._cpu.capture", "medmambase_kernels.inference", *OPERATORS),
+        (f"{KERNELS}.backend", f"{KERNELS}.process", f"{KERNELS}._cpu.capture", f"{KERNELS}.inference", *OPERATORS),
     ),
-    (
-        "medmambase_kernels.*",
-        ("medmambase_kernels.backend", "medmambase_kernels.custom_op", "medmambase_kernels.reference"),
-    ),
+    (f"{KERNELS}.*", (f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
 )
 AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*",
     "logging.basicConfig", "warnings.filterwarnings",

@@ -6,6 +6,7 @@ state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w``
 ``c`` image channels. A, B, C and D are the state-space matrices, hence the lower-case axes.
 """
 
+import medmambase_kernels.process  # noqa: F401  # before any thread starts: it notes the process
 from medmambase_kernels._cpu.capture import Recording
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu

@@ -1,15 +1,18 @@
-"""Which engine runs, and why: decided here and nowhere else.
+"""Choose the backend that runs an operator, and say why.
 
 ``triton`` runs our kernels on an NVIDIA GPU; ``cpu`` runs our vector code on the processor;
-``torch`` is the portable engine, plain PyTorch operations on any device; ``reference`` is the
-definition itself, a slow loop in float64. The wish of an argument comes before ``use_backend``,
-that before the environment variable MEDMAMBASE_BACKEND, that before the automatic choice. A wish
-that cannot be met raises; only the automatic choice falls back. Next stop: the engine's file.
+``torch`` is the portable backend, plain PyTorch operations on any device; ``reference`` is the
+definition itself, a slow loop in float64. The backend argument comes before ``use_backend``, that
+before the environment variable MEDMAMBASE_BACKEND, that before the automatic choice. An explicit
+wish that cannot be met raises; only the automatic choice falls back, and says so once.
+
+Backend ``x`` is the folder ``_x``: its ``availability.py`` answers for it (see ``Availability``),
+and each of its operators has a file with ``forward``, ``backward`` and ``kept_shape``. Nothing of
+a backend is imported before it is asked for.
 """
 
 import functools
 import importlib
-import importlib.util
 import os
 import threading
 import warnings
@@ -17,15 +20,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 
-from medmambase_kernels._triton.ascii_folders import use_ascii_folders
-
-BACKENDS = ("triton", "cpu", "torch", "reference")
+BACKENDS = ("triton", "cpu", "torch", "reference")  # the automatic choice takes the first that can
 _ENVIRONMENT = "MEDMAMBASE_BACKEND"
-_PROCESS = os.getpid()  # that imported this
+
+
+class Availability(Protocol):
+    """What the ``availability.py`` of a backend says. Importing it must cost nothing.
+
+    DEVICES: types of the devices it is made for; empty: every device. OPERATORS: the operators
+    that it has, which need not be all.
+    """
+
+    DEVICES: tuple[str, ...]
+    OPERATORS: tuple[str, ...]
+
+    def obstacle(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """What keeps it from running on ``device`` with ``dtype``, as one clause; None: nothing."""
+
+    def prepare(self) -> None:
+        """What must be done before one of its operators is imported."""
 
 
 class _Wish(threading.local):
@@ -39,24 +56,26 @@ _wish = _Wish()
 
 
 class BackendError(RuntimeError):
-    """An engine that was asked for cannot run here; the message says what is missing."""
+    """A backend that was asked for cannot run here; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine's name and, in one clause, why it was taken."""
+    """The backend's name and, in one clause, why it was taken. ``loss``: what an automatic choice
+    gave up, to be said once; "" if nothing."""
 
     name: str
     reason: str
+    loss: str = ""
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within ``with use_backend(name):`` every operator of this thread runs on that engine; "auto"
-    leaves the choice open.
+    """Within ``with use_backend(name):`` every operator of this thread runs on that backend;
+    "auto" leaves the choice open.
 
-    Raises BackendError for a name that does not exist; whether the engine can run is known when an
-    operator is called.
+    Raises BackendError for a name that does not exist; whether the backend can run is known when
+    an operator is called.
     """
     if name != "auto":
         _known(name, "use_backend")
@@ -68,25 +87,53 @@ def use_backend(name: str) -> Iterator[None]:
         _wish.name = before
 
 
-def describe_backend(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """One line: which engine an operator on ``device`` with ``dtype`` inputs would run on, and
-    why."""
-    choice = choose(torch.device(device), dtype, None)
+def describe_backend(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, operator: str | None = None
+) -> str:
+    """One line: which backend runs on ``device`` with ``dtype`` inputs, and why.
+
+    Args:
+        device, dtype: of the operator's first argument. operator: its name, such as
+        "selective_scan"; None: any that every backend has.
+
+    Raises:
+        BackendError: an explicit wish cannot be met.
+    """
+    choice = _decide(operator, torch.device(device), dtype, *_explicit(None))
     return f"{choice.name}: {choice.reason}"
 
 
-def choose(device: torch.device, dtype: torch.dtype, argument: str | None) -> Choice:
-    """The engine for tensors of ``dtype`` on ``device``. Raises BackendError if an explicit wish
-    cannot be met."""
+def choose(operator: str | None, device: torch.device, dtype: torch.dtype, argument: str | None) -> Choice:
+    """The backend for ``operator`` (None: any) on tensors of ``dtype`` on ``device``. Raises
+    BackendError if an explicit wish cannot be met."""
     wish, origin = _explicit(argument)
+    return _decided(operator, device, dtype, wish, origin)
+
+
+def _decided(operator: str | None, device: torch.device, dtype: torch.dtype, wish: str | None, origin: str) -> Choice:
+    return _decide_once(operator, device, dtype, wish, origin)
+
+
+_decided._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as torch.compiler.assume_constant_result, which imports the compiler
+
+
+@functools.cache
+def _decide_once(
+    operator: str | None, device: torch.device, dtype: torch.dtype, wish: str | None, origin: str
+) -> Choice:
+    choice = _decide(operator, device, dtype, wish, origin)
+    if choice.loss:
+        _announce(choice.loss)
+    return choice
+
+
+def _decide(operator: str | None, device: torch.device, dtype: torch.dtype, wish: str | None, origin: str) -> Choice:
+    if device.type == "cpu" and dtype == torch.float64 and wish in (None, "cpu"):
+        where = "the tensors are on the CPU" if wish is None else f"'cpu' was asked for by {origin}"
+        return Choice("torch", f"{where}, whose vector code is float32: float64 is for checking")
     if wish is None:
-        return _automatic(device, dtype)
-    if wish == "cpu" and dtype == torch.float64:
-        return Choice(
-            "torch",
-            f"asked for by {origin}, whose vector code is float32: float64 is for checking, and runs as plain PyTorch",
-        )
-    obstacle = _obstacle(device, dtype) if wish == "triton" else _obstacle_to_vectors(device) if wish == "cpu" else None
+        return _automatic(operator, device, dtype)
+    obstacle = _obstacle(wish, operator, device, dtype)
     if obstacle is not None:
         raise BackendError(
             f"backend {wish!r} was asked for ({origin}), but {obstacle}; ask for 'torch', or for none to choose "
@@ -95,11 +142,45 @@ def choose(device: torch.device, dtype: torch.dtype, argument: str | None) -> Ch
     return Choice(wish, f"asked for by {origin}")
 
 
+def _automatic(operator: str | None, device: torch.device, dtype: torch.dtype) -> Choice:
+    """The first backend made for the device that can run. One that is made for every device can
+    always."""
+    missed: list[str] = []
+    for name in BACKENDS:
+        made_for = availability(name).DEVICES
+        if made_for and device.type not in made_for:
+            continue
+        obstacle = _obstacle(name, operator, device, dtype)
+        if obstacle is None:
+            break
+        missed.append(f"backend {name!r} cannot run: {obstacle}")
+    else:
+        raise BackendError(f"no backend runs {operator} on {device}: {'; '.join(missed)}")
+    why = "; ".join(missed) or f"the tensors are on {'the CPU' if device.type == 'cpu' else device}"
+    # float64 is only ever wanted for checking: nobody is slower than they hoped.
+    lost = missed and dtype != torch.float64 and (device.type != "cuda" or torch.cuda.is_available())
+    return Choice(name, why, f"{name!r} on {device}, which is much slower: {why}" if lost else "")
+
+
+def _obstacle(name: str, operator: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps a backend from running an operator, if anything."""
+    known = availability(name)
+    if operator is not None and operator not in known.OPERATORS:
+        return f"it has no {operator}, only {', '.join(known.OPERATORS)}"
+    return known.obstacle(device, dtype)
+
+
+@functools.cache
+def availability(name: str) -> Availability:
+    """What a backend says of itself."""
+    return cast(Availability, importlib.import_module(f"medmambase_kernels._{name}.availability"))
+
+
+@functools.cache
 def engine(operator: str, name: str) -> ModuleType:
-    """The module of ``operator``'s engine, imported on first use. Raises BackendError if its
+    """The module of ``operator`` in a backend, imported on first use. Raises BackendError if its
     packages do not load."""
-    if name == "triton":
-        use_ascii_folders()
+    availability(name).prepare()
     try:
         return importlib.import_module(f"medmambase_kernels._{name}.{operator}")
     except ImportError as error:
@@ -109,10 +190,10 @@ def engine(operator: str, name: str) -> ModuleType:
 
 
 def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
-    """Call an engine's ``step``, "forward" or "backward", on the device of the first argument and
-    in the engine's own precision.
+    """Call a backend's ``step``, "forward" or "backward", on the device of the first argument and
+    in the backend's own precision.
 
-    Autocast is switched off inside: it would round the engine's float32 products to 16 bits.
+    Autocast is switched off inside: it would round the backend's float32 products to 16 bits.
     """
     device, call = arguments[0].device, getattr(engine(operator, name), step)
     # A context costs 5 to 10 us of Python, as much as a small kernel: none is entered that would
@@ -124,12 +205,6 @@ def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
     autocast = torch.autocast(device.type, enabled=False) if rounds else nullcontext()
     with autocast, torch.cuda.device(device) if elsewhere else nullcontext():
         return call(*arguments)
-
-
-def forked() -> bool:
-    """Whether this process was forked from the one that imported the package, so that threads it
-    had started are gone."""
-    return os.getpid() != _PROCESS
 
 
 def _explicit(argument: str | None) -> tuple[str | None, str]:
@@ -146,75 +221,15 @@ def _explicit(argument: str | None) -> tuple[str | None, str]:
 
 def _known(name: str, origin: str) -> None:
     if name not in BACKENDS:
-        raise BackendError(
-            f"there is no backend {name!r} (from {origin}); the backends are {', '.join(map(repr, BACKENDS))}"
-        )
+        raise BackendError(f"there is no backend {name!r} (from {origin}); the backends are {_listed(BACKENDS)}")
 
 
-def _automatic(device: torch.device, dtype: torch.dtype) -> Choice:
-    if device.type == "cpu":
-        if dtype == torch.float64:  # only ever wanted for checking: nobody is slower than they hoped
-            return Choice("torch", "the tensors are on the CPU, and the vector code is float32")
-        obstacle = _obstacle_to_vectors(device)
-        if obstacle is None:
-            return Choice("cpu", "the tensors are on the CPU")
-        _announce(f"the CPU, several times slower than its vector code: {obstacle}")
-        return Choice("torch", f"the portable engine runs everywhere, and {obstacle}")
-    obstacle = _obstacle(device, dtype)
-    if obstacle is None:
-        return Choice("triton", f"the tensors are on {device} and Triton is installed")
-    if device.type == "cuda" and torch.cuda.is_available() and dtype != torch.float64:
-        _announce(f"the GPU, many times slower than Triton: {obstacle}")
-    return Choice("torch", f"the portable engine runs on every device, and {obstacle}")
-
-
-def _obstacle_to_vectors(device: torch.device) -> str | None:
-    """What keeps our vector code from running, if anything."""
-    return f"the tensors are on {device}" if device.type != "cpu" else _vectors_missing()
-
-
-def _vectors_missing() -> str | None:
-    return _look_for_vectors()
-
-
-_vectors_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as torch.compiler.assume_constant_result, which imports the compiler
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))
 
 
 @functools.cache
-def _look_for_vectors() -> str | None:
-    if importlib.util.find_spec("llvmlite") is None:
-        return "llvmlite is not installed (pip install llvmlite)"
-    try:
-        importlib.import_module("medmambase_kernels._cpu.compiler").check()
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # a broken or ancient llvmlite; a processor that its LLVM does not know
-        return f"llvmlite does not work here: {error}"
-    return None
-
-
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What keeps Triton from running, if anything."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton, on Windows triton-windows)"
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"the Triton kernels take float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return None  # Triton's interpreter runs the kernels on any device
-    if device.type != "cuda":
-        return f"the tensors are on {device}, and Triton needs a CUDA GPU"
-    if not torch.cuda.is_available():
-        return f"{device} was named, but this torch ({torch.__version__}) sees no CUDA GPU"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
-    return None
-
-
-@functools.cache
-def _announce(where_and_why: str) -> None:
+def _announce(loss: str) -> None:
     """Say once what an automatic choice gave up: a silent fallback is the commonest reason for a
     slow training."""
-    warnings.warn(f"medmambase runs its portable engine on {where_and_why}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"medmambase falls back to backend {loss}", RuntimeWarning, stacklevel=2)

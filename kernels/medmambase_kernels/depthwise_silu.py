@@ -47,7 +47,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
         cannot run.
     """
     _check(x, weight, bias)
-    choice = engines.choose(x.device, x.dtype, backend)
+    choice = engines.choose("depthwise_silu", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(work), bias.to(work)
     if choice.name == "reference":

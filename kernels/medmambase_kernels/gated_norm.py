@@ -48,7 +48,7 @@ def gated_norm(
         cannot run.
     """
     _check(y, z, weight, bias)
-    choice = engines.choose(z.device, z.dtype, backend)
+    choice = engines.choose("gated_norm", z.device, z.dtype, backend)
     work = torch.float64 if z.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(work), bias.to(work)
     if choice.name == "reference":

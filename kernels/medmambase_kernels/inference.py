@@ -23,7 +23,9 @@ def _ours(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
     )
     return (
-        plain and not torch.is_autocast_enabled(x.device.type) and engines.choose(x.device, x.dtype, None).name == "cpu"
+        plain
+        and not torch.is_autocast_enabled(x.device.type)
+        and engines.choose(None, x.device, x.dtype, None).name == "cpu"
     )
 
 

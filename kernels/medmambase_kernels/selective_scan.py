@@ -63,7 +63,7 @@ def selective_scan(
         cannot run.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    choice = engines.choose(u.device, u.dtype, backend)
+    choice = engines.choose("selective_scan", u.device, u.dtype, backend)
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
     A = A.to(work)
     D, delta_bias, initial_state = (None if t is None else t.to(work) for t in (D, delta_bias, initial_state))

@@ -54,7 +54,7 @@ def selective_scan_2d(
         cannot run.
     """
     _check(x, x_dbl, dt_weight, dt_bias, A, D)
-    choice = engines.choose(x.device, x.dtype, backend)
+    choice = engines.choose("selective_scan_2d", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     out_dtype = x.dtype if out_dtype is None else out_dtype
     dt_weight, dt_bias, A, D = (t.to(work) for t in (dt_weight, dt_bias, A, D))

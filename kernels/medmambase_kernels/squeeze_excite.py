@@ -35,7 +35,7 @@ def squeeze_excite(
         BackendError: the engine asked for cannot run.
     """
     _check(x, squeeze, excite, scale)
-    choice = engines.choose(x.device, x.dtype, backend)
+    choice = engines.choose("squeeze_excite", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     squeeze, excite = squeeze.to(work), excite.to(work)
     if choice.name == "reference":

@@ -1,6 +1,7 @@
 """Triton's compilers get folders whose names they can read; on Windows itself they are run in one
 that they cannot."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medmambase_kernels import backend
-from medmambase_kernels._triton import ascii_folders
+from medmambase_kernels._triton import ascii_folders, availability
 from medmambase_kernels._triton.ascii_folders import ascii_names
 
 # A module of Python compiled and loaded, and a kernel assembled, as on the first launch.
@@ -81,12 +82,15 @@ def test_it_is_said_once_and_only_what_was_set(monkeypatch: pytest.MonkeyPatch, 
     use()  # a second warning would be an error
 
 
-def test_the_engine_triton_asks_for_them_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backend_triton_asks_for_them_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    monkeypatch.setattr(backend, "use_ascii_folders", lambda: called.append("folders"))
-    monkeypatch.setattr(backend.importlib, "import_module", lambda name: called.append(name))
-    backend.engine("selective_scan", "triton")
-    backend.engine("selective_scan", "cpu")
+    monkeypatch.setattr(availability, "use_ascii_folders", lambda: called.append("folders"))
+    load = importlib.import_module
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: load(name) if "availability" in name else called.append(name)
+    )
+    backend.engine.__wrapped__("selective_scan", "triton")
+    backend.engine.__wrapped__("selective_scan", "cpu")
     assert called == ["folders", "medmambase_kernels._triton.selective_scan", "medmambase_kernels._cpu.selective_scan"]
 
 

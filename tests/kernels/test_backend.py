@@ -2,15 +2,28 @@
 back, and says so once."""
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import relative_error
 
-from medmambase_kernels import BackendError, backend, describe_backend, selective_scan, use_backend
+import medmambase_kernels
+from medmambase_kernels import (
+    BackendError,
+    backend,
+    depthwise_silu,
+    describe_backend,
+    selective_scan,
+    squeeze_excite,
+    use_backend,
+)
+from medmambase_kernels._cpu import availability as cpu_availability
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU, SCAN = torch.device("cpu"), torch.device("cuda"), "selective_scan"
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
@@ -30,20 +43,32 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
-    backend._announce.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """What was found out about the backends, decided and said, is forgotten before and after."""
+    caches = (cpu_availability._missing, backend._decide_once, backend._announce, backend.availability, backend.engine)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 def test_the_argument_comes_before_use_backend_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMAMBASE_BACKEND", "reference")
-    assert backend.choose(CPU, torch.float32, None) == backend.Choice("reference", "asked for by MEDMAMBASE_BACKEND")
+    assert backend.choose(SCAN, CPU, torch.float32, None) == backend.Choice(
+        "reference", "asked for by MEDMAMBASE_BACKEND"
+    )
     with use_backend("cpu"):
-        assert backend.choose(CPU, torch.float32, None) == backend.Choice("cpu", "asked for by use_backend")
-        assert backend.choose(CPU, torch.float32, "reference") == backend.Choice(
+        assert backend.choose(SCAN, CPU, torch.float32, None) == backend.Choice("cpu", "asked for by use_backend")
+        assert backend.choose(SCAN, CPU, torch.float32, "reference") == backend.Choice(
             "reference", "asked for by the backend argument"
         )
         with use_backend("auto"):
-            assert backend.choose(CPU, torch.float32, None).name == "reference"
-    assert backend.choose(CPU, torch.float32, None).name == "reference"
+            assert backend.choose(SCAN, CPU, torch.float32, None).name == "reference"
+    assert backend.choose(SCAN, CPU, torch.float32, None).name == "reference"
 
 
 @pytest.mark.parametrize("wish", ["argument", "use_backend", "environment"])
@@ -54,11 +79,11 @@ def test_a_name_that_does_not_exist_is_refused_with_its_origin(wish: str, monkey
                 pass
         if wish == "environment":
             monkeypatch.setenv("MEDMAMBASE_BACKEND", "cuda")
-        backend.choose(CPU, torch.float32, "cuda" if wish == "argument" else None)
+        backend.choose(SCAN, CPU, torch.float32, "cuda" if wish == "argument" else None)
 
 
 def test_on_a_gpu_with_triton_triton_is_chosen(compiled: None) -> None:
-    assert backend.choose(GPU, torch.bfloat16, None).name == "triton"
+    assert backend.choose(SCAN, GPU, torch.bfloat16, None).name == "triton"
     assert describe_backend("cpu") == "cpu: the tensors are on the CPU"
 
 
@@ -75,53 +100,40 @@ def test_a_gpu_that_is_not_there_is_described_without_asking_it(monkeypatch: pyt
 @pytest.mark.usefixtures("compiled")
 def test_a_wish_for_triton_that_cannot_be_met_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match="needs a CUDA GPU"):
-        backend.choose(CPU, torch.float32, "triton")
+        backend.choose(SCAN, CPU, torch.float32, "triton")
     with pytest.raises(BackendError, match="not float64"):
-        backend.choose(GPU, torch.float64, "triton")
+        backend.choose(SCAN, GPU, torch.float64, "triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     with pytest.raises(BackendError, match=r"older than compute capability 8\.0"):
-        backend.choose(GPU, torch.float32, "triton")
+        backend.choose(SCAN, GPU, torch.float32, "triton")
     without(monkeypatch, "triton")
     with pytest.raises(BackendError, match="Triton is not installed"):
-        backend.choose(GPU, torch.float32, "triton")
+        backend.choose(SCAN, GPU, torch.float32, "triton")
 
 
 @pytest.mark.usefixtures("compiled")
 def test_an_automatic_choice_that_falls_back_on_a_gpu_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "triton")
     with pytest.warns(RuntimeWarning, match="Triton is not installed"):
-        assert backend.choose(GPU, torch.float32, None).name == "torch"
+        assert backend.choose(SCAN, GPU, torch.float32, None).name == "torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backend.choose(GPU, torch.float32, None).name == "torch"
+        assert backend.choose(SCAN, GPU, torch.float32, None).name == "torch"
 
 
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    """What was found out about llvmlite, and said, is forgotten before and after."""
-    caches = (backend._look_for_vectors, backend._announce)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh")
 def test_without_llvmlite_the_portable_engine_takes_over_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "llvmlite")
     with pytest.warns(RuntimeWarning, match="llvmlite is not installed"):
-        assert backend.choose(CPU, torch.float32, None).name == "torch"
+        assert backend.choose(SCAN, CPU, torch.float32, None).name == "torch"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backend.choose(CPU, torch.bfloat16, None).name == "torch"
+        assert backend.choose(SCAN, CPU, torch.bfloat16, None).name == "torch"
     with pytest.raises(
         BackendError, match=r"'cpu' was asked for .*llvmlite is not installed \(pip install llvmlite\); ask for 'torch'"
     ):
-        backend.choose(CPU, torch.float32, "cpu")
+        backend.choose(SCAN, CPU, torch.float32, "cpu")
 
 
-@pytest.mark.usefixtures("fresh")
 def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     from llvmlite import binding
 
@@ -133,10 +145,9 @@ def test_a_processor_that_llvm_does_not_know_gets_the_portable_engine(monkeypatc
     monkeypatch.setattr(binding.Target, "from_triple", unknown)
     monkeypatch.setattr(machine_cpu, "target", machine_cpu.target.__wrapped__)
     with pytest.warns(RuntimeWarning, match="llvmlite does not work here.*No available targets"):
-        assert backend.choose(CPU, torch.float32, None).name == "torch"
+        assert backend.choose(SCAN, CPU, torch.float32, None).name == "torch"
 
 
-@pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("step", ["get_host_cpu_features", "create_mcjit_compiler"])
 def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(
     step: str, monkeypatch: pytest.MonkeyPatch
@@ -151,35 +162,108 @@ def test_a_machine_that_lets_no_code_be_made_gets_the_portable_engine(
     monkeypatch.setattr(binding, step, refused)
     monkeypatch.setattr(machine_cpu, "lanes", machine_cpu.lanes.__wrapped__)
     with pytest.warns(RuntimeWarning, match="llvmlite does not work here: no executable memory"):
-        assert backend.choose(CPU, torch.float32, None).name == "torch"
+        assert backend.choose(SCAN, CPU, torch.float32, None).name == "torch"
     with pytest.raises(BackendError, match="no executable memory"):
-        backend.choose(CPU, torch.float32, "cpu")
+        backend.choose(SCAN, CPU, torch.float32, "cpu")
 
 
 def test_float64_on_the_cpu_runs_as_plain_pytorch_asked_or_not() -> None:
-    assert backend.choose(CPU, torch.float64, None).name == "torch"
-    assert backend.choose(CPU, torch.float64, "cpu").name == "torch"
+    assert backend.choose(SCAN, CPU, torch.float64, None).name == "torch"
+    assert backend.choose(SCAN, CPU, torch.float64, "cpu").name == "torch"
 
 
 def test_vector_code_is_refused_for_tensors_elsewhere() -> None:
     with pytest.raises(BackendError, match="the tensors are on cuda"):
-        backend.choose(GPU, torch.float32, "cpu")
+        backend.choose(SCAN, GPU, torch.float32, "cpu")
 
 
-def test_an_engine_that_does_not_load_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_does_not_load_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError("DLL load failed while importing libtriton")
 
+    backend.availability("triton")
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(BackendError, match=r"DLL load failed.*ask for backend 'torch'"):
         backend.engine("selective_scan", "triton")
+
+
+TOY = {  # a backend of one operator
+    "__init__.py": "",
+    "availability.py": """
+DEVICES, OPERATORS = ("cpu",), ("depthwise_silu",)
+prepared = []
+
+def obstacle(device, dtype):
+    return None
+
+def prepare():
+    prepared.append(True)
+""",
+    "depthwise_silu.py": """
+from medmambase_kernels._torch import depthwise_silu as portable
+
+kept_shape = portable.kept_shape
+calls = []
+
+def forward(*arguments):
+    calls.append("forward")
+    return portable.forward(*arguments)
+
+def backward(*arguments):
+    calls.append("backward")
+    return portable.backward(*arguments)
+""",
+}
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a backend that has depthwise_silu alone, beside the portable ones."""
+    folder = tmp_path / "_toy"
+    folder.mkdir()
+    for name, text in TOY.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(medmambase_kernels, "__path__", [*medmambase_kernels.__path__, str(tmp_path)])
+    monkeypatch.setattr(backend, "BACKENDS", ("toy", "torch", "reference"))
+    yield "toy"
+    for name in [name for name in sys.modules if name.startswith("medmambase_kernels._toy")]:
+        del sys.modules[name]
+
+
+def test_a_backend_of_one_operator_runs_that_one_and_leaves_the_others_to_the_portable_backend(toy: str) -> None:
+    x, weight, bias = torch.randn(1, 3, 4, 5), torch.randn(5, 1, 3, 3).requires_grad_(), torch.randn(5)
+    y = depthwise_silu(x, weight, bias)
+    y.sum().backward()
+    (dweight,) = torch.autograd.grad(depthwise_silu(x, weight, bias, backend="reference").sum(), weight)
+    assert relative_error(weight.grad, dweight) < 1e-5
+    module = backend.engine("depthwise_silu", toy)
+    assert module.calls == ["forward", "backward"]
+    assert backend.availability(toy).prepared == [True]
+    gate = (torch.randn(1, 2, 2, 4), torch.randn(2, 4), torch.randn(4, 2))
+    with pytest.warns(
+        RuntimeWarning, match="falls back to backend 'torch' on cpu.*'toy' cannot run: it has no squeeze"
+    ):
+        assert torch.equal(squeeze_excite(*gate), squeeze_excite(*gate, backend="torch"))
+    assert describe_backend(operator="depthwise_silu") == "toy: the tensors are on the CPU"
+    assert describe_backend(operator="gated_norm").startswith("torch: ")
+
+
+@pytest.mark.parametrize("how", ["argument", "use_backend"])
+def test_an_explicit_wish_for_an_operator_that_the_backend_lacks_names_both(toy: str, how: str) -> None:
+    gate = (torch.randn(1, 2, 2, 4), torch.randn(2, 4), torch.randn(4, 2))
+    message = "'toy' was asked for .*it has no squeeze_excite, only depthwise_silu; ask for 'torch'"
+    with pytest.raises(BackendError, match=message):
+        if how == "argument":
+            squeeze_excite(*gate, backend=toy)
+        with use_backend(toy):
+            squeeze_excite(*gate)
 
 
 def test_a_wish_made_in_one_thread_does_not_reach_another() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with use_backend("reference"), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(backend.choose, CPU, torch.float32, None).result().name == "cpu"
+        assert pool.submit(backend.choose, SCAN, CPU, torch.float32, None).result().name == "cpu"
 
 
 def test_the_operators_can_be_compiled_without_a_graph_break() -> None:

@@ -38,7 +38,7 @@ from medmambase_kernels._cpu.language import (
     Kernel,
     word,
 )
-from medmambase_kernels.backend import forked
+from medmambase_kernels.process import forked
 
 _LINE = 16  # floats of a cache line
 _HUGE, _MADV_HUGEPAGE = 1 << 21, 14

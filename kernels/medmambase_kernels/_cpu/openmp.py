@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from medmambase_kernels.backend import forked
+from medmambase_kernels.process import forked
 
 _LIBRARIES = (
     "lib/libgomp*.so*",
