@@ -328,13 +328,6 @@ def tools_are_guarded(root: Path) -> Iterator[str]:
             yield f"{place(root, path)}: main is never called under if __name__ == '__main__'"
 
 
-def readme_names_every_file(root: Path) -> Iterator[str]:
-    text = (root / "README.md").read_text(encoding="utf-8")
-    for path in sources(root, PACKAGES):
-        if path.name != "__init__.py" and not re.search(rf"(?<!\w){re.escape(path.name)}\b", text):
-            yield f"{place(root, path)}: is not on README.md's map"
-
-
 def packages_import_quietly(root: Path) -> Iterator[str]:
     """Imports both packages, each in its own process: they print nothing and bring none of
     NOT_IMPORTED."""
@@ -366,5 +359,4 @@ RULES: tuple[Rule, ...] = (
     exceptions_carry_their_reason,
     names_are_legal_on_windows,
     tools_are_guarded,
-    readme_names_every_file,
 )

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import house_rules
 import pytest
+from house_map import MAP_RULES, the_map_shows_every_file, the_walks_name_what_exists
 from house_rules import (
     KERNELS,
     ROOT,
-    RULES,
     Rule,
     exceptions_carry_their_reason,
     files_are_short_and_about_something,
@@ -18,11 +19,37 @@ from house_rules import (
     only_commands_print,
     packages_import_quietly,
     public_names_have_docstrings,
-    readme_names_every_file,
     text_names_its_encoding,
     tools_are_guarded,
 )
 
+RULES = (*house_rules.RULES, *MAP_RULES)
+MAP = """## The map
+
+```text
+medmambase/
+  __init__.py        the public names
+  config.py          every default
+
+  model/layers.py    the boxes
+  training/loop.py   the loop
+  commands/          what a person calls
+```
+
+```text
+kernels/medmambase_kernels/
+  __init__.py   the public names
+  backend.py    the choice
+  scan.py       the operator
+  _cpu/scan.py  the same in vector code
+```
+
+## A walk
+
+1. `config.py` has `Bare`.
+2. `model/layers.py` and
+   `_cpu/scan.py`.
+"""
 FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (imports_keep_their_direction, "medmambase/config.py", "import medmambase.model.network"),
     (imports_keep_their_direction, "medmambase/data/reading/images.py", "from ...training import loop"),
@@ -67,7 +94,13 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (exceptions_carry_their_reason, "tests/test_x.py", "x: int = ''  # type: ignore[assignment]"),
     (tools_are_guarded, "tools/x.py", "def main() -> None: ...\nmain()"),
     (tools_are_guarded, "tools/x.py", "def main() -> None: ..."),
-    (readme_names_every_file, "medmambase/data/ages.py", ""),
+    (the_map_shows_every_file, "medmambase/data/ages.py", ""),
+    (the_map_shows_every_file, "kernels/medmambase_kernels/_triton/config.py", ""),  # only the other package's is shown
+    (the_map_shows_every_file, "medmambase/data/__init__.py", ""),
+    (the_map_shows_every_file, "docs/architecture.md", MAP.replace("  config.py", "  config.py  once\n  config.py")),
+    (the_map_shows_every_file, "docs/architecture.md", MAP.replace("  config.py", "  gone.py  left\n  config.py")),
+    (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("config.py` has", "configs.py` has")),
+    (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("`Bare`", "`Clothed`")),
 )
 
 
@@ -80,8 +113,7 @@ def house(tmp_path: Path) -> Path:
         *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "backend")),
     )
     files = dict.fromkeys(empty, "") | {
-        "README.md": "config.py images.py layers.py loop.py report.py train.py scan.py scan_cpu.py reference.py "
-        "backend.py newcomer.py",
+        "docs/architecture.md": MAP,
         "medmambase/__init__.py": "__all__ = ['VERSION']\n",
         "medmambase/config.py": "class Bare: ...\n",
         "medmambase/model/layers.py": "from medmambase_kernels import selective_scan\n",

@@ -1,0 +1,67 @@
+"""The rules of docs/architecture.md: its map shows every file, and its walks name what exists.
+test_house.py applies them, and shows each a planted fault."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from house_rules import Rule, sources, tree
+
+PACKAGES = ("medmambase", "kernels/medmambase_kernels")
+PAGE = "docs/architecture.md"
+
+
+def the_map_shows_every_file(root: Path) -> Iterator[str]:
+    """A block of the map begins with its package; then each file stands on a line of its own, and
+    a folder's line stands for its ``__init__.py``."""
+    page = (root / PAGE).read_text(encoding="utf-8")
+    for package in PACKAGES:
+        block = re.search(rf"^```text\n{package}/\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        shown = Counter(re.findall(r"^  ([\w/]+(?:\.py|/)) +\S", block[1] if block else "", re.MULTILINE))
+        there = {_line_of(path.relative_to(root / package)) for path in sources(root, [package])}
+        yield from (f"{package}/{name}: is not on the map of {PAGE}" for name in sorted(there - set(shown)))
+        yield from (f"{PAGE}: the map shows {package}/{name}, which is not there" for name in set(shown) - there)
+        yield from (f"{PAGE}: the map shows {package}/{name} twice" for name, count in shown.items() if count > 1)
+
+
+def _line_of(path: Path) -> str:
+    folder = path.parent.as_posix()
+    return path.as_posix() if path.name != "__init__.py" or folder == "." else f"{folder}/"
+
+
+def the_walks_name_what_exists(root: Path) -> Iterator[str]:
+    """In a numbered list of the page each backticked path is a file, and every other backticked
+    name is defined in one of the files that its item names."""
+    page = (root / PAGE).read_text(encoding="utf-8")
+    for item in re.findall(r"^\d+\. (.*?)(?=^\S|^\n|\Z)", page.partition("## The map")[2], re.MULTILINE | re.DOTALL):
+        spans = re.findall(r"`([^`\n]+)`", item)
+        files = [_found(root, span) for span in spans if span.endswith(".py")]
+        defined = {name for file in files if file for name in _names(file)}
+        for span in spans:
+            if span.endswith(".py") and not _found(root, span):
+                yield f"{PAGE}: there is no file {span}"
+            elif re.fullmatch(r"[A-Za-z_][\w.]*", span) and not span.endswith(".py") and span not in defined:
+                yield f"{PAGE}: none of the files in {item.splitlines()[0]!r} defines {span}"
+
+
+def _found(root: Path, name: str) -> Path | None:
+    return next((path for base in ("", *PACKAGES) if (path := root / base / name).is_file()), None)
+
+
+def _names(path: Path) -> Iterator[str]:
+    """What a file defines: functions, classes and their methods, and names assigned to."""
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        for member in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(member, ast.FunctionDef):
+                yield f"{node.name}.{member.name}"  # type: ignore[attr-defined]  # a class, as its members show
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+MAP_RULES: tuple[Rule, ...] = (the_map_shows_every_file, the_walks_name_what_exists)
