@@ -1,5 +1,5 @@
-"""Compiles every Triton kernel for every supported GPU generation, ahead of time and with no GPU,
-and holds the machine code to its budgets.
+"""Compile every Triton kernel for every supported GPU generation, without a GPU, and hold the
+machine code to its budgets.
 
 Prints a line per launch, input dtype and GPU generation: registers a thread, bytes spilled, bytes
 of shared memory, and for the longest innermost loop of a scan the instructions, shuffles, barriers
@@ -37,8 +37,8 @@ BUDGETS = Path(__file__).resolve().parent / "kernel_budgets.toml"
 
 @dataclass(frozen=True)
 class Usage:
-    """What a compiled kernel uses: registers a thread, bytes a thread spills, bytes of shared
-    memory a program; its innermost loops, the longest first."""
+    """Resources of a compiled kernel: registers a thread, bytes a thread spills, bytes of shared
+    memory a program; and its innermost loops, the longest first."""
 
     registers: int
     spills: int
@@ -47,7 +47,7 @@ class Usage:
 
 
 def compile_launch(launch: Launch, arch: int) -> Usage:
-    """Compiles one launch for one GPU generation. Raises what Triton raises, and RuntimeError if
+    """Compile one launch for one GPU generation. Raises what Triton raises, and RuntimeError if
     the assembler's report cannot be read."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -77,7 +77,7 @@ def compile_launch(launch: Launch, arch: int) -> Usage:
 
 
 def read_usage(report: str, shared: int, loops: list[machine_code.Loop]) -> Usage:
-    """Registers and spills from the assembler's report. Raises RuntimeError if they are not in
+    """Read registers and spills from the assembler's report. Raises RuntimeError if they are not in
     it."""
     registers = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores", report)
@@ -89,8 +89,8 @@ def read_usage(report: str, shared: int, loops: list[machine_code.Loop]) -> Usag
 
 
 def over_budget(launch: Launch, arch: int, usage: Usage, budgets: list[dict[str, Any]]) -> list[str]:
-    """One sentence for each figure above what kernel_budgets.toml allows this launch; none where it
-    has no budget or no loop could be counted."""
+    """Say of each figure that it is above what kernel_budgets.toml allows this launch; nothing
+    where it has no budget or no loop could be counted."""
     sentences = []
     for budget in budgets:
         asked = (
@@ -166,7 +166,7 @@ def _compile_all(architectures: list[int], dtypes: list[str], jobs: int, quick: 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Compile every Triton kernel ahead of time, with no GPU.")
     parser.add_argument(
         "--arch",

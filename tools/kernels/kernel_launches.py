@@ -1,8 +1,8 @@
-"""Every launch of every Triton kernel, without a GPU: the launchers run on tensors without storage,
-with a recorder in the place of each kernel.
+"""List every launch of every Triton kernel, without a GPU: the launchers run on tensors without
+storage, with a recorder in the place of each kernel.
 
-What is recorded is what they would launch, for every row of the launch table. Next stop:
-compile_kernels.py.
+What is recorded is what they would launch, for every row of the launch table.
+compile_kernels.py compiles it.
 """
 
 import importlib
@@ -51,7 +51,7 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel after its file, as scan.forward."""
+        """The file and the name of the kernel, such as scan.forward."""
         return f"{self.module}.{self.kernel.lstrip('_')}"
 
     @property
@@ -66,7 +66,7 @@ class Launch:
 
 
 class _Recorder:
-    """Stands in for a kernel and notes how it is launched."""
+    """A stand-in for a kernel that records how it is launched."""
 
     def __init__(self, kernel: Any, label: tuple[str, str, str, str], launches: list[Launch]) -> None:
         self.kernel, self.label, self.launches = kernel, label, launches
@@ -86,7 +86,7 @@ class _Recorder:
 
 
 def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
-    """Notes an argument's type, and what the compiler may assume of it: that it is this constant,
+    """Record an argument's type, and what the compiler may assume of it: that it is this constant,
     or a multiple of 16."""
     if hasattr(value, "dtype"):
         launch.signature[parameter.name] = "*" + DTYPES[str(value.dtype).removeprefix("torch.")]
@@ -192,7 +192,7 @@ CALLS = (_images, _sequences, _gates, _around_the_scan)
 
 
 def kernels_of(module: str) -> dict[str, Any]:
-    """A file's kernels by name. Kernels, unlike what they call, have parameters named like
+    """Find a file's kernels by name. Kernels, unlike what they call, have parameters named like
     x_ptr."""
     members = vars(importlib.import_module(f"medmambase_kernels._triton.{module}"))
     return {
@@ -203,7 +203,7 @@ def kernels_of(module: str) -> dict[str, Any]:
 
 
 def record(dtype: str) -> list[Launch]:
-    """Every launch the engines make for inputs of dtype, each specialisation once."""
+    """Yield every launch that the operators make for inputs of dtype, each specialisation once."""
     import torch
 
     launches: list[Launch] = []

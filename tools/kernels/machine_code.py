@@ -1,7 +1,7 @@
-"""What a compiled kernel's loops are made of, counted in its machine code with NVIDIA's
-disassembler, which Triton's Linux wheel brings along.
+"""Count the instructions in a compiled kernel's loops, with NVIDIA's disassembler, which Triton's
+Linux wheel brings along.
 
-Stop before: a cubin from compile_kernels.py. Stop after: the budgets that it holds the counts to.
+compile_kernels.py brings the compiled kernel, and holds the counts to budgets.
 """
 
 import re
@@ -27,7 +27,7 @@ class Loop:
 
 
 def disassembler() -> Path | None:
-    """NVIDIA's nvdisasm; None where Triton brings none (on Windows)."""
+    """Find NVIDIA's nvdisasm; None where Triton brings none (on Windows)."""
     import triton
 
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
@@ -35,7 +35,7 @@ def disassembler() -> Path | None:
 
 
 def disassemble(cubin: bytes, program: Path) -> str:
-    """The machine code as text."""
+    """Disassemble the machine code."""
     with tempfile.TemporaryDirectory(prefix="machine_code_") as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -43,7 +43,7 @@ def disassemble(cubin: bytes, program: Path) -> str:
 
 
 def loops(text: str) -> list[Loop]:
-    """The innermost loops of a disassembly, the longest first."""
+    """Find the innermost loops of a disassembly, the longest first."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():

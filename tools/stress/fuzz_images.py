@@ -1,10 +1,9 @@
-"""Damaged images by the thousand through the reader, in processes that may die: is there a crash, a
-hang, a file that fills the memory?
+"""Read thousands of damaged images, and find crashes, hangs, and files that fill the memory.
 
     python tools/stress/fuzz_images.py FOLDER --count 10000
 
-Each damaged file is made from one or two files of FOLDER by a number alone, so that what is found
-can be made again. Ends with 1 if a process died, a file took longer than --seconds or an error was
+Each damaged file is made from one or two files of FOLDER and a number, so that a finding can be
+repeated. Ends with 1 if a process died, a file took longer than --seconds or an error was
 no single line; such files are kept in --keep.
 """
 
@@ -32,8 +31,8 @@ _START = 20.0  # seconds
 
 
 def mutate(sources: Sequence[bytes], seed: int, number: int) -> bytes:
-    """The damaged file of this seed and number: bytes flipped, numbers replaced by extremes, cut,
-    spliced with another, pieces repeated."""
+    """Make the damaged file of this seed and number: bytes flipped, numbers replaced by extremes,
+    cut, spliced with another, pieces repeated."""
     chance = random.Random(f"{seed}/{number}")
     data = bytearray(chance.choice(sources))
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
@@ -65,7 +64,7 @@ def mutate(sources: Sequence[bytes], seed: int, number: int) -> bytes:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG with its checksums made right, so that damage gets past them; anything else as it
+    """Correct the checksums of a PNG, so that the damage gets past them; anything else stays as it
     is."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
@@ -81,8 +80,8 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 def outcome(path: Path, high_depth: bool) -> str:
-    """What the reader makes of a file: "image", or the kind of its line. Raises what the reader
-    lets through."""
+    """Read a file: returns "image", or the kind of the error's line. Raises what the reader lets
+    through."""
     try:
         image, facts = load(path, Preprocessing(size=32, high_depth="percentile" if high_depth else "range"))
     except ImageError as error:
@@ -96,7 +95,8 @@ def outcome(path: Path, high_depth: bool) -> str:
 
 
 def _peak() -> int:
-    """Largest resident memory of this process so far, in MB; 0 where it is not told (Windows)."""
+    """Return the largest resident memory of this process so far, in MB; 0 on Windows, which does
+    not say."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -106,8 +106,8 @@ def _peak() -> int:
 
 
 def _work(folder: Path, seed: int, numbers: range, wire: Connection) -> None:
-    """In a process of its own: tells (number, kind, seconds, peak) for each. It does not tell of
-    the file it dies of."""
+    """Read files in a process of its own, and send (number, kind, seconds, peak) for each but the
+    one that ends the process."""
     sources = read_sources(folder)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         path = Path(scratch, "damaged.bin")
@@ -123,15 +123,15 @@ def _work(folder: Path, seed: int, numbers: range, wire: Connection) -> None:
 
 
 def read_sources(folder: Path) -> list[bytes]:
-    """Every file below ``folder`` of at most 1 MB, in the order of their names."""
+    """List every file below ``folder`` of at most 1 MB, in the order of their names."""
     return [
         path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and 0 < path.stat().st_size <= 1 << 20
     ]
 
 
 class _Worker:
-    """A process, what it has yet to do, and when it last told something: it may take _START seconds
-    more to tell of its first file."""
+    """A process, what it has yet to do, and when it last sent something: it may take _START seconds
+    more to send its first file."""
 
     def __init__(self, folder: Path, seed: int, numbers: range) -> None:
         self.folder, self.seed, self.numbers, self.told = folder, seed, numbers, time.monotonic() + _START
@@ -142,7 +142,7 @@ class _Worker:
         theirs.close()
 
     def without_the_next(self) -> "_Worker":
-        """A new process for what remains after the file that ended this one."""
+        """Start a new process for what remains after the file that ended this one."""
         self.process.kill()
         self.process.join()
         return _Worker(self.folder, self.seed, self.numbers[1:])

@@ -1,4 +1,4 @@
-"""Whether the intervals are what they say: python tools/stress/interval_coverage.py
+"""Count how often the 95 % intervals hold the truth: python tools/stress/interval_coverage.py
 
 Draws many test sets from a population whose figures are known, computes every interval of each as
 the report does, and counts how often the known figure lies inside: it should in 95 % of them. Once
@@ -46,7 +46,7 @@ class Population:
     skill: float = 1.6
 
     def draw(self, patients: int, seed: int) -> Predictions:
-        """A test set of so many patients, each with one image at least."""
+        """Draw a test set of so many patients, each with at least one image."""
         rng = np.random.default_rng(seed)
         sizes = rng.integers(1, self.images + 1, patients)
         owner = np.repeat(np.arange(patients), sizes)
@@ -73,8 +73,8 @@ class Population:
 def inside(
     population: Population, patients: int, truth: dict[str, float | None], blind: bool, seed: int
 ) -> dict[str, bool | None]:
-    """For each figure whether its interval holds the truth; None where it has none. ``blind``: the
-    patients are not told."""
+    """Say for each figure whether its interval holds the truth; None where it has none. ``blind``:
+    the patients are left out."""
     predictions = population.draw(patients, seed)
     metrics = judge(replace(predictions, patients=()) if blind else predictions)
     found: dict[str, bool | None] = {}
@@ -92,8 +92,8 @@ def coverage(
     jobs: int = 1,
     population_size: int = POPULATION,
 ) -> dict[str, float]:
-    """The part of ``sets`` test sets in which the interval of each figure of SHOWN holds the truth;
-    NaN where it never had one."""
+    """Return the part of ``sets`` test sets in which the interval of each figure of SHOWN holds the
+    truth; NaN where it never had one."""
     every = population.draw(population_size, seed=-1 % 2**32)
     known = evaluate(every.labels, every.probabilities, every.classes).flat()
     truth = {name: known[name] for name in SHOWN}
@@ -107,7 +107,7 @@ def coverage(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the coverage of every figure in four situations. Returns 0."""
+    """Print the coverage of every figure in four situations. Returns 0."""
     parser = argparse.ArgumentParser(
         description="Count how often intervals at 95 %% hold what they should.", allow_abbrev=False
     )

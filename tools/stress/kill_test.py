@@ -1,5 +1,5 @@
-"""Kills a small training again and again, goes on after each kill, and compares what comes out with
-a training that nobody killed.
+"""Kill a small training again and again, resume it each time, and compare the result with an
+undisturbed training.
 
     python tools/stress/kill_test.py --kills 40
 
@@ -42,7 +42,7 @@ MOMENTS = ("half written", "not moved yet", "just moved")
 
 @dataclass
 class Kill:
-    """Strikes at the write of this number, counted from 0, and at one of MOMENTS. ``die`` does not
+    """Strike at the write of this number, counted from 0, and at one of MOMENTS. ``die`` does not
     return."""
 
     write: int
@@ -50,8 +50,7 @@ class Kill:
     die: Callable[[], object]
 
     def arm(self) -> None:
-        """Lies in wait in ``os.fsync`` and ``os.replace``, through which every file of a run
-        goes."""
+        """Wait in ``os.fsync`` and ``os.replace``, through which every file of a run goes."""
         fsync, replace = os.fsync, os.replace
         synced, moved = iter(range(1_000_000)), iter(range(1_000_000))
 
@@ -73,7 +72,7 @@ class Kill:
 
 
 def image_set(count: int, split: str, size: int = 16) -> ImageSet:
-    """Noise whose brightness is its class; the first class has most images."""
+    """Draw noise whose brightness is its class; the first class has most images."""
     labels = torch.tensor([max(0, i % 5 - 2) for i in range(count)])
     noise = torch.randint(0, 100, (count, 1, size, size), generator=torch.Generator().manual_seed(count))
     samples = tuple(
@@ -86,7 +85,7 @@ def image_set(count: int, split: str, size: int = 16) -> ImageSet:
 def train(
     run: Path, config: TrainConfig, progress: loop.Progress = lambda items, total, text: items
 ) -> history.Outcome:
-    """The small training, from wherever it stands in ``run``."""
+    """Run the small training, from wherever it stands in ``run``."""
     torch.manual_seed(config.seed)
     model = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.2, drop_rate=0.1)
     network = MedMambaSE(model, preprocessing=Preprocessing(size=16, channels=1))
@@ -106,8 +105,7 @@ def train(
 
 
 def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
-    """A progress bar that acts when this step, counted from the beginning of the sitting, is about
-    to begin."""
+    """Make a progress bar that acts just before this step, counted from the process's start."""
     steps = iter(range(1_000_000))
 
     def progress(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
@@ -120,7 +118,7 @@ def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
 
 
 def readable(run: Path) -> str | None:
-    """What is wrong with the folder; None if all that is there can be read."""
+    """Say what is wrong with the folder; None if everything in it can be read."""
     try:
         for name in ("best", "last"):
             if (run / name / "model.safetensors").exists() and (run / name / "config.json").exists():
@@ -133,12 +131,12 @@ def readable(run: Path) -> str | None:
 
 
 def differing(run: Path, reference: Path) -> list[str]:
-    """The files that have other bytes than the undisturbed training's."""
+    """List the files whose bytes differ from the undisturbed training's."""
     return [name for name in COMPARED if (run / name).read_bytes() != (reference / name).read_bytes()]
 
 
 def start(run: Path, save_every: int, kill: Kill | None = None) -> subprocess.Popen[str]:
-    """The small training as a process of its own; returns when it has imported what it needs and
+    """Start the small training in a process of its own; returns when its imports are done and it
     begins."""
     words = [sys.executable, str(Path(__file__).resolve()), "--child", str(run), "--save-every", str(save_every)]
     words += ["--write", str(kill.write), "--moment", kill.moment] if kill else []
@@ -148,14 +146,14 @@ def start(run: Path, save_every: int, kill: Kill | None = None) -> subprocess.Po
 
 
 def finish(process: subprocess.Popen[str]) -> int:
-    """Waits for the end; the exit code."""
+    """Wait for the end. Returns the exit code."""
     process.communicate()
     return process.returncode
 
 
 def kill_once(run: Path, save_every: int, kill: Kill | None, chance: random.Random, seconds: float) -> bool:
-    """Goes on with the training in ``run`` and kills it: by ``kill``, or from outside within so
-    many seconds. False if it ended before that."""
+    """Resume the training in ``run`` and kill it: by ``kill``, or from outside within so many
+    seconds. Returns False if it ended before that."""
     process = start(run, save_every, kill)
     if kill is None:
         time.sleep(chance.uniform(0, seconds))
@@ -164,7 +162,7 @@ def kill_once(run: Path, save_every: int, kill: Kill | None, chance: random.Rand
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 if every training ended with the bytes of the
+    """Run the command. Returns its exit code: 0 if every training ended with the bytes of the
     undisturbed one, and no folder was ever unreadable."""
     parser = argparse.ArgumentParser(
         description="Kill a small training again and again, and compare what comes out with an undisturbed one.",
@@ -224,7 +222,7 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
 
 
 def _slowly(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
-    """Steps that last long enough to be killed in."""
+    """Make steps last long enough to be killed in."""
     for item in items:
         time.sleep(0.05)
         yield item

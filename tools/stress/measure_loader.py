@@ -1,5 +1,5 @@
-"""``python tools/stress/measure_loader.py``: how many images a second come from files, from the
-cache and from memory, beside what the network consumes.
+"""Measure how many images a second come from files, from the cache and from memory, and how many
+the network consumes: python tools/stress/measure_loader.py
 
 Without a folder it draws ultrasound-like images into a temporary one. "Cold" means that nothing was
 decoded before; the files themselves lie in the operating system's memory, since no portable program
@@ -36,7 +36,9 @@ WANTED = 5  # times the network's images a second
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table. Returns 0, or 1 where a way of loading is less than WANTED times as fast as
     the network."""
-    parser = argparse.ArgumentParser(description="Images a second of each way of loading, beside a training step.")
+    parser = argparse.ArgumentParser(
+        description="Measure the images a second of each way of loading, and of a training step."
+    )
     parser.add_argument(
         "folder", nargs="?", type=Path, help="a folder of images, as for medmambase-train (default: drawn ones)"
     )
@@ -76,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(folder: Path, count: int, pixels: int) -> Path:
-    """``count`` grey PNGs in one folder for each class: a few drawn ones, and the same moved aside,
-    so that no two are equal."""
+    """Write ``count`` grey PNGs in one folder for each class: a few drawn ones, and the same
+    shifted, so that no two are equal."""
     write_phantom(folder, images_per_class=5, size=pixels)
     drawn = [np.asarray(Image.open(path)) for path in sorted(folder.rglob("*.png"))]
     for number in range(len(drawn), count):
@@ -89,8 +91,8 @@ def draw(folder: Path, count: int, pixels: int) -> Path:
 def loading(
     samples: Sequence[Sample], preprocessing: Preprocessing, cache: Path, repeat: int
 ) -> tuple[dict[str, float], ImageSet]:
-    """Images a second from files to one tensor: by decoding, by decoding and storing, from what was
-    stored, and by decoding ahead of each batch."""
+    """Measure images a second from files to one tensor: by decoding, by decoding and storing, from
+    what was stored, and by decoding ahead of each batch."""
 
     def run(store: Path | None) -> ImageSet:
         images, errors = decode(samples, preprocessing, cache=Cache(store) if store else None)
@@ -119,8 +121,8 @@ def loading(
 def batches(
     images: ImageSet, preprocessing: Preprocessing, batch_size: int, repeat: int, device: torch.device
 ) -> float:
-    """Images a second of what the loop does for each step before the network: gather, move,
-    normalise, augment."""
+    """Measure images a second of what the loop does before the network: gather, move, normalise,
+    augment."""
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
 
     def epoch() -> None:
@@ -133,7 +135,7 @@ def batches(
 
 
 def training(model: str, preprocessing: Preprocessing, batch_size: int, repeat: int, device: torch.device) -> float:
-    """Images a second of forward, loss, backward and AdamW in float32."""
+    """Measure images a second of forward, loss, backward and AdamW in float32."""
     torch.manual_seed(0)
     network = MedMambaSE(replace(PRESETS[model], in_chans=preprocessing.channels)).to(device)
     lay_out(network)
@@ -155,7 +157,7 @@ def training(model: str, preprocessing: Preprocessing, batch_size: int, repeat: 
 
 
 def seconds(work: Callable[[], object], repeat: int) -> float:
-    """The median duration."""
+    """Return the median duration."""
     durations = []
     for _ in range(repeat):
         began = time.perf_counter()
@@ -165,7 +167,7 @@ def seconds(work: Callable[[], object], repeat: int) -> float:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what a GPU still has to do."""
+    """Wait until the GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
