@@ -1,10 +1,17 @@
-"""How an operator of ours is known to PyTorch: as a custom operator with a fake, derivatives and a
-rule for vmap; and by a shorter way where none is needed.
+"""Register an operator with PyTorch as a custom operator, with fakes, derivatives and a vmap rule.
 
 A custom operator goes through torch.compile, torch.export, FakeTensors and dispatch modes as one
-node, and costs 30 to 90 us of Python a call. Where nobody looks at nodes, the engine is called at
+node, and costs 30 to 90 us of Python a call. Where nobody looks at nodes, the backend is called at
 once, inside an autograd Function if a gradient is wanted.
-Last stop before: an operator's file. Next stop: backend.py, which calls the engine.
+
+What ``register`` asks of a backend's file of the operator, for the tensors and options of its
+schema:
+
+    forward(*tensors, *options, save) -> (*outputs, kept)
+    backward(*gradients of the outputs, *tensors, *options, kept) -> a gradient for each tensor
+    kept_shape(*tensors) -> the shape of what forward keeps for backward if ``save``; else (0,)
+
+All results are new tensors; the gradient of a tensor that is None may be None.
 """
 
 from collections.abc import Callable
@@ -14,20 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from medmambase_kernels import backend as engines
 
-class Operator:
-    """``plain``, an ordinary function from tensors to a tuple of new tensors, and the custom
-    operator ``name`` made of it."""
-
-    def __init__(self, name: str, schema: str, plain: Callable[..., tuple[Tensor, ...]]) -> None:
-        self.plain = plain
-        self.custom = torch.library.custom_op(f"medmambase::{name}", plain, mutates_args=(), schema=schema)
-        self.register_fake = self.custom.register_fake
-
-
-def operator(name: str, schema: str) -> Callable[[Callable[..., tuple[Tensor, ...]]], Operator]:
-    """As a decorator: the function as ``medmambase::<name>``."""
-    return lambda plain: Operator(name, schema, plain)
+Output = tuple[tuple[int, ...], torch.dtype]  # the shape and dtype of a result
 
 
 def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
@@ -42,9 +38,97 @@ def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
             raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
 
 
-def worth_saving(*tensors: Tensor | None) -> bool:
-    """Whether to keep states for a backward pass over these inputs: a hint, since backward runs
-    forward once more where there are none.
+def register(
+    name: str,
+    tensors: str,
+    options: str,
+    outputs: Callable[..., tuple[Output, ...]],
+    *,
+    kept_like: str,
+    returns: int = 1,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Make ``medmambase::<name>`` and ``medmambase::<name>_backward`` of the backends' files.
+
+    Args:
+        tensors, options: the schema of the arguments, as "Tensor x, Tensor? D" and "float eps"; ""
+        for no options.
+        outputs: takes tensors and options, and returns the shape and dtype of each output.
+        kept_like: the name of a tensor whose dtype is that of the arithmetic, and of what is kept.
+        returns: the number of outputs.
+
+    Returns:
+        A function of all tensors and options and the backend's name, in that order and without
+        keywords, that returns the outputs.
+    """
+    names = [argument.split()[1] for argument in tensors.split(", ")]
+    count, like = len(names), names.index(kept_like)
+    declared = f"{tensors}, {options}" if options else tensors
+    of_outputs = ", ".join(f"Tensor d_output_{i}" for i in range(returns))
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        *given, backend = arguments
+        return _contiguous(engines.run(name, backend, "forward", *given))
+
+    def forward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+        *given, save, backend = arguments
+        kept = engines.engine(name, backend).kept_shape(*given[:count]) if save else (0,)
+        empty = (given[0].new_empty(shape, dtype=dtype) for shape, dtype in outputs(*given))
+        return *empty, given[like].new_empty(kept)
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        *given, backend = arguments
+        return _contiguous(engines.run(name, backend, "backward", *given))
+
+    def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+        first, *others = arguments[returns : returns + count]
+        return first.new_empty(first.shape), *(
+            first.new_empty(0) if t is None else t.new_empty(t.shape) for t in others
+        )
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *given, ctx.saved, ctx.backend = inputs
+        ctx.options = given[count:]
+        ctx.save_for_backward(*given[:count], output[-1])
+        ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(False)
+
+    def gradients(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        d_outputs = d_results[:-1]
+        nothing = (None,) * (len(ctx.options) + 2)  # the gradients of the options, save and backend
+        if all(d is None for d in d_outputs):  # torch asks this way whether a gradient may be missing
+            return (None,) * count + nothing
+        *saved, kept = ctx.saved_tensors
+        given = (*saved, *ctx.options)
+        if any(d is None for d in d_outputs):
+            zeros = (saved[0].new_zeros(shape, dtype=dtype) for shape, dtype in outputs(*given))
+            d_outputs = tuple(zero if d is None else d for d, zero in zip(d_outputs, zeros, strict=True))
+        if not ctx.saved:
+            kept = call_forward(*given, True, ctx.backend)[-1]
+        found = call_backward(*d_outputs, *given, kept, ctx.backend)
+        return *(None if t is None else d for t, d in zip(saved, found, strict=True)), *nothing
+
+    def no_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    results = ", ".join(["Tensor"] * (returns + 1))
+    camel = "".join(part.capitalize() for part in name.split("_"))
+    schema = f"({declared}, bool save, str backend) -> ({results})"
+    call_forward = _callable(name, camel, schema, forward, forward_fake, gradients, setup)
+    schema = f"({of_outputs}, {declared}, Tensor kept, str backend) -> ({', '.join(['Tensor'] * count)})"
+    call_backward = _callable(
+        f"{name}_backward", f"{camel}Gradients", schema, backward, backward_fake, _no_such_derivative, no_setup
+    )
+
+    def operator(*arguments: Any) -> tuple[Tensor, ...]:
+        *given, backend = arguments
+        return call_forward(*given, _worth_saving(given[:count]), backend)[:-1]
+
+    return operator
+
+
+def _worth_saving(tensors: list[Tensor | None]) -> bool:
+    """Whether to keep something for a backward pass over these inputs: a hint, since backward runs
+    forward once more where there is nothing.
 
     An exported graph is for use and keeps nothing. Under vmap a tensor does not show that it
     requires a gradient.
@@ -56,41 +140,26 @@ def worth_saving(*tensors: Tensor | None) -> bool:
     )
 
 
-def contiguous(results: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+def _contiguous(results: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     """What an operator returns: every tensor contiguous, since a compiled graph reads memory as the
     fake says; None becomes an empty tensor."""
     given = next(t for t in results if t is not None)
     return tuple(given.new_empty(0) if t is None else t.contiguous() for t in results)
 
 
-def contiguous_fake(*arguments: Tensor | None) -> tuple[Tensor, ...]:
-    """The fakes of ``contiguous`` gradients of the arguments."""
-    given = next(t for t in arguments if t is not None)
-    return tuple(given.new_empty(0) if t is None else t.new_empty(t.shape) for t in arguments)
-
-
-def differentiable(
-    name: str, forward: Operator, backward: Operator, gradients: Callable[..., Any], setup: Callable[..., None]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Give a pair of operators derivatives and a rule for vmap. Returns what to call in their
-    place.
-
-    ``gradients``, which calls the second of the pair, and ``setup`` are as in
-    ``torch.library.register_autograd``.
-    """
-
-    def no_setup(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    return _callable(name, forward, gradients, setup), _callable(
-        f"{name}Gradients", backward, _no_such_derivative, no_setup
-    )
-
-
 def _callable(
-    name: str, operator: Operator, gradients: Callable[..., Any], setup: Callable[..., None]
+    name: str,
+    title: str,
+    schema: str,
+    plain: Callable[..., tuple[Tensor, ...]],
+    fake: Callable[..., tuple[Tensor, ...]],
+    gradients: Callable[..., Any],
+    setup: Callable[..., None],
 ) -> Callable[..., Any]:
-    plain, custom = operator.plain, operator.custom
+    """Make ``plain``, a function from tensors to new tensors, a custom operator that is called by
+    the shortest way possible. ``gradients`` and ``setup``: see torch.library.register_autograd."""
+    custom = torch.library.custom_op(f"medmambase::{name}", plain, mutates_args=(), schema=schema)
+    custom.register_fake(fake)
 
     def one_by_one(
         info: Any, dims: tuple[int | None, ...], *arguments: Any
@@ -112,7 +181,7 @@ def _callable(
     custom.register_vmap(one_by_one)
     custom.register_autograd(gradients, setup_context=setup)
     base = (torch.autograd.Function,)
-    direct: Any = type(name, base, {"forward": staticmethod(at_once), "backward": staticmethod(gradients)})
+    direct: Any = type(title, base, {"forward": staticmethod(at_once), "backward": staticmethod(gradients)})
     methods: dict[str, Any] = {
         "forward": custom,
         "setup_context": setup,
@@ -120,7 +189,7 @@ def _callable(
         "jvp": _no_such_derivative,
     }
     transformed: Any = type(
-        f"{name}Transformed",
+        f"{title}Transformed",
         base,
         {"generate_vmap_rule": True, **{key: staticmethod(method) for key, method in methods.items()}},
     )

@@ -18,14 +18,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import (
-    check_tensors,
-    contiguous,
-    contiguous_fake,
-    differentiable,
-    operator,
-    worth_saving,
-)
+from medmambase_kernels.custom_op import check_tensors, register
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
@@ -52,8 +45,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
     weight, bias = weight.to(work), bias.to(work)
     if choice.name == "reference":
         return reference.depthwise_silu(x, weight, bias).to(x.dtype)
-    y, _ = _convolve(x, weight, bias, worth_saving(x, weight, bias), choice.name)
-    assert isinstance(y, Tensor)
+    (y,) = _convolve(x, weight, bias, choice.name)
     return y
 
 
@@ -69,45 +61,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     check_tensors(x, {"weight": weight, "bias": bias})
 
 
-@operator(
-    "depthwise_silu",
-    "(Tensor x, Tensor weight, Tensor bias, bool save, str engine) -> (Tensor, Tensor)",
-)
-def _forward(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("depthwise_silu", engine, "forward", x, weight, bias, save))
+def _outputs(x, weight, bias):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((x.shape, x.dtype),)
 
 
-@_forward.register_fake
-def _(x, weight, bias, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return x.new_empty(x.shape), weight.new_empty(
-        engines.engine("depthwise_silu", engine).kept_shape(x) if save else (0,)
-    )
-
-
-@operator(
-    "depthwise_silu_backward",
-    "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor kept, str engine) -> (Tensor, Tensor, Tensor)",
-)
-def _backward(dy, x, weight, bias, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("depthwise_silu", engine, "backward", dy, x, weight, bias, kept))
-
-
-@_backward.register_fake
-def _(dy, x, weight, bias, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous_fake(x, weight, bias)
-
-
-def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, _, ctx.engine = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # the schema types it
-    if dy is None:  # torch asks this way whether a gradient may be missing
-        return (None,) * 5
-    return *_convolve_backward(dy, *ctx.saved_tensors, ctx.engine), None, None
-
-
-_convolve, _convolve_backward = differentiable("DepthwiseSilu", _forward, _backward, _gradients, _setup)
+_convolve = register("depthwise_silu", "Tensor x, Tensor weight, Tensor bias", "", _outputs, kept_like="weight")

@@ -17,14 +17,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import (
-    check_tensors,
-    contiguous,
-    contiguous_fake,
-    differentiable,
-    operator,
-    worth_saving,
-)
+from medmambase_kernels.custom_op import check_tensors, register
 
 
 def gated_norm(
@@ -53,8 +46,7 @@ def gated_norm(
     weight, bias = weight.to(work), bias.to(work)
     if choice.name == "reference":
         return reference.gated_norm(y, z, weight, bias, eps).to(z.dtype)
-    out, _, _, _ = _norm(y, z, weight, bias, eps, worth_saving(y, z, weight, bias), choice.name)
-    assert isinstance(out, Tensor)
+    (out,) = _norm(y, z, weight, bias, eps, choice.name)
     return out
 
 
@@ -71,53 +63,10 @@ def _check(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> None:
         raise ValueError(f"y has dtype {y.dtype}; with z in {z.dtype} it must be that or torch.float32")
 
 
-@operator(
-    "gated_norm",
-    "(Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, bool save, str engine) -> (Tensor, Tensor, Tensor, "
-    "Tensor)",
+def _outputs(y, z, weight, bias, eps):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((z.shape, z.dtype),)
+
+
+_norm = register(
+    "gated_norm", "Tensor y, Tensor z, Tensor weight, Tensor bias", "float eps", _outputs, kept_like="weight"
 )
-def _forward(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("gated_norm", engine, "forward", y, z, weight, bias, eps, save))
-
-
-@_forward.register_fake
-def _(y, z, weight, bias, eps, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    mean = weight.new_empty((*y.shape[:3], 1))
-    return (
-        z.new_empty(z.shape),
-        mean,
-        torch.empty_like(mean),
-        weight.new_empty(engines.engine("gated_norm", engine).kept_shape(y) if save else (0,)),
-    )
-
-
-@operator(
-    "gated_norm_backward",
-    "(Tensor dout, Tensor y, Tensor z, Tensor weight, Tensor bias, float eps, Tensor mean, Tensor rstd, Tensor kept, "
-    "str engine) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward(dout, y, z, weight, bias, eps, mean, rstd, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("gated_norm", engine, "backward", dout, y, z, weight, bias, eps, mean, rstd, kept))
-
-
-@_backward.register_fake
-def _(dout, y, z, weight, bias, eps, mean, rstd, kept, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous_fake(y, z, weight, bias)
-
-
-def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, ctx.eps, _, ctx.engine = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dout, *_):  # type: ignore[no-untyped-def]  # the schema types it
-    if dout is None:  # torch asks this way whether a gradient may be missing
-        return (None,) * 7
-    y, z, weight, bias, mean, rstd, kept = ctx.saved_tensors
-    return *_norm_backward(dout, y, z, weight, bias, ctx.eps, mean, rstd, kept, ctx.engine), None, None, None
-
-
-_norm, _norm_backward = differentiable("GatedNorm", _forward, _backward, _gradients, _setup)

@@ -13,14 +13,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import (
-    check_tensors,
-    contiguous,
-    contiguous_fake,
-    differentiable,
-    operator,
-    worth_saving,
-)
+from medmambase_kernels.custom_op import check_tensors, register
 
 
 def selective_scan(
@@ -72,11 +65,8 @@ def selective_scan(
         y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
         last = last.to(work)
     else:
-        save = worth_saving(u, delta, A, B, C, D, delta_bias, initial_state)
         out_dtype = u.dtype if z is None else work  # gate first, round once
-        y, last, _ = _scan(
-            u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, choice.name
-        )
+        y, last = _scan(u, delta, A, B, C, D, delta_bias, initial_state, delta_softplus, out_dtype, choice.name)
         if z is not None:
             y = y * F.silu(z.to(work))
     y = y.to(u.dtype)
@@ -221,81 +211,15 @@ def _check(
     )
 
 
-@operator(
+def _outputs(u, delta, A, B, C, D, delta_bias, initial_state, delta_softplus, out_dtype):  # type: ignore[no-untyped-def]  # the schema types it
+    return (u.shape, out_dtype), ((u.shape[0], *A.shape), A.dtype)
+
+
+_scan = register(
     "selective_scan",
-    "(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus, "
-    "Tensor? initial_state, "
-    "ScalarType out_dtype, bool save, str engine) -> (Tensor, Tensor, Tensor)",
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor? initial_state",
+    "bool delta_softplus, ScalarType out_dtype",
+    _outputs,
+    kept_like="A",
+    returns=2,
 )
-def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(
-        engines.run(
-            "selective_scan",
-            engine,
-            "forward",
-            u,
-            delta,
-            A,
-            B,
-            C,
-            D,
-            delta_bias,
-            delta_softplus,
-            initial_state,
-            out_dtype,
-            save,
-        )
-    )
-
-
-@_forward.register_fake
-def _(u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    shape = engines.engine("selective_scan", engine).checkpoint_shape(u, A, reference.groups_of(B, C)) if save else (0,)
-    return u.new_empty(u.shape, dtype=out_dtype), A.new_empty((u.shape[0], *A.shape)), A.new_empty(shape)
-
-
-@operator(
-    "selective_scan_backward",
-    "(Tensor dy, Tensor dlast, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
-    "bool delta_softplus, "
-    "Tensor? initial_state, Tensor checkpoints, str engine) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-    "Tensor, Tensor)",
-)
-def _backward(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    arguments = (dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints)
-    return contiguous(engines.run("selective_scan", engine, "backward", *arguments))
-
-
-@_backward.register_fake
-def _(dy, dlast, u, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous_fake(u, delta, A, B, C, D, delta_bias, initial_state)
-
-
-def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, ctx.delta_softplus, initial_state, ctx.out_dtype, ctx.saved, ctx.engine = inputs
-    ctx.save_for_backward(*tensors, initial_state, output[2])
-    ctx.mark_non_differentiable(output[2])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, dlast, _):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, initial_state, checkpoints = ctx.saved_tensors
-    u, _, A, *_ = tensors
-    dy = u.new_zeros(u.shape) if dy is None else dy
-    dlast = A.new_zeros((u.shape[0], *A.shape)) if dlast is None else dlast
-    arguments = (*tensors, ctx.delta_softplus, initial_state)
-    if not ctx.saved:
-        _, _, checkpoints = _scan(*arguments, ctx.out_dtype, True, ctx.engine)
-    *gradients, dinitial = _scan_backward(dy, dlast, *arguments, checkpoints, ctx.engine)
-    gradients = [None if t is None else gradient for t, gradient in zip(tensors, gradients, strict=True)]
-    return (
-        *gradients,
-        None,
-        None if initial_state is None else dinitial,
-        None,
-        None,
-        None,
-    )  # one for each of the operator's arguments
-
-
-_scan, _scan_backward = differentiable("SelectiveScan", _forward, _backward, _gradients, _setup)

@@ -10,14 +10,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import (
-    check_tensors,
-    contiguous,
-    contiguous_fake,
-    differentiable,
-    operator,
-    worth_saving,
-)
+from medmambase_kernels.custom_op import check_tensors, register
 
 
 def selective_scan_2d(
@@ -60,9 +53,7 @@ def selective_scan_2d(
     dt_weight, dt_bias, A, D = (t.to(work) for t in (dt_weight, dt_bias, A, D))
     if choice.name == "reference":
         return reference.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D).to(out_dtype)
-    save = worth_saving(x, x_dbl, dt_weight, dt_bias, A, D)
-    y, _ = _scan(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, choice.name)
-    assert isinstance(y, Tensor)
+    (y,) = _scan(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, choice.name)
     return y
 
 
@@ -93,54 +84,14 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
     check_tensors(x, {"x_dbl": x_dbl, "dt_weight": dt_weight, "dt_bias": dt_bias, "A": A, "D": D})
 
 
-@operator(
+def _outputs(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((x.shape, out_dtype),)
+
+
+_scan = register(
     "selective_scan_2d",
-    "(Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, ScalarType out_dtype, bool save, "
-    "str engine) -> (Tensor, Tensor)",
+    "Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D",
+    "ScalarType out_dtype",
+    _outputs,
+    kept_like="A",
 )
-def _forward(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(
-        engines.run("selective_scan_2d", engine, "forward", x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save)
-    )
-
-
-@_forward.register_fake
-def _(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, save, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    shape = engines.engine("selective_scan_2d", engine).checkpoint_shape(x, A) if save else (0,)
-    return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(shape)
-
-
-@operator(
-    "selective_scan_2d_backward",
-    "(Tensor dy, Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor checkpoints, "
-    "str engine) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(
-        engines.run("selective_scan_2d", engine, "backward", dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints)
-    )
-
-
-@_backward.register_fake
-def _(dy, x, x_dbl, dt_weight, dt_bias, A, D, checkpoints, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous_fake(x, x_dbl, dt_weight, dt_bias, A, D)
-
-
-def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    *tensors, ctx.out_dtype, ctx.saved, ctx.engine = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # the schema types it
-    if dy is None:  # torch asks this way whether a gradient may be missing
-        return (None,) * 9
-    *tensors, checkpoints = ctx.saved_tensors
-    if not ctx.saved:
-        _, checkpoints = _scan(*tensors, ctx.out_dtype, True, ctx.engine)
-    return *_scan_backward(dy, *tensors, checkpoints, ctx.engine), None, None, None
-
-
-_scan, _scan_backward = differentiable("SelectiveScan2d", _forward, _backward, _gradients, _setup)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, contiguous, contiguous_fake, differentiable, operator
+from medmambase_kernels.custom_op import check_tensors, register
 
 
 def squeeze_excite(
@@ -40,8 +40,7 @@ def squeeze_excite(
     squeeze, excite = squeeze.to(work), excite.to(work)
     if choice.name == "reference":
         return reference.squeeze_excite(x, squeeze, excite, scale).to(x.dtype)
-    y, _, _ = _gate(x, squeeze, excite, scale, choice.name)
-    assert isinstance(y, Tensor)
+    (y,) = _gate(x, squeeze, excite, scale, choice.name)
     return y
 
 
@@ -101,46 +100,10 @@ def _check(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> None:
     check_tensors(x, {"squeeze": squeeze, "excite": excite})
 
 
-@operator(
-    "squeeze_excite",
-    "(Tensor x, Tensor squeeze, Tensor excite, float scale, str engine) -> (Tensor, Tensor, Tensor)",
+def _outputs(x, squeeze, excite, scale):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((x.shape, x.dtype),)
+
+
+_gate = register(
+    "squeeze_excite", "Tensor x, Tensor squeeze, Tensor excite", "float scale", _outputs, kept_like="squeeze"
 )
-def _forward(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("squeeze_excite", engine, "forward", x, squeeze, excite, scale))
-
-
-@_forward.register_fake
-def _(x, squeeze, excite, scale, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    means = squeeze.new_empty((x.shape[0], x.shape[3]))
-    return x.new_empty(x.shape), means, torch.empty_like(means)
-
-
-@operator(
-    "squeeze_excite_backward",
-    "(Tensor dy, Tensor x, Tensor squeeze, Tensor excite, float scale, Tensor pooled, Tensor gate, str engine) -> "
-    "(Tensor, Tensor, Tensor)",
-)
-def _backward(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous(engines.run("squeeze_excite", engine, "backward", dy, x, squeeze, excite, scale, pooled, gate))
-
-
-@_backward.register_fake
-def _(dy, x, squeeze, excite, scale, pooled, gate, engine):  # type: ignore[no-untyped-def]  # the schema types it
-    return contiguous_fake(x, squeeze, excite)
-
-
-def _setup(ctx, inputs, output):  # type: ignore[no-untyped-def]  # the schema types it
-    x, squeeze, excite, ctx.scale, ctx.engine = inputs
-    ctx.save_for_backward(x, squeeze, excite, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dy, _, __):  # type: ignore[no-untyped-def]  # the schema types it
-    if dy is None:  # torch asks this way whether a gradient may be missing
-        return (None,) * 5
-    x, squeeze, excite, pooled, gate = ctx.saved_tensors
-    return *_gate_backward(dy, x, squeeze, excite, ctx.scale, pooled, gate, ctx.engine), None, None
-
-
-_gate, _gate_backward = differentiable("SqueezeExcite", _forward, _backward, _gradients, _setup)

@@ -136,12 +136,12 @@ def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, 
 
     n = 2
     x, x_dbl, weights = new(b, h, w, d), new(b, h, w, 4, r + 2 * n), (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
-    kept = new(*scan.checkpoint_shape(x, weights[2]))
+    kept = new(*scan.kept_shape(x, x_dbl, *weights))
     for chunked in (False, True) if h * w > 64 else (False,):
         forward = replace(launch_table.forward(b, 4, d, h * w, n, r, 1), chunked=chunked, pair=not chunked and r > 4)
         scan.forward(x, x_dbl, *weights, torch.float32, True, config=forward)
         backward = replace(launch_table.backward(b, 4, d, h * w, n, 1), chunked=chunked, programs=2**31 - 1)
-        scan.backward(x, x, x_dbl, *weights, kept, config=backward)
+        scan.backward(x, x, x_dbl, *weights, torch.float32, kept, config=backward)
 
 
 @pytest.mark.parametrize("varies", [True, False])
@@ -154,12 +154,12 @@ def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: in
     n = 2
     u, A, D, state = new(b, d, l), new(d, n), new(d), new(b, d, n)
     B = new(b, g, n, l) if varies else new(d, n)
-    kept = new(*scan.checkpoint_shape(u, A, g))
+    kept = new(*scan.kept_shape(u, u, A, B, B, D, D, state))
     for chunked in (False, True) if l > 64 else (False,):
         forward = replace(launch_table.forward(b, 1, d, l, n, 0, 1, g), chunked=chunked)
-        scan.forward(u, u, A, B, B, D, D, True, state, torch.float32, True, config=forward)
+        scan.forward(u, u, A, B, B, D, D, state, True, torch.float32, True, config=forward)
         backward = replace(launch_table.backward(b, 1, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
-        scan.backward(u, state, u, u, A, B, B, D, D, True, state, kept, config=backward)
+        scan.backward(u, state, u, u, A, B, B, D, D, state, True, torch.float32, kept, config=backward)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.Mo
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     monkeypatch.setattr(gated_norm_triton, "_STRIPS", 2**31)
-    x, row, statistic = new(5_000_000, 3, 3, 64), new(64), new(5_000_000, 3, 3, 1)
+    x, row, statistics = new(5_000_000, 3, 3, 64), new(64), new(2, 5_000_000, 3, 3)
     gated_norm_triton.forward(x, x, row, row, 1e-5, True)
-    gated_norm_triton.backward(x, x, x, row, row, 1e-5, statistic, statistic, new(0))
-    squeeze, excite, means = new(8, 64), new(64, 8), new(5_000_000, 64)
-    squeeze_excite_triton.forward(x, squeeze, excite, 2.0)
-    squeeze_excite_triton.backward(x, x, squeeze, excite, 2.0, means, means)
+    gated_norm_triton.backward(x, x, x, row, row, 1e-5, statistics)
+    squeeze, excite, means = new(8, 64), new(64, 8), new(2, 5_000_000, 64)
+    squeeze_excite_triton.forward(x, squeeze, excite, 2.0, True)
+    squeeze_excite_triton.backward(x, x, squeeze, excite, 2.0, means)
 
 
 @pytest.mark.parametrize(

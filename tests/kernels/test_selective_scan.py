@@ -389,11 +389,10 @@ def test_the_custom_operator_passes_torchs_own_checks() -> None:
         torch.randn(4, 2),
         torch.randn(4),
         None,
-        True,
         None,
     )
     args = tuple(t.requires_grad_() if isinstance(t, Tensor) else t for t in args)
-    torch.library.opcheck(torch.ops.medmambase.selective_scan, (*args, torch.float32, True, "cpu"))
+    torch.library.opcheck(torch.ops.medmambase.selective_scan, (*args, True, torch.float32, True, "cpu"))
 
 
 def test_an_engine_that_is_not_there_is_an_error_that_names_it() -> None:

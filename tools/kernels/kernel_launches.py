@@ -117,7 +117,7 @@ def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
             launch_table.forward(b, 4, d, h * w, n, r, processors),
             launch_table.backward(b, 4, d, h * w, n, processors),
         )
-        kept = new(selective_scan_2d_triton.checkpoint_shape(x, weights[2]))
+        kept = new(selective_scan_2d_triton.kept_shape(x, x_dbl, *weights))
         case = f"n{n} r{r} {h}x{w}"
         yield (
             case + _way(forward),
@@ -125,7 +125,7 @@ def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         )
         yield (
             case + _way(backward),
-            partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, kept, config=backward),
+            partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, dtype, kept, config=backward),
         )
 
 
@@ -144,15 +144,17 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
             launch_table.forward(b, 1, d, l, n, 0, processors, groups),
             launch_table.backward(b, 1, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
         )
-        kept = new(selective_scan_triton.checkpoint_shape(u, A, groups))
+        kept = new(selective_scan_triton.kept_shape(u, u, A, B, C, D, D, state))
         case = f"n{n} l{l} g{groups}"
         yield (
             case + _way(forward),
-            partial(selective_scan_triton.forward, u, u, A, B, C, D, D, True, state, dtype, True, config=forward),
+            partial(selective_scan_triton.forward, u, u, A, B, C, D, D, state, True, dtype, True, config=forward),
         )
         yield (
             case + _way(backward),
-            partial(selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, True, state, kept, config=backward),
+            partial(
+                selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, state, True, dtype, kept, config=backward
+            ),
         )
 
 
@@ -163,9 +165,9 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
 
     new = partial(torch.empty, device="meta")
     for c, hidden in GATES:
-        x, squeeze, excite, row = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, c)
-        yield f"c{c}", partial(squeeze_excite_triton.forward, x, squeeze, excite, 2.0)
-        yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, row, row)
+        x, squeeze, excite, kept = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, 2, c)
+        yield f"c{c}", partial(squeeze_excite_triton.forward, x, squeeze, excite, 2.0, True)
+        yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, kept)
 
 
 def _around_the_scan(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -177,9 +179,9 @@ def _around_the_scan(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     new = partial(torch.empty, device="meta")
     for d in WIDTHS:
         x, z = new(2, 14, 14, 2 * d, dtype=dtype).chunk(2, -1)
-        y, row, taps, statistic = new(2, 14, 14, d), new(d), new(d, 1, 3, 3), new(2, 14, 14, 1)
+        y, row, taps, statistics = new(2, 14, 14, d), new(d), new(d, 1, 3, 3), new(2, 2, 14, 14)
         yield f"d{d}", partial(gated_norm_triton.forward, y, z, row, row, 1e-5, True)
-        yield f"d{d}", partial(gated_norm_triton.backward, z, y, z, row, row, 1e-5, statistic, statistic, new(0))
+        yield f"d{d}", partial(gated_norm_triton.backward, z, y, z, row, row, 1e-5, statistics)
         yield f"d{d}", partial(depthwise_silu_triton.forward, x, taps, row, True)
         yield f"d{d}", partial(depthwise_silu_triton.backward, x, x, taps, row, new(0))
 

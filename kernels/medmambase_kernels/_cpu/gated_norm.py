@@ -24,9 +24,9 @@ from medmambase_kernels._torch import gated_norm as portable
 _BAND = 128  # rows of a task, whose sums of the weights' gradients are added in the order of the tasks
 
 
-def kept_shape(y: Tensor) -> tuple[int, ...]:
-    """Nothing beyond mean and rstd."""
-    return (0,)
+def kept_shape(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, ...]:
+    """Shape of mean and rstd, (2, b, h, w)."""
+    return portable.kept_shape(y, z, weight, bias) if y.shape[3] % compiler.lanes() else (2, *y.shape[:3])
 
 
 def _band(kernel: Kernel, task: Value) -> tuple[Value, Value]:
@@ -117,21 +117,19 @@ def _numbers(eps: float, d: int) -> Tensor:
     return torch.tensor([eps, 1 / d], dtype=torch.float32, device="cpu")
 
 
-def forward(
-    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated norm (b, h, w, d) in z's dtype; mean and rstd (b, h, w, 1)."""
+def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor]:
+    """The gated norm (b, h, w, d) in z's dtype and, if ``save``, mean and rstd."""
     d = y.shape[-1]
     if d % compiler.lanes():
-        return (*portable.forward(y, z, weight, bias, eps, False)[:3], weight.new_empty(0))
-    y_rows, z_rows, shape = rows(y), rows(z), (*y.shape[:3], 1)
-    out, mean, rstd = empty(*y_rows.shape), empty(*shape), empty(*shape)
+        return portable.forward(y, z, weight, bias, eps, save)
+    y_rows, z_rows = rows(y), rows(z)
+    out, kept = empty(*y_rows.shape), empty(2, *y.shape[:3])
     _forward(compiler.lanes()).launch(
         -(-len(y_rows) // _BAND), y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(),
-        numbers=_numbers(eps, d), out=out, mean=mean, rstd=rstd, rows=len(y_rows), channels=d,
+        numbers=_numbers(eps, d), out=out, mean=kept[0], rstd=kept[1], rows=len(y_rows), channels=d,
         y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
-    return out.view(y.shape).to(z.dtype), mean, rstd, weight.new_empty(0)
+    return out.view(y.shape).to(z.dtype), kept if save else weight.new_empty(0)
 
 
 def backward(
@@ -141,20 +139,19 @@ def backward(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    mean: Tensor,
-    rstd: Tensor,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z, in their dtypes, and of weight and bias."""
     d = y.shape[-1]
     if d % compiler.lanes():
-        return portable.backward(dout, y, z, weight, bias, eps, mean, rstd, kept)
+        return portable.backward(dout, y, z, weight, bias, eps, kept)
     dout_rows, y_rows, z_rows = rows(dout), rows(y), rows(z)
     tasks = -(-len(y_rows) // _BAND)
     dy, dz, dweight, dbias = empty(*y_rows.shape), empty(*y_rows.shape), empty(tasks, d), empty(tasks, d)
     _backward(compiler.lanes()).launch(
         tasks, d, dout=dout_rows, y=y_rows, z=z_rows, weight=weight.contiguous(), bias=bias.contiguous(),
-        numbers=_numbers(eps, d), mean=mean, rstd=rstd, dy=dy, dz=dz, dweight=dweight, dbias=dbias, rows=len(y_rows),
-        channels=d, dout_stride=dout_rows.stride(0), y_stride=y_rows.stride(0), z_stride=z_rows.stride(0),
+        numbers=_numbers(eps, d), mean=kept[0], rstd=kept[1], dy=dy, dz=dz, dweight=dweight, dbias=dbias,
+        rows=len(y_rows), channels=d, dout_stride=dout_rows.stride(0), y_stride=y_rows.stride(0),
+        z_stride=z_rows.stride(0),
     )  # fmt: skip  # pointers, sizes
     return dy.view(y.shape).to(y.dtype), dz.view(y.shape).to(z.dtype), dweight.sum(0), dbias.sum(0)

@@ -17,9 +17,10 @@ from medmambase_kernels._cpu.transpose import transpose
 from medmambase_kernels.reference import groups_of
 
 
-def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b g, chunks, n, d / g padded) in one axis, for u (b,
-    d, l) and A (d, n)."""
+def kept_shape(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Tensor | None) -> tuple[int, ...]:
+    """Shape of the states kept for backward, (b g, chunks, n, d / g padded) in one axis. Tensors as
+    in ``forward``."""
+    groups = groups_of(B, C)
     return (u.shape[0] * groups * scans.chunks_of(u.shape[2]) * A.shape[1] * scans.padded(u.shape[1] // groups),)
 
 
@@ -78,16 +79,16 @@ def _states(t: Tensor, groups: int) -> Tensor:
 
 def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
-    delta_softplus: bool, initial_state: Tensor | None, out_dtype: torch.dtype, save: bool,
+    initial_state: Tensor | None, delta_softplus: bool, out_dtype: torch.dtype, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip  # in the operator's order
-    """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save).
+    """y (b, d, l) in out_dtype, the last state (b, d, n), what is kept (empty unless save).
     Arguments as in reference.py."""
     if not u.numel():
         last = A.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.clone()
         return (
             u.new_empty(u.shape, dtype=out_dtype),
             last,
-            A.new_empty(checkpoint_shape(u, A, groups_of(B, C)) if save else 0),
+            A.new_empty(kept_shape(u, delta, A, B, C) if save else 0),
         )
     groups = groups_of(B, C)
     initial = None if initial_state is None else _states(initial_state, groups)
@@ -101,7 +102,7 @@ def forward(
 
 def backward(
     dy: Tensor, dlast: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor,
+    delta_bias: Tensor | None, initial_state: Tensor | None, delta_softplus: bool, out_dtype: torch.dtype, kept: Tensor,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
     """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, each None where its argument
     is."""
@@ -110,7 +111,7 @@ def backward(
         return (*zeros, None if initial_state is None else dlast.clone())
     groups = groups_of(B, C)
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    g = scans.backward(scan, _sequences(dy, groups), checkpoints, _states(dlast, groups))
+    g = scans.backward(scan, _sequences(dy, groups), kept, _states(dlast, groups))
     columns = iter(g.rows.squeeze(2).split(A.shape[1], -1))
     dB, dC = (
         _table_back(table, t, groups)

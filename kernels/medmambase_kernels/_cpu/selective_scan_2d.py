@@ -24,9 +24,9 @@ def _orders(height: int, width: int) -> Tensor:
         return scan_order(height, width, torch.device("cpu")).to(torch.int32).contiguous()
 
 
-def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b, k, chunks, n, d padded) in one axis, for x (b, h,
-    w, d) and A (k, d, n)."""
+def kept_shape(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> tuple[int, ...]:
+    """Shape of the states kept for backward, (b, k, chunks, n, d padded) in one axis. Tensors as in
+    ``forward``."""
     return (x.shape[0] * A.shape[0] * scans.chunks_of(x.shape[1] * x.shape[2]) * A.shape[2] * scans.padded(x.shape[3]),)
 
 
@@ -66,21 +66,24 @@ def forward(
     out_dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in
+    """y (b, h, w, d) in out_dtype, and what is kept (empty unless save). Arguments as in
     reference.selective_scan_2d."""
     if not x.numel():
-        return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(checkpoint_shape(x, A) if save else 0)
+        return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(
+            kept_shape(x, x_dbl, dt_weight, dt_bias, A, D) if save else 0
+        )
     y, entry, _ = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), None, save)
     return y[..., : x.shape[3]].to(out_dtype).reshape(x.shape), entry
 
 
 def backward(
-    dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, checkpoints: Tensor
+    dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
+    out_dtype: torch.dtype, kept: Tensor
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, each in its tensor's dtype."""
     if not x.numel():
         return tuple(torch.zeros(t.shape, dtype=t.dtype) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
     d = x.shape[3]
-    g = scans.backward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), scans.fit(dy.flatten(1, 2)), checkpoints, None)
+    g = scans.backward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), scans.fit(dy.flatten(1, 2)), kept, None)
     dx, dx_dbl = g.x[..., :d].to(x.dtype).reshape(x.shape), g.rows.to(x_dbl.dtype).view(x_dbl.shape)
     return dx, dx_dbl, g.W[..., :d].transpose(1, 2), g.bias[:, :d], g.A[..., :d].transpose(1, 2), g.D[:, :d]

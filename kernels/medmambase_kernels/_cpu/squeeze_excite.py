@@ -55,6 +55,11 @@ def _sums(lanes: int, products: bool) -> Program:
     return compiled(kernel)
 
 
+def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[int, ...]:
+    """Shape of the pooled means and the gates, (2, b, c)."""
+    return (2, x.shape[0], x.shape[3])
+
+
 def _in_vectors(x: Tensor) -> bool:
     return x.numel() > 0 and x.shape[3] % compiler.lanes() == 0
 
@@ -112,27 +117,29 @@ def _gate(lanes: int) -> Program:
     return compiled(kernel)
 
 
-def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in float32."""
+def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
+    """y (b, h, w, c) and, if ``save``, the pooled means and the gate in float32."""
     if not _in_vectors(x):
-        return portable.forward(x, squeeze, excite, scale)
+        return portable.forward(x, squeeze, excite, scale, save)
     (b, h, w, c), hidden = x.shape, len(squeeze)
     if h * w * c <= _SMALL:
-        x_rows, out, means, factors = rows(x), empty(*x.shape), empty(b, c), empty(b, c)
+        x_rows, out, kept = rows(x), empty(*x.shape), empty(2, b, c)
         numbers = torch.tensor([1 / (h * w), scale], dtype=torch.float32, device="cpu")
         _gate(compiler.lanes()).launch(
             b, x=x_rows, squeeze=squeeze.float().contiguous(), excite=excite.float().t().contiguous(), numbers=numbers,
-            out=out, pooled=means, gate=factors, positions=h * w, channels=c, hidden=hidden, x_stride=x_rows.stride(0),
+            out=out, pooled=kept[0], gate=kept[1], positions=h * w, channels=c, hidden=hidden,
+            x_stride=x_rows.stride(0),
         )  # fmt: skip  # as in the kernel
-        return out.to(x.dtype), means, factors
+        return out.to(x.dtype), kept if save else kept.new_empty(0)
     pooled = _over_positions(x, None) / (h * w)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
-    return (x * gate[:, None, None]).to(x.dtype), pooled, gate
+    kept = torch.stack((pooled, gate)) if save else pooled.new_empty(0)
+    return (x * gate[:, None, None]).to(x.dtype), kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
     dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
-    return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, pooled, gate)
+    return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, kept)

@@ -4,7 +4,7 @@ engine.
     v = bias + weight * x    s = sigmoid(v)    y = v s    dy / dv = s (1 + v (1 - s))
 
 Kept for backward: dy / dv, (b, h, w, d) in the working precision. On a CPU an exponential costs as
-much as six products, so it is made once. Where nothing was kept, backward runs forward once more.
+much as six products, so it is made once.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def kept_shape(x: Tensor) -> tuple[int, ...]:
+def kept_shape(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, ...]:
     """Shape of dy / dv, for x (b, h, w, d)."""
     return tuple(x.shape)
 
@@ -35,9 +35,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, in its dtype, of weight and of bias."""
-    slope = kept if kept.numel() else forward(x, weight, bias, True)[1]
     dx, dweight, dbias = torch.ops.aten.convolution_backward(
-        _planes(dy * slope),
+        _planes(dy * kept),
         _planes(x.to(weight.dtype)),
         weight,
         [len(bias)],

@@ -126,8 +126,8 @@ def _weight_gradient(states: Tensor, vector: Tensor, like: Tensor, product: Tens
     return product.sum(-1, keepdim=True) if like.dim() == 5 else _over_steps_and_images(product).unsqueeze(1)
 
 
-def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
-    """(chunks, b, d, n) for u (b, d, l) and A (d, n)."""
+def kept_shape(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Tensor | None) -> tuple[int, ...]:
+    """Shape of the states at the chunks' entries, (chunks, b, d, n). Tensors as in ``forward``."""
     return (-(-u.shape[2] // CHUNK), u.shape[0], *A.shape)
 
 
@@ -191,8 +191,8 @@ def forward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
-    delta_softplus: bool,
     initial_state: Tensor | None,
+    delta_softplus: bool,
     out_dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,13 +202,13 @@ def forward(
     grouped = _Grouped(u, delta, A, B, C, delta_bias, delta_softplus)
     y = u.new_empty(u.shape, dtype=out_dtype)
     last = A.new_zeros(batch, *A.shape) if initial_state is None else initial_state.clone()
-    checkpoints = A.new_empty(checkpoint_shape(u, A, grouped.groups) if save else (0,))
+    kept = A.new_empty(kept_shape(u, delta, A, B, C) if save else (0,))
     for images in batch_slices(batch, min(CHUNK, length) * A.numel()):
         buffers = Buffers.like(grouped.A, images.stop - images.start, min(CHUNK, length), backward=False)
         entry = grouped.states(last[images])
         for index, steps in enumerate(_chunks(length)):
             if save:
-                checkpoints[index, images] = grouped.flat(entry)
+                kept[index, images] = grouped.flat(entry)
             u_c, delta_c = grouped.steps_of(images, steps)
             a, h = rebuild(delta_c, delta_c * u_c, grouped.A, grouped.weights(B, images, steps), entry, buffers)
             entry = h[-1]
@@ -217,7 +217,7 @@ def forward(
                 y_c = y_c.addcmul_(u_c, D.view(grouped.groups, 1, -1))
             y[images, :, steps] = grouped.flat_rows(y_c)
         last[images] = grouped.flat(entry)
-    return y, last, checkpoints
+    return y, last, kept
 
 
 def backward(
@@ -230,9 +230,10 @@ def backward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
-    delta_softplus: bool,
     initial_state: Tensor | None,
-    checkpoints: Tensor,
+    delta_softplus: bool,
+    out_dtype: torch.dtype,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of u, delta, A, B, C, D, delta_bias and initial_state, None for what was None."""
     batch, channels, length = u.shape
@@ -250,7 +251,7 @@ def backward(
             u_c, delta_c = grouped.steps_of(images, steps)
             drive = delta_c * u_c
             B_c, C_c = grouped.weights(B, images, steps), grouped.weights(C, images, steps)
-            a, h = rebuild(delta_c, drive, grouped.A, B_c, grouped.states(checkpoints[index, images]), buffers)
+            a, h = rebuild(delta_c, drive, grouped.A, B_c, grouped.states(kept[index, images]), buffers)
             dy_c = grouped.rows(dy, images, steps)
             du_c, ddelta_c, dA_c, dB_c, dC_c = reverse(
                 dy_c, u_c, delta_c, drive, grouped.A, B_c, C_c, a, h, carry, buffers

@@ -15,8 +15,9 @@ from medmambase_kernels._torch.selective_scan import CHUNK, Buffers, batch_slice
 from medmambase_kernels.reference import scan_order
 
 
-def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
-    """(chunks, k, b, n, d) for x (b, h, w, d) and A (k, d, n)."""
+def kept_shape(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> tuple[int, ...]:
+    """Shape of the states at the chunks' entries, (chunks, k, b, n, d). Tensors as in
+    ``forward``."""
     directions, channels, state = A.shape
     return (-(-x.shape[1] * x.shape[2] // CHUNK), directions, x.shape[0], state, channels)
 
@@ -61,7 +62,7 @@ def forward(
     """y (b, h, w, d) and, if ``save``, the chunks' entry states; shapes as in ``reference``."""
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     y = x.new_empty(x.shape, dtype=out_dtype)
-    checkpoints = A.new_empty(checkpoint_shape(x, A) if save else (0,))
+    kept = A.new_empty(kept_shape(x, x_dbl, dt_weight, dt_bias, A, D) if save else (0,))
     for images in batch_slices(len(x), min(CHUNK, len(directions.order)) * A.numel()):
         x_t, x_dbl_t = directions.time_first(directions.x, images), directions.time_first(directions.x_dbl, images)
         y_t = x_t * D.sum(0)  # the four skips read the same x
@@ -69,17 +70,25 @@ def forward(
         entry = A.new_zeros(buffers.h.shape[1:])
         for index, positions in enumerate(directions.chunks):
             if save:
-                checkpoints[index, :, images] = entry
+                kept[index, :, images] = entry
             u, delta, _, B, C = directions.read(x_t, x_dbl_t, positions)
             a, h = rebuild(delta, delta * u, directions.A, B, entry, buffers)
             entry = h[-1]
             _add_in_place(y_t, positions, over_states(C, h[1:], a))
         y[images] = y_t.transpose(0, 1).view(y[images].shape)
-    return y, checkpoints
+    return y, kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, checkpoints: Tensor
+    dy: Tensor,
+    x: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    out_dtype: torch.dtype,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D."""
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
@@ -95,7 +104,7 @@ def backward(
         for index, positions in reversed(list(enumerate(directions.chunks))):
             u, delta, rank, B, C = directions.read(x_t, x_dbl_t, positions)
             drive = delta * u
-            a, h = rebuild(delta, drive, directions.A, B, checkpoints[index, :, images], buffers)
+            a, h = rebuild(delta, drive, directions.A, B, kept[index, :, images], buffers)
             du, ddelta, dA_c, dB, dC = reverse(
                 dy_t[positions], u, delta, drive, directions.A, B, C, a, h, carry, buffers
             )

@@ -11,24 +11,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, h, w, c), the pooled means (b, c) and the gate (b, c) in the working precision."""
+def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[int, ...]:
+    """Shape of the pooled means and the gates, (2, b, c)."""
+    return (2, x.shape[0], x.shape[3])
+
+
+def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
+    """y (b, h, w, c) and, if ``save``, the pooled means and the gate in the working precision."""
     pooled = x.mean((1, 2), dtype=squeeze.dtype)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
-    return (x * gate[:, None, None]).to(x.dtype), pooled, gate
+    kept = torch.stack((pooled, gate)) if save else pooled.new_empty(0)
+    return (x * gate[:, None, None]).to(x.dtype), kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, squeeze and excite."""
-    return back_from_gate((dy.to(gate.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, pooled, gate)
+    return back_from_gate((dy.to(kept.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, kept)
 
 
 def back_from_gate(
-    dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+    dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``backward``, given the gradient of the gate (b, c)."""
+    pooled, gate = kept
     hidden = F.relu(pooled @ squeeze.t())
     dlogit = dgate * gate * (1 - gate / scale)
     dhidden = (dlogit @ excite) * (hidden > 0)

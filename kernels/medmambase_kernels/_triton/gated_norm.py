@@ -21,9 +21,9 @@ from medmambase_kernels._triton.numerics import load, sigmoid
 _STRIPS = 512  # of rows, at most: some programs for every multiprocessor, and few partial sums
 
 
-def kept_shape(y: Tensor) -> tuple[int, ...]:
-    """Nothing but mean and rstd is kept."""
-    return (0,)
+def kept_shape(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, ...]:
+    """Shape of mean and rstd, (2, b, h, w)."""
+    return (2, *y.shape[:3])
 
 
 def _tile(d: int) -> dict[str, int]:
@@ -40,8 +40,7 @@ def _norm(
     weight_ptr,
     bias_ptr,
     out_ptr,
-    mean_ptr,
-    rstd_ptr,
+    kept_ptr,
     rows,
     d,
     eps,
@@ -50,7 +49,7 @@ def _norm(
     ROWS: tl.constexpr,
     D: tl.constexpr,
 ):
-    """out = layer_norm(y) silu(z), and the statistics of each row."""
+    """out = layer_norm(y) silu(z), and kept (2, rows), mean and rstd of each row."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, D)
     in_d = channel < d
@@ -64,13 +63,13 @@ def _norm(
     tl.store(
         out_ptr + row[:, None] * d + channel[None, :], (n * z * sigmoid(z)).to(out_ptr.dtype.element_ty), mask=live
     )
-    tl.store(mean_ptr + row, mean, mask=row < rows)
-    tl.store(rstd_ptr + row, rstd, mask=row < rows)
+    tl.store(kept_ptr + row, mean, mask=row < rows)
+    tl.store(kept_ptr + rows + row, rstd, mask=row < rows)
 
 
 @triton.jit
 def _norm_back(
-    dout_ptr, y_ptr, z_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, dy_ptr, dz_ptr, part_ptr, rows, d, steps, dout_l,
+    dout_ptr, y_ptr, z_ptr, weight_ptr, bias_ptr, kept_ptr, dy_ptr, dz_ptr, part_ptr, rows, d, steps, dout_l,
     y_l, z_l, ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip  # tensors; results; sizes and strides; tile sizes
     """dy and dz of a strip of rows, and its sums for weight and bias: part (strips, 2, d)."""
@@ -85,7 +84,7 @@ def _norm_back(
         dout = load(dout_ptr + row[:, None] * dout_l + channel[None, :], live)
         y = load(y_ptr + row[:, None] * y_l + channel[None, :], live)
         z = load(z_ptr + row[:, None] * z_l + channel[None, :], live)
-        mean, rstd = load(mean_ptr + row, row < rows)[:, None], load(rstd_ptr + row, row < rows)[:, None]
+        mean, rstd = load(kept_ptr + row, row < rows)[:, None], load(kept_ptr + rows + row, row < rows)[:, None]
         x = (y - mean) * rstd  # beyond the last channel not 0, but dout is
         s = sigmoid(z)
         gate = z * s
@@ -106,13 +105,11 @@ def _rows(t: Tensor) -> Tensor:
     return (t if t.stride(3) == 1 else t.contiguous()).flatten(0, 2)
 
 
-def forward(
-    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated norm (b, h, w, d) in z's dtype, mean and rstd (b, h, w, 1) float32, and an empty
-    tensor. Arguments as in reference.gated_norm."""
+def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor]:
+    """The gated norm (b, h, w, d) in z's dtype and, if ``save``, mean and rstd. Arguments as in
+    reference.gated_norm."""
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    mean, rstd = (weight.new_empty(*y.shape[:3], 1) for _ in range(2))
+    kept = weight.new_empty(kept_shape(y, z, weight, bias))
     if y.numel():
         ys, zs, tile = _rows(y), _rows(z), _tile(y.shape[3])
         _norm[(triton.cdiv(len(ys), tile["ROWS"]),)](
@@ -121,15 +118,14 @@ def forward(
             weight.contiguous(),
             bias.contiguous(),
             out,
-            mean,
-            rstd,
+            kept,
             *ys.shape,
             eps,
             ys.stride(0),
             zs.stride(0),
             **tile,
         )
-    return out, mean, rstd, weight.new_empty(0)
+    return out, kept if save else weight.new_empty(0)
 
 
 def backward(
@@ -139,8 +135,6 @@ def backward(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    mean: Tensor,
-    rstd: Tensor,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of y and z (in their dtypes), weight and bias, contiguous."""
@@ -153,7 +147,7 @@ def backward(
     strips = triton.cdiv(tiles, steps)
     part = weight.new_empty(strips, 2, y.shape[3])
     _norm_back[(strips,)](
-        douts, ys, zs, weight.contiguous(), bias.contiguous(), mean, rstd, dy, dz, part, *ys.shape, steps,
+        douts, ys, zs, weight.contiguous(), bias.contiguous(), kept, dy, dz, part, *ys.shape, steps,
         douts.stride(0), ys.stride(0), zs.stride(0), **tile,
     )  # fmt: skip  # line by line the kernel's parameters
     return dy, dz, part[:, 0].sum(0), part[:, 1].sum(0)

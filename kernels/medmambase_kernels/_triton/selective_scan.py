@@ -13,17 +13,14 @@ from torch import Tensor
 
 from medmambase_kernels._triton import launch_table
 from medmambase_kernels._triton import scan as scans
+from medmambase_kernels.reference import groups_of
 
 
-def checkpoint_shape(u: Tensor, A: Tensor, groups: int) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b, 1, chunks, n padded, d), for u (b, d, l) and A (d,
-    n); empty for one chunk, which the inputs suffice for."""
+def kept_shape(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Tensor | None) -> tuple[int, ...]:
+    """Shape of the states kept for backward, (b, 1, chunks, n padded, d); empty for one chunk,
+    which the inputs suffice for. Tensors as in ``forward``."""
     chunks = launch_table.chunks_of(u.shape[2])
     return (u.shape[0], 1, chunks, launch_table.power_of_two(A.shape[1]), u.shape[1]) if chunks > 1 else (0,)
-
-
-def _groups(B: Tensor, C: Tensor) -> int:
-    return next((t.shape[1] for t in (B, C) if t.dim() == 4), 1)
 
 
 def _sequence(t: Tensor) -> Tensor:
@@ -36,7 +33,7 @@ def _scan(
     delta_softplus: bool
 ) -> scans.Scan:  # fmt: skip  # in the operator's order
     b, d, l = u.shape
-    groups = _groups(B, C)
+    groups = groups_of(B, C)
     varying = [t.permute(0, 3, 1, 2) for t in (B, C) if t.dim() == 4]
     rows = scans.rows_of(varying) if varying else A.new_empty(b, l, groups, 0)
     constant_B, constant_C = (scans.table(t) if t.dim() == 2 else None for t in (B, C))
@@ -66,30 +63,30 @@ def _states(t: Tensor, n: int) -> Tensor:
 
 def forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
-    delta_softplus: bool, initial_state: Tensor | None, out_dtype: torch.dtype, save: bool,
+    initial_state: Tensor | None, delta_softplus: bool, out_dtype: torch.dtype, save: bool,
     config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip  # in the operator's order
-    """y (b, d, l) in out_dtype, the last state (b, d, n), the checkpoints (empty unless save).
+    """y (b, d, l) in out_dtype, the last state (b, d, n), what is kept (empty unless save).
     Arguments as in reference.py."""
-    kept = checkpoint_shape(u, A, _groups(B, C)) if save else (0,)
+    shape = kept_shape(u, delta, A, B, C) if save else (0,)
     if not u.numel():
         last = (
             A.new_zeros(u.shape[0], *A.shape)
             if initial_state is None
             else initial_state.clone(memory_format=torch.contiguous_format)
         )
-        return torch.empty(u.shape, dtype=out_dtype, device=u.device), last, A.new_empty(kept)
+        return torch.empty(u.shape, dtype=out_dtype, device=u.device), last, A.new_empty(shape)
     (b, d, l), n = u.shape, A.shape[1]
     scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     config = config or launch_table.forward(b, 1, d, l, n, 0, scans.processors(u), scan.groups)
     initial = None if initial_state is None else scans.table(initial_state)
-    y, entry, last = scans.forward(scan, config, initial, kept != (0,), out_dtype)
-    return y[0].transpose(1, 2).contiguous(), _states(last, n), entry if kept != (0,) else A.new_empty(0)
+    y, entry, last = scans.forward(scan, config, initial, shape != (0,), out_dtype)
+    return y[0].transpose(1, 2).contiguous(), _states(last, n), entry if shape != (0,) else A.new_empty(0)
 
 
 def backward(
     dy: Tensor, dlast: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None, checkpoints: Tensor,
+    delta_bias: Tensor | None, initial_state: Tensor | None, delta_softplus: bool, out_dtype: torch.dtype, kept: Tensor,
     config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
     """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, contiguous, each None where its
@@ -104,13 +101,7 @@ def backward(
         b, 1, d, l, n, scans.processors(u), scan.groups, constant=B.dim() == 2 or C.dim() == 2
     )
     N = scan.A.shape[1]
-    entry = (
-        checkpoints
-        if checkpoints.numel()
-        else A.new_zeros(b, N, d)
-        if initial_state is None
-        else scans.table(initial_state)
-    )
+    entry = kept if kept.numel() else A.new_zeros(b, N, d) if initial_state is None else scans.table(initial_state)
     draw = torch.empty(b, l, 1, d, dtype=delta.dtype, device=u.device)
     g = scans.backward(scan, config, _sequence(dy), entry, scans.table(dlast), draw)
     varying = [t for t in (B, C) if t.dim() == 4]

@@ -21,9 +21,9 @@ from medmambase_kernels._triton import launch_table
 from medmambase_kernels._triton import scan as scans
 
 
-def checkpoint_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:
-    """Shape of the states kept for backward, (b, k, chunks, n padded, d), for x (b, h, w, d) and A
-    (k, d, n); empty for one chunk, which starts from zero."""
+def kept_shape(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> tuple[int, ...]:
+    """Shape of the states kept for backward, (b, k, chunks, n padded, d); empty for one chunk,
+    which starts from zero. Tensors as in ``forward``."""
     chunks = launch_table.chunks_of(x.shape[1] * x.shape[2])
     return (x.shape[0], A.shape[0], chunks, launch_table.power_of_two(A.shape[2]), x.shape[3]) if chunks > 1 else (0,)
 
@@ -54,21 +54,22 @@ def forward(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype,
     save: bool, config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
-    """y (b, h, w, d) in out_dtype, and the checkpoints (empty unless save). Arguments as in
+    """y (b, h, w, d) in out_dtype, and what is kept (empty unless save). Arguments as in
     reference.selective_scan_2d."""
-    kept = checkpoint_shape(x, A) if save else (0,)
+    shape = kept_shape(x, x_dbl, dt_weight, dt_bias, A, D) if save else (0,)
     if not x.numel():
-        return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(kept)
+        return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(shape)
     b, h, w, d = x.shape
     config = config or launch_table.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
     parts, entry, _ = scans.forward(
-        _scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, kept != (0,), torch.float32
+        _scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, shape != (0,), torch.float32
     )
-    return parts.sum(0).to(out_dtype).view(x.shape), entry if kept != (0,) else A.new_empty(0)
+    return parts.sum(0).to(out_dtype).view(x.shape), entry if shape != (0,) else A.new_empty(0)
 
 
 def backward(
-    dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, checkpoints: Tensor,
+    dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
+    out_dtype: torch.dtype, kept: Tensor,
     config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, contiguous, each in its tensor's
@@ -79,7 +80,7 @@ def backward(
     config = config or launch_table.backward(b, 4, d, h * w, n, scans.processors(x))
     scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, rank_inside=False)
     assert scan.raw is not None
-    entry = checkpoints if checkpoints.numel() else A.new_zeros(b, 4, 1, scan.A.shape[1], d)
+    entry = kept if kept.numel() else A.new_zeros(b, 4, 1, scan.A.shape[1], d)
     g = scans.backward(scan, config, dy.contiguous().flatten(1, 2), entry, None, scan.raw)
     draw, low = (
         g.raw.permute(2, 0, 1, 3).flatten(1, 2),

@@ -123,16 +123,20 @@ def _scale(
     tl.store(y_ptr + (i_b * l + position[:, None]) * c + channel[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
 
 
-def _sum_positions(x: Tensor, dy: Tensor | None, weight: float) -> Tensor:
-    """weight times the sum over positions of x (b, l, c), or of x dy: (b, c) float32."""
+def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[int, ...]:
+    """Shape of the pooled means and the gates, (2, b, c)."""
+    return (2, x.shape[0], x.shape[3])
+
+
+def _sum_positions(x: Tensor, dy: Tensor | None, weight: float, total: Tensor) -> None:
+    """Fill total (b, c) float32 with weight times the sum over positions of x (b, l, c), or of x
+    dy."""
     batch, length, c = x.shape
-    total = torch.empty(batch, c, dtype=torch.float32, device=x.device)
     other = x if dy is None else dy
     blocks = triton.cdiv(c, _TILE["BC"])
     _pool[(batch * blocks,)](
         x, other, total, length, c, blocks, weight, *x.stride(), *other.stride(), PRODUCT=dy is not None, **_TILE
     )
-    return total
 
 
 def _times_gate(x: Tensor, gate: Tensor, shift: Tensor | None, weight: float) -> Tensor:
@@ -161,35 +165,34 @@ def _row_config(c: int) -> dict[str, int]:
     return {"ROWS": _ROWS, "C": triton.next_power_of_2(c), "num_warps": 4, "enable_fp_fusion": True}
 
 
-def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, h, w, c) in x's dtype, pooled (b, c) and gate (b, c) float32. Arguments as in
+def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
+    """y (b, h, w, c) in x's dtype and, if ``save``, pooled and gate in float32. Arguments as in
     reference.squeeze_excite."""
     if not x.numel():
-        return (
-            torch.empty(x.shape, dtype=x.dtype, device=x.device),
-            squeeze.new_zeros(x.shape[0], x.shape[3]),
-            squeeze.new_zeros(x.shape[0], x.shape[3]),
-        )
+        kept = squeeze.new_zeros(kept_shape(x, squeeze, excite) if save else 0)
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device), kept
     positions = x.flatten(1, 2)
     batch, length, c = positions.shape
-    pooled = _sum_positions(positions, None, 1 / length)
-    gate = torch.empty_like(pooled)
+    kept = squeeze.new_empty(kept_shape(x, squeeze, excite))
+    pooled, gate = kept
+    _sum_positions(positions, None, 1 / length, pooled)
     _gate[(batch,)](
         pooled, squeeze.contiguous(), excite.t().contiguous(), gate, squeeze.shape[0], c, scale, **_row_config(c)
     )
-    return _times_gate(positions, gate, None, 0.0).view(x.shape), pooled, gate
+    return _times_gate(positions, gate, None, 0.0).view(x.shape), kept if save else kept.new_empty(0)
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, pooled: Tensor, gate: Tensor
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (in its dtype), squeeze and excite, contiguous."""
     if not x.numel():
         return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.zeros_like(squeeze), torch.zeros_like(excite)
     positions, dy_positions = x.flatten(1, 2), dy.flatten(1, 2)
     batch, length, c = positions.shape
-    dgate = _sum_positions(positions, dy_positions, 1.0)
-    dpooled, dlogit = torch.empty_like(pooled), torch.empty_like(pooled)
+    pooled, gate = kept
+    dgate, dpooled, dlogit = (torch.empty_like(pooled) for _ in range(3))
+    _sum_positions(positions, dy_positions, 1.0, dgate)
     unit, dunit = (pooled.new_empty(batch, squeeze.shape[0]) for _ in range(2))
     _gate_back[(batch,)](
         dgate, pooled, squeeze.contiguous(), excite.t().contiguous(), gate, dpooled, dlogit, unit, dunit,

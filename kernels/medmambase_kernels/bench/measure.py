@@ -316,7 +316,7 @@ def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
     given: tuple[object, ...] = inputs
     size, groups, rank = (case.batch, DIRECTIONS, case.channels, length, STATE), 1, case.rank
     if case.operator == "selective_scan":
-        given = (*inputs, True, None)
+        given = (*inputs, None, True)
         size, groups, rank = (case.batch, 1, DIRECTIONS * case.channels, length, STATE), DIRECTIONS, 0
     engine = partial(engines.run, case.operator, "triton")
     chosen = launch_table.forward(*size, rank, processors, groups)
@@ -324,7 +324,7 @@ def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
     ones = [torch.ones_like(t) for t in (y, *states)]
     runs = (
         ("forward", (*given, case.dtype, True), chosen),
-        ("backward", (*ones, *given, kept), launch_table.backward(*size, processors, groups)),
+        ("backward", (*ones, *given, case.dtype, kept), launch_table.backward(*size, processors, groups)),
     )
     for step, arguments, first in runs:
         expected = engine(step, *arguments, first)
