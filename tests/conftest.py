@@ -13,6 +13,9 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from medmambase.data import phantom
+from medmambase.evaluation.report import figures
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined: Triton decides at its decorator
 
@@ -21,6 +24,8 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Settings of a small training, as a file.
+SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
 ENGINES = [
     "cpu",
     "torch",
@@ -92,3 +97,23 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no folder of reference numbers beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small phantom set, in a folder with a blank and letters outside ASCII; never changed."""
+    return phantom.write_phantom(tmp_path_factory.mktemp("data") / "Daten ü 肺", images_per_class=5, size=32)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out drawing, half of the time of a small run, where other tests look at it."""
+    for name in ("curves", "confusion", "recalibration"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """Flags for a small network whose runs lie in tmp_path."""
+    (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
+    return ["--config", str(tmp_path / "small.toml"), "--runs", str(tmp_path)]

@@ -6,8 +6,6 @@ import house_rules
 import pytest
 from house_map import MAP_RULES, the_map_shows_every_file, the_walks_name_what_exists
 from house_rules import (
-    KERNELS,
-    ROOT,
     Rule,
     exceptions_carry_their_reason,
     files_are_short_and_about_something,
@@ -22,6 +20,7 @@ from house_rules import (
     text_names_its_encoding,
     tools_are_guarded,
 )
+from house_source import KERNELS, ROOT
 
 RULES = (*house_rules.RULES, *MAP_RULES)
 MAP = """## The map

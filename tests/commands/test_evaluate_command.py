@@ -24,11 +24,6 @@ SMALL = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return phantom.write_phantom(tmp_path_factory.mktemp("data") / "Daten ü 肺", images_per_class=5, size=32)
-
-
-@pytest.fixture(scope="module")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs with other seeds, and one without squeeze-and-excitation; never changed."""
     runs = tmp_path_factory.mktemp("runs")

@@ -57,7 +57,7 @@ def dicom_files(folder: Path) -> dict[str, bytes]:
     """The same of DICOM, stored plain and by each decoder; none without the extra."""
     pytest.importorskip("pydicom")
     imagecodecs = pytest.importorskip("imagecodecs")
-    from test_dicom import BIG, JPEG, JPEG_12, JPEG_2000, LITTLE, LOSSLESS_1, write
+    from dicom_files import BIG, JPEG, JPEG_12, JPEG_2000, LITTLE, LOSSLESS_1, write
 
     made = {}
     for name, values, syntax, frame, elements in (

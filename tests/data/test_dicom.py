@@ -8,80 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import (
+    DEFLATED,
+    JPEG_LS,
+    LOSSLESS_1,
+    PHOTO,
+    RAMP,
+    grey,
+    reason,
+    window,
+    write,
+)
 from PIL import Image
 
 from medmambase.config import Preprocessing
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.reading import dicom
-from medmambase.data.reading.images import ImageError, is_dicom, load, read_image
+from medmambase.data.reading.images import is_dicom, load, read_image
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 imagecodecs = pytest.importorskip("imagecodecs", reason="the extra dicom is not installed")
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402  # after it is known to be there
-from pydicom.encaps import encapsulate  # noqa: E402  # after it is known to be there
-
-LITTLE, BIG, RLE, DEFLATED = (
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.5",
-    "1.2.840.10008.1.2.1.99",
-)
-JPEG, JPEG_12, LOSSLESS, LOSSLESS_1, JPEG_LS, JPEG_2000, HIGH_THROUGHPUT = (
-    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 90, 201)
-)  # fmt: skip  # in the order of their names
-RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-PHOTO = np.stack([(np.indices((48, 64)).sum(axis=0) * step) % 256 // 2 for step in (1, 2, 3)], axis=2).astype(np.uint8)
-
-
-def write(
-    path: Path, values: np.ndarray, syntax: str = LITTLE, frames: list[bytes] | None = None, **elements: Any
-) -> Path:
-    """A DICOM file of these stored values: (h, w), or (h, w, 3) for colour; ``frames`` are the
-    same, compressed."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-        pydicom.uid.UltrasoundImageStorage,
-        pydicom.uid.generate_uid(),
-    )
-    file = FileDataset(
-        path, {}, file_meta=meta, preamble=bytes(128), is_implicit_VR=False, is_little_endian=syntax != BIG
-    )
-    file.SOPClassUID, file.SOPInstanceUID, file.Modality, file.PatientID = (
-        meta.MediaStorageSOPClassUID,
-        meta.MediaStorageSOPInstanceUID,
-        "US",
-        "P 7",
-    )
-    colour = values.ndim == 3
-    file.Rows, file.Columns = values.shape[:2]
-    file.SamplesPerPixel, file.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
-    if colour:
-        file.PlanarConfiguration = 0
-    bits = 8 * values.dtype.itemsize
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
-        bits,
-        bits,
-        bits - 1,
-        int(values.dtype.kind == "i"),
-    )
-    for name, value in elements.items():
-        setattr(file, name, value)
-    file.HighBit = file.BitsStored - 1
-    file.PixelData = (
-        encapsulate(frames)
-        if frames
-        else values.astype(values.dtype.newbyteorder(">" if syntax == BIG else "<")).tobytes()
-    )
-    file["PixelData"].VR = "OB" if frames or (bits == 8 and syntax != BIG) else "OW"
-    if syntax == BIG and bits == 8:
-        file.PixelData = np.frombuffer(file.PixelData, "<u2").astype(">u2").tobytes()
-    file.save_as(path, enforce_file_format=True)
-    return path
-
-
-def grey(path: Path, high_depth: str = "percentile") -> np.ndarray:
-    return read_image(path, 1, high_depth)[:, :, 0].astype(int)
+from pydicom.dataset import Dataset  # noqa: E402  # after it is known to be there
 
 
 def test_eight_bits_stay_as_they_are_and_monochrome1_is_inverted(tmp_path: Path) -> None:
@@ -105,10 +52,6 @@ def test_signed_values_of_twelve_bits_reach_from_black_to_white(tmp_path: Path) 
     stored = (RAMP.astype(np.int16) - 2048) & 0xFFF  # the four bits above belong to nobody
     path = write(tmp_path / "a.dcm", stored.astype(np.int16), BitsStored=12)
     assert np.array_equal(grey(path, "range"), np.rint(RAMP / 4095 * 255))
-
-
-def window(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.rint(np.clip((values.astype(float) - low) / (high - low), 0, 1) * 255)
 
 
 @pytest.mark.parametrize("high_depth", ["percentile", "range"])
@@ -211,73 +154,6 @@ def test_a_palette_becomes_its_colours(tmp_path: Path, depth: int) -> None:
     assert np.array_equal(shown, np.stack([index.astype(int) * step % 256 for step in (1, 3, 7)], axis=2))
 
 
-def jpeg(values: np.ndarray) -> bytes:
-    return (
-        imagecodecs.jpeg_encode(values, level=98, subsampling="444")
-        if values.ndim == 3
-        else imagecodecs.jpeg_encode(values, level=98)
-    )
-
-
-@pytest.mark.parametrize(
-    ("syntax", "compress", "error"),
-    [
-        (JPEG, jpeg, 8),
-        (LOSSLESS, lambda v: imagecodecs.jpeg_encode(v, lossless=True), 0),
-        (LOSSLESS_1, lambda v: imagecodecs.jpeg_encode(v, lossless=True), 0),
-        (JPEG_2000, lambda v: imagecodecs.jpeg2k_encode(v, level=0, codecformat="j2k"), 0),
-        (HIGH_THROUGHPUT, getattr(imagecodecs, "htj2k_encode", None), 0),
-        (RLE, pydicom.pixels.encoders.native._encode_frame, 0),
-    ],
-)
-@pytest.mark.parametrize("colour", [False, True])
-def test_compressed_files_show_what_uncompressed_ones_do(
-    tmp_path: Path, syntax: str, compress: Any, error: int, colour: bool
-) -> None:
-    values = PHOTO if colour else PHOTO[..., 2]
-    mode = (
-        {} if not colour else {"PhotometricInterpretation": {JPEG: "YBR_FULL", JPEG_2000: "YBR_RCT"}.get(syntax, "RGB")}
-    )
-    if syntax == RLE:
-        path = write(tmp_path / "a.dcm", values, **mode)
-        file = pydicom.dcmread(path)
-        file.compress(RLE)
-        file.save_as(path)
-    else:
-        path = write(tmp_path / "a.dcm", values, syntax, [compress(np.ascontiguousarray(values))], **mode)
-    assert np.abs(read_image(path, 3).astype(int) - (PHOTO if colour else values[..., None])).max() <= error
-
-
-@pytest.mark.parametrize(
-    ("syntax", "compress", "bits"),
-    [
-        (JPEG_12, lambda v: imagecodecs.jpeg_encode(v, level=100, bitspersample=12), 12),
-        (LOSSLESS_1, lambda v: imagecodecs.jpeg_encode(v, lossless=True, bitspersample=16), 16),
-        (JPEG_2000, lambda v: imagecodecs.jpeg2k_encode(v, level=0, codecformat="j2k"), 16),
-    ],
-)
-def test_compressed_files_keep_their_depth(tmp_path: Path, syntax: str, compress: Any, bits: int) -> None:
-    path = write(
-        tmp_path / "a.dcm", RAMP, syntax, [compress(RAMP)], BitsStored=bits, WindowCenter=1000, WindowWidth=401
-    )
-    assert np.abs(grey(path) - window(RAMP, 799.5, 1199.5)).max() <= (2 if syntax == JPEG_12 else 1)
-
-
-def test_negative_values_survive_lossless_jpeg(tmp_path: Path) -> None:
-    values = RAMP.astype(np.int16) - 2048
-    frame = imagecodecs.jpeg_encode((values & 0xFFF).astype(np.uint16), lossless=True, bitspersample=12)
-    assert np.array_equal(
-        grey(write(tmp_path / "a.dcm", values, LOSSLESS_1, [frame], BitsStored=12), "range"), np.rint(RAMP / 4095 * 255)
-    )
-
-
-@pytest.mark.parametrize("values", [RAMP, PHOTO, PHOTO[..., 0]])
-def test_big_endian_files_are_read(tmp_path: Path, values: np.ndarray) -> None:
-    assert np.array_equal(
-        read_image(write(tmp_path / "a", values, BIG), 3), read_image(write(tmp_path / "b", values), 3)
-    )
-
-
 def test_the_first_frame_the_patient_and_the_number_of_frames_are_told(tmp_path: Path) -> None:
     frames = [np.full((8, 8), value, dtype=np.uint8) for value in (50, 150, 250)]
     path = write(
@@ -351,13 +227,6 @@ def test_a_length_field_cannot_set_aside_more_than_the_file_holds(tmp_path: Path
         tracemalloc.stop()
 
 
-def reason(path: Path) -> str:
-    with pytest.raises(ImageError) as caught:
-        read_image(path, 3)
-    assert "\n" not in str(caught.value) and len(caught.value.reason) < 300
-    return caught.value.reason
-
-
 def test_what_is_no_picture_costs_one_line(tmp_path: Path) -> None:
     whole = write(tmp_path / "a.dcm", RAMP)
     (tmp_path / "cut.dcm").write_bytes(whole.read_bytes()[:-1000])
@@ -375,18 +244,6 @@ def test_what_is_no_picture_costs_one_line(tmp_path: Path) -> None:
     no_pixels.Modality = "RTPLAN"
     no_pixels.save_as(tmp_path / "g.dcm")
     assert "a treatment plan (RTPLAN)" in reason(tmp_path / "g.dcm")
-
-
-@pytest.mark.parametrize("syntax", [JPEG, LOSSLESS_1, JPEG_2000])
-def test_a_frame_of_another_size_than_the_file_says_is_not_decoded(tmp_path: Path, syntax: str) -> None:
-    values = np.zeros((600, 700), dtype=np.uint8)
-    frame = {
-        JPEG: imagecodecs.jpeg_encode, LOSSLESS_1: lambda v: imagecodecs.jpeg_encode(v, lossless=True),
-        JPEG_2000: lambda v: imagecodecs.jpeg2k_encode(v, codecformat="j2k"),
-    }[syntax](values)  # fmt: skip  # one compressor each
-    assert "8 x 8 pixels whose compressed frame has 600 x 700" in reason(
-        write(tmp_path / "a.dcm", values[:8, :8], syntax, [frame])
-    )
 
 
 @pytest.mark.parametrize("missing", ["pydicom", "imagecodecs"])

@@ -3,102 +3,24 @@ missing."""
 
 import base64
 import json
-import random
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from finished_run import CLASSES, change, finished_run, put
 from html_page import Page
 from PIL import Image
 
-from medmambase.config import RECIPES, ModelConfig, Preprocessing
-from medmambase.evaluation import calibration
-from medmambase.evaluation.explanation import figures as explanation_figures
-from medmambase.evaluation.explanation.maps import Recalibration
 from medmambase.evaluation.metrics import evaluate
-from medmambase.evaluation.predictions import Predictions
-from medmambase.evaluation.report import figures, performance_figures, results
-from medmambase.evaluation.report.report import ReportError, write_report
-
-CLASSES = ["Fetal brain", "<script>alert('x')</script>", 'Gebärmutter & "co"']
-
-
-AUDITED = {
-    "method": "split by patient <b>1</b>",
-    "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]},
-}
-
-
-def put(path: Path, values: object) -> None:
-    path.write_text(json.dumps(values), encoding="utf-8")
-
-
-def change(path: Path, **values: object) -> None:
-    put(path, json.loads(path.read_text(encoding="utf-8")) | values)
+from medmambase.evaluation.report.report import write_report
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run folder, as training leaves it; never changed."""
-    run = tmp_path_factory.mktemp("runs") / "fetal ü 001"
-    for name in ("test", "explain"):
-        (run / name).mkdir(parents=True)
-    labels = np.repeat([0, 1, 2], [15, 10, 5])
-    scores = np.eye(3)[labels] / 2 + np.random.default_rng(0).random((30, 3))
-    names, patients = tuple(f"test/x/{row}.png" for row in range(30)), tuple(f"p{row // 2}" for row in range(30))
-    predictions = Predictions(names, labels, scores / scores.sum(axis=1, keepdims=True), tuple(CLASSES), patients)
-    results.write(run / "test", predictions, calibration.fit(predictions), published=False)
-    performance_figures.mistakes(
-        torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
-        predictions.rows(performance_figures.worst(predictions)[:3]),
-        run / "test" / "mistakes.png",
-    )
-    results.note_opening(run, "D:\\my data", 30, "medmambase-train <b>x</b>")
-    settings = {
-        "model": ModelConfig(num_classes=3).to_dict(),
-        "training": RECIPES["notebook"].to_dict(),
-        "preprocessing": Preprocessing().to_dict(),
-    }
-    how = {
-        "device": "cpu",
-        "engine": "cpu: no NVIDIA GPU",
-        "precision": "float32: the CPU",
-        "parameters": 1234567,
-        "best_epoch": 2,
-        "best_score": 0.87654,
-    }
-    put(run / "config.json", settings | how | {"classes": CLASSES})
-    counts = {
-        split: dict(zip(CLASSES, row, strict=True))
-        for split, row in (("train", (70, 71, 72)), ("val", (15, 15, 15)), ("test", (10, 10, 10)))
-    }
-    skipped = [{"path": "train/<i>x</i>.png", "reason": "image file is truncated"}]
-    put(
-        run / "data_report.json",
-        {"root": "D:\\my data", "counts": counts, "skipped": skipped, "notes": ["val has no <b>Femur</b>"], **AUDITED},
-    )
-    put(run / "env.json", {"python": "3.12.1", "torch": "2.13.0+cpu"})
-    curves = {"deletion": 0.25, "insertion": 0.75}
-    put(
-        run / "explain" / "faithfulness.json",
-        {"cam": curves, "random": {"deletion": 0.5, "insertion": 0.5}, "verdict": "They mark what <b>counts</b>."},
-    )
-    (run / "command.txt").write_text('medmambase-train "D:\\my data" --recipe notebook\n', encoding="utf-8")
-    (run / "metrics.csv").write_text("epoch,lr,train_loss\n1,0.1,2\n2,0.1,1\n", encoding="utf-8")
-    figures.curves(run / "metrics.csv", run / "curves.png", 2)
-    for name in ("sheet_01", "gates", "faithfulness"):
-        shutil.copy(run / "curves.png", run / "explain" / f"{name}.png")
-    for number in (1, 2):
-        stage = Recalibration(number, torch.ones(1, 4, 4), torch.ones(1, 4, 4) / 2, torch.ones(1, 8) / 2)
-        explanation_figures.recalibration(
-            stage, torch.zeros(1, 1, 8, 8), ["brain"], run / "explain" / f"se_stage{number}.png"
-        )
-    return run
+    return finished_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -262,108 +184,6 @@ def test_an_epoch_that_nothing_chose_is_not_called_chosen(run: Path) -> None:
     assert "chosen by validation accuracy (0.877)" in Page(write_report(run)).text
     change(run / "config.json", best_score=None)
     assert "epoch 2. There was no validation figure" in Page(write_report(run)).text
-
-
-def _folder_without_config(run: Path) -> Path:
-    (run / "config.json").unlink()
-    return run
-
-
-def _truncate(name: str) -> Callable[[Path], Path]:
-    def plant(run: Path) -> Path:
-        content = (run / name).read_bytes()
-        (run / name).write_bytes(content[: len(content) // 2])
-        return run / name
-
-    return plant
-
-
-def _replace(name: str, content: bytes) -> Callable[[Path], Path]:
-    def plant(run: Path) -> Path:
-        (run / name).write_bytes(content)
-        return run / name
-
-    return plant
-
-
-def _change(name: str, **values: object) -> Callable[[Path], Path]:
-    def plant(run: Path) -> Path:
-        change(run / name, **values)
-        return run / name
-
-    return plant
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [
-        _folder_without_config,
-        _truncate("config.json"),
-        _truncate("env.json"),
-        _truncate("data_report.json"),
-        _truncate("test/metrics.json"),
-        _truncate("curves.png"),
-        _truncate("test/confusion.png"),
-        _truncate("explain/se_stage2.png"),
-        _replace("curves.png", b""),
-        _replace("curves.png", b"GIF89a not a PNG"),
-        _replace("env.json", b"[1, 2]"),
-        _replace("env.json", b"\xff\xfe"),
-        _replace("env.json", b"[" * 100_000),
-        _replace("command.txt", b"\xff"),
-        _change("config.json", model=None),
-        _change("config.json", training=[1]),
-        _change("config.json", classes="abc"),
-        _change("data_report.json", counts=[]),
-        _change("data_report.json", audit=None),
-        _change("data_report.json", audit={"findings": "many"}),
-        _change("data_report.json", counts={"train": 5}),
-        _change("data_report.json", counts={"train": {"a": "many"}}),
-        _change("data_report.json", skipped=["a.png"]),
-        _change("data_report.json", notes=None),
-        _change("test/metrics.json", accuracy="high"),
-        _change("test/metrics.json", per_class=None),
-        _change("test/calibrated.json", before=None),
-        _change("test/calibrated.json", temperature="warm"),
-        _change("test/calibrated.json", points=[{"name": "a"}]),
-        _change("explain/faithfulness.json", cam=[]),
-        _change("explain/faithfulness.json", verdict=3),
-        _truncate("test/calibrated.json"),
-        _replace("openings.csv", b"\xff\xfe"),
-    ],
-)
-def test_a_broken_piece_is_named_and_the_old_page_stays(run: Path, plant: Callable[[Path], Path]) -> None:
-    before = write_report(run).read_bytes()
-    broken = plant(run)
-    with pytest.raises(ReportError) as caught:
-        write_report(run)
-    assert str(broken) in str(caught.value)
-    assert (run / "report.html").read_bytes() == before
-    assert not list(run.glob("*.part"))
-
-
-def test_a_picture_with_any_bytes_changed_is_named_or_shown(run: Path) -> None:
-    good = (run / "curves.png").read_bytes()
-    chance = random.Random(0)
-    named = 0
-    for attempt in range(200):
-        content = bytearray(good)
-        for _ in range(chance.choice([1, 3, 30])):
-            content[chance.randrange(len(content) if attempt % 2 else 200)] = chance.randrange(256)
-        (run / "curves.png").write_bytes(content)
-        try:
-            write_report(run)
-        except ReportError as error:
-            named += "curves.png" in str(error)
-        else:
-            named += "curves.png was not drawn" not in (run / "report.html").read_text(encoding="utf-8")
-    assert named == 200
-
-
-def test_a_picture_of_another_kind_is_named(run: Path) -> None:
-    Image.new("RGB", (8, 8)).save(run / "curves.png", format="JPEG")
-    with pytest.raises(ReportError, match=r"curves\.png holds a picture of another kind"):
-        write_report(run)
 
 
 def test_pictures_beyond_the_limit_are_left_out_with_a_sentence(run: Path) -> None:

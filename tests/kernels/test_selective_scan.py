@@ -5,95 +5,10 @@ import pytest
 import torch
 from conftest import ENGINES, TOLERANCE, engine_device, relative_error
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from scan_cases import assert_equal_to_the_definition, cases, outputs_and_gradients, stiff_case
 from torch import Tensor
 
 from medmambase_kernels import BackendError, SelectiveScan, selective_scan, use_backend
-
-NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-LAYOUTS = ("contiguous", "last_axis_first", "every_other")
-
-
-def laid_out(t: Tensor, layout: str) -> Tensor:
-    """The same numbers with other strides."""
-    if layout == "last_axis_first":
-        return t.movedim(-1, 0).contiguous().movedim(0, -1)
-    if layout == "every_other":
-        return torch.stack([t, torch.full_like(t, float("nan"))], -1)[..., 0]
-    return t
-
-
-@st.composite
-def cases(draw, largest_length: int = 70, largest_state: int = 17):
-    """Arguments of selective_scan, by name, and its delta_softplus."""
-    groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    b, d, l, n = (
-        draw(st.integers(0, 2)),
-        groups * per_group,
-        draw(st.integers(0, largest_length)),
-        draw(st.integers(1, largest_state)),
-    )
-    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
-    layout = draw(st.sampled_from(LAYOUTS))
-    g = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g)
-
-    def weights(kind: str) -> Tensor:
-        shape = {"constant": (d, n), "one group": (b, n, l), "groups": (b, groups, n, l)}[kind]
-        return laid_out(normal(*shape).to(dtype), layout)
-
-    kinds = draw(
-        st.sampled_from(
-            [
-                ("groups", "groups"),
-                ("one group", "one group"),
-                ("constant", "groups"),
-                ("one group", "constant"),
-                ("constant", "constant"),
-            ]
-        )
-    )
-    softplus = draw(st.booleans())
-    delta = normal(b, d, l) * 2 if softplus else torch.rand(b, d, l, generator=g)
-    args = {
-        "u": laid_out(normal(b, d, l).to(dtype), layout),
-        "delta": laid_out(delta.to(dtype), layout),
-        "A": -torch.rand(d, n, generator=g) * draw(st.sampled_from([1e-3, 1.0, 20.0])),
-        "B": weights(kinds[0]),
-        "C": weights(kinds[1]),
-        "D": normal(d) if draw(st.booleans()) else None,
-        "z": laid_out(normal(b, d, l).to(dtype), layout) if draw(st.booleans()) else None,
-        "delta_bias": torch.rand(d, generator=g) if draw(st.booleans()) else None,
-        "initial_state": normal(b, d, n) if draw(st.booleans()) else None,
-    }
-    return args, softplus
-
-
-def outputs_and_gradients(args: dict[str, Tensor | None], softplus: bool, engine: str) -> dict[str, Tensor]:
-    """y, the last state, and the gradient of every argument for fixed random weights on both
-    outputs."""
-    device = engine_device(engine)
-    leaves = {name: None if t is None else t.detach().to(device).requires_grad_() for name, t in args.items()}
-    y, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=engine)
-    g = torch.Generator().manual_seed(7)
-    weight, weight_last = (torch.randn(t.shape, generator=g).to(t) for t in (y, last))
-    ((y * weight).float().sum() + (last * weight_last).sum()).backward()
-    gradients = {
-        name: torch.zeros_like(t) if t.grad is None else t.grad for name, t in leaves.items() if t is not None
-    }  # none: an empty sequence
-    return {"y": y, "last state": last} | {f"gradient of {name}": t for name, t in gradients.items()}
-
-
-def assert_equal_to_the_definition(
-    args: dict[str, Tensor | None], softplus: bool, engine: str, factor: float = 1.0
-) -> None:
-    expected = outputs_and_gradients(args, softplus, "reference")
-    for name, actual in outputs_and_gradients(args, softplus, engine).items():
-        assert actual.dtype == expected[name].dtype, name
-        error = relative_error(actual, expected[name])
-        assert error <= factor * TOLERANCE[args["u"].dtype], f"{name}: relative error {error:.2e}"
 
 
 @pytest.mark.parametrize("engine", ["cpu", "torch"])
@@ -108,14 +23,6 @@ def test_the_engines_of_the_cpu_equal_the_definition(engine: str, case) -> None:
 @given(case=cases(largest_length=40, largest_state=9))
 def test_the_triton_kernels_equal_the_definition(engine: str, case) -> None:
     assert_equal_to_the_definition(*case, engine)
-
-
-def stiff_case(d: int, l: int, n: int, delta: float, A: float) -> dict[str, Tensor | None]:
-    return {
-        "u": torch.randn(1, d, l), "delta": torch.full((1, d, l), delta), "A": torch.full((d, n), A),
-        "B": torch.randn(1, n, l), "C": torch.randn(1, n, l), "D": torch.randn(d), "z": None, "delta_bias": None,
-        "initial_state": torch.randn(1, d, n),
-    }  # fmt: skip  # one argument list
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -193,56 +100,6 @@ def test_the_definition_passes_gradcheck_and_gradgradcheck() -> None:
     assert torch.autograd.gradgradcheck(scan, (state, *args))
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, "reference"])
-@settings(max_examples=8)
-@given(case=cases(largest_length=40, largest_state=4), cut=st.floats(0, 1))
-def test_the_future_does_not_change_the_past(engine: str, case, cut: float) -> None:
-    args, softplus = case
-    length = args["u"].shape[-1]
-    at = int(cut * length)
-    device = engine_device(engine)
-    args = {name: None if t is None else t.to(device) for name, t in args.items()}
-    y = selective_scan(**args, delta_softplus=softplus, backend=engine)
-    changed = dict(args)
-    for name in ("u", "delta", "B", "C", "z"):
-        if changed[name] is not None and changed[name].dim() > 2:
-            t = changed[name].clone()
-            t[..., at:] = t[..., at:] * 3 + 1
-            changed[name] = t
-    assert torch.equal(selective_scan(**changed, delta_softplus=softplus, backend=engine)[..., :at], y[..., :at])
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=8)
-@given(case=cases(largest_length=50, largest_state=4), cut=st.floats(0, 1))
-def test_a_sequence_cut_anywhere_and_carried_on_is_the_whole_sequence(engine: str, case, cut: float) -> None:
-    args, softplus = case
-    device = engine_device(engine)
-    args = {name: None if t is None else t.to(device) for name, t in args.items()}
-    at = int(cut * args["u"].shape[-1])
-    whole, last = selective_scan(**args, delta_softplus=softplus, return_last_state=True, backend=engine)
-
-    def part(steps: slice) -> dict[str, Tensor | None]:
-        sequences = ("u", "delta", "B", "C", "z")
-        return {
-            name: t[..., steps] if t is not None and name in sequences and t.dim() > 2 else t
-            for name, t in args.items()
-        }
-
-    before, state = selective_scan(
-        **part(slice(None, at)), delta_softplus=softplus, return_last_state=True, backend=engine
-    )
-    after, end = selective_scan(
-        **(part(slice(at, None)) | {"initial_state": state}),
-        delta_softplus=softplus,
-        return_last_state=True,
-        backend=engine,
-    )
-    tolerance = TOLERANCE[args["u"].dtype]
-    assert relative_error(torch.cat([before, after], -1), whole) <= tolerance
-    assert relative_error(end, last) <= tolerance
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -> None:
     args = {
@@ -268,41 +125,6 @@ def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -
     for name, actual in outputs_and_gradients(args, False, engine).items():
         rounding = 2.0**-8  # a result that the loop happens to hit may still be rounded once
         assert relative_error(actual, exact[name]) <= 2 * relative_error(loop[name], exact[name]) + rounding, name
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_permuted_images_and_channels_give_permuted_results(engine: str) -> None:
-    device = engine_device(engine)
-    u, delta, A, B, C, D = (
-        t.to(device)
-        for t in (
-            torch.randn(3, 6, 9),
-            torch.rand(3, 6, 9),
-            -torch.rand(6, 2),
-            torch.randn(3, 2, 9),
-            torch.randn(3, 2, 9),
-            torch.randn(6),
-        )
-    )
-    y = selective_scan(u, delta, A, B, C, D, backend=engine)
-    images, channels = torch.tensor([2, 0, 1]), torch.tensor([3, 5, 0, 1, 4, 2])
-    moved = selective_scan(
-        u[images][:, channels],
-        delta[images][:, channels],
-        A[channels],
-        B[images],
-        C[images],
-        D[channels],
-        backend=engine,
-    )
-    assert relative_error(moved, y[images][:, channels]) <= TOLERANCE[torch.float32]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_two_runs_are_bit_equal(engine: str) -> None:
-    args = stiff_case(5, 40, 3, 0.5, -1.0)
-    first, second = (outputs_and_gradients(args, True, engine) for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
