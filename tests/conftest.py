@@ -14,7 +14,6 @@ from hypothesis import settings
 from torch import Tensor
 
 from medmambase.data import phantom
-from medmambase.evaluation.report import figures
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined: Triton decides at its decorator
@@ -24,6 +23,11 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+DRAWN = {
+    "report.figures": ("curves", "confusion"),
+    "report.performance_figures": ("roc", "pr", "calibration", "mistakes"),
+    "explanation.figures": ("sheet_of", "recalibration", "gates_of", "faithfulness_of"),
+}
 # Settings of a small training, as a file.
 SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
 ENGINES = [
@@ -108,8 +112,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out drawing, half of the time of a small run, where other tests look at it."""
-    for name in ("curves", "confusion", "recalibration"):
-        monkeypatch.setattr(figures, name, lambda *_: None)
+    for module, names in DRAWN.items():
+        for name in names:
+            monkeypatch.setattr(f"medmambase.evaluation.{module}.{name}", lambda *_: None)
 
 
 @pytest.fixture

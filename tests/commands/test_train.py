@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from upstream_checkpoint import as_upstream
 
 from medmambase import MedMambaSE, run_folder
 from medmambase.commands import summaries, train
@@ -115,8 +116,6 @@ def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> Non
 def test_a_checkpoint_of_medmamba_can_be_the_start(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from test_weights import as_upstream
-
     start = MedMambaSE(replace(PRESETS["nano"], block="medmamba", num_classes=9))
     torch.save(as_upstream(start), tmp_path / "start.pth")
     assert (

@@ -224,7 +224,7 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
 ) -> None:
     assert train.main([str(images), *small, "--name", "whole"]) == 0
     shutil.copytree(images, tmp_path / "data")
-    original = train.train_results.line
+    original = train.summaries.line
 
     def vanish(epoch):
         if epoch.epoch == 2:
@@ -232,7 +232,7 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
         return original(epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.train_results, "line", vanish)
+        patch.setattr(train.summaries, "line", vanish)
         assert train.main([str(tmp_path / "data"), *small, "--name", "cut", "--cache", "off"]) == 3
     run = tmp_path / "cut-001"
     assert capsys.readouterr().err.rstrip().endswith(f"; then go on with medmambase-train --resume {run}")
