@@ -40,8 +40,8 @@ ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration",
     "config", "cpu_vectors", "damaged_files",
          "depthwise_silu", "maps", "explanation_folder", "far_memory", "figures", "gated_norm", "intervals", "loop",
          "mamba_grid", "measure_loader", "metrics", "network", "odd_formats", "optimise", "phantom", "prediction",
-         "predictions", "published", "report", "report_damage", "selective_scan", "selective_scan_2d", "selective_scan_laws",
-         "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names
+         "predictions", "published", "report", "report_damage", "selective_scan", "selective_scan_2d",
+         "selective_scan_laws", "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
