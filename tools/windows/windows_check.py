@@ -36,12 +36,14 @@ ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
 # What --quick leaves out: numbers, drawings and pages, which are alike on every system, and what
 # the step `kernels` does too. It compiles for the oldest, one more and the newest GPU.
-ALIKE = ("audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels",
-    "config", "cpu_vectors", "damaged_files",
-         "depthwise_silu", "maps", "explanation_folder", "far_memory", "figures", "gated_norm", "intervals", "loop",
-         "mamba_grid", "measure_loader", "metrics", "network", "odd_formats", "optimise", "phantom", "prediction",
-         "predictions", "published", "report", "report_damage", "selective_scan", "selective_scan_2d",
-         "selective_scan_laws", "settings", "squeeze_excite", "torch_citizenship", "torch_devices", "torch_func")  # fmt: skip  # names
+ALIKE = (
+    "audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels",
+    "config", "cpu_vectors", "damaged_files", "depthwise_silu", "explanation_folder", "far_memory", "figures",
+    "gated_norm", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics", "network",
+    "odd_formats", "optimise", "phantom", "prediction", "predictions", "published", "report", "report_damage",
+    "selective_scan", "selective_scan_2d", "selective_scan_laws", "settings", "squeeze_excite",
+    "torch_citizenship", "torch_devices", "torch_func",
+)  # fmt: skip  # names
 QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
