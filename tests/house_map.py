@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from house_rules import Rule, sources, tree
+from house_rules import Rule
+from house_source import sources, tree
 
 PACKAGES = ("medmambase", "kernels/medmambase_kernels")
 PAGE = "docs/architecture.md"

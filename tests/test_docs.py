@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from house_rules import ROOT
+from house_source import ROOT
 
 from medmambase.commands import train_flags
 from medmambase.data import phantom
