@@ -27,59 +27,10 @@ from house_source import (
 
 LONGEST = 350
 
-# Who may import whom, first match first: the importer, then what it may import of ours. Of
-# medmambase_kernels the others see the public names only.
-GROUND = (f"{KERNELS}.process", f"{KERNELS}.reference")  # which import nothing of ours
-BASE = (
-    "medmambase.config",
-    "medmambase.files",
-    "medmambase.run_folder",
-    "medmambase.distributed",
-)  # which import nothing of ours
-OPERATORS = tuple(
-    f"{KERNELS}.{operator}"
-    for operator in ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
-)
-IMPORTS = (
-    ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
-    ("medmambase.settings", ("medmambase.config",)),
-    ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
-    ("medmambase.data*", (*BASE, "medmambase.data*")),
-    ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
-    (
-        "medmambase.evaluation.explanation*",
-        (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS),
-    ),
-    ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
-    ("medmambase.run_folder", BASE),
-    ("medmambase.distributed", BASE),
-    ("medmambase.inference*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.training*")),
-    (
-        "medmambase.training*",
-        (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*"),
-    ),
-    ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
-    # One rule a folder. backend.py imports no engine: it loads one by its name, on first use.
-    (f"{KERNELS}._triton*", (f"{KERNELS}._triton*", *GROUND)),
-    (f"{KERNELS}._cpu*", (f"{KERNELS}._cpu*", f"{KERNELS}._torch*", *GROUND)),
-    (f"{KERNELS}._torch*", (f"{KERNELS}._torch*", *GROUND)),
-    (f"{KERNELS}._reference*", GROUND),
-    (f"{KERNELS}.bench*", (KERNELS, f"{KERNELS}.*")),
-    (f"{KERNELS}.process", ()),
-    (f"{KERNELS}.reference", ()),
-    (f"{KERNELS}.backend", ()),
-    (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
-    (
-        KERNELS,
-        (f"{KERNELS}.backend", f"{KERNELS}.process", f"{KERNELS}._cpu.capture", f"{KERNELS}.inference", *OPERATORS),
-    ),
-    (f"{KERNELS}.*", (f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
-)
 AT_IMPORT = ("argparse.*", "*.parse_args", "os.environ.*", "os.putenv", "os.chdir", "sys.path.*",
     "logging.basicConfig", "warnings.filterwarnings",
              "warnings.simplefilter", "torch.set_*", "torch.manual_seed")  # fmt: skip  # names
 NOT_IMPORTED = ("triton", "llvmlite", "matplotlib", "sklearn")
-ENGINE_OF = {"triton": "_triton", "llvmlite": "_cpu"}
 RESERVED = {
     "con",
     "prn",
@@ -89,36 +40,6 @@ RESERVED = {
     "conout$",
     *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³"),
 }
-
-
-def imports_keep_their_direction(root: Path) -> Iterator[str]:
-    known = modules(root)
-    public = public_names(known[KERNELS])
-    for module, path in known.items():
-        allowed = next((allowed for pattern, allowed in IMPORTS if fnmatchcase(module, pattern)), ())
-        inside = module.startswith(KERNELS)
-        # Outside the kernels `from medmambase_kernels import selective_scan` means the function,
-        # which has its module's name.
-        visible = known if inside else [name for name in known if name.removeprefix(f"{KERNELS}.") not in public]
-        for node, target, name in imported(module, path, visible):
-            first = target.split(".")[0]
-            engine = ENGINE_OF.get(first)
-            if engine and path.parent.name != engine:
-                yield f"{place(root, path, node.lineno)}: import {first} outside {engine}/"
-            elif (
-                first in ("medmambase", KERNELS)
-                and target != module
-                and not any(fnmatchcase(target, pattern) for pattern in allowed)
-            ):
-                yield (
-                    f"{place(root, path, node.lineno)}: {module} may not import {target}: see IMPORTS in "
-                    f"tests/test_house.py"
-                )
-            elif target == KERNELS and not inside and name not in public:
-                yield (
-                    f"{place(root, path, node.lineno)}: {name or target} is not a public name of {KERNELS}; import "
-                    f"the name itself, from its __all__"
-                )
 
 
 def files_are_short_and_about_something(root: Path) -> Iterator[str]:
@@ -285,7 +206,6 @@ def packages_import_quietly(root: Path) -> Iterator[str]:
 
 Rule = Callable[[Path], Iterator[str]]
 RULES: tuple[Rule, ...] = (
-    imports_keep_their_direction,
     packages_import_quietly,
     files_are_short_and_about_something,
     text_names_its_encoding,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import house_rules
 import pytest
+from house_imports import IMPORT_RULES, imports_keep_their_direction, no_import_leads_back
 from house_map import MAP_RULES, the_map_shows_every_file, the_walks_name_what_exists
 from house_rules import (
     Rule,
     exceptions_carry_their_reason,
     files_are_short_and_about_something,
     illegal_names,
-    imports_keep_their_direction,
     names_are_legal_on_windows,
     no_argument_is_a_sink,
     nothing_happens_at_import,
@@ -22,7 +22,7 @@ from house_rules import (
 )
 from house_source import KERNELS, ROOT
 
-RULES = (*house_rules.RULES, *MAP_RULES)
+RULES = (*IMPORT_RULES, *house_rules.RULES, *MAP_RULES)
 MAP = """## The map
 
 ```text
@@ -70,6 +70,24 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     ),
     (imports_keep_their_direction, "medmambase/config.py", "from triton import jit"),
     (imports_keep_their_direction, "kernels/medmambase_kernels/backend.py", "import llvmlite"),
+    (
+        imports_keep_their_direction,
+        "medmambase/model/layers.py",
+        "from importlib import import_module\nimport_module('medmambase.training.loop')",
+    ),
+    (imports_keep_their_direction, "kernels/medmambase_kernels/backend.py", "from medmambase_kernels._cpu import scan"),
+    (no_import_leads_back, "medmambase/model/layers.py", "from medmambase.model import layers"),
+    (no_import_leads_back, "kernels/medmambase_kernels/_cpu/scan.py", "from medmambase_kernels.backend import forked"),
+    (
+        no_import_leads_back,
+        "kernels/medmambase_kernels/_cpu/scan.py",
+        "def late() -> None:\n    from ..backend import forked",
+    ),
+    (
+        no_import_leads_back,
+        "medmambase/config.py",
+        "import importlib\nx = importlib.import_module('medmambase.training.loop')",
+    ),
     (packages_import_quietly, "medmambase/__init__.py", "print('hello')"),
     (packages_import_quietly, "kernels/medmambase_kernels/__init__.py", "import sys; sys.modules['sklearn'] = sys"),
     (files_are_short_and_about_something, "tools/long.py", "pass\n" * 351),
@@ -101,21 +119,28 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("config.py` has", "configs.py` has")),
     (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("`Bare`", "`Clothed`")),
 )
+BACKEND = """import importlib
+
+
+def engine(operator: str, name: str) -> object:
+    return importlib.import_module(f"medmambase_kernels._{name}.{operator}")
+"""
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A small tree that keeps every rule."""
     empty = (
-        "medmambase/training/loop.py",
         "medmambase/commands/__init__.py",
-        *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "backend")),
+        *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan")),
     )
     files = dict.fromkeys(empty, "") | {
         "docs/architecture.md": MAP,
         "medmambase/__init__.py": "__all__ = ['VERSION']\n",
         "medmambase/config.py": "class Bare: ...\n",
         "medmambase/model/layers.py": "from medmambase_kernels import selective_scan\n",
+        "medmambase/training/loop.py": "from medmambase import config\n",
+        "kernels/medmambase_kernels/backend.py": BACKEND,
         "kernels/medmambase_kernels/__init__.py": "__all__ = ['selective_scan']\n",
     }
     for name, text in files.items():

@@ -1,0 +1,118 @@
+"""The house rules about imports: who may import whom, and that no import leads back to its start.
+
+An import by name, ``import_module("medmambase_kernels.x")``, counts like any other; where a part of
+the name is computed, it counts as an import of every module whose name fits.
+"""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from house_rules import Rule
+from house_source import KERNELS, imported, modules, place, public_names, tree
+
+# Who may import whom, first match first: the importer, then what it may import of ours. Of
+# medmambase_kernels the others see the public names only.
+GROUND = (f"{KERNELS}.process", f"{KERNELS}.reference")  # which import nothing of ours
+BASE = (
+    "medmambase.config",
+    "medmambase.files",
+    "medmambase.run_folder",
+    "medmambase.distributed",
+)  # which import nothing of ours
+IMPORTS = (
+    ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
+    ("medmambase.settings", ("medmambase.config",)),
+    ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
+    ("medmambase.data*", (*BASE, "medmambase.data*")),
+    ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
+    (
+        "medmambase.evaluation.explanation*",
+        (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS),
+    ),
+    ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
+    ("medmambase.run_folder", BASE),
+    ("medmambase.distributed", BASE),
+    ("medmambase.inference*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.training*")),
+    (
+        "medmambase.training*",
+        (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*"),
+    ),
+    ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
+    # backend.py has no statement that imports a backend: it loads one by its name, on first use.
+    (f"{KERNELS}._triton*", (f"{KERNELS}._triton*", *GROUND)),
+    (f"{KERNELS}._cpu*", (f"{KERNELS}._cpu*", f"{KERNELS}._torch*", *GROUND)),
+    (f"{KERNELS}._torch*", (f"{KERNELS}._torch*", *GROUND)),
+    (f"{KERNELS}._reference*", GROUND),
+    (f"{KERNELS}.bench*", (KERNELS, f"{KERNELS}.*")),
+    (f"{KERNELS}.process", ()),
+    (f"{KERNELS}.reference", ()),
+    (f"{KERNELS}.backend", ()),
+    (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
+    (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture")),
+    (f"{KERNELS}.*", (f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
+)
+BY_NAME = {f"{KERNELS}.backend": (f"{KERNELS}._*",)}  # what is loaded by its name alone
+HERE = "tests/house_imports.py"
+FOLDER_OF = {"triton": "_triton", "llvmlite": "_cpu"}  # the only folder that imports it
+
+
+def imported_by_name(path: Path, known: dict[str, Path]) -> Iterator[tuple[ast.Call, str]]:
+    """Each module that ``import_module`` may load, as (call, module)."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
+            name = node.args[0]
+            parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+            pattern = "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts)
+            if pattern != "*":  # a variable: nothing is known of it
+                yield from ((node, module) for module in known if fnmatchcase(module, pattern))
+
+
+def imports_keep_their_direction(root: Path) -> Iterator[str]:
+    known = modules(root)
+    public = public_names(known[KERNELS])
+    for module, path in known.items():
+        allowed = next((allowed for pattern, allowed in IMPORTS if fnmatchcase(module, pattern)), ())
+        inside = module.startswith(KERNELS)
+        # Outside the kernels `from medmambase_kernels import selective_scan` means the function,
+        # which has its module's name.
+        visible = known if inside else [name for name in known if name.removeprefix(f"{KERNELS}.") not in public]
+        for node, target in imported_by_name(path, known):
+            if not any(fnmatchcase(target, pattern) for pattern in (*allowed, *BY_NAME.get(module, ()))):
+                yield f"{place(root, path, node.lineno)}: {module} may not load {target}: see IMPORTS in {HERE}"
+        for node, target, name in imported(module, path, visible):
+            first = target.split(".")[0]
+            folder = FOLDER_OF.get(first)
+            if folder and path.parent.name != folder:
+                yield f"{place(root, path, node.lineno)}: import {first} outside {folder}/"
+            elif (
+                first in ("medmambase", KERNELS)
+                and target != module
+                and not any(fnmatchcase(target, pattern) for pattern in allowed)
+            ):
+                yield f"{place(root, path, node.lineno)}: {module} may not import {target}: see IMPORTS in {HERE}"
+            elif target == KERNELS and not inside and name not in public:
+                yield (
+                    f"{place(root, path, node.lineno)}: {name or target} is not a public name of {KERNELS}; import "
+                    f"the name itself, from its __all__"
+                )
+
+
+def no_import_leads_back(root: Path) -> Iterator[str]:
+    """No circle, whether an import stands at the top of a file, in a function, or by name."""
+    known = modules(root)
+    graph = {
+        module: {target for _, target, _ in imported(module, path, known) if target in known}
+        | {target for _, target in imported_by_name(path, known)} - {module}
+        for module, path in known.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]  # an importer before what it imports
+        yield f"{place(root, known[circle[0]])}: {' imports '.join(circle)}: take out what both need"
+
+
+IMPORT_RULES: tuple[Rule, ...] = (imports_keep_their_direction, no_import_leads_back)
