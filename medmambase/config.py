@@ -106,6 +106,9 @@ class ModelConfig(_Config):
     ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation
     between concat and shuffle), ``medmamba``, ``notebook`` (MedMambaSE as its authors coded it),
     ``medmamba_v0`` (notebook without SE).
+    The hidden width of a gate is channels // ``se_reduction``, at least ``se_hidden_min``;
+    ``se_hidden`` gives the width of each block's gate instead, one for each block in order, where
+    a checkpoint follows no such rule.
     ``se_scale`` multiplies the sigmoid gate: 2 starts a new network with every gate at exactly 1, 1
     is the published gate, which starts at 0.5; None takes 2 with ``init="corrected"`` and 1 with
     ``init="upstream"``.
@@ -121,6 +124,7 @@ class ModelConfig(_Config):
     state: int = 16
     se_reduction: int = 16
     se_hidden_min: int = 8
+    se_hidden: tuple[int, ...] | None = None
     se_scale: float | None = None
     drop_rate: float = 0.0
     drop_path: float = 0.1
@@ -142,6 +146,11 @@ class ModelConfig(_Config):
             raise ConfigError(
                 f"depths {self.depths} and dims {self.dims} must be as long as each other, every depth at least 1"
             )
+        if self.se_hidden is not None and (len(self.se_hidden) != sum(self.depths) or min(self.se_hidden) < 1):
+            raise ConfigError(
+                f"se_hidden is {self.se_hidden}; it must give a width of at least 1 for each of the "
+                f"{sum(self.depths)} blocks, or be None"
+            )
         if self.se_scale is not None and not self.se_scale > 0:
             raise ConfigError(f"se_scale is {self.se_scale!r}; it must be above 0, or None")
         if any(dim < 2 or dim % 2 for dim in self.dims):
@@ -152,6 +161,12 @@ class ModelConfig(_Config):
             raise ConfigError(
                 f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it"
             )
+
+    def gate_widths(self) -> tuple[int, ...]:
+        """The hidden width of each block's squeeze-and-excitation gate, in order."""
+        channels = (dim for dim, depth in zip(self.dims, self.depths, strict=True) for _ in range(depth))
+        by_rule = (max(self.se_hidden_min, c // self.se_reduction) for c in channels)
+        return tuple(by_rule) if self.se_hidden is None else self.se_hidden
 
 
 WITHOUT_SE: dict[Block, Block] = {

@@ -280,20 +280,16 @@ class SSConvSSM(nn.Module):
     own residual, SE, and a 1x1 convolution (``mix``) in place of the channel shuffle.
     """
 
-    def __init__(self, channels: int, config: ModelConfig, drop_path: float) -> None:
+    def __init__(self, channels: int, config: ModelConfig, drop_path: float, gate_width: int) -> None:
         super().__init__()
         self.inner_residual = as_coded(config.block)
         self.conv_branch: nn.Module = ConvBranch(channels // 2, norm_first=not as_coded(config.block))
         self.ssm_norm: nn.Module = nn.LayerNorm(channels // 2)
         self.ssm_branch = SS2D(channels // 2, config.state)
         self.drop_path = DropPath(drop_path)
-        self.se = (
-            SqueezeExcite(
-                channels, reduction=config.se_reduction, hidden_min=config.se_hidden_min, scale=se_scale(config)
-            )
-            if has_se(config)
-            else None
-        )
+        self.se: SqueezeExcite | None = None
+        if has_se(config.block):  # as wide as channels // reduction, but at least hidden_min: here that alone decides
+            self.se = SqueezeExcite(channels, reduction=channels, hidden_min=gate_width, scale=se_scale(config))
         self.mix: nn.Module | None = Projection(channels, channels) if as_coded(config.block) else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -316,9 +312,9 @@ def as_coded(block: Block) -> bool:
     return block in ("notebook", "medmamba_v0")
 
 
-def has_se(config: ModelConfig) -> bool:
+def has_se(block: Block) -> bool:
     """Whether the block recalibrates its channels."""
-    return config.block in ("medmambase", "notebook")
+    return block in ("medmambase", "notebook")
 
 
 def se_scale(config: ModelConfig) -> float:

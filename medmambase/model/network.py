@@ -8,7 +8,7 @@ As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kern
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,10 +28,12 @@ class Stage(nn.Module):
     """Blocks at one width, preceded by the patch merging that leads to it (none before the
     first)."""
 
-    def __init__(self, channels: int, config: ModelConfig, drop_paths: Sequence[float], first: bool) -> None:
+    def __init__(
+        self, channels: int, config: ModelConfig, blocks: Sequence[tuple[float, int]], first: bool
+    ) -> None:  # of each block its drop-path rate and its gate's width
         super().__init__()
         self.merging = None if first else PatchMerging(channels // 2, pad=config.odd == "pad")
-        self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate) for rate in drop_paths)
+        self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate, width) for rate, width in blocks)
 
     def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
         """x (b, h, w, c) -> (b, h', w', channels); ``recompute``: of each block keep its input
@@ -105,10 +107,10 @@ class MedMambaSE(nn.Module):
         self._recorded: Recorded | None = None
         self.embedding = PatchEmbedding(config)
         self.dropout = nn.Dropout(config.drop_rate)
-        blocks = sum(config.depths)
-        drop_paths = iter(config.drop_path * block / max(1, blocks - 1) for block in range(blocks))
+        last = max(1, sum(config.depths) - 1)
+        blocks = iter([(config.drop_path * i / last, width) for i, width in enumerate(config.gate_widths())])
         self.stages = nn.ModuleList(
-            Stage(channels, config, [next(drop_paths) for _ in range(depth)], first=index == 0)
+            Stage(channels, config, list(islice(blocks, depth)), first=index == 0)
             for index, (depth, channels) in enumerate(zip(config.depths, config.dims, strict=True))
         )
         self.head = None if features_only else nn.Linear(config.dims[-1], config.num_classes)
@@ -197,7 +199,7 @@ class MedMambaSE(nn.Module):
             raise weights.WeightsError(
                 f"{Path(folder) / 'config.json'}: describes no network ({error}); restore the file"
             ) from error
-        weights.fill(network, tensors, str(folder))
+        weights.fill(network, tensors, Path(folder))
         return network.eval()
 
     @classmethod
@@ -211,24 +213,27 @@ class MedMambaSE(nn.Module):
         in_chans: int | None = None,
         say: Callable[[str], object] = print,
     ) -> Self:
-        """A network with the weights of a MedMamba or MedMambaSE notebook checkpoint, in evaluation
+        """Load a checkpoint of MedMamba or of the MedMambaSE notebook into a network in evaluation
         mode.
 
-        The architecture is read off the shapes, never off the file's name. ``source`` is a file
-        (.pth, .pt, .safetensors, .npz; nothing is unpickled with code) or a mapping from upstream's
-        names to tensors. ``odd`` "crop" does with maps of odd size what upstream does. ``block``,
-        ``num_classes`` and ``in_chans`` ask for another network than the file's: its head is
-        skipped if the number of classes differs, RGB weights are summed for grey input (and grey
-        ones shared out for RGB), and an SE gate that the file lacks starts at exactly 1. ``say``
-        gets the account of matched, skipped and new keys.
+        The architecture is read from the shapes of all tensors, never from the file's name.
+        ``source`` is a file (.pth, .pt, .safetensors, .npz; nothing is unpickled with code) or a
+        mapping from upstream's names to tensors. ``odd`` "crop" does with maps of odd size what
+        upstream does.
 
-        Raises WeightsError if the file cannot be read, is neither network, or cannot become the
-        ``block`` asked for.
+        ``block``, ``num_classes`` and ``in_chans`` ask for another network than the file's. The
+        head starts anew if the number of classes differs, and SE gates do if only one of the two
+        blocks has them (new gates are exactly 1); RGB weights are summed for grey input, and grey
+        ones shared out for RGB. ``say`` gets the account of matched, skipped and new keys.
+
+        Raises WeightsError if the file cannot be read, is neither network, holds a tensor that the
+        network cannot take, lacks one that it needs, or cannot become the ``block`` asked for.
         """
         tensors, config = weights.read_upstream(source)
         return cls.start_from(
-            tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say
-        )
+            tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say,
+            source="the mapping" if isinstance(source, Mapping) else str(source),
+        )  # fmt: skip  # what was asked for
 
     @classmethod
     def start_from(
@@ -240,13 +245,14 @@ class MedMambaSE(nn.Module):
         num_classes: int | None = None,
         in_chans: int | None = None,
         say: Callable[[str], object] = print,
+        source: str = "the tensors",
     ) -> Self:
         """As ``from_upstream``, from tensors under upstream's names or our own and the architecture
-        that they belong to."""
+        that they belong to. ``source`` names them in errors."""
         if block is not None and as_coded(block) != as_coded(config.block):
             raise weights.WeightsError(
-                f"these are weights of {config.block!r}, whose convolutions are ordered otherwise than those of "
-                f"{block!r}"
+                f"{source}: these are weights of {config.block!r}, whose convolutions have another order than those of "
+                f"{block!r}; choose a block with the same order"
             )
         changes: dict[str, Any] = {
             key: value
@@ -254,5 +260,8 @@ class MedMambaSE(nn.Module):
             if value is not None
         }
         network = cls(replace(config, **changes))
-        say(weights.fill_upstream(network, tensors))
+        new = weights.new_parts(tensors, config, block, num_classes)
+        matched, account = weights.match(network, tensors, config, source, new)
+        network.load_state_dict(matched, strict=False)  # the parts in ``new`` keep what they were drawn with
+        say(account)
         return network.eval()

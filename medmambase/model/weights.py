@@ -1,22 +1,29 @@
-"""The networks' files: our folder of ``model.safetensors`` and ``config.json``, and the checkpoints
-of MedMamba and the notebook.
+"""Read and write a network's weights: our own folder of ``model.safetensors`` and ``config.json``,
+and the checkpoints of MedMamba and of the MedMambaSE notebook.
 
-Nothing is ever unpickled with code. Last stop before: ``network.py``.
+Nothing is ever unpickled with code. A tensor that a network cannot take, or misses, is an error
+that names it: a network that is partly untrained predicts as confidently as any other.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medmambase.config import ConfigError, ModelConfig, Preprocessing
+from medmambase.config import Block, ConfigError, ModelConfig, Preprocessing
 from medmambase.files import write_bytes
+from medmambase.model.layers import has_se
 
 FORMAT = 1
+_HEAD = (("head.weight", 2), ("head.bias", 1))
+_WHOLE = "give the checkpoint of one whole network as it was saved"
 
 
 class WeightsError(Exception):
@@ -72,21 +79,25 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
         raise WeightsError(f"{path}: cannot be read ({error})") from error
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Load tensors that must match exactly. Raises WeightsError naming the first that does not."""
-    own = network.state_dict()
+    own, whole = network.state_dict(), "the two files of a network belong together: restore both"
     for key in sorted(own.keys() | tensors.keys()):
-        if key not in tensors or key not in own:
-            raise WeightsError(f"{source}: {key} is {'missing' if key not in tensors else 'not part of this network'}")
-        if own[key].shape != tensors[key].shape:
+        wanted, found = (tuple(each[key].shape) if key in each else None for each in (own, tensors))
+        if found is None and key.startswith("head."):
+            whole = "a network saved with features_only=True is loaded so, too"
+        if wanted is None or found is None:
+            how = f"is missing, of shape {wanted}" if found is None else f"of shape {found} is not part of this network"
+            raise WeightsError(f"{folder / 'model.safetensors'}: {key} {how}; {whole}")
+        if wanted != found:
             raise WeightsError(
-                f"{source}: {key} has shape {tuple(tensors[key].shape)}; its config.json wants {tuple(own[key].shape)}"
+                f"{folder / 'model.safetensors'}: {key} has shape {found}; config.json wants {wanted}; {whole}"
             )
     network.load_state_dict(tensors)
 
 
-# Upstream's names and ours, in order of application. Shapes that differ (A_logs, Ds, the 1x1
-# convolution) only need a view.
+# Upstream's names and ours, in order of application. Shapes that differ (``_upstream_shape``) only
+# need a view.
 _RENAMED = [
     (r"^patch_embed\.", "embedding."),
     (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.merging."),
@@ -115,8 +126,8 @@ def renamed(key: str) -> str:
 
 
 def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Tensor], ModelConfig]:
-    """An upstream checkpoint's tensors under their own names, and the architecture that their
-    shapes tell. Raises WeightsError."""
+    """Read an upstream checkpoint: its tensors under their own names, and the architecture that
+    their shapes tell. Raises WeightsError."""
     name = "the mapping" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else _read_file(Path(source))
     for wrapper in ("model", "state_dict", "model_state_dict"):
@@ -131,13 +142,13 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
         raise WeightsError(
             f"{name}: no tensor {error.args[0]!r}; this is not a MedMamba or MedMambaSE notebook checkpoint"
         ) from error
-    except (ConfigError, WeightsError, IndexError) as error:
+    except (ConfigError, WeightsError) as error:
         raise WeightsError(f"{name}: {error}; this is not a MedMamba or MedMambaSE notebook checkpoint") from error
 
 
 def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
-    """Tensors to start a training from and their architecture: of a network's own folder
-    (``best/``, or a file in it), or ``read_upstream``.
+    """Read tensors to start a training from and their architecture: of a network's own folder
+    (``best/``, or a file in it), or of an upstream checkpoint.
 
     Raises WeightsError.
     """
@@ -145,7 +156,7 @@ def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
     if not folder.is_dir():
         return read_upstream(path)
     if (folder / "best").is_dir():
-        raise WeightsError(f"{folder}: is the folder of a run; give one of its networks, {folder / 'best'} say")
+        raise WeightsError(f"{folder}: is the folder of a run; give one of its networks, such as {folder / 'best'}")
     tensors, config, _, _ = read_folder(folder)
     return tensors, config
 
@@ -184,72 +195,122 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _architecture(tensors: Mapping[str, Tensor]) -> ModelConfig:
-    depths: dict[int, int] = {}
-    for key in tensors:
-        if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key):
-            depths[int(match[1])] = max(depths.get(int(match[1]), 0), int(match[2]) + 1)
-    first = "layers.0.blocks.0."
-    norm_first = tensors[first + "conv33conv33conv11.0.weight"].dim() == 1
-    mixed, se = first + "finalconv11.weight" in tensors, tensors.get(first + "se.fc.0.weight")
+    """The network that the shapes of upstream's tensors tell.
+
+    Each figure is read where all blocks can contradict one: a tensor that is not as the others want
+    it is found, and named, when the network is filled.
+    """
+    numbered = (re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key) for key in tensors)
+    blocks = sorted({(int(found[1]), int(found[2])) for found in numbered if found})
+    names = {(stage, block): f"layers.{stage}.blocks.{block}." for stage, block in blocks}
+    depths = Counter(stage for stage, _ in blocks)
+    embedding = _shape(tensors, "patch_embed.proj.weight", 4)
+    halves = [(stage, _shape(tensors, f"{name}ln_1.weight", 1)[0]) for (stage, _), name in names.items()]
+    width = mode([embedding[0], *(half * 2 // 2 ** min(stage, 64) for stage, half in halves)])
+    states = [_shape(tensors, f"{name}self_attention.A_logs", 2)[1] for name in names.values()]
+    norm_first = tensors["layers.0.blocks.0.conv33conv33conv11.0.weight"].dim() == 1
+    mixed, gated = (any(part in key for key in tensors) for part in (".finalconv11.", ".se.fc."))
     if norm_first == mixed:
         raise WeightsError("its conv branch belongs to one network and its channel mixing to another")
-    dims = tuple(len(tensors[f"layers.{stage}.blocks.0.self_attention.Ds"]) // 4 for stage in sorted(depths))
-    return ModelConfig(
-        num_classes=len(tensors["head.weight"]) if "head.weight" in tensors else 1000,
-        in_chans=tensors["patch_embed.proj.weight"].shape[1],
-        block="notebook"
-        if mixed and se is not None
-        else "medmamba_v0"
-        if mixed
-        else "medmambase"
-        if se is not None
-        else "medmamba",
-        depths=tuple(depths[stage] for stage in sorted(depths)),
-        dims=dims,
-        state=tensors[first + "self_attention.A_logs"].shape[1],
-        se_reduction=16 if se is None else dims[0] // len(se),
+    coded: tuple[Block, Block] = ("notebook", "medmamba_v0") if mixed else ("medmambase", "medmamba")
+    published = ModelConfig(
+        num_classes=next((_shape(tensors, key, axes)[0] for key, axes in _HEAD if key in tensors), 1000),
+        in_chans=embedding[1],
+        block=coded[0] if gated else coded[1],
+        depths=tuple(depths.values()),
+        dims=tuple(width * 2**stage for stage in range(len(depths))),
+        state=mode(states),
         se_hidden_min=1,
-        se_scale=None if se is None else 1.0,
+        se_scale=1.0 if gated else None,
     )
+    # Where channels // 16 is 0 the published gate has no hidden unit: as one whose weights are 0.
+    widths = tuple(max(1, _shape(tensors, f"{name}se.fc.0.weight", 2)[0]) for name in names.values() if gated)
+    return published if not gated or widths == published.gate_widths() else replace(published, se_hidden=widths)
 
 
-def fill_upstream(network: nn.Module, tensors: Mapping[str, Tensor]) -> str:
-    """Load what fits from an upstream checkpoint and give an account. Raises WeightsError if
-    nothing but new keys would remain."""
+def _shape(tensors: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
+    shape = tuple(tensors[key].shape)
+    if len(shape) != axes:
+        raise WeightsError(f"{key} has shape {shape}; it must have {axes} axes")
+    return shape
+
+
+def new_parts(
+    tensors: Mapping[str, Tensor], config: ModelConfig, block: Block | None, num_classes: int | None
+) -> frozenset[str]:
+    """Which parts start anew where ``block`` or ``num_classes`` (None: the tensors' own) was asked
+    for: "head", "gates", both or none."""
+    there = {_part(renamed(key)) for key in tensors}
+    head = num_classes is not None and (num_classes != config.num_classes or "head" not in there)
+    gates = block is not None and has_se(block) != ("gates" in there)
+    return frozenset(part for part, starts in (("head", head), ("gates", gates)) if starts)
+
+
+def _part(key: str) -> str | None:
+    """The part of a network that may be another than the file's, if the parameter is of one."""
+    return "head" if key.startswith("head.") else "gates" if ".se." in key else None
+
+
+def match(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    source: str,
+    new: frozenset[str] = frozenset(),
+) -> tuple[dict[str, Tensor], str]:
+    """The state of ``network`` that the tensors of another give, under upstream's names or ours,
+    and an account for a person.
+
+    ``config`` is the architecture that the tensors belong to. Of the parts named in ``new``, "head"
+    and "gates", nothing is taken. Raises WeightsError naming the first tensor that the network
+    cannot take, or that it wants and does not get.
+    """
     own = network.state_dict()
     matched: dict[str, Tensor] = {}
     skipped = []
     for theirs, t in tensors.items():
         ours = renamed(theirs)
-        target = own.get(ours)
-        if target is not None and ours == "embedding.proj.weight" and t.dim() == 4 and t.shape[1] != target.shape[1]:
-            t = (
-                t.sum(1, keepdim=True).expand(-1, target.shape[1], -1, -1) / target.shape[1]
-            )  # a grey image is the same image three times
-        if target is not None and t.numel() == target.numel() and _same_but_ones(t, target):
-            matched[ours] = t.reshape(target.shape).to(target.dtype)
-        else:
-            wanted = (
-                "this network has no such parameter"
-                if target is None
-                else f"shape {tuple(t.shape)}, this network has {tuple(target.shape)}"
+        target, shape = own.get(ours), tuple(t.shape)
+        if _part(ours) in new:
+            has = "no such parameter" if target is None else f"{tuple(target.shape)}"
+            skipped.append(f"{theirs} (shape {shape}, this network has {has})")
+        elif target is None or ours in matched:
+            what = "is not part of this network" if target is None else f"stands for {ours}, as another tensor does"
+            raise WeightsError(f"{source}: {theirs}, of shape {shape}, {what}; {_WHOLE}, without further tensors")
+        elif (taken := _taken(ours, t, target, config.in_chans)) is None:
+            wanted = tuple(target.shape) if ours == theirs else _upstream_shape(ours, target)
+            raise WeightsError(
+                f"{source}: {theirs} has shape {shape}; this network, of widths {config.dims} and state "
+                f"{config.state}, wants {wanted}; {_WHOLE}"
             )
-            skipped.append(f"{theirs} ({wanted})")
-    new = sorted(own.keys() - matched.keys())
-    if not matched:
-        raise WeightsError("no parameter matched")
-    network.load_state_dict(matched, strict=False)
-    return "\n".join(
-        [
-            f"{len(matched)} keys matched, {len(skipped)} skipped, {len(new)} new",
-            *(f"skipped: {k}" for k in skipped),
-            *(f"new: {k}" for k in new),
-        ]
-    )
+        else:
+            matched[ours] = taken.to(target.dtype)
+    started = sorted(own.keys() - matched.keys())
+    for key in started:
+        if _part(key) not in new:
+            hint = "; to start a new head, give num_classes" if _part(key) == "head" else ""
+            raise WeightsError(f"{source}: {key}, of shape {tuple(own[key].shape)}, is missing; {_WHOLE}{hint}")
+    counts = f"{len(matched)} keys matched, {len(skipped)} skipped, {len(started)} new"
+    return matched, "\n".join([counts, *(f"skipped: {k}" for k in skipped), *(f"new: {k}" for k in started)])
 
 
-def _same_but_ones(theirs: Tensor, ours: Tensor) -> bool:
+def _taken(key: str, t: Tensor, target: Tensor, in_chans: int) -> Tensor | None:
+    """``t`` as our parameter, None if it cannot be one."""
+    shape, wanted = tuple(t.shape), tuple(target.shape)
+    if shape in (wanted, _upstream_shape(key, target)):
+        return t.reshape(wanted)
+    if key == "embedding.proj.weight" and shape == (wanted[0], in_chans, *wanted[2:]):
+        # A grey image is the same image three times.
+        return t.sum(1, keepdim=True).expand(wanted) / wanted[1]
+    if ".se." in key and not t.numel() and {*shape} == {0, max(wanted)}:
+        return t.new_zeros(wanted)  # a gate without hidden units
+    return None
+
+
+def _upstream_shape(key: str, target: Tensor) -> tuple[int, ...]:
     """Upstream joins (direction, channel) into one axis and keeps a 1x1 kernel's axes: the same
     numbers in the same order."""
-    joined = (ours.shape[0] * ours.shape[1], *ours.shape[2:]) if ours.dim() > 1 else None
-    return tuple(theirs.shape) in (tuple(ours.shape), joined, (*ours.shape, 1, 1))
+    shape = tuple(target.shape)
+    if key.endswith((".A_log", ".D")):
+        return (shape[0] * shape[1], *shape[2:])
+    return (*shape, 1, 1) if key.endswith(".mix.weight") else shape

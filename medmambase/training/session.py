@@ -24,9 +24,9 @@ from medmambase.data.decoded.image_set import ImageSet, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.reading.images import ImageError
+from medmambase.model import weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
-from medmambase.model.weights import read_start
 from medmambase.training.checkpoint import STATE, CheckpointError
 from medmambase.training.loop import Progress
 
@@ -150,7 +150,7 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
 def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelConfig]:
     """The tensors to start from, and their network as the recipe wants it. Raises WeightsError, or
     ConfigError where the two contradict each other."""
-    tensors, found = read_start(path)
+    tensors, found = weights.read_start(path)
     if config.block and as_coded(config.block) != as_coded(found.block):
         fitting = ", ".join(
             name
@@ -165,7 +165,12 @@ def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelC
     # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it
     # is.
     own: Block = "medmambase" if found.block == "medmamba" and "patch_embed.proj.weight" in tensors else found.block
-    return tensors, replace(found, block=config.block_for(own), odd="pad")
+    model = replace(found, block=config.block_for(own), odd="pad")
+    with torch.device("meta"):  # shapes alone: what does not fit is said before any image is read
+        network = MedMambaSE(model)
+    new = weights.new_parts(tensors, found, model.block, model.num_classes)
+    weights.match(network, tensors, found, str(path), new)
+    return tensors, model
 
 
 def begin(
@@ -182,7 +187,9 @@ def begin(
             classes=classes,
             preprocessing=preprocessing,
         )
-    network = MedMambaSE.start_from(tensors, model, num_classes=len(classes), in_chans=preprocessing.channels, say=say)
+    network = MedMambaSE.start_from(
+        tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say
+    )
     network.classes, network.preprocessing = classes, preprocessing
     return network
 
