@@ -6,19 +6,19 @@ Last stop before: ``commands/bench.py``, which prints the rows. Next stop:
 """
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase.config import PRESETS
-from medmambase.model.layers import SS2D, SSConvSSM, lay_out
+from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
-from medmambase_kernels import SqueezeExcite
-from medmambase_kernels.bench.cases import DIRECTIONS, Scan, loop_scan, original_gate, original_scan_2d
+from medmambase.model.original import with_original_operators
+from medmambase_kernels.bench.cases import DIRECTIONS, loop_scan, original_gate, original_scan_2d
 from medmambase_kernels.bench.measure import Bench, name_of, one_line, relative_error
 
 
@@ -46,46 +46,6 @@ class NetworkRow:
     failed: bool = False
 
 
-class OriginalSS2D(nn.Module):
-    """An SS2D's weights, computed with as the original MedMamba does; ``scan`` is its loop or
-    mamba_ssm's kernel."""
-
-    def __init__(self, ours: SS2D, scan: Scan) -> None:
-        super().__init__()
-        self.ours, self.scan = ours, scan
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> the same shape."""
-        ours = self.ours
-        x, z = ours.in_proj(x).chunk(2, -1)
-        x = F.silu(ours.conv(x.permute(0, 3, 1, 2).contiguous())).permute(0, 2, 3, 1)
-        y = original_scan_2d(self.scan, x, ours.x_proj, ours.dt_weight, ours.dt_bias, -ours.A_log.float().exp(), ours.D)
-        gated: Tensor = ours.out_proj(ours.norm(y) * F.silu(z))
-        return gated
-
-
-class OriginalGate(nn.Module):
-    """A squeeze-and-excitation gate's weights, computed with as the usual module does."""
-
-    def __init__(self, ours: SqueezeExcite) -> None:
-        super().__init__()
-        self.ours = ours
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> the same shape."""
-        return self.ours.scale * original_gate(x, self.ours.squeeze, self.ours.excite)
-
-
-def with_original_operators(network: MedMambaSE, scan: Scan) -> MedMambaSE:
-    """A copy of ``network`` that computes the same with the original's operators."""
-    copied = deepcopy(network)
-    for block in copied.modules():
-        if isinstance(block, SSConvSSM):
-            block.ssm_branch = OriginalSS2D(block.ssm_branch, scan)  # type: ignore[assignment]  # it stands in for one
-            block.se = None if block.se is None else OriginalGate(block.se)  # type: ignore[assignment]  # likewise
-    return copied
-
-
 def network_rows(
     model: str, sizes: Sequence[int], batches: Sequence[int], dtypes: Sequence[torch.dtype], bench: Bench
 ) -> Iterator[NetworkRow]:
@@ -97,7 +57,7 @@ def network_rows(
     scan, scan_name = (
         (bench.mamba, "mamba_ssm's kernel") if bench.mamba is not None else (loop_scan, "a loop in eager PyTorch")
     )
-    original = with_original_operators(network, scan)
+    original = with_original_operators(network, partial(original_scan_2d, scan), original_gate)
     config = network.config
     for dtype in dtypes:
         for size in sizes:
