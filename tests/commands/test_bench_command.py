@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import HAS_TRITON, relative_error
+from conftest import HAS_TRITON
 from torch import Tensor
 
 from medmambase import MedMambaSE, ModelConfig
