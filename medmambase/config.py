@@ -1,16 +1,12 @@
-"""Every default in the project: network shapes, preprocessing, recipes.
+"""Every default in the project: network shapes, preprocessing, recipes."""
 
-Stop before: ``settings.py``, which fills them from a file and from flags. Next stop:
-``model/network.py`` builds a network from a ``ModelConfig``;
-``training/loop.py`` follows a ``TrainConfig``.
-"""
-
-import difflib
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from types import NoneType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from medmambase.validation import check, nearest
 
 Block = Literal["medmambase", "medmamba", "notebook", "medmamba_v0"]
 Gates = Literal["on", "off"]
@@ -32,55 +28,38 @@ class ConfigError(ValueError):
     """A setting that cannot be meant: the message names it, what was got and what is wanted."""
 
 
-def _one_of(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, get_args(choices)))}")
+def _grey_or_rgb(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError("1 (grey) or 3 (RGB)")
+    return channels
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < math.inf:
-        raise ConfigError(f"{name} is {value!r}; it must be a finite number, at least {least}")
+def _widths(dims: tuple[int, ...]) -> tuple[int, ...]:
+    if any(dim % 2 for dim in dims):
+        raise ValueError("even widths, since each block splits its channels in two")
+    if any(wide != 2 * narrow for narrow, wide in pairwise(dims)):
+        raise ValueError("widths of which each is twice the one before, since patch merging doubles it")
+    return dims
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that a person most likely meant."""
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
-
-
-def check_type(name: str, value: object, wanted: Any) -> None:
-    """Raises ConfigError unless ``value`` is what a file may give for the annotation ``wanted``: a
-    whole number is also a float, a list a tuple."""
-    if not _fits(value, wanted):
-        raise ConfigError(f"{name} is {value!r}; it must be {in_words(wanted)}")
-
-
-def _fits(value: object, wanted: Any) -> bool:
-    parts = get_args(wanted)
-    if get_origin(wanted) is Literal:
-        return isinstance(value, str) and value in parts
-    if get_origin(wanted) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in value)
-    if parts:
-        return any(_fits(value, part) for part in parts)
-    return isinstance(value, (int, float) if wanted is float else wanted) and (
-        wanted is bool or not isinstance(value, bool)
-    )
-
-
-def in_words(wanted: Any) -> str:
-    """An annotation for a person."""
-    parts = get_args(wanted)
-    if get_origin(wanted) is Literal:
-        return f"one of {', '.join(map(repr, parts))}"
-    if get_origin(wanted) is tuple:
-        return f"a list, each of it {in_words(parts[0])}"
-    if parts:
-        return " or ".join(in_words(part) for part in parts if part is not NoneType)
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(wanted, "a text")
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what the generators of both torch and NumPy take
+ImageChannels = Annotated[int, AfterValidator(_grey_or_rgb)]
+_FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Positives = Annotated[tuple[Positive, ...], Field(min_length=1), _FromList]
+Widths = Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_widths), _FromList]
 
 
 class _Config:
-    """Reading and writing as plain dictionaries, strict about names and types."""
+    """Checks every field, and reads and writes plain dictionaries."""
+
+    def __post_init__(self) -> None:
+        for name, wanted in get_type_hints(type(self), include_extras=True).items():
+            object.__setattr__(self, name, check(name, getattr(self, name), wanted, ConfigError))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values; tuples become lists."""
@@ -89,14 +68,12 @@ class _Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist, with the
-        nearest one that does, and for a value of another type."""
+        nearest one that does, and for a value that cannot be meant."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
-        types = get_type_hints(cls)
-        for name, value in values.items():
+        for name in values:
             if name not in known:
                 raise ConfigError(f"{cls.__name__} has no field {name!r}; the nearest is {nearest(name, known)!r}")
-            check_type(name, value, types[name])
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -116,50 +93,29 @@ class ModelConfig(_Config):
     zeros, or drop the last.
     """
 
-    num_classes: int = 6
-    in_chans: int = 3
+    num_classes: Positive = 6
+    in_chans: ImageChannels = 3
     block: Block = "medmambase"
-    depths: tuple[int, ...] = (2, 2, 4, 2)
-    dims: tuple[int, ...] = (96, 192, 384, 768)
-    state: int = 16
-    se_reduction: int = 16
-    se_hidden_min: int = 8
-    se_hidden: tuple[int, ...] | None = None
-    se_scale: float | None = None
-    drop_rate: float = 0.0
-    drop_path: float = 0.1
+    depths: Positives = (2, 2, 4, 2)
+    dims: Widths = (96, 192, 384, 768)
+    state: Positive = 16
+    se_reduction: Positive = 16
+    se_hidden_min: Positive = 8
+    se_hidden: Positives | None = None
+    se_scale: AboveZero | None = None
+    drop_rate: Part = 0.0
+    drop_path: Part = 0.1
     odd: Odd = "pad"
     init: Init = "corrected"
 
     def __post_init__(self) -> None:
-        _one_of("block", self.block, Block)
-        _one_of("odd", self.odd, Odd)
-        _one_of("init", self.init, Init)
-        for name in ("num_classes", "state", "se_reduction", "se_hidden_min"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("drop_rate", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and below 1")
-        if self.in_chans not in (1, 3):
-            raise ConfigError(f"in_chans is {self.in_chans!r}; it must be 1 (grey) or 3 (RGB)")
-        if len(self.depths) != len(self.dims) or not self.depths or min(self.depths) < 1:
+        super().__post_init__()
+        if len(self.depths) != len(self.dims):
+            raise ConfigError(f"depths {self.depths} and dims {self.dims} must be as long as each other")
+        if self.se_hidden is not None and len(self.se_hidden) != sum(self.depths):
             raise ConfigError(
-                f"depths {self.depths} and dims {self.dims} must be as long as each other, every depth at least 1"
-            )
-        if self.se_hidden is not None and (len(self.se_hidden) != sum(self.depths) or min(self.se_hidden) < 1):
-            raise ConfigError(
-                f"se_hidden is {self.se_hidden}; it must give a width of at least 1 for each of the "
-                f"{sum(self.depths)} blocks, or be None"
-            )
-        if self.se_scale is not None and not self.se_scale > 0:
-            raise ConfigError(f"se_scale is {self.se_scale!r}; it must be above 0, or None")
-        if any(dim < 2 or dim % 2 for dim in self.dims):
-            raise ConfigError(
-                f"dims is {self.dims}; every width must be even, since each block splits its channels in two"
-            )
-        if any(wide != 2 * narrow for narrow, wide in zip(self.dims, self.dims[1:], strict=False)):
-            raise ConfigError(
-                f"dims is {self.dims}; each width must be twice the one before, since patch merging doubles it"
+                f"se_hidden is {self.se_hidden}; it must give a width for each of the {sum(self.depths)} blocks, or be "
+                f"None"
             )
 
     def gate_widths(self) -> tuple[int, ...]:
@@ -196,21 +152,12 @@ class Preprocessing(_Config):
     the network as (value / 255 - mean) / std.
     """
 
-    size: int = 128
-    channels: int = 3
+    size: Positive = 128
+    channels: ImageChannels = 3
     resize: Resize = "letterbox"
     high_depth: HighDepth = "percentile"
     mean: float = 0.5
-    std: float = 0.5
-
-    def __post_init__(self) -> None:
-        _one_of("resize", self.resize, Resize)
-        _one_of("high_depth", self.high_depth, HighDepth)
-        _at_least("size", self.size, 1)
-        if self.channels not in (1, 3):
-            raise ConfigError(f"channels is {self.channels!r}; it must be 1 (grey) or 3 (RGB)")
-        if not self.std > 0:
-            raise ConfigError(f"std is {self.std!r}; it must be above 0")
+    std: AboveZero = 0.5
 
 
 @dataclass(frozen=True)
@@ -240,54 +187,35 @@ class TrainConfig(_Config):
 
     recipe: str = "ultrasound"
     block: Block | None = None
-    depths: tuple[int, ...] | None = None
+    depths: Positives | None = None
     se: Gates = "on"
     optimizer: Optimizer = "adamw"
-    lr: float = 5e-4
-    weight_decay: float = 0.05
+    lr: AboveZero = 5e-4
+    weight_decay: NotNegative = 0.05
     schedule: Schedule = "cosine"
-    warmup: float = 3.0
-    epochs: int = 50
-    batch_size: int = 16
-    accumulate: int = 1
-    patience: int = 15
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.05
-    ema: float = 0.99
+    warmup: NotNegative = 3.0
+    epochs: Positive = 50
+    batch_size: Positive = 16
+    accumulate: Positive = 1
+    patience: Count = 15
+    clip_norm: NotNegative = 1.0
+    label_smoothing: Part = 0.05
+    ema: Part = 0.99
     balance: Balance = "none"
     freeze: Freeze = "none"
     augmentation: Augmentation = "ultrasound"
     laterality: bool = False
-    image_size: int = 128
+    image_size: Positive = 128
     resize: Resize = "letterbox"
     high_depth: HighDepth = "percentile"
     select: Metric = "auc"
-    select_after: float = 0.5
+    select_after: Part = 0.5
     precision: Precision = "auto"
     recompute: bool = False
     cache: Caching = "ram"
-    save_every: int = 0
+    save_every: Count = 0
     tensorboard: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (
-            ("se", Gates), ("optimizer", Optimizer), ("schedule", Schedule), ("balance", Balance), ("freeze", Freeze),
-            ("augmentation", Augmentation), ("resize", Resize), ("high_depth", HighDepth), ("select", Metric),
-            ("precision", Precision), ("cache", Caching),
-        ):  # fmt: skip  # a table
-            _one_of(name, getattr(self, name), choices)
-        for name in ("epochs", "batch_size", "accumulate", "image_size"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("patience", "warmup", "clip_norm", "weight_decay", "save_every"):
-            _at_least(name, getattr(self, name), 0)
-        for name in ("label_smoothing", "ema", "select_after"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and below 1")
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"lr is {self.lr!r}; it must be a finite number above 0")
-        if not 0 <= self.seed < 2**63:  # what the generators of both torch and NumPy take
-            raise ConfigError(f"seed is {self.seed!r}; it must be at least 0 and below 2 to the power of 63")
+    seed: Seed = 0
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
         """``preset`` with this recipe's block and depths, then ``changes``."""

@@ -1,8 +1,5 @@
 """What a person set: the recipe's values, over them a TOML file's, over them those of flags.
 
-Stop before: ``commands/train.py``, or the ``config.toml`` of a run. Next stop:
-``training/session.py``, which does what is set here.
-
 A file holds one setting a line, named as its flag is: ``batch_size = 32`` is ``--batch-size 32``.
 There are no tables: nobody should need to know in which of them a setting stands.
 """
@@ -10,12 +7,12 @@ There are no tables: nobody should need to know in which of them a setting stand
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, TrainConfig, check_type, nearest
+from medmambase.config import PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
+from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
 OnBad = Literal["skip", "error"]
@@ -52,8 +49,8 @@ class Settings:
     demo: bool = False
     group_regex: str | None = None
     group_column: str | None = None
-    folds: int = 0
-    fold: int = 0
+    folds: Count = 0
+    fold: Count = 0
     allow_leak: bool = False
     on_bad: OnBad = "skip"
     in_chans: Channels = "auto"
@@ -75,7 +72,7 @@ class Settings:
 
     def changed(self, name: str, value: Any) -> "Settings":
         """With one setting changed. Raises ConfigError."""
-        change: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value}
+        change = {name: value}
         return replace(self, **change) if name in _OWN else replace(self, training=replace(self.training, **change))
 
     def to_toml(self) -> str:
@@ -97,8 +94,16 @@ class Settings:
 
 
 _OWN = tuple(f.name for f in fields(Settings) if f.name != "training")
-# Every setting and its annotation, in the order in which they are written.
-TYPES: dict[str, Any] = {name: get_type_hints(Settings)[name] for name in _OWN} | get_type_hints(TrainConfig)
+
+
+def _annotations(limits: bool) -> dict[str, Any]:
+    own = get_type_hints(Settings, include_extras=limits)
+    return {name: own[name] for name in _OWN} | get_type_hints(TrainConfig, include_extras=limits)
+
+
+# Every setting and its type, in the order in which they are written.
+TYPES: dict[str, Any] = _annotations(limits=False)
+_WANTED = _annotations(limits=True)  # the same, with the limits that a value keeps to
 
 
 def flag(name: str) -> str:
@@ -109,12 +114,7 @@ def flag(name: str) -> str:
 def from_text(name: str, text: str) -> Any:
     """What a person typed after a flag, as the type of its setting. Raises ConfigError naming the
     flag."""
-    wanted = TYPES[name]
-    value: Any = text
-    with suppress(ValueError):  # then it stays text, which is refused
-        value = int(text) if wanted is int else float(text) if wanted is float else text
-    check_type(flag(name), value, wanted)
-    return value
+    return check(flag(name), text, _WANTED[name], ConfigError, typed=True)
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
@@ -211,8 +211,7 @@ def read(path: Path) -> dict[str, Any]:
                     f"flags are: batch_size = 32"
                 )
             raise ConfigError(f"{path}: there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
-        check_type(f"{path}: {name}", value, TYPES[name])
-    return values
+    return {name: check(f"{path}: {name}", value, _WANTED[name], ConfigError) for name, value in values.items()}
 
 
 def _given(values: Mapping[str, Any], name: str) -> bool:
@@ -227,15 +226,14 @@ def _one_of_two(values: Mapping[str, Any], pair: tuple[str, str], shown: Callabl
 
 
 def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
-    try:
-        return settings.changed(name, value)
-    except ConfigError as error:
-        raise ConfigError(f"{shown}{str(error).removeprefix(name)}") from error
+    if name not in TYPES:
+        raise ConfigError(f"there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
+    return settings.changed(name, check(shown, value, _WANTED[name], ConfigError))
 
 
 def _check(settings: Settings) -> None:
     """What one setting means beside another."""
-    if settings.folds == 1 or settings.folds < 0:
+    if settings.folds == 1:
         raise ConfigError(f"--folds is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):
         wanted = (

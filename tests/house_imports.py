@@ -18,13 +18,15 @@ from house_source import KERNELS, imported, modules, place, public_names, tree
 GROUND = (f"{KERNELS}.process", f"{KERNELS}.reference")  # which import nothing of ours
 BASE = (
     "medmambase.config",
+    "medmambase.validation",
     "medmambase.files",
     "medmambase.run_folder",
     "medmambase.distributed",
 )  # which import nothing of ours
 IMPORTS = (
     ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
-    ("medmambase.settings", ("medmambase.config",)),
+    ("medmambase.config", ("medmambase.validation",)),
+    ("medmambase.settings", ("medmambase.config", "medmambase.validation")),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),

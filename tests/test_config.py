@@ -1,8 +1,11 @@
 """The defaults: recipes and presets say what they say, and refuse what cannot be meant."""
 
 import json
+import math
+import pickle
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
@@ -29,21 +32,75 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest_one() -> None:
         ("lr", "fast", "a number"),
         ("lr", False, "a number"),
         ("laterality", 1, "true or false"),
-        ("recipe", 3, "a text"),
-        ("depths", 3, "a list, each of it a whole number"),
-        ("depths", [2, "2"], "a list, each of it a whole number"),
-        ("block", "resnet", "one of 'medmambase', 'medmamba', 'notebook', 'medmamba_v0'"),
-        ("optimizer", None, "one of 'adamw', 'adam'"),
+        ("recipe", 3, "text"),
+        ("depths", 3, "a list"),
+        ("depths", {2, 3}, "a list"),
+        ("block", "resnet", "one of 'medmambase', 'medmamba', 'notebook' or 'medmamba_v0'"),
+        ("optimizer", None, "one of 'adamw' or 'adam'"),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_the_type_that_is_wanted(name: str, value: object, wanted: str) -> None:
+@pytest.mark.parametrize("make", [TrainConfig.from_dict, lambda values: replace(TrainConfig(), **values)])
+def test_a_value_of_another_type_is_refused_with_the_type_that_is_wanted(
+    name: str, value: object, wanted: str, make: Callable[[dict[str, object]], TrainConfig]
+) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"{name} is {value!r}; it must be {wanted}") + "$"):
-        TrainConfig.from_dict({name: value})
+        make({name: value})
+
+
+@pytest.mark.parametrize(
+    ("depths", "message"),
+    [
+        ([2, "2"], "depths[1] is '2'; it must be a whole number"),
+        ([True, 2], "depths[0] is True; it must be a whole number"),
+        ([2, 2, 0], "depths[2] is 0; it must be at least 1"),
+    ],
+)
+def test_what_is_wrong_inside_a_list_is_named_with_its_place(depths: list[object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        TrainConfig.from_dict({"depths": depths})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dims": [96, 190]}, "dims is (96, 190); it must be widths of which each is twice the one before"),
+        ({"dims": [3, 6], "depths": [1, 1]}, "dims is (3, 6); it must be even widths"),
+        ({"dims": [0, 0]}, "dims[0] is 0; it must be at least 2"),
+        ({"dims": [96, 192]}, "depths (2, 2, 4, 2) and dims (96, 192) must be as long as each other"),
+        ({"dims": [], "depths": []}, "depths is (); it must be a list of at least 1"),
+        ({"in_chans": 2}, "in_chans is 2; it must be 1 (grey) or 3 (RGB)"),
+        ({"in_chans": True}, "in_chans is True; it must be a whole number"),
+        ({"se_scale": 0}, "se_scale is 0; it must be above 0"),
+        ({"se_scale": math.nan}, "se_scale is nan; it must be a finite number"),
+        ({"drop_path": 1}, "drop_path is 1; it must be below 1"),
+        ({"state": 0}, "state is 0; it must be at least 1"),
+        ({"odd": "keep"}, "odd is 'keep'; it must be one of 'pad' or 'crop'"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [{"channels": 4}, {"std": 0}, {"size": 0}, {"mean": math.inf}, {"resize": "cut"}])
+def test_preprocessing_that_cannot_be_meant_is_refused(values: dict[str, object]) -> None:
+    name, value = next(iter(values.items()))
+    with pytest.raises(ConfigError, match=f"^{name} is {value!r}; it must be "):
+        Preprocessing.from_dict(values)
+
+
+@pytest.mark.parametrize("config", [PRESETS["nano"], RECIPES["notebook"], Preprocessing(channels=1)])
+def test_a_config_is_a_plain_frozen_dataclass(config: ModelConfig | TrainConfig | Preprocessing) -> None:
+    again = pickle.loads(pickle.dumps(config))  # noqa: S301  # its own bytes, as worker processes get them
+    assert again == config and hash(again) == hash(config) and replace(config) == config
+    assert type(config)(**asdict(config)) == config
+    with pytest.raises(FrozenInstanceError):
+        config.size = 3  # type: ignore[misc, union-attr]  # what must not pass
 
 
 def test_a_whole_number_will_do_where_any_number_does_and_a_list_for_a_tuple() -> None:
     config = TrainConfig.from_dict({"lr": 1, "depths": [1, 2], "block": None})
-    assert (config.lr, config.depths, config.block) == (1, (1, 2), None)
+    assert (config.lr, config.depths, config.block) == (1, (1, 2), None) and isinstance(config.lr, float)
 
 
 @pytest.mark.parametrize(

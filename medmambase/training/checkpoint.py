@@ -196,7 +196,7 @@ def _same_settings(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) 
     changed = [
         f"{name} was {shown(then, name)} and is {shown(now, name)}"
         for name in {**then, **now}
-        if shown(then, name) != shown(now, name)
+        if then.get(name) != now.get(name)  # by value: 0 is also 0.0, and what did not exist yet was not set
     ]
     if changed:
         raise ConfigError(

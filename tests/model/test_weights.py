@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
         ),
         (
             {"model": description["model"] | {"depths": [1.5, 1, 2, 1]}},
-            r"config\.json: cannot be read \(depths is .1\.5, 1, 2, 1.; it must be a list",
+            r"config\.json: cannot be read \(depths\[0\] is 1\.5; it must be a whole number",
         ),
     ):
         (folder / "config.json").write_text(json.dumps(description | change), encoding="utf-8")
