@@ -1,25 +1,26 @@
 """What may be learned from validation images once a network is chosen, and then holds for the test:
 one temperature, and where to draw the line.
-
-Before: the predictions of val. Next stop: those of test, in ``results.py``.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
-from scipy import optimize, special
+import scipy  # which imports its parts when they are first used: they are slow to import
+from pydantic import Field, StrictFloat, with_config
 
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.validation import OBJECT, check
 
 SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
 _LEAST = np.finfo(np.float64).tiny
 _WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all right the best would be 0
 
 
+@with_config(OBJECT)
 @dataclass(frozen=True)
 class OperatingPoint:
     """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that
@@ -27,16 +28,17 @@ class OperatingPoint:
 
     name: str
     rule: str
-    threshold: float
-    sensitivity: float
-    specificity: float
+    threshold: StrictFloat
+    sensitivity: StrictFloat
+    specificity: StrictFloat
 
 
+@with_config(OBJECT)
 @dataclass(frozen=True)
 class Calibration:
     """What val told: ``temperature`` that its logits are best divided by, and operating points."""
 
-    temperature: float
+    temperature: Annotated[StrictFloat, Field(gt=0)]
     points: tuple[OperatingPoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,10 +48,7 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``. Raises MetricsError for any other shape."""
-        try:
-            return cls(float(values["temperature"]), tuple(OperatingPoint(**point) for point in values["points"]))
-        except (TypeError, ValueError, KeyError) as error:
-            raise MetricsError(f"this is no calibration ({error}); wanted what Calibration.to_dict() gives") from error
+        return cast(Self, check("calibration", values, cls, MetricsError))
 
 
 def fit(validation: Predictions) -> Calibration | None:
@@ -70,7 +69,7 @@ def warmed(predictions: Predictions, temperature: float) -> Predictions:
 
 def warm(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """The same for probabilities (..., classes)."""
-    warmer: np.ndarray = special.softmax(_logits(probabilities) / temperature, axis=-1)
+    warmer: np.ndarray = scipy.special.softmax(_logits(probabilities) / temperature, axis=-1)
     return warmer
 
 
@@ -116,10 +115,16 @@ def _temperature(validation: Predictions) -> float:
     logits, rows = _logits(validation.probabilities), np.arange(len(validation.labels))
 
     def loss(log_temperature: float) -> float:
-        return -float(special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean())
+        return -float(
+            scipy.special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean()
+        )
 
     return math.exp(
-        float(optimize.minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-6}).x)
+        float(
+            scipy.optimize.minimize_scalar(
+                loss, bounds=(-_WIDEST, _WIDEST), method="bounded", options={"xatol": 1e-6}
+            ).x
+        )
     )
 
 

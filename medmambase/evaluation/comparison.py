@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
 from medmambase.evaluation.intervals import CONFIDENCE, draws
@@ -103,7 +103,7 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
     right, other = first.predicted == first.labels, second.predicted == second.labels
     only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
     both = only_first + only_second
-    return McNemar(only_first, only_second, float(stats.binomtest(only_first, both).pvalue) if both else 1.0)
+    return McNemar(only_first, only_second, float(scipy.stats.binomtest(only_first, both).pvalue) if both else 1.0)
 
 
 def delong_test(first: Predictions, second: Predictions, column: int) -> tuple[float, float, float]:
@@ -139,8 +139,8 @@ def _surely(
         return None, 1.0 if abs(difference) < 1e-12 else None
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)  # Welch and Satterthwaite
-    reach = math.sqrt(variance) * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    reach = math.sqrt(variance) * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     method = f"bootstrap{', and the variance between seeds' if of_seeds else ''}"
     return Interval(difference - reach, difference + reach, method), float(
-        2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
+        2 * scipy.stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
     )

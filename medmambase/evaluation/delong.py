@@ -7,7 +7,7 @@ Before: scores of one class. Next stop: ``intervals.py`` and ``comparison.py``.
 import math
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # which imports its parts when they are first used: they are slow to import
 
 
 def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,9 +22,9 @@ def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
         return np.full(len(scores), np.nan), np.full((len(scores), len(scores)), np.nan)
     # A rank among all, less that among one's own, counts the others that lie below (Sun and Xu,
     # 2014): no m x n comparisons.
-    every = stats.rankdata(np.concatenate([ours, theirs], axis=1), axis=1)
-    below = (every[:, :m] - stats.rankdata(ours, axis=1)) / n
-    above = 1 - (every[:, m:] - stats.rankdata(theirs, axis=1)) / m
+    every = scipy.stats.rankdata(np.concatenate([ours, theirs], axis=1), axis=1)
+    below = (every[:, :m] - scipy.stats.rankdata(ours, axis=1)) / n
+    above = 1 - (every[:, m:] - scipy.stats.rankdata(theirs, axis=1)) / m
     if min(m, n) < 2:
         return below.mean(axis=1), np.full((len(scores), len(scores)), np.nan)
     return below.mean(axis=1), np.atleast_2d(np.cov(below)) / m + np.atleast_2d(np.cov(above)) / n
@@ -40,7 +40,7 @@ def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95)
     (auc,), ((variance,),) = areas(positive, scores[None])
     if not 0 < auc < 1 or not variance > 0:
         return extreme(auc, int(positive.sum()), int((~positive).sum()), confidence)
-    reach = stats.norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / (auc * (1 - auc))
+    reach = scipy.stats.norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / (auc * (1 - auc))
     middle = math.log(auc / (1 - auc))
     return 1 / (1 + math.exp(reach - middle)), 1 / (1 + math.exp(-reach - middle))
 
@@ -50,14 +50,14 @@ def extreme(auc: float, m: int, n: int, confidence: float = 0.95) -> tuple[float
     images: the areas that a score test does not refuse, with the variance that Hanley and McNeil
     give for each of them (Newcombe, Statistics in Medicine 2006, method 5).
     """
-    square, half = float(stats.norm.ppf((1 + confidence) / 2)) ** 2, (m + n) / 2 - 1
+    square, half = float(scipy.stats.norm.ppf((1 + confidence) / 2)) ** 2, (m + n) / 2 - 1
 
     def lowest(area: float) -> float:
         def refused(theta: float) -> float:
             variance = theta * (1 - theta) * (1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m * n)
             return (area - theta) ** 2 - square * variance
 
-        return float(optimize.brentq(refused, 0, min(area, 1 - 1e-12))) if area > 0 else 0.0
+        return float(scipy.optimize.brentq(refused, 0, min(area, 1 - 1e-12))) if area > 0 else 0.0
 
     return lowest(auc), 1 - lowest(1 - auc)
 
@@ -76,4 +76,4 @@ def paired(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple
     error = math.sqrt(max(variance, 0.0))
     if error == 0:
         return difference, error, 1.0 if difference == 0 else math.nan
-    return difference, error, float(2 * stats.norm.sf(abs(difference) / error))
+    return difference, error, float(2 * scipy.stats.norm.sf(abs(difference) / error))

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
 from medmambase.evaluation.metrics import Interval, Metrics, calibration_gaps, evaluate, range_of, weighted_figures
@@ -35,7 +35,7 @@ SHARES = ("sensitivity", "specificity", "ppv", "npv")
 _SEED = 0  # the same predictions have the same intervals
 _CHUNK = 2_000_000  # weights at a time: some tens of MB
 _FEWEST = 0.5  # the part of the replicates in which a figure must be defined
-_Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+_Z = 1.959963984540054  # scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 
 def judge(predictions: Predictions) -> Metrics:
@@ -141,7 +141,7 @@ def _share(share: float, replicates: np.ndarray, images: int, patients: int) -> 
     variance = float(np.nanvar(replicates)) * patients / (patients - 1)
     # All right or all wrong: nothing varies, and no patient tells more than one image would.
     alone = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else float(patients)
-    wide = _Z / float(stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1))
+    wide = _Z / float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, patients - 1))
     return _wilson(share, min(alone, images) * wide * wide, "Wilson, of patients")
 
 
@@ -153,12 +153,12 @@ def _calibration(predictions: Predictions, error: float) -> Interval | None:
         return None
     gaps = calibration_gaps(labels, probabilities, np.ones((1, len(labels))))
     chance = np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in draws(clusters)]) - gaps
-    rare = float(stats.norm.cdf(-_widened(count)))
+    rare = float(scipy.stats.norm.cdf(-_widened(count)))
 
     def too_rare(part: float) -> float:
         return float(np.mean(np.abs(part * gaps + chance).sum(axis=1) >= error)) - rare
 
-    low = 0.0 if error == 0 or too_rare(0) >= 0 else error * float(optimize.bisect(too_rare, 0, 1, xtol=1e-4))
+    low = 0.0 if error == 0 or too_rare(0) >= 0 else error * float(scipy.optimize.bisect(too_rare, 0, 1, xtol=1e-4))
     high = error - float(np.quantile((chance * np.sign(gaps)).sum(axis=1), rare))
     return Interval(
         min(low, error),
@@ -169,7 +169,7 @@ def _calibration(predictions: Predictions, error: float) -> Interval | None:
 
 def _widened(clusters: int) -> float:
     """The normal quantile, as much larger as a bootstrap of few clusters is too narrow."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)) * math.sqrt(clusters / (clusters - 1))
+    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)) * math.sqrt(clusters / (clusters - 1))
 
 
 def _percentiles(name: str, figure: float, replicates: np.ndarray, clusters: int, what: str) -> Interval | None:
@@ -180,8 +180,8 @@ def _percentiles(name: str, figure: float, replicates: np.ndarray, clusters: int
         return None
     wide = _widened(clusters)
     below = (np.sum(there < figure) + np.sum(there == figure) / 2) / len(there)
-    bias = 2 * float(stats.norm.ppf(np.clip(below, 0.5 / len(there), 1 - 0.5 / len(there))))
-    low, high = np.quantile(there, stats.norm.cdf([bias - wide, bias + wide]))
+    bias = 2 * float(scipy.stats.norm.ppf(np.clip(below, 0.5 / len(there), 1 - 0.5 / len(there))))
+    low, high = np.quantile(there, scipy.stats.norm.cdf([bias - wide, bias + wide]))
     least, most = range_of(name)
     return Interval(
         float(np.clip(low, least, min(figure, most))),

@@ -1,8 +1,5 @@
 """Figures of merit from labels and probabilities.
 
-Before: ``predictions.py``. Next stop: ``intervals.py`` says how sure they are, ``figures.py`` draws
-a ``Metrics``, ``report.py`` prints it.
-
 Every figure is computed for images that carry weights, of many weightings at once: weights of 1
 give the figure itself, and the weights of a bootstrap its replicates, so that the two cannot differ
 in what they mean.
@@ -11,11 +8,13 @@ in what they mean.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, StrictFloat, StrictInt, with_config
 
 from medmambase.evaluation.predictions import MetricsError, checked
+from medmambase.validation import OBJECT, check
 
 ONE_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
 OVERALL = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece")
@@ -23,17 +22,24 @@ LEAST = {"mcc": -1.0, "kappa": -1.0}  # the others begin at 0
 MOST = {"brier": 2.0}  # the others end at 1
 BINS = 15  # of confidence, equally wide, for the calibration error
 
+Count = Annotated[StrictInt, Field(ge=0)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1)] | None
+Correlation = Annotated[StrictFloat, Field(ge=-1, le=1)] | None
+Distance = Annotated[StrictFloat, Field(ge=0, le=2)] | None
 
+
+@with_config(OBJECT)
 @dataclass(frozen=True)
 class Interval:
     """From where to where a figure may lie, at a confidence of 95 %, and by which method that is
     known."""
 
-    low: float
-    high: float
+    low: StrictFloat
+    high: StrictFloat
     method: str
 
 
+@with_config(OBJECT)
 @dataclass(frozen=True)
 class ClassMetrics:
     """One class against all others, every figure in 0..1; None where it is undefined.
@@ -45,16 +51,17 @@ class ClassMetrics:
     """
 
     name: str
-    support: int
-    sensitivity: float | None
-    specificity: float | None
-    ppv: float | None
-    npv: float | None
-    f1: float | None
-    auc: float | None
-    ap: float | None
+    support: Count
+    sensitivity: Share
+    specificity: Share
+    ppv: Share
+    npv: Share
+    f1: Share
+    auc: Share
+    ap: Share
 
 
+@with_config(OBJECT)
 @dataclass(frozen=True)
 class Metrics:
     """What a set of predictions is worth; None where a figure is undefined.
@@ -72,19 +79,19 @@ class Metrics:
     same without images that have a twin, or their patient, in train or val; None where none has.
     """
 
-    accuracy: float | None
-    balanced_accuracy: float | None
-    auc: float | None
-    mcc: float | None
-    kappa: float | None
-    brier: float | None
-    ece: float | None
-    macro: dict[str, float | None]
-    weighted: dict[str, float | None]
+    accuracy: Share
+    balanced_accuracy: Share
+    auc: Share
+    mcc: Correlation
+    kappa: Correlation
+    brier: Distance
+    ece: Share
+    macro: dict[str, Share]
+    weighted: dict[str, Share]
     per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[Count, ...], ...]
     intervals: dict[str, Interval] = field(default_factory=dict)
-    patients: int | None = None
+    patients: Count | None = None
     without_leaked: "Metrics | None" = None
 
     @property
@@ -121,38 +128,31 @@ class Metrics:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``. Raises MetricsError for any other shape."""
-        try:
-            per_class = tuple(ClassMetrics(**one) for one in values["per_class"])
-            confusion = tuple(tuple(int(count) for count in row) for row in values["confusion"])
-            intervals = {
-                name: Interval(float(one["low"]), float(one["high"]), str(one["method"]))
-                for name, one in values.get("intervals", {}).items()
-            }
-            inner = (
-                {}
-                if values.get("without_leaked") is None
-                else {"without_leaked": cls.from_dict(values["without_leaked"])}
-            )
-            metrics = cls(**(values | {"per_class": per_class, "confusion": confusion, "intervals": intervals} | inner))
-            known = metrics.flat()
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise MetricsError(f"these are not metrics ({error}); wanted what Metrics.to_dict() gives") from error
+        metrics: Self = check("metrics", values, cls, MetricsError)
+        metrics._check_whole()
+        return metrics
+
+    def _check_whole(self) -> None:
+        """Raises MetricsError where one part does not fit another."""
+        classes = len(self.per_class)
+        if any(mean.keys() != {*ONE_CLASS} for mean in (self.macro, self.weighted)):
+            raise MetricsError(f"macro or weighted has other figures than {', '.join(ONE_CLASS)}")
         if (
-            not per_class
-            or {len(row) for row in confusion} != {len(per_class)}
-            or [sum(row) for row in confusion] != [one.support for one in per_class]
+            not classes
+            or {len(row) for row in self.confusion} != {classes}
+            or [sum(row) for row in self.confusion] != [one.support for one in self.per_class]
         ):
             raise MetricsError(
-                f"the confusion matrix does not fit {len(per_class)} classes and their support; wanted a row a class "
-                f"that sums to it"
+                f"the confusion matrix does not fit {classes} classes and their support; wanted a row a class that "
+                f"sums to it"
             )
-        bounds = [(name, end) for name, one in intervals.items() for end in (one.low, one.high)]
-        given: list[tuple[str, Any]] = [*known.items(), *bounds]
-        for name, figure in given:
+        for name, interval in self.intervals.items():
             least, most = range_of(name)
-            if figure is not None and not (isinstance(figure, int | float) and least <= figure <= most):
-                raise MetricsError(f"{name} is {figure!r}; wanted a number from {least:g} to {most:g}, or null")
-        return metrics
+            for end in (interval.low, interval.high):
+                if not least <= end <= most:
+                    raise MetricsError(f"intervals.{name} ends at {end!r}; wanted a number from {least:g} to {most:g}")
+        if self.without_leaked is not None:
+            self.without_leaked._check_whole()
 
 
 def range_of(name: str) -> tuple[float, float]:

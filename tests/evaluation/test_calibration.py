@@ -2,6 +2,7 @@
 images had no say in."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -93,13 +94,17 @@ def test_the_bins_of_reliability_add_up_to_the_calibration_error() -> None:
 def test_it_survives_the_way_through_a_file_and_another_shape_is_refused() -> None:
     found = fit(drawn(300, 1.5, 0))
     assert found is not None and Calibration.from_dict(found.to_dict()) == found
-    for wrong in (
-        {},
-        {"temperature": "warm", "points": []},
-        {"temperature": 1, "points": [{"name": "a"}]},
-        {"temperature": 1, "points": 3},
+    point = found.to_dict()["points"][0]
+    for wrong, message in (
+        ({}, "calibration.temperature is missing"),
+        ({"temperature": "warm", "points": []}, "calibration.temperature is 'warm'; it must be a number"),
+        ({"temperature": 0, "points": []}, "calibration.temperature is 0; it must be above 0"),
+        ({"temperature": math.nan, "points": []}, "calibration.temperature is nan; it must be a finite number"),
+        ({"temperature": 1, "points": [{"name": "a"}]}, "calibration.points[0].rule is missing"),
+        ({"temperature": 1, "points": [point | {"of": 1}]}, "calibration.points[0].of is not known here; leave it out"),
+        ({"temperature": 1, "points": 3}, "calibration.points is 3; it must be a list"),
     ):
-        with pytest.raises(MetricsError, match="no calibration"):
+        with pytest.raises(MetricsError, match=f"^{re.escape(message)}$"):
             Calibration.from_dict(wrong)
     with pytest.raises(MetricsError, match="there is no class 'a'"):
         at(Predictions(("x",), np.array([0]), np.array([[1.0]]), ("z",)), found.points[0])

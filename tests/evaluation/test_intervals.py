@@ -13,10 +13,14 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from interval_coverage import SHOWN, Population, coverage, inside
-from medmambase.evaluation import delong
+from medmambase.evaluation import delong, intervals
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate, range_of
 from medmambase.evaluation.predictions import Predictions
+
+
+def test_the_quantile_of_95_percent_is_the_one_of_scipy() -> None:
+    assert stats.norm.ppf((1 + intervals.CONFIDENCE) / 2) == intervals._Z
 
 
 def of(labels: list[int], probabilities: np.ndarray, patients: tuple[str, ...] = ()) -> Predictions:

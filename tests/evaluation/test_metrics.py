@@ -3,6 +3,7 @@ digit."""
 
 import json
 import math
+import re
 import warnings
 
 import numpy as np
@@ -228,25 +229,38 @@ def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"accuracy": "high"},
-        {"auc": math.nan},
-        {"per_class": []},
-        {"per_class": [1]},
-        {"confusion": [[1, 0]]},
-        {"confusion": [[5, 0], [0, 1]]},
-        {"confusion": 3},
-        {"surprise": 1},
-        {"mcc": -1.5},
-        {"brier": 2.5},
-        {"intervals": {"accuracy": {"low": 0.5, "high": 1.5, "method": "x"}}},
-        {"intervals": {"accuracy": [0, 1]}},
-        {"macro": {}},
+        ({"accuracy": "high"}, "metrics.accuracy is 'high'; it must be a number"),
+        ({"accuracy": True}, "metrics.accuracy is True; it must be a number"),
+        ({"auc": math.nan}, "metrics.auc is nan; it must be a finite number"),
+        ({"per_class": []}, "the confusion matrix does not fit 0 classes"),
+        ({"per_class": [1]}, "metrics.per_class[0] is 1; it must be named values"),
+        ({"confusion": [[1, 0]]}, "the confusion matrix does not fit 2 classes"),
+        ({"confusion": [[5, 0], [0, 1]]}, "the confusion matrix does not fit 2 classes"),
+        ({"confusion": [[1, 0], [0, 1.0]]}, "metrics.confusion[1][1] is 1.0; it must be a whole number"),
+        ({"confusion": 3}, "metrics.confusion is 3; it must be a list"),
+        ({"surprise": 1}, "metrics.surprise is not known here"),
+        ({"mcc": -1.5}, "metrics.mcc is -1.5; it must be at least -1"),
+        ({"brier": 2.5}, "metrics.brier is 2.5; it must be at most 2"),
+        ({"ece": 1.5}, "metrics.ece is 1.5; it must be at most 1"),
+        (
+            {"intervals": {"accuracy": {"low": 0.5, "high": 1.5, "method": "x"}}},
+            "intervals.accuracy ends at 1.5; wanted a number from 0 to 1",
+        ),
+        (
+            {"intervals": {"mcc": {"low": -1.5, "high": 1, "method": "x"}}},
+            "intervals.mcc ends at -1.5; wanted a number from -1 to 1",
+        ),
+        ({"intervals": {"accuracy": [0, 1]}}, "metrics.intervals.accuracy is [0, 1]; it must be named values"),
+        ({"macro": {}}, "macro or weighted has other figures than sensitivity"),
+        ({"without_leaked": {}}, "metrics.without_leaked.accuracy is missing"),
     ],
 )
-def test_metrics_of_another_shape_are_refused(change: dict[str, object]) -> None:
+def test_metrics_of_another_shape_are_refused(change: dict[str, object], message: str) -> None:
     good = evaluate(np.array([0, 1]), np.eye(2), ["a", "b"]).to_dict()
     assert Metrics.from_dict(good).to_dict() == good
-    with pytest.raises(MetricsError):
+    with pytest.raises(MetricsError, match=f"^{re.escape(message)}"):
         Metrics.from_dict(good | change)
+    with pytest.raises(MetricsError):
+        Metrics.from_dict(good | {"without_leaked": good | change})

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import scipy  # which imports its parts when they are first used: they are slow to import
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -75,7 +75,7 @@ def _surely_above(gains: Tensor) -> bool:
         return False
     error = float(values.std()) / math.sqrt(len(values))
     return bool(values.mean() > 0) and (
-        error == 0 or float(values.mean()) / error > float(stats.t.ppf(0.975, len(values) - 1))
+        error == 0 or float(values.mean()) / error > float(scipy.stats.t.ppf(0.975, len(values) - 1))
     )
 
 
