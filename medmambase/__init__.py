@@ -5,7 +5,7 @@ The network and its presets are here; the kernels are also importable alone, fro
 PyTorch does not load must not load it.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         use_backend,
     )
 
-__version__ = "0.1.0"
+    __version__: str  # as it was installed; "0+unknown" in a clone that was not
 
 __all__ = [
     "PRESETS",
@@ -44,6 +44,11 @@ _HOMES = {"MedMambaSE": "medmambase.model.network"} | dict.fromkeys(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return metadata.version("medmambase")
+        except metadata.PackageNotFoundError:
+            return "0+unknown"
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "medmambase_kernels")), name)

@@ -1,7 +1,7 @@
-"""From a clone to a trained network and its report, in one command: python tools/quickstart.py
+"""Go from a clone to a trained network and its report in one command: python tools/quickstart.py
 
-Makes .venv, installs a torch that fits the machine and the project, trains on the built-in phantom
-images.
+Makes .venv, installs a torch that fits the machine and both distributions of this repository, and
+trains on the built-in phantom images.
 """
 
 import sys
@@ -18,7 +18,7 @@ import environment
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Set up, train, say where things are. Returns medmambase-train's exit code."""
+    """Set up, train, and say where the report is. Returns the exit code of medmambase-train."""
     ours, theirs = environment.split(arguments)
     chosen = environment.parser(
         "Set up medmambase and train a small network on its built-in phantom images.",
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     environment.say("training on the built-in phantom images")
     code = environment.call([train, "--demo", *theirs])
     if code != 0:
-        environment.say(f"the training ended with exit code {code}; the reason stands above")
+        environment.say(f"the training ended with exit code {code}; the reason is above")
         return code
-    environment.say("done: the path of the report stands above. Your own images, in data/<class>/*.png:")
+    environment.say("done; the path of the report is above. To train on your own images in data/<class>/*.png:")
     environment.say(environment.as_text([train, "data"]))
     return 0
 

@@ -16,6 +16,8 @@ from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, se
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
 
+__version__ = "0.2.0"  # of both distributions: the two pyproject.toml read it here
+
 __all__ = [
     "BACKENDS",
     "BackendError",

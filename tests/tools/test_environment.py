@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ READY = Interpreter((3, 11), True, True, "2.13.0+cpu", True)
 
 
 @pytest.mark.parametrize("tool", ["quickstart.py", "check.py"])
-def test_help_says_what_stands_after_the_dashes(tool: str, tmp_path: Path) -> None:
+def test_help_says_where_arguments_after_the_dashes_go(tool: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(TOOLS / tool), "--help"],
         cwd=tmp_path,
@@ -33,7 +34,7 @@ def test_help_says_what_stands_after_the_dashes(tool: str, tmp_path: Path) -> No
         errors="replace",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "What stands after -- goes to" in done.stdout
+    assert "Arguments after -- are passed to" in done.stdout
     assert "--venv" in done.stdout
 
 
@@ -93,7 +94,7 @@ def test_a_bare_folder_gets_an_environment_then_torch_then_the_project(
     assert venv == [sys.executable, "-m", "venv", "--clear", str(folder)]
     assert f"{PINNED}+cpu" in torch
     assert triton[-1] == "triton==3.7.1"
-    assert project[-3:] == ["-e", ".[test]", f"{PINNED}+cpu"], (
+    assert project[-5:] == ["-e", "./kernels", "-e", ".[test]", f"{PINNED}+cpu"], (
         "the torch that is there must be named, or pip may replace it"
     )
     assert "import torch" in smoke[-1]
@@ -134,7 +135,8 @@ def test_a_path_that_an_old_python_misreads_gets_a_copy(
     monkeypatch.setattr(environment, "_state", lambda test: {})
     answer(monkeypatch, Interpreter(python, True, True, "2.13.0", True))
     environment.prepare(tmp_path)
-    assert ("-e" in calls[0]) is editable
+    both = ["-e", "./kernels", "-e", "."] if editable else ["install", "./kernels", "."]
+    assert calls[0][-len(both) - 1 : -1] == both
     assert (tmp_path / "medmambase.json").exists() is editable, "a copy must be made anew each time"
 
 
@@ -150,6 +152,55 @@ def test_a_second_run_installs_nothing(monkeypatch: pytest.MonkeyPatch, calls: C
     assert len(calls) > made
 
 
+@pytest.mark.parametrize("changed", ["pyproject.toml", "kernels/pyproject.toml"])
+def test_a_change_of_either_distribution_installs_both_again(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path, changed: str
+) -> None:
+    clone, folder = tmp_path / "clone", tmp_path / "venv"
+    (clone / "kernels").mkdir(parents=True)
+    folder.mkdir()
+    for name in ("pyproject.toml", "kernels/pyproject.toml"):
+        (clone / name).write_text("[project]\n", encoding="utf-8")
+    monkeypatch.setattr(environment, "ROOT", clone)
+    answer(monkeypatch, READY, READY, READY)
+    environment.prepare(folder)
+    environment.prepare(folder)
+    assert len(calls) == 2, "the install and the import of torch"
+    (clone / changed).write_text("[project]\nname = 'x'\n", encoding="utf-8")
+    environment.prepare(folder)
+    assert len(calls) == 4
+    assert ["./kernels" in calls[2], "." in calls[2]] == [True, True]
+
+
+def test_one_wheel_with_the_kernels_in_it_goes_before_the_two_come(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path
+) -> None:
+    answer(monkeypatch, replace(READY, undivided=True))
+    environment.prepare(tmp_path)
+    uninstall, install, _ = calls
+    assert uninstall[-3:] == ["uninstall", "--yes", "medmambase"]
+    assert "install" in install
+
+
+@pytest.mark.parametrize(
+    ("installed", "undivided"),
+    [((), False), (("medmambase",), True), (("medmambase", "medmambase_kernels"), False)],
+)
+def test_an_interpreter_tells_whether_its_medmambase_holds_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: tuple[str, ...], undivided: bool
+) -> None:
+    for name in installed:
+        about = tmp_path / f"{name}-0.1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 0.1.0\n", encoding="utf-8")
+    # Of this folder only: the Python that runs the tests has medmambase too.
+    alone = f"import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p] + [{str(tmp_path)!r}]\n"
+    monkeypatch.setattr(environment, "PROBE", alone + environment.PROBE)
+    said = environment.ask(Path(sys.executable))
+    assert said is not None
+    assert said.undivided is undivided
+
+
 def test_a_half_made_environment_is_made_again(monkeypatch: pytest.MonkeyPatch, calls: Calls, tmp_path: Path) -> None:
     (tmp_path / "pyvenv.cfg").touch()
     answer(monkeypatch, None, None, READY)
@@ -162,7 +213,7 @@ def test_a_folder_that_is_no_environment_is_left_alone(
 ) -> None:
     (tmp_path / "thesis.txt").touch()
     answer(monkeypatch, None)
-    with pytest.raises(SetupError, match="is no virtual environment"):
+    with pytest.raises(SetupError, match="is not a virtual environment"):
         environment.prepare(tmp_path)
     assert calls == []
 
