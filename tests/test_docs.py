@@ -131,7 +131,7 @@ def installs(words: Sequence[str]) -> None:
         if found:
             folder = {"medmambase": ".", "medmambase-kernels": "kernels"}.get(found[1], found[1])
             project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-            missing = set((found[2] or "").split(",")) - {""} - set(project["optional-dependencies"])
+            missing = set((found[2] or "").split(",")) - {""} - set(project.get("optional-dependencies", {}))
             assert not missing, f"{word}: no such extra"
 
 
