@@ -49,12 +49,13 @@ IMPORTS = (
     (f"{KERNELS}._torch*", (f"{KERNELS}._torch*", *GROUND)),
     (f"{KERNELS}._reference*", GROUND),
     (f"{KERNELS}.bench*", (KERNELS, f"{KERNELS}.*")),
+    (f"{KERNELS}.arguments", ()),
     (f"{KERNELS}.process", ()),
     (f"{KERNELS}.reference", ()),
     (f"{KERNELS}.backend", ()),
     (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
     (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture")),
-    (f"{KERNELS}.*", (f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
+    (f"{KERNELS}.*", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
 )
 BY_NAME = {f"{KERNELS}.backend": (f"{KERNELS}._*",)}  # what is loaded by its name alone
 HERE = "tests/house_imports.py"

@@ -26,18 +26,6 @@ from medmambase_kernels import backend as engines
 Output = tuple[tuple[int, ...], torch.dtype]  # the shape and dtype of a result
 
 
-def check_tensors(first: Tensor, others: dict[str, Tensor | None]) -> None:
-    """Raise ValueError unless every tensor is real floating point and on the device of
-    ``first``."""
-    for name, t in {"the first argument": first, **others}.items():
-        if t is None:
-            continue
-        if not t.is_floating_point():
-            raise ValueError(f"{name} has dtype {t.dtype}; it must be a real floating-point type")
-        if t.device != first.device:
-            raise ValueError(f"{name} is on {t.device}, but the first argument is on {first.device}; move one of them")
-
-
 def register(
     name: str,
     tensors: str,
@@ -130,12 +118,14 @@ def _worth_saving(tensors: list[Tensor | None]) -> bool:
     """Whether to keep something for a backward pass over these inputs: a hint, since backward runs
     forward once more where there is nothing.
 
-    An exported graph is for use and keeps nothing. Under vmap a tensor does not show that it
-    requires a gradient.
+    An exported or traced graph is for use and keeps nothing: torch.jit.trace records with gradients
+    and compares with a recording without. Under vmap a tensor does not show that it requires a
+    gradient.
     """
     return (
         torch.is_grad_enabled()
         and not torch.compiler.is_exporting()
+        and torch._C._get_tracing_state() is None
         and any(t is not None and t.requires_grad for t in tensors)
     )
 

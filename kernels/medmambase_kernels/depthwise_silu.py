@@ -1,5 +1,6 @@
-"""What precedes the scan in SS2D: a depthwise 3x3 convolution and SiLU. Checks, then the custom
-operator, then the engine.
+"""A depthwise 3x3 convolution and SiLU: what precedes the scan in SS2D.
+
+Checks, then the custom operator, then the backend that ``backend`` chose.
 
 Bytes moved for an element of the map, by the operations in its place (a copy of the half of the
 projection, convolution, silu; and what autograd makes of them) and by this one on a GPU:
@@ -9,8 +10,7 @@ projection, convolution, silu; and what autograd makes of them) and by this one 
     in its place      24        40        12        22
     fused              8        20         4        14
 
-Next stop: ``depthwise_silu_triton`` or ``depthwise_silu_cpu``; the definition is
-``reference.depthwise_silu``.
+The definition is ``reference.depthwise_silu``.
 """
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, register
+from medmambase_kernels.arguments import MAP, check_shapes, check_tensors
+from medmambase_kernels.custom_op import register
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
@@ -26,18 +27,20 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
     around the map.
 
     Args:
-        x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64; read in place if it
-        is half of a projection (b, h, w, 2d).
+        x: (b, h, w, d), channels last; read in place if it is half of a projection (b, h, w, 2d).
         weight: (d, 1, 3, 3) and bias: (d,), as nn.Conv2d(d, d, 3, padding=1, groups=d) holds them.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
+    Tensors are float32, bfloat16, float16 or float64, each its own: x alone decides the dtype of
+    the result and of the arithmetic, float64 for a float64 x, else float32. A gradient has the
+    dtype of its argument.
+
     Returns:
-        (b, h, w, d), contiguous, in x's dtype; arithmetic is float32 (float64 for float64), rounded
-        once.
+        (b, h, w, d), contiguous, in x's dtype, rounded once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
-        cannot run.
+        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
+        fit. BackendError: the backend asked for cannot run.
     """
     _check(x, weight, bias)
     choice = engines.choose("depthwise_silu", x.device, x.dtype, backend)
@@ -50,15 +53,10 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    if x.dim() != 4 or x.shape[1] * x.shape[2] * x.shape[3] == 0:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position "
-            f"and channel"
-        )
-    for name, t, shape in (("weight", weight, (x.shape[3], 1, 3, 3)), ("bias", bias, (x.shape[3],))):
-        if t.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} it must be {shape}")
-    check_tensors(x, {"weight": weight, "bias": bias})
+    check_tensors({"x": x, "weight": weight, "bias": bias})
+    check_shapes(("x", x, MAP), ("weight", weight, ("channels", 1, 3, 3)), ("bias", bias, ("channels",)))
+    if x.shape[1] * x.shape[2] * x.shape[3] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must have at least one position and channel")
 
 
 def _outputs(x, weight, bias):  # type: ignore[no-untyped-def]  # the schema types it

@@ -1,5 +1,6 @@
-"""What follows the scan in SS2D: LayerNorm over the channels, times silu of the gate z. Checks,
-then the custom operator, then the engine.
+"""LayerNorm over the channels, times the SiLU of a gate: what follows the scan in SS2D.
+
+Checks, then the custom operator, then the backend that ``backend`` chose.
 
 Bytes moved for an element of the map, by the five operations in its place (layer_norm, a cast,
 silu, a product; and what autograd makes of them) and by this one on a GPU:
@@ -9,7 +10,7 @@ silu, a product; and what autograd makes of them) and by this one on a GPU:
     in its place      28        56             24        44
     fused             12        20              8        14
 
-Next stop: ``gated_norm_triton`` or ``gated_norm_cpu``; the definition is ``reference.gated_norm``.
+The definition is ``reference.gated_norm``.
 """
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, register
+from medmambase_kernels.arguments import MAP, check_shapes, check_tensors
+from medmambase_kernels.custom_op import register
 
 
 def gated_norm(
@@ -28,17 +30,20 @@ def gated_norm(
     Args:
         y: (b, h, w, d), float32 or of z's dtype: a sum of scans leaves float32 only after the norm,
         in float16 it can overflow.
-        z: (b, h, w, d), float32, bfloat16, float16 or float64; read in place if it is half of a
-        projection (b, h, w, 2d). weight, bias: (d,), of the norm. eps: added to the variance.
+        z: (b, h, w, d), channels last as y; read in place if it is half of a projection
+        (b, h, w, 2d).
+        weight, bias: (d,), of the norm. eps: added to the variance.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
+    Tensors are float32, bfloat16, float16 or float64: z decides the dtype of the result and of the
+    arithmetic, float64 for a float64 z, else float32. A gradient has the dtype of its argument.
+
     Returns:
-        (b, h, w, d), contiguous, in z's dtype; arithmetic is float32 (float64 for float64), rounded
-        once.
+        (b, h, w, d), contiguous, in z's dtype, rounded once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
-        cannot run.
+        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
+        fit. BackendError: the backend asked for cannot run.
     """
     _check(y, z, weight, bias)
     choice = engines.choose("gated_norm", z.device, z.dtype, backend)
@@ -51,14 +56,10 @@ def gated_norm(
 
 
 def _check(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> None:
-    if y.dim() != 4 or y.shape[3] == 0:
-        raise ValueError(
-            f"y has shape {tuple(y.shape)}; it must be (batch, height, width, channels) with at least one channel"
-        )
-    for name, t, shape in (("z", z, tuple(y.shape)), ("weight", weight, (y.shape[3],)), ("bias", bias, (y.shape[3],))):
-        if t.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}; with y {tuple(y.shape)} it must be {shape}")
-    check_tensors(y, {"z": z, "weight": weight, "bias": bias})
+    check_tensors({"y": y, "z": z, "weight": weight, "bias": bias})
+    sizes = check_shapes(("y", y, MAP), ("z", z, MAP), ("weight", weight, ("channels",)), ("bias", bias, ("channels",)))
+    if sizes["channels"] == 0:
+        raise ValueError(f"y has shape {tuple(y.shape)}; it must have at least one channel")
     if y.dtype not in (torch.float32, z.dtype):
         raise ValueError(f"y has dtype {y.dtype}; with z in {z.dtype} it must be that or torch.float32")
 

@@ -1,7 +1,6 @@
-"""The selective scan: checks, then the custom operator, then the engine that ``backend`` chose; and
-the module around it.
+"""The selective scan of a sequence, as a function and as a module that owns its parameters.
 
-Next stop: ``selective_scan_triton`` or ``selective_scan_cpu``; the definition is
+Checks, then the custom operator, then the backend that ``backend`` chose; the definition is
 ``reference.selective_scan``.
 """
 
@@ -13,7 +12,8 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, register
+from medmambase_kernels.arguments import SEQUENCE, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.custom_op import register
 
 
 def selective_scan(
@@ -38,8 +38,9 @@ def selective_scan(
     silu(z_l) if z is given.
 
     Args:
-        u, delta, z: (b, d, l), float32, bfloat16, float16 or float64.
-        A: (d, n), real.
+        u, delta, z: (b, d, l), channels before length; l may be 0, and is below 2^31.
+        A: (d, n), real, n at least 1. Negative, as a rule: the state then decays; where delta A is
+        positive it grows, and overflows over a long sequence.
         B, C: (d, n) constant, (b, n, l), or (b, g, n, l): channel i belongs to group i // (d / g).
         D, delta_bias: (d,). The bias is added to delta before the softplus.
         delta_softplus: apply softplus to delta.
@@ -47,13 +48,17 @@ def selective_scan(
         initial_state: (b, d, n), the state before the first step; zeros if not given.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
+    Tensors are float32, bfloat16, float16 or float64, each its own: u alone decides the dtype of
+    the result and of the arithmetic, float64 for a float64 u, else float32. A gradient has the
+    dtype of its argument.
+
     Returns:
-        y (b, d, l) in u's dtype; the last state is (b, d, n) in float32 (float64 for float64), as
-        is all arithmetic.
+        y (b, d, l) in u's dtype, rounded once; the last state is (b, d, n) in the dtype of the
+        arithmetic.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
-        cannot run.
+        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
+        fit. BackendError: the backend asked for cannot run.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
     choice = engines.choose("selective_scan", u.device, u.dtype, backend)
@@ -78,22 +83,30 @@ class SelectiveScan(nn.Module):
     of its input.
 
     delta, B and C are projections of the input, delta through a bottleneck of ``rank``; A starts at
-    -(1..state) and D at 1, as in Mamba. ``step_range``: the range, log-uniform, of the steps delta
-    that a new module starts from. ``bidirectional`` adds a scan from the end, with the same
-    parameters.
+    -(1..state) and D at 1, as in Mamba.
 
-    Raises ValueError for a size below 1 and for an input whose last axis is not ``channels``.
+    Args:
+        channels, state, rank: sizes, at least 1; rank is a sixteenth of the channels if None.
+        step_range: the range, log-uniform, of the steps delta that a new module starts from.
+        bidirectional: add a scan from the end, with the same parameters.
+        backend: as in ``selective_scan``.
+        device, dtype: of the parameters, as in torch.nn; float32, bfloat16, float16 or float64.
+
+    Raises ValueError for a size below 1, a dtype that no scan computes with, and an input whose
+    last axis is not ``channels``.
     """
 
     def __init__(
         self,
         channels: int,
-        *,
         state: int = 16,
+        *,
         rank: int | None = None,
         step_range: tuple[float, float] = (1e-3, 1e-1),
         bidirectional: bool = False,
         backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.state = channels, state
@@ -101,15 +114,21 @@ class SelectiveScan(nn.Module):
         for name, value in (("channels", channels), ("state", state), ("rank", self.rank)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        check_dtype("dtype", dtype)
         self.bidirectional, self.backend = bidirectional, backend
-        self.x_proj = nn.Linear(channels, self.rank + 2 * state, bias=False)
-        self.dt_weight = nn.Parameter(torch.empty(channels, self.rank).uniform_(-1, 1) / math.sqrt(self.rank))
-        self.dt_bias = nn.Parameter(initial_dt_bias((channels,), step_range))
-        self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(channels, 1))
-        self.D = nn.Parameter(torch.ones(channels))
+        self.x_proj = nn.Linear(channels, self.rank + 2 * state, bias=False, device=device, dtype=dtype)
+        dt_weight = torch.empty(channels, self.rank, device=device, dtype=dtype).uniform_(-1, 1)
+        self.dt_weight = nn.Parameter(dt_weight / math.sqrt(self.rank))
+        self.dt_bias = nn.Parameter(initial_dt_bias((channels,), step_range).to(device, dtype))
+        wide = torch.promote_types(dtype, torch.float32)
+        A_log = torch.arange(1, state + 1, dtype=wide).log().repeat(channels, 1)
+        self.A_log = nn.Parameter(A_log.to(device, dtype))
+        self.D = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, l, channels) -> (b, l, channels)."""
+        check_tensors({"x": x})
         if x.dim() != 3 or x.shape[-1] != self.channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; SelectiveScan({self.channels}) wants (batch, length, {self.channels})"
@@ -120,12 +139,20 @@ class SelectiveScan(nn.Module):
     def _scan(self, x: Tensor) -> Tensor:
         rank, B, C = self.x_proj(x).split([self.rank, self.state, self.state], -1)
         delta = F.linear(rank, self.dt_weight)
+        # In 16 bits exp would round a decay that is applied at every step.
+        A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y = selective_scan(
-            x.transpose(1, 2), delta.transpose(1, 2), -self.A_log.exp(), B.transpose(1, 2), C.transpose(1, 2), self.D,
+            x.transpose(1, 2), delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2), self.D,
             delta_bias=self.dt_bias, delta_softplus=True, backend=self.backend,
         )  # fmt: skip  # the operator's order, on two lines
         assert isinstance(y, Tensor)  # no last state was asked for
         return y.transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        """The sizes and options, for print."""
+        options = {"bidirectional": self.bidirectional, "backend": self.backend}
+        given = "".join(f", {name}={value!r}" for name, value in options.items() if value)
+        return f"{self.channels}, state={self.state}, rank={self.rank}{given}"
 
 
 def initial_dt_bias(shape: tuple[int, ...], step_range: tuple[float, float] = (1e-3, 1e-1)) -> Tensor:
@@ -153,30 +180,20 @@ def _check(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
-    if u.dim() != 3:
-        raise ValueError(f"u has shape {tuple(u.shape)}; it must be (batch, channels, length)")
-    if A.dim() != 2 or A.shape[0] != u.shape[1]:
-        raise ValueError(
-            f"A has shape {tuple(A.shape)}; it must be (channels, state) with the {u.shape[1]} channels of u"
-        )
-    if A.shape[1] == 0:
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    check_tensors(tensors | {"initial_state": initial_state}, optional=("D", "z", "delta_bias", "initial_state"))
+    sizes = check_shapes(
+        ("u", u, SEQUENCE),
+        ("delta", delta, SEQUENCE),
+        ("A", A, ("channels", "state")),
+        ("D", D, ("channels",)),
+        ("z", z, SEQUENCE),
+        ("delta_bias", delta_bias, ("channels",)),
+        ("initial_state", initial_state, ("batch", "channels", "state")),
+    )
+    batch, channels, length, state = (sizes[axis] for axis in (*SEQUENCE, "state"))
+    if state == 0:
         raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
-    if A.is_complex():
-        raise ValueError("A is complex; only a real A is supported")
-    batch, channels, length = u.shape
-    state = A.shape[1]
-    wanted = {
-        "delta": (delta, (batch, channels, length)),
-        "z": (z, (batch, channels, length)),
-        "D": (D, (channels,)),
-        "delta_bias": (delta_bias, (channels,)),
-        "initial_state": (initial_state, (batch, channels, state)),
-    }
-    for name, (t, shape) in wanted.items():
-        if t is not None and tuple(t.shape) != shape:
-            raise ValueError(
-                f"{name} has shape {tuple(t.shape)}; with u {tuple(u.shape)} and A {tuple(A.shape)} it must be {shape}"
-            )
     for name, t in (("B", B), ("C", C)):
         groups = t.shape[1] if t.dim() == 4 else 1
         shape = (
@@ -196,19 +213,6 @@ def _check(
         raise ValueError(
             f"B {tuple(B.shape)} and C {tuple(C.shape)} have different numbers of groups; give both the same"
         )
-    check_tensors(
-        u,
-        {
-            "delta": delta,
-            "A": A,
-            "B": B,
-            "C": C,
-            "D": D,
-            "z": z,
-            "delta_bias": delta_bias,
-            "initial_state": initial_state,
-        },
-    )
 
 
 def _outputs(u, delta, A, B, C, D, delta_bias, initial_state, delta_softplus, out_dtype):  # type: ignore[no-untyped-def]  # the schema types it

@@ -1,7 +1,6 @@
-"""The four-direction scan of an image (SS2D's core): checks, then the custom operator, then the
-engine that ``backend`` chose.
+"""The selective scan of an image in four directions, the core of SS2D.
 
-Next stop: ``selective_scan_2d_triton`` or ``selective_scan_2d_cpu``; the definition is
+Checks, then the custom operator, then the backend that ``backend`` chose; the definition is
 ``reference.selective_scan_2d``.
 """
 
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, register
+from medmambase_kernels.arguments import MAP, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.custom_op import register
 
 
 def selective_scan_2d(
@@ -31,25 +31,30 @@ def selective_scan_2d(
     direction's copy of x exists.
 
     Args:
-        x: (b, h, w, d), channels last; float32, bfloat16, float16 or float64.
+        x: (b, h, w, d), channels last, at most 2^31 - 1 positions.
         x_dbl: (b, h, w, k, r + 2n), k = 4 directions; the columns are [rank of delta (r) | B (n) |
         C (n)].
         dt_weight: (k, d, r) and dt_bias: (k, d); delta = softplus(dt_weight . rank + dt_bias).
-        A: (k, d, n), real. D: (k, d).
-        out_dtype: dtype of the result; x's if None.
+        A: (k, d, n), real, n at least 1; negative, as a rule: the state then decays, where A is
+        positive it grows and can overflow. D: (k, d).
+        out_dtype: dtype of the result, one of those below; x's if None.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
+
+    Tensors are float32, bfloat16, float16 or float64, each its own: x alone decides the dtype of
+    the arithmetic, float64 for a float64 x, else float32. A gradient has the dtype of its argument.
 
     Returns:
         y (b, h, w, d), accumulated in float32 (float64 for float64) and rounded once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit. BackendError: the engine asked for
-        cannot run.
+        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
+        fit. BackendError: the backend asked for cannot run.
     """
     _check(x, x_dbl, dt_weight, dt_bias, A, D)
+    out_dtype = x.dtype if out_dtype is None else out_dtype
+    check_dtype("out_dtype", out_dtype)
     choice = engines.choose("selective_scan_2d", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    out_dtype = x.dtype if out_dtype is None else out_dtype
     dt_weight, dt_bias, A, D = (t.to(work) for t in (dt_weight, dt_bias, A, D))
     if choice.name == "reference":
         return reference.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D).to(out_dtype)
@@ -58,30 +63,25 @@ def selective_scan_2d(
 
 
 def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> None:
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels)")
-    if A.dim() != 3 or A.shape[:2] != (4, x.shape[3]):
-        raise ValueError(
-            f"A has shape {tuple(A.shape)}; it must be (4, channels, state) with the {x.shape[3]} channels of x"
-        )
-    if A.shape[2] == 0:
+    check_tensors({"x": x, "x_dbl": x_dbl, "dt_weight": dt_weight, "dt_bias": dt_bias, "A": A, "D": D})
+    sizes = check_shapes(
+        ("x", x, MAP),
+        ("x_dbl", x_dbl, ("batch", "height", "width", 4, "rank + 2 state")),
+        ("A", A, (4, "channels", "state")),
+        ("dt_weight", dt_weight, (4, "channels", "rank")),
+        ("dt_bias", dt_bias, (4, "channels")),
+        ("D", D, (4, "channels")),
+    )
+    if sizes["state"] == 0:
         raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
-    if dt_weight.dim() != 3 or dt_weight.shape[:2] != A.shape[:2]:
-        raise ValueError(f"dt_weight has shape {tuple(dt_weight.shape)}; it must be (4, {x.shape[3]}, rank)")
-    if dt_weight.shape[2] == 0:
+    if sizes["rank"] == 0:
         raise ValueError(f"dt_weight has shape {tuple(dt_weight.shape)}; the rank must be at least 1")
-    columns = dt_weight.shape[2] + 2 * A.shape[2]
-    for name, t, shape in (
-        ("x_dbl", x_dbl, (*x.shape[:3], 4, columns)),
-        ("dt_bias", dt_bias, A.shape[:2]),
-        ("D", D, A.shape[:2]),
-    ):
-        if t.shape != shape:
-            raise ValueError(
-                f"{name} has shape {tuple(t.shape)}; with x {tuple(x.shape)} and A {tuple(A.shape)} it must be "
-                f"{tuple(shape)}"
-            )
-    check_tensors(x, {"x_dbl": x_dbl, "dt_weight": dt_weight, "dt_bias": dt_bias, "A": A, "D": D})
+    columns = sizes["rank"] + 2 * sizes["state"]
+    if x_dbl.shape[4] != columns:
+        raise ValueError(
+            f"x_dbl has shape {tuple(x_dbl.shape)}; it must have rank + 2 state = {columns} columns, with dt_weight "
+            f"{tuple(dt_weight.shape)} and A {tuple(A.shape)}"
+        )
 
 
 def _outputs(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype):  # type: ignore[no-untyped-def]  # the schema types it

@@ -1,7 +1,7 @@
-"""The squeeze-and-excitation gate (Hu et al. 2018): checks, then the custom operator, then the
-engine; and the module around it.
+"""The squeeze-and-excitation gate (Hu et al. 2018), as a function and as a module that owns its
+weights.
 
-Next stop: ``squeeze_excite_triton`` or ``squeeze_excite_cpu``; the definition is
+Checks, then the custom operator, then the backend that ``backend`` chose; the definition is
 ``reference.squeeze_excite``.
 """
 
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.custom_op import check_tensors, register
+from medmambase_kernels.arguments import MAP, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.custom_op import register
 
 
 def squeeze_excite(
@@ -20,19 +21,23 @@ def squeeze_excite(
     """x * scale * sigmoid(excite . relu(squeeze . mean of x over positions)).
 
     Args:
-        x: (b, h, w, c), channels last; float32, bfloat16, float16 or float64. At least one
-        position.
+        x: (b, h, w, c), channels last, at least one position. A map (b, c, h, w) is refused where
+        its width is not c; where it is, no shape can tell.
         squeeze: (hidden, c). excite: (c, hidden).
         scale: what a gate of sigmoid 1 multiplies by; with 2, zero ``excite`` weights change
         nothing.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
+    Tensors are float32, bfloat16, float16 or float64, each its own: x alone decides the dtype of
+    the result and of the arithmetic, float64 for a float64 x, else float32. A gradient has the
+    dtype of its argument.
+
     Returns:
-        (b, h, w, c) in x's dtype; means and gates are float32 (float64 for float64).
+        (b, h, w, c) in x's dtype, rounded once.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit, or a scale of 0 or less.
-        BackendError: the engine asked for cannot run.
+        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
+        fit, or a scale of 0 or less. BackendError: the backend asked for cannot run.
     """
     _check(x, squeeze, excite, scale)
     choice = engines.choose("squeeze_excite", x.device, x.dtype, backend)
@@ -49,11 +54,21 @@ class SqueezeExcite(nn.Module):
     shape and dtype.
 
     The hidden width is channels // reduction, at least ``hidden_min``. With ``scale`` 2 the gate
-    starts at exactly 1, with 1 it is the published gate, which starts near 0.5.
+    starts at exactly 1, with 1 it is the published gate, which starts near 0.5. ``device`` and
+    ``dtype`` are of the weights, as in torch.nn. Raises ValueError for a size below 1, a scale of 0
+    or less, and a dtype that no gate computes with.
     """
 
     def __init__(
-        self, channels: int, *, reduction: int = 16, hidden_min: int = 8, scale: float = 1.0, backend: str | None = None
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        hidden_min: int = 8,
+        scale: float = 1.0,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if channels < 1 or reduction < 1 or hidden_min < 1:
@@ -62,12 +77,14 @@ class SqueezeExcite(nn.Module):
             )
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale is {scale}; it must be a number above 0")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        check_dtype("dtype", dtype)
         hidden = max(hidden_min, channels // reduction)
         self.scale, self.backend = scale, backend
-        self.squeeze = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(hidden, channels), nonlinearity="relu"))
-        self.excite = nn.Parameter(
-            nn.init.xavier_uniform_(torch.empty(channels, hidden)) if scale == 1.0 else torch.zeros(channels, hidden)
-        )
+        squeeze = torch.empty(hidden, channels, device=device, dtype=dtype)
+        excite = torch.zeros(channels, hidden, device=device, dtype=dtype)
+        self.squeeze = nn.Parameter(nn.init.kaiming_uniform_(squeeze, nonlinearity="relu"))
+        self.excite = nn.Parameter(nn.init.xavier_uniform_(excite) if scale == 1.0 else excite)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
@@ -79,25 +96,22 @@ class SqueezeExcite(nn.Module):
         pooled = x.mean((1, 2), dtype=self.squeeze.dtype)
         return self.scale * torch.sigmoid(F.relu(pooled @ self.squeeze.t()) @ self.excite.t())
 
+    def extra_repr(self) -> str:
+        """The sizes and options, for print."""
+        hidden, channels = self.squeeze.shape
+        backend = "" if self.backend is None else f", backend={self.backend!r}"
+        return f"{channels}, hidden={hidden}, scale={self.scale}{backend}"
+
 
 def _check(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> None:
-    if x.dim() != 4 or x.shape[1] * x.shape[2] == 0:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels) with at least one position"
-        )
-    if squeeze.dim() != 2 or squeeze.shape[1] != x.shape[3]:
-        raise ValueError(
-            f"squeeze has shape {tuple(squeeze.shape)}; it must be (hidden, channels) with the {x.shape[3]} channels "
-            f"of x"
-        )
-    if excite.shape != (x.shape[3], squeeze.shape[0]):
-        raise ValueError(
-            f"excite has shape {tuple(excite.shape)}; with squeeze {tuple(squeeze.shape)} it must be "
-            f"{(x.shape[3], squeeze.shape[0])}"
-        )
+    check_tensors({"x": x, "squeeze": squeeze, "excite": excite})
+    sizes = check_shapes(
+        ("x", x, MAP), ("squeeze", squeeze, ("hidden", "channels")), ("excite", excite, ("channels", "hidden"))
+    )
+    if sizes["height"] * sizes["width"] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must have at least one position")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale is {scale}; it must be a number above 0")
-    check_tensors(x, {"squeeze": squeeze, "excite": excite})
 
 
 def _outputs(x, squeeze, excite, scale):  # type: ignore[no-untyped-def]  # the schema types it

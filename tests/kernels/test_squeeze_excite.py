@@ -78,6 +78,16 @@ def test_the_hidden_width_is_never_below_its_minimum() -> None:
     assert SqueezeExcite(768).squeeze.shape == (48, 768)
 
 
+def test_the_module_is_made_on_a_device_and_in_a_dtype_and_says_what_it_is() -> None:
+    for scale in (1.0, 2.0):
+        module = SqueezeExcite(16, scale=scale, device="meta", dtype=torch.bfloat16)
+        assert {(p.device.type, p.dtype) for p in module.parameters()} == {("meta", torch.bfloat16)}
+    assert SqueezeExcite(32, hidden_min=1, scale=2.0).extra_repr() == "32, hidden=2, scale=2.0"
+    assert SqueezeExcite(32, backend="cpu").extra_repr() == "32, hidden=8, scale=1.0, backend='cpu'"
+    x = torch.rand(1, 2, 3, 16, dtype=torch.float16)
+    assert SqueezeExcite(16, dtype=torch.float16)(x).dtype == torch.float16
+
+
 @pytest.mark.parametrize(
     ("index", "wrong", "message"),
     [

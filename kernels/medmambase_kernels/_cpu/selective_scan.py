@@ -1,10 +1,7 @@
-"""The selective scan on a CPU: a sequence as one Scan with channels last, copied so where it does
-not come so.
+"""The selective scan on a CPU: one sequence as a Scan, copied to channels last if needed.
 
 A group of channels that shares B and C is a sequence of its own. Kept for backward: the state
 before every 32 steps, 2 bytes an element of u at n = 16 in float32.
-
-Last stop before: selective_scan.py, which checks the arguments. Next stop: scan_launch_cpu.py.
 """
 
 import torch
@@ -46,10 +43,10 @@ def _table_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
     return t[..., :size].unflatten(0, (*like.shape[:-2], groups)).transpose(-1, -2).flatten(-3, -2).to(like.dtype)
 
 
-def _sequences_back(t: Tensor, like: Tensor, groups: int) -> Tensor:
-    """What ``_sequences`` made, as it was."""
-    b, d, l = like.shape
-    return transpose(t[..., : d // groups], empty(b * groups, d // groups, l)).view(b, d, l).to(like.dtype)
+def _sequences_back(t: Tensor, shape: torch.Size, dtype: torch.dtype, groups: int) -> Tensor:
+    """What ``_sequences`` made, as it was: (b, d, l), rounded to ``dtype``."""
+    b, d, l = shape
+    return transpose(t[..., : d // groups], empty(b * groups, d // groups, l)).view(b, d, l).to(dtype)
 
 
 def _scan(
@@ -94,7 +91,7 @@ def forward(
     initial = None if initial_state is None else _states(initial_state, groups)
     y, entry, last = scans.forward(_scan(u, delta, A, B, C, D, delta_bias, delta_softplus), initial, save)
     return (
-        _sequences_back(y, u, groups).to(out_dtype),
+        _sequences_back(y, u.shape, out_dtype, groups),
         _table_back(last.squeeze(1), A.expand(len(u), *A.shape), groups),
         entry,
     )
@@ -124,8 +121,8 @@ def backward(
     )
     dinitial = None if initial_state is None else _table_back(g.state.squeeze(1), initial_state, groups)
     return (
-        _sequences_back(g.x, u, groups),
-        _sequences_back(g.raw.squeeze(2), delta, groups),
+        _sequences_back(g.x, u.shape, u.dtype, groups),
+        _sequences_back(g.raw.squeeze(2), delta.shape, delta.dtype, groups),
         _table_back(g.A, A, groups),
         dB,
         dC,
