@@ -4,7 +4,7 @@ Every operator refuses the same things in the same words: an error names the arg
 and what it must be. Axes have names, and a name has one size in all tensors of a call.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -13,16 +13,16 @@ Axes = tuple[str | int, ...]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FLOATS = "float32, bfloat16, float16 or float64"
-MAP: Axes = ("batch", "height", "width", "channels")
-SEQUENCE: Axes = ("batch", "channels", "length")
+MAP = ("batch", "height", "width", "channels")
+SEQUENCE = ("batch", "channels", "length")
 # A tensor of these axes that comes in the other usual order, and how to put it right.
-_OTHERWISE = {
+_OTHERWISE: dict[Axes, tuple[int, str, str]] = {
     MAP: (1, "(batch, channels, height, width)", "permute(0, 2, 3, 1)"),
     SEQUENCE: (2, "(batch, length, channels)", "transpose(1, 2)"),
 }
 
 
-def check_tensors(tensors: dict[str, Tensor | None], optional: Collection[str] = ()) -> None:
+def check_tensors(tensors: Mapping[str, object], optional: Collection[str] = ()) -> None:
     """Check that all are dense floating-point tensors on the device of the first one.
 
     Those named in ``optional`` may be None. Raises TypeError for what is not a tensor, ValueError
@@ -49,7 +49,7 @@ def check_tensors(tensors: dict[str, Tensor | None], optional: Collection[str] =
             raise ValueError(f"{name} is on {t.device}, but {first[0]} is on {first[1].device}; move one of them")
 
 
-def check_dtype(name: str, dtype: torch.dtype) -> None:
+def check_dtype(name: str, dtype: object) -> None:
     """Check that an operator computes with ``dtype``. Raises ValueError for one that it does not,
     TypeError for what is no torch.dtype."""
     if not isinstance(dtype, torch.dtype):
