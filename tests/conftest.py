@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+from triton_interpreter import patch_the_language_once
 
 from medmambase.data import phantom
 
@@ -78,6 +79,12 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         (Tensor, "new_empty_strided"),
     ):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter() -> None:
+    if HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1":
+        patch_the_language_once()
 
 
 @pytest.fixture(autouse=True)
