@@ -15,7 +15,11 @@ from pydantic_core import ErrorDetails
 
 OBJECT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """For a dataclass that is read from a JSON object, by ``pydantic.with_config``: its whole numbers
-are ``StrictInt``, its other numbers ``StrictFloat``, and a list becomes its tuple."""
+are ``StrictInt``, its other numbers ``StrictFloat``, and a list becomes its tuple. The dataclasses
+inside of it follow."""
+
+PART = ConfigDict(allow_inf_nan=False)
+"""The same for a dataclass of which the JSON object may hold more than it names."""
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _MOST = 80  # characters of a value that are shown

@@ -20,7 +20,6 @@ _LEAST = np.finfo(np.float64).tiny
 _WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all right the best would be 0
 
 
-@with_config(OBJECT)
 @dataclass(frozen=True)
 class OperatingPoint:
     """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that

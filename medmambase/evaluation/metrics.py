@@ -28,7 +28,6 @@ Correlation = Annotated[StrictFloat, Field(ge=-1, le=1)] | None
 Distance = Annotated[StrictFloat, Field(ge=0, le=2)] | None
 
 
-@with_config(OBJECT)
 @dataclass(frozen=True)
 class Interval:
     """From where to where a figure may lie, at a confidence of 95 %, and by which method that is
@@ -39,7 +38,6 @@ class Interval:
     method: str
 
 
-@with_config(OBJECT)
 @dataclass(frozen=True)
 class ClassMetrics:
     """One class against all others, every figure in 0..1; None where it is undefined.

@@ -236,6 +236,7 @@ def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -
         ({"auc": math.nan}, "metrics.auc is nan; it must be a finite number"),
         ({"per_class": []}, "the confusion matrix does not fit 0 classes"),
         ({"per_class": [1]}, "metrics.per_class[0] is 1; it must be named values"),
+        ({"per_class": [{"name": "a", "support": 1.0}]}, "metrics.per_class[0].support is 1.0; it must be a whole"),
         ({"confusion": [[1, 0]]}, "the confusion matrix does not fit 2 classes"),
         ({"confusion": [[5, 0], [0, 1]]}, "the confusion matrix does not fit 2 classes"),
         ({"confusion": [[1, 0], [0, 1.0]]}, "metrics.confusion[1][1] is 1.0; it must be a whole number"),
@@ -251,6 +252,11 @@ def test_medmnist_counts_two_classes_by_a_threshold_and_more_by_a_plain_mean() -
         (
             {"intervals": {"mcc": {"low": -1.5, "high": 1, "method": "x"}}},
             "intervals.mcc ends at -1.5; wanted a number from -1 to 1",
+        ),
+        ({"intervals": {"auc": {"low": 0, "high": math.nan, "method": "x"}}}, "metrics.intervals.auc.high is nan"),
+        (
+            {"intervals": {"auc": {"low": 0, "high": 1, "method": "x", "of": 1}}},
+            "metrics.intervals.auc.of is not known",
         ),
         ({"intervals": {"accuracy": [0, 1]}}, "metrics.intervals.accuracy is [0, 1]; it must be named values"),
         ({"macro": {}}, "macro or weighted has other figures than sensitivity"),

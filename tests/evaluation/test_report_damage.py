@@ -1,6 +1,7 @@
 """A damaged run folder: the broken file is named and the report of before stays."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,12 +73,16 @@ def _change(name: str, **values: object) -> Callable[[Path], Path]:
         _change("config.json", model=None),
         _change("config.json", training=[1]),
         _change("config.json", classes="abc"),
+        _change("config.json", parameters="many"),
+        _change("config.json", best_score=float("nan")),
         _change("data_report.json", counts=[]),
         _change("data_report.json", audit=None),
         _change("data_report.json", audit={"findings": "many"}),
         _change("data_report.json", counts={"train": 5}),
         _change("data_report.json", counts={"train": {"a": "many"}}),
+        _change("data_report.json", counts={"train": {"a": True}}),
         _change("data_report.json", skipped=["a.png"]),
+        _change("data_report.json", skipped=[{"path": "a.png"}]),
         _change("data_report.json", notes=None),
         _change("test/metrics.json", accuracy="high"),
         _change("test/metrics.json", per_class=None),
@@ -98,6 +103,25 @@ def test_a_broken_piece_is_named_and_the_old_page_stays(run: Path, plant: Callab
     assert str(broken) in str(caught.value)
     assert (run / "report.html").read_bytes() == before
     assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("test/calibrated.json", {"temperature": "warm"}, "calibrated.temperature is 'warm'; it must be a number"),
+        ("test/calibrated.json", {"points": [{"name": "a"}]}, "calibrated.points[0].rule is missing"),
+        ("explain/faithfulness.json", {"cam": []}, "faithfulness.cam is []; it must be named values"),
+        ("data_report.json", {"counts": {"train": {"a": 1.5}}}, "counts.train.a is 1.5; it must be a whole number"),
+        ("config.json", {"classes": "abc"}, "config.classes is 'abc'; it must be a list"),
+        ("test/metrics.json", {"ece": -1}, "metrics.ece is -1; it must be at least 0"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_its_place(
+    run: Path, name: str, change: dict[str, object], message: str
+) -> None:
+    _change(name, **change)(run)
+    with pytest.raises(ReportError, match=f"^{re.escape(str(run / name))}: .*{re.escape(message)}$"):
+        write_report(run)
 
 
 def test_a_picture_with_any_bytes_changed_is_named_or_shown(run: Path) -> None:

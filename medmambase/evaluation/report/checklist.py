@@ -39,7 +39,7 @@ def _said(answer: Callable[[Facts], str | None] | None, facts: Facts) -> str | N
 
 
 def _counts(facts: Facts) -> dict[str, int]:
-    return {split: sum(row.values()) for split, row in facts["data"]["splits"].items()} if facts["data"] else {}
+    return {split: sum(row.values()) for split, row in facts["data"].counts.items()} if facts["data"] else {}
 
 
 def _design(facts: Facts) -> str | None:
@@ -50,7 +50,7 @@ def _design(facts: Facts) -> str | None:
 def _excluded(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
-    skipped = len(facts["data"]["skipped"])
+    skipped = len(facts["data"].skipped)
     return (
         "Every file could be read; none was left out by the software."
         if not skipped
@@ -59,13 +59,13 @@ def _excluded(facts: Facts) -> str | None:
 
 
 def _partition(facts: Facts) -> str | None:
-    return f"{facts['data']['method']}." if facts["data"] and facts["data"]["method"] else None
+    return f"{facts['data'].method}." if facts["data"] and facts["data"].method else None
 
 
 def _disjoint(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
-    findings, patients = facts["data"]["findings"], facts["metrics"].patients if facts["metrics"] else None
+    findings, patients = facts["data"].audit.findings, facts["metrics"].patients if facts["metrics"] else None
     known = (
         f"Patients are known of all test images ({patients})."
         if patients
@@ -78,7 +78,7 @@ def _disjoint(facts: Facts) -> str | None:
 
 
 def _preprocessing(facts: Facts) -> str:
-    p = facts["settings"]["preprocessing"]
+    p = facts["config"].preprocessing
     return (
         f"Resized to {p.get('size')} px ({p.get('resize')}), {p.get('channels')} channels, 16-bit and float "
         f"images by {p.get('high_depth')}."
@@ -86,8 +86,8 @@ def _preprocessing(facts: Facts) -> str:
 
 
 def _model(facts: Facts) -> str:
-    m, parameters = facts["settings"]["model"], facts["config"].get("parameters")
-    size = f", {parameters:,} parameters" if isinstance(parameters, int) else ""
+    m, parameters = facts["config"].model, facts["config"].parameters
+    size = f", {parameters:,} parameters" if parameters is not None else ""
     return f"Block {m.get('block')}, depths {m.get('depths')}, widths {m.get('dims')}{size}."
 
 
@@ -96,7 +96,7 @@ def _software(facts: Facts) -> str | None:
 
 
 def _training(facts: Facts) -> str:
-    t = facts["settings"]["training"]
+    t = facts["config"].training
     return (
         f"Recipe {t.get('recipe')}: {t.get('optimizer')}, learning rate {t.get('lr')}, at most {t.get('epochs')} "
         f"epochs in batches of {t.get('batch_size')}, "
@@ -106,8 +106,8 @@ def _training(facts: Facts) -> str:
 
 def _selection(facts: Facts) -> str | None:
     config = facts["config"]
-    by = config.get("selected_by") or facts["settings"]["training"].get("select")
-    return f"Epoch {config['best_epoch']}, by validation {by}." if config.get("best_epoch") is not None else None
+    by = config.selected_by or facts["config"].training.get("select")
+    return f"Epoch {config.best_epoch}, by validation {by}." if config.best_epoch is not None else None
 
 
 def _uncertainty(facts: Facts) -> str | None:

@@ -1,0 +1,162 @@
+"""What the report and the model card take from the files of a run folder, and in which shape.
+
+A file may hold more than is named here; what is named must be there, and of its type.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import StrictFloat, StrictInt, with_config
+
+from medmambase.validation import PART, check
+
+Number = StrictFloat | None
+T = TypeVar("T")
+
+
+class ReportError(Exception):
+    """A run folder that cannot be reported: the message names the file and what is wrong with
+    it."""
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Config:
+    """``config.json``: the settings, and what became of the training; None where it has not
+    ended."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    preprocessing: dict[str, Any]
+    classes: tuple[str, ...]
+    device: str | None = None
+    engine: str | None = None
+    precision: str | None = None
+    parameters: StrictInt | None = None
+    best_epoch: StrictInt | None = None
+    best_score: Number = None
+    selected_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    findings: tuple[str, ...]
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class DataReport:
+    """``data_report.json``: ``counts`` of images by split and class, and what was noticed."""
+
+    counts: dict[str, dict[str, StrictInt]]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    audit: Audit
+    root: str | None = None
+    method: str | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Every class that has a count in any split, in order."""
+        return list(dict.fromkeys(name for row in self.counts.values() for name in row))
+
+
+@dataclass(frozen=True)
+class Figure:
+    figure: Number
+    low: Number
+    high: Number
+
+
+@dataclass(frozen=True)
+class Confidence:
+    brier: Figure
+    ece: Figure
+
+
+@dataclass(frozen=True)
+class PointFigures:
+    sensitivity: Figure
+    specificity: Figure
+    ppv: Figure
+    npv: Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    name: str
+    rule: str
+    threshold: Number
+    test: PointFigures
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Calibrated:
+    """``test/calibrated.json``: the test figures with the calibration that was learned on val."""
+
+    temperature: Number
+    before: Confidence
+    after: Confidence
+    points: tuple[Point, ...]
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Benchmark:
+    """``test/medmnist.json``: the figures of the MedMNIST benchmark's evaluator."""
+
+    ACC: Number
+    AUC: Number
+
+
+@dataclass(frozen=True)
+class Curves:
+    deletion: Number
+    insertion: Number
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Faithfulness:
+    """``explain/faithfulness.json``: the maps beside a random order."""
+
+    cam: Curves
+    random: Curves
+    verdict: str
+
+
+def read(path: Path, shape: type[T]) -> T | None:
+    """A JSON file as a dataclass of this module; None where there is no such file. Raises
+    ReportError for damaged JSON and for another shape."""
+    values = read_object(path)
+    return None if values is None else check(f"{path}: {path.stem}", values, shape, ReportError)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no such file. Raises ReportError."""
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ReportError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ReportError(f"{path} holds a {type(values).__name__}; wanted an object with named values")
+    return values
+
+
+def read_text(path: Path) -> str:
+    """Stripped; "" if there is no such file. Raises ReportError."""
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path} cannot be read: {error}") from error
