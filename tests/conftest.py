@@ -116,12 +116,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return phantom.write_phantom(tmp_path_factory.mktemp("data") / "Daten ü 肺", images_per_class=5, size=32)
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_out_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out drawing, half of the time of a small run, where other tests look at it."""
     for module, names in DRAWN.items():
         for name in names:
             monkeypatch.setattr(f"medmambase.evaluation.{module}.{name}", lambda *_: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``leave_out_pictures`` in a test."""
+    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture

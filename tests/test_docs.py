@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import leave_out_pictures
 from house_source import ROOT
 
-from medmambase.commands import train_flags
+from medmambase.commands import train, train_flags
 from medmambase.data import phantom
 from medmambase.settings import resolve
 
@@ -142,8 +143,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("data", "other")):
         phantom.write_phantom(here / name, images_per_class=5, size=32, seed=seed)
     shutil.copytree(here / "data" / "test", here / "images")
-    train = importlib.import_module("medmambase.commands.train")
-    assert train.main([str(here / "data"), "--runs", str(here / "runs"), *QUICK]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        assert train.main([str(here / "data"), "--runs", str(here / "runs"), *QUICK]) == 0
     for name in ("plain-001", "se-001"):
         shutil.copytree(here / "runs" / "data-001", here / "runs" / name)
     return here
@@ -161,6 +163,7 @@ def test_what_is_not_run_says_why() -> None:
     assert [block.place for block in BLOCKS if block.not_run is not None and len(block.not_run) < 10] == []
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page follow each other, as a reader would type them."""
@@ -173,6 +176,7 @@ def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) 
                 exec(code, names)  # noqa: S102  # these are our own pages
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "block", [b for b in BLOCKS if b.language == "sh" and b.not_run is None], ids=lambda b: b.place
 )
