@@ -1,4 +1,4 @@
-"""README.md, CONTRIBUTING.md and docs/: what they show runs, and what they name exists.
+"""The pages of the project, README.md and docs/ among them: what they show runs, and what they name exists.
 
 A fenced block says in its first line what it is. ``python`` and ``sh`` blocks run, in a folder that
 holds ``data/``, ``other/``, ``images/`` and finished runs, unless the line above says ``<!-- not
@@ -24,7 +24,10 @@ from medmambase.commands import train, train_flags
 from medmambase.data import phantom
 from medmambase.settings import resolve
 
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 LANGUAGES = {"python", "sh", "powershell", "toml", "text"}
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 OUTSIDE = ("cd", "git", "pip", "py", "python", "torchrun", "winget")  # programs that are not ours
@@ -43,7 +46,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{name_of(self.page)}:{self.line}"
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -64,6 +67,10 @@ def spans(page: Path) -> Iterator[str]:
     """What stands in backticks in a sentence, a list or a table."""
     for found in re.finditer(r"`([^`\n]+)`", prose(page)):
         yield found[1]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -164,7 +171,7 @@ def test_what_is_not_run_says_why() -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page follow each other, as a reader would type them."""
     monkeypatch.chdir(folder)
@@ -196,13 +203,13 @@ def test_commands_are_accepted_by_their_parser(block: Block) -> None:
 
 
 @pytest.mark.usefixtures("only_parse")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_sentences_are_accepted_by_their_parser(page: Path) -> None:
     for span in filter(is_command, spans(page)):
         accept(words_of(span))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_flags_in_sentences_exist(page: Path) -> None:
     """A flag that stands alone belongs to a command or a tool."""
     known = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "medmambase/commands").glob("*.py"))
@@ -219,7 +226,7 @@ def test_settings_are_accepted(block: Block, tmp_path: Path) -> None:
     resolve({}, tmp_path / "my.toml")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = prose(page)
     anchors = {path: {slug(title) for title in re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)} for path in PAGES}
@@ -237,7 +244,7 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
     """A path in backticks with a slash in it, from the project's folder or from a package."""
     bases = (ROOT, ROOT / "kernels", ROOT / "medmambase", ROOT / "kernels" / "medmambase_kernels")
@@ -254,7 +261,7 @@ def test_the_readme_is_short_and_its_first_screen_says_it_all() -> None:
         assert what in first
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_pages_read_well(page: Path) -> None:
     """One sentence a line, and no line of code that a page cannot show."""
     long = [f"{block.place}: {line}" for block in blocks(page) for line in block.text.splitlines() if len(line) > 120]
