@@ -1,4 +1,4 @@
-"""The pages of the project, README.md and docs/ among them: what they show runs, and what they name exists.
+"""README.md, docs/ and the other pages: what they show runs, and what they name exists.
 
 A fenced block says in its first line what it is. ``python`` and ``sh`` blocks run, in a folder that
 holds ``data/``, ``other/``, ``images/`` and finished runs, unless the line above says ``<!-- not
