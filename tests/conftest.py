@@ -31,11 +31,8 @@ DRAWN = {
 }
 # Settings of a small training, as a file.
 SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
-ENGINES = [
-    "cpu",
-    "torch",
-    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")),
-]
+TRITON = pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))
+ENGINES = ("cpu", "torch", TRITON)  # in no order: a test of one of them names it
 
 UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 

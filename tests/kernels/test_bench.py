@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from conftest import TOLERANCE, TRITON, engine_device, relative_error
 from torch import Tensor
 
 from medmambase_kernels.bench import cases as bench_cases
@@ -199,7 +199,7 @@ def test_too_little_memory_costs_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("operator", ["selective_scan", "selective_scan_2d"])
 def test_a_sweep_tries_launches_that_are_right_and_refuses_those_that_are_wrong(
     operator: str, engine: str, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from conftest import ENGINES, TOLERANCE, TRITON, engine_device, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def test_odd_maps_are_exact_to_the_edge(engine: str, b: int, h: int, w: int, d: 
     assert_equal_to_the_definition(make_case(b, h, w, d, half=True), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 def test_tiles_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from conftest import ENGINES, TOLERANCE, TRITON, engine_device, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -79,7 +79,7 @@ def test_odd_maps_and_narrow_and_wide_channels_are_exact(engine: str, b: int, h:
     assert_equal_to_the_definition(make_case(b, h, w, d, half=True), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 def test_rows_of_several_strips_and_steps_are_all_summed(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
 

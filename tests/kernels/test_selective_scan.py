@@ -3,7 +3,7 @@ linear recurrence."""
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from conftest import ENGINES, TOLERANCE, TRITON, engine_device, relative_error
 from hypothesis import given, settings
 from scan_cases import assert_equal_to_the_definition, cases, outputs_and_gradients, stiff_case
 from torch import Tensor
@@ -18,7 +18,7 @@ def test_the_engines_of_the_cpu_equal_the_definition(engine: str, case) -> None:
     assert_equal_to_the_definition(*case, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @settings(max_examples=15)
 @given(case=cases(largest_length=40, largest_state=9))
 def test_the_triton_kernels_equal_the_definition(engine: str, case) -> None:
@@ -45,7 +45,7 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
     assert_equal_to_the_definition(stiff_case(2, l, 2, -1.0, -0.5), True, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(

@@ -3,7 +3,7 @@ directions."""
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from conftest import ENGINES, TOLERANCE, TRITON, engine_device, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -73,7 +73,7 @@ def test_the_engines_of_the_cpu_equal_the_definition(engine: str, args: list[Ten
     assert_equal_to_the_definition(args, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @settings(max_examples=12)
 @given(args=cases(largest_side=6, largest_width=6))
 def test_the_triton_kernels_equal_the_definition(engine: str, args: list[Tensor]) -> None:
@@ -101,7 +101,7 @@ def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, 
     assert_equal_to_the_definition(make_case(1, h, w, d, n, r), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(
     ("b", "h", "w", "d", "n", "r"), [(1, 9, 9, 3, 2, 3), (1, 8, 12, 33, 2, 6), (4, 3, 5, 3, 4, 5), (1, 49, 2, 2, 1, 1)]
@@ -115,7 +115,7 @@ def test_every_way_to_launch_a_scan_of_an_image_is_exact(
     assert_equal_to_the_definition(make_case(b, h, w, d, n, r), engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("longest", [1, 10**6], ids=["in chunks", "whole"])
 @pytest.mark.parametrize("r", [3, 6])
 def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(
@@ -142,7 +142,7 @@ def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(
     assert all(len(piece) > 1 for piece in pieces)
 
 
-@pytest.mark.parametrize("engine", ENGINES[-1:])
+@pytest.mark.parametrize("engine", [TRITON])
 def test_an_image_beyond_the_reach_of_32_bit_indices_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import scan as scan_launch_triton
 

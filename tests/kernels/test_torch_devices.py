@@ -3,7 +3,7 @@ GPU."""
 
 import pytest
 import torch
-from test_torch_citizenship import (
+from operators import (
     DTYPES,
     OPERATORS,
     assert_same_bits,
@@ -22,7 +22,7 @@ from medmambase_kernels import backend
 @every_operator
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_meta_and_fake_tensors_have_the_results_shape_and_dtype(operator: str, dtype: torch.dtype) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     tensors = [t.to(dtype) for t in arguments(2, 20)]
     expected = outputs_and_gradients(function, tensors)
     with FakeTensorMode() as mode:
@@ -54,7 +54,7 @@ def test_vector_code_refuses_tensors_without_memory() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @every_operator
 def test_a_training_step_can_be_captured_in_a_cuda_graph(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     static = leaves_of([t.cuda() for t in arguments(2, 100)])
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -76,7 +76,7 @@ def test_a_training_step_can_be_captured_in_a_cuda_graph(operator: str) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA GPUs")
 @every_operator
 def test_an_operator_runs_on_the_gpu_of_its_tensors_not_on_the_current_one(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     tensors = arguments(2, 100)
     with torch.cuda.device(0):
         second = outputs_and_gradients(function, [t.to("cuda:1") for t in tensors])

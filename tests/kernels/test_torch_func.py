@@ -4,7 +4,7 @@ derivatives that do not exist are refused."""
 import pytest
 import torch
 from conftest import TOLERANCE, UNDER_WINE, relative_error
-from test_torch_citizenship import MODULES, OPERATORS, every_operator, leaves_of, module_results, outputs_and_gradients
+from operators import MODULES, OPERATORS, every_operator, leaves_of, module_results, outputs_and_gradients
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, jvp, vmap
@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 @every_operator
 def test_func_grad_and_vmap_equal_autograd_and_a_loop(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     samples = [arguments(2, 20) for _ in range(3)]
     everywhere = tuple(range(len(samples[0])))
 
@@ -35,7 +35,7 @@ def test_func_grad_and_vmap_equal_autograd_and_a_loop(operator: str) -> None:
 
 @every_operator
 def test_vmap_over_one_argument_leaves_the_others_whole(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     tensors = arguments(2, 20)
     for index, t in enumerate(tensors):
         several = torch.stack([t, t / 2, t * 0.9])
@@ -47,7 +47,7 @@ def test_vmap_over_one_argument_leaves_the_others_whole(operator: str) -> None:
 
 @every_operator
 def test_jacrev_gives_every_derivative_of_every_output(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     tensors = arguments(1, 3)
     jacobian = jacrev(lambda first: function(first, *tensors[1:]).flatten())(tensors[0])
     first = tensors[0].clone().requires_grad_()
@@ -78,7 +78,7 @@ def test_gradients_image_by_image_of_a_network_are_those_of_single_images() -> N
 @every_operator
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on the first jvp
 def test_derivatives_that_do_not_exist_are_refused_and_named(operator: str) -> None:
-    function, arguments = OPERATORS[operator]
+    function, arguments = OPERATORS[operator].function, OPERATORS[operator].tensors
     tensors = arguments(1, 5)
     first, *others = leaves_of(tensors)
     (gradient,) = torch.autograd.grad(function(first, *others).square().sum(), first, create_graph=True)

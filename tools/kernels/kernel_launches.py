@@ -170,18 +170,28 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, kept)
 
 
-def _around_the_scan(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+def _norms(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
-    from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
 
     new = partial(torch.empty, device="meta")
     for d in WIDTHS:
-        x, z = new(2, 14, 14, 2 * d, dtype=dtype).chunk(2, -1)
-        y, row, taps, statistics = new(2, 14, 14, d), new(d), new(d, 1, 3, 3), new(2, 2, 14, 14)
+        _, z = new(2, 14, 14, 2 * d, dtype=dtype).chunk(2, -1)
+        y, row, statistics = new(2, 14, 14, d), new(d), new(2, 2, 14, 14)
         yield f"d{d}", partial(gated_norm_triton.forward, y, z, row, row, 1e-5, True)
         yield f"d{d}", partial(gated_norm_triton.backward, z, y, z, row, row, 1e-5, statistics)
+
+
+def _convolutions(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
+
+    new = partial(torch.empty, device="meta")
+    for d in WIDTHS:
+        x, _ = new(2, 14, 14, 2 * d, dtype=dtype).chunk(2, -1)
+        row, taps = new(d), new(d, 1, 3, 3)
         yield f"d{d}", partial(depthwise_silu_triton.forward, x, taps, row, True)
         yield f"d{d}", partial(depthwise_silu_triton.backward, x, x, taps, row, new(0))
 
@@ -190,7 +200,13 @@ def _way(config: Any) -> str:
     return " chunked" if config.chunked else " pair" if getattr(config, "pair", False) else ""
 
 
-CALLS = (_images, _sequences, _gates, _around_the_scan)
+CALLS = {  # of each operator
+    "selective_scan_2d": _images,
+    "selective_scan": _sequences,
+    "squeeze_excite": _gates,
+    "gated_norm": _norms,
+    "depthwise_silu": _convolutions,
+}
 
 
 def kernels_of(module: str) -> dict[str, Any]:
@@ -209,7 +225,7 @@ def record(dtype: str) -> list[Launch]:
     import torch
 
     launches: list[Launch] = []
-    for calls in CALLS:
+    for calls in CALLS.values():
         for case, call in calls(getattr(torch, dtype)):
             with ExitStack() as stack:
                 for module in MODULES:

@@ -26,10 +26,10 @@ def _planes(t: Tensor) -> Tensor:
 def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) in x's dtype and, if ``save``, dy / dv."""
     v = F.conv2d(_planes(x.to(weight.dtype)), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
-    if not save:
-        return F.silu(v, inplace=True).to(x.dtype), v.new_empty(0)
     sigmoid = torch.sigmoid(v)
-    y = v.mul_(sigmoid)
+    y = v.mul_(sigmoid)  # not silu, whose bits may be others
+    if not save:
+        return y.to(x.dtype), v.new_empty(0)
     return y.to(x.dtype), torch.lerp(sigmoid, sigmoid.new_ones(()), y, out=sigmoid)  # s + v s (1 - s)
 
 
