@@ -1,7 +1,6 @@
-"""``medmambase-doctor``: what runs on this machine, what does not, and the command that mends it.
+"""Say what runs on this machine, what does not, and which command fixes it: ``medmambase-doctor``.
 
-Parse, call, print. Needs nothing but Python, so that it can say why PyTorch does not load. As data:
-``doctor/facts.py`` -> ``doctor/findings.py``.
+Parse, call, print. Needs nothing but Python, so that it can say why PyTorch does not load.
 """
 
 import argparse
@@ -18,7 +17,8 @@ from typing import Any
 
 from medmambase import __version__
 from medmambase.doctor.facts import Facts, look
-from medmambase.doctor.findings import Finding, Level, findings, verdict
+from medmambase.doctor.finding import Finding, Level
+from medmambase.doctor.findings import findings, verdict
 
 READY, NOT_READY, USAGE = 0, 4, 2
 _MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level, last = verdict(facts, found)
         for finding in found:
             print(f"{_MARKS[finding.level]} {finding.title:17} {finding.text}")
-            if finding.mend and finding.level:
-                print(f"  {'':17} -> {finding.mend}")
+            if finding.fix and finding.level:
+                print(f"  {'':17} -> {finding.fix}")
         if options.json:
             options.json.write_text(
                 json.dumps(report(facts, found, last, options.paths), indent=1) + "\n", encoding="utf-8", newline="\n"
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> dict[str, Any]:
-    """What ``--json`` writes; without ``paths`` no path and no name of a user."""
+    """Build what ``--json`` writes; without ``paths`` it holds no path and no user's name."""
     whole = {
         "medmambase": __version__,
         "verdict": last,
@@ -93,8 +93,8 @@ def _user() -> str:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-doctor",
-        description="Look this machine over: Python, PyTorch, Triton, card, driver, folders; then run a small "
-        "kernel, and hold the scan to float64.",
+        description="Examine this machine: Python, PyTorch, Triton, card, driver, folders; then run a small "
+        "kernel, and compare the scan with float64.",
         epilog="exit code: 0 ready, 4 not ready",
         allow_abbrev=False,
     )
@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json",
         type=Path,
         metavar="FILE",
-        help="also write all of it to FILE (doctor.json), for a bug report; without user name and paths",
+        help="also write everything to FILE (doctor.json) for a bug report, without your user name and paths",
     )
-    found.add_argument("--paths", action="store_true", help="with --json: leave user name and paths in it")
+    found.add_argument("--paths", action="store_true", help="with --json: keep user name and paths")
     return found
 
 

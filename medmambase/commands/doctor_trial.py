@@ -1,7 +1,7 @@
-"""What the doctor tries in a process of its own: does PyTorch load, which engine runs, is it right,
-how fast. Prints a JSON line after each.
+"""Try in a process of its own whether PyTorch loads, which backend runs, whether it is right, and
+how fast it is; print a JSON line after each.
 
-Started by doctor/facts.py as ``python -m medmambase.commands.doctor_trial``.
+doctor/facts.py starts it as ``python -m medmambase.commands.doctor_trial``.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 
 
 def main() -> int:
-    """Returns 0; whatever is raised ends the process, and its last line is what the doctor
-    shows."""
+    """Run the trial. Returns 0; an exception ends the process, and the doctor shows its last
+    line."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -32,8 +32,8 @@ def main() -> int:
 
     warnings.simplefilter("ignore")  # the doctor says itself what an automatic choice gave up
     device = torch.device("cuda" if gpu else "cpu")
-    engine, _, reason = describe_backend(device).partition(": ")
-    tell(engine=engine, reason=reason)
+    backend, _, reason = describe_backend(device).partition(": ")
+    tell(backend=backend, reason=reason)
 
     def wait() -> None:
         if gpu:
@@ -81,12 +81,12 @@ def main() -> int:
 
 
 def tell(**found: Any) -> None:
-    """A line at once: the next step may end the process."""
+    """Print a line at once, because the next step may end the process."""
     print(json.dumps(found), flush=True)
 
 
 def _all(scan: Any, inputs: list[Any], backend: str | None) -> list[Any]:
-    """The result and all gradients; of the definition in float64."""
+    """Return the result and all gradients, those of the definition in float64."""
     mine = [(t.double().cpu() if backend else t).detach().requires_grad_() for t in inputs]
     y = scan(*mine, backend=backend)
     y.square().sum().backward()

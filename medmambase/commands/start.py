@@ -1,5 +1,5 @@
-"""Where the console commands begin: what they need may not load, and then one line says so instead
-of a traceback."""
+"""Start the console commands; where something they need does not load, one line says so instead of
+a traceback."""
 
 import sys
 from importlib import import_module
@@ -51,7 +51,7 @@ def _start(command: str) -> int:
     except (ImportError, OSError) as error:  # OSError: Windows does not find a DLL that PyTorch needs
         print(
             f"medmambase-{command}: a part of it does not load ({' '.join(str(error).split())}); medmambase-doctor "
-            f"says how to mend that",
+            f"says how to fix that",
             file=sys.stderr,
         )
         return 4

@@ -1,2 +1,2 @@
-"""``medmambase-doctor``: what this machine can run, what it lacks, and the command that mends
-it."""
+"""Find out what this machine can run, what it lacks, and which command fixes that:
+``medmambase-doctor``."""

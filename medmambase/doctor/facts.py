@@ -1,8 +1,7 @@
-"""What the doctor knows about a machine, and how it is found out. Nothing is judged here.
+"""Collect the facts about a machine and its Python; findings.py judges them.
 
 Standard library only, and PyTorch is imported in another process: it may be missing, broken, or end
-the process. Last stop before: torch_build.py.
-Next stop: findings.py.
+the process.
 """
 
 import ctypes
@@ -52,8 +51,8 @@ class Folder:
 
 @dataclass(frozen=True)
 class Trial:
-    """What PyTorch said in a process of its own, as far as that came; ``failed``: why it came no
-    further.
+    """The outcome of a trial run in a process of its own, as far as it came; ``failed``: why it
+    came no further.
 
     ``kernel_s``: seconds until the smallest kernel was compiled and had run. ``error``: of the scan
     and its gradients, largest difference from float64 over the largest magnitude. ``scan_ms``:
@@ -66,7 +65,7 @@ class Trial:
     sees_gpu: bool = False
     builds: tuple[str, ...] = ()
     capability: tuple[int, int] | None = None
-    engine: str = ""
+    backend: str = ""
     reason: str = ""
     kernel_s: float | None = None
     error: float | None = None
@@ -76,8 +75,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine and its Python. Sizes in bytes; versions as their packages say them; None: not
-    there, or not known."""
+    """A machine and its Python. Sizes are in bytes, versions as the installed packages state them;
+    None: not there, or unknown. ``kernels``: the version of medmambase-kernels."""
 
     system: str
     release: str
@@ -87,6 +86,8 @@ class Facts:
     python_folder: str
     headers: bool
     compiler: str | None
+    medmambase: str | None
+    kernels: str | None
     torch: str | None
     tritons: dict[str, str]
     llvmlite: str | None
@@ -104,7 +105,7 @@ class Facts:
 
 
 def look() -> Facts:
-    """This machine and this Python; takes seconds, and compiles a kernel."""
+    """Look at this machine and this Python; takes seconds, and compiles a kernel."""
     found = {name: _version(name) for name in TRITONS}
     machine = torch_build.this_machine()
     name, driver = _card()
@@ -114,7 +115,8 @@ def look() -> Facts:
         machine.system, platform.version() if machine.system == "Windows" else platform.release(),
         machine.architecture, sys.version_info[:3], _kind(), sys.prefix,
         (Path(sysconfig.get_path("include")) / "Python.h").is_file(),
-        shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang"), torch,
+        shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang"),
+        _version("medmambase"), _version("medmambase-kernels"), torch,
         {name: version for name, version in found.items() if version}, _version("llvmlite"),
         tuple(_shadows(Path.cwd())), tuple(_missing()), machine.card, name, driver,
         _folder(Path(tempfile.gettempdir())), _folder(cache), _long_paths(), _memory(),
@@ -130,7 +132,7 @@ def _version(package: str) -> str | None:
 
 
 def _kind() -> str:
-    """Where this Python comes from, as far as it matters."""
+    """Name where this Python comes from, as far as it matters."""
     base = Path(sys.base_prefix)
     if list(base.glob("python*._pth")):
         return "embeddable"
@@ -140,8 +142,7 @@ def _kind() -> str:
 
 
 def _shadows(folder: Path) -> list[str]:
-    """Files in a folder that would be imported in place of a package, by a script that lies
-    there."""
+    """Find the files in a folder that a script in it would import in place of a package."""
     found = [folder / f"{name}.py" for name in _SHADOWED] + [folder / name / "__init__.py" for name in _SHADOWED]
     installed = {
         Path(spec.origin).resolve() for name in _SHADOWED if (spec := importlib.util.find_spec(name)) and spec.origin
@@ -154,7 +155,7 @@ def _shadows(folder: Path) -> list[str]:
 
 
 def _missing() -> list[str]:
-    """Libraries of the Visual C++ runtime that Windows does not find."""
+    """Find the libraries of the Visual C++ runtime that Windows cannot load."""
     if sys.platform != "win32":
         return []
     missing = []
@@ -167,7 +168,7 @@ def _missing() -> list[str]:
 
 
 def _card() -> tuple[str, str]:
-    """The name and the driver's version of the first NVIDIA card."""
+    """Return the name and the driver's version of the first NVIDIA card."""
     program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
     said = (
         torch_build.output([program, "--query-gpu=name,driver_version", "--format=csv,noheader"]) if program else None
@@ -177,7 +178,7 @@ def _card() -> tuple[str, str]:
 
 
 def _folder(path: Path) -> Folder:
-    """Whether a file can be made there, or in the nearest folder above that exists."""
+    """Try to make a file there, or in the nearest folder above that exists."""
     there = path
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -215,7 +216,7 @@ class _MemoryStatus(ctypes.Structure):
 
 
 def _memory() -> int | None:
-    """Bytes of memory of the machine."""
+    """Return the machine's memory in bytes."""
     if sys.platform == "win32":
         status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
         return int(status.total) if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
@@ -226,19 +227,19 @@ def _memory() -> int | None:
 
 
 def _trial() -> Trial:
-    """doctor_trial.py in a process of its own: what it had printed counts, however it ended."""
+    """Run doctor_trial.py in a process of its own; what it printed counts, however it ended."""
     command = [sys.executable, "-X", "utf8", "-m", "medmambase.commands.doctor_trial"]
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE, check=False
         )
     except subprocess.TimeoutExpired as late:
-        return read_trial(_text(late.stdout), f"it had not ended after {_PATIENCE} s")
+        return read_trial(_text(late.stdout), f"it did not finish within {_PATIENCE} s")
     return read_trial(done.stdout, _last_line(done.stderr) or f"exit code {done.returncode}" if done.returncode else "")
 
 
 def read_trial(printed: str, failed: str) -> Trial:
-    """The trial from the JSON lines that it had printed."""
+    """Read the trial from the JSON lines that it printed."""
     found: dict[str, Any] = {}
     for line in printed.splitlines():
         if line.startswith("{"):

@@ -1,4 +1,4 @@
-"""Which torch fits a machine: by its system, its Python and its NVIDIA card.
+"""Choose the torch that fits a machine, by its system, its Python and its NVIDIA card.
 
 Standard library only: tools/environment.py asks before anything is installed, and the doctor where
 torch does not load.
@@ -27,14 +27,13 @@ WHEELS = "https://download.pytorch.org/whl/"
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the message is for the person at the keyboard and says what
-    to do."""
+    """Raised where the environment cannot be made; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """The strongest NVIDIA card: the newest CUDA its driver runs, and its compute capability. None
-    where the driver does not say."""
+    """The strongest NVIDIA card: the newest CUDA that its driver runs, and its compute capability;
+    None where the driver does not say."""
 
     cuda: tuple[int, int] | None
     capability: tuple[int, int] | None
@@ -53,7 +52,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to give to ``pip install`` (nothing: torch is there already), and why."""
+    """The arguments for ``pip install`` (none: torch is there already), and the reason."""
 
     arguments: tuple[str, ...]
     reason: str
@@ -66,10 +65,10 @@ def new_enough(torch: str | None) -> bool:
 
 
 def choose_torch(machine: Machine, found: str | None) -> Choice:
-    """The torch for this machine. ``found``: the version that the environment sees already. Raises
-    SetupError where no wheel fits."""
+    """Choose the torch for this machine. ``found``: the version that the environment has already.
+    Raises SetupError where no wheel fits."""
     if new_enough(found):
-        return Choice((), f"{found} is there and is used as it is")
+        return Choice((), f"{found} is installed already and is kept")
     _must_have_wheels(machine)
     pinned, linux = f"torch=={TORCH}", machine.system == "Linux"
     if machine.system == "Darwin":
@@ -134,8 +133,8 @@ def _cuda_build(card: Card) -> tuple[str, str]:
 
 
 def choose_triton(machine: Machine, torch: str, test: bool) -> str | None:
-    """The Triton made for TORCH, where pip would take a newer one; None where nothing is wanted or
-    another torch is in use."""
+    """Choose the Triton made for TORCH, where pip would take a newer one; None where none is needed
+    or another torch is in use."""
     if not torch.startswith(TORCH.rpartition(".")[0] + "."):
         return None
     if machine.system == "Windows" and machine.architecture == "win-amd64":
@@ -144,7 +143,7 @@ def choose_triton(machine: Machine, torch: str, test: bool) -> str | None:
 
 
 def read_card(overview: str, capabilities: str) -> Card:
-    """The card from nvidia-smi's overview and its ``compute_cap`` query."""
+    """Read the card from nvidia-smi's overview and its ``compute_cap`` query."""
     cuda = re.search(r"CUDA[\w ]*Version:\s*(\d+)\.(\d+)", overview)
     found = [
         (int(major), int(minor)) for major, minor in re.findall(r"^\s*(\d+)\.(\d+)\s*$", capabilities, re.MULTILINE)
@@ -153,7 +152,7 @@ def read_card(overview: str, capabilities: str) -> Card:
 
 
 def find_card() -> Card | None:
-    """The machine's NVIDIA card; None where nvidia-smi is missing, fails, or lists none."""
+    """Find the machine's NVIDIA card; None where nvidia-smi is missing, fails, or lists none."""
     program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
     if program is None or not re.search(r"^GPU \d+:", output([program, "-L"]) or "", re.MULTILINE):
         return None
@@ -163,13 +162,13 @@ def find_card() -> Card | None:
 
 
 def this_machine() -> Machine:
-    """The machine and interpreter that run this."""
+    """Describe the machine and the interpreter that run this."""
     architecture = sysconfig.get_platform() if os.name == "nt" else platform.machine()
     return Machine(platform.system(), architecture, (sys.version_info[0], sys.version_info[1]), find_card())
 
 
 def output(command: Sequence[str]) -> str | None:
-    """What a quiet command prints; None where it does not run or fails."""
+    """Return what a command prints; None where it does not run or fails."""
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
