@@ -18,8 +18,9 @@ from medmambase_kernels import depthwise_silu, gated_norm, selective_scan, selec
 from medmambase_kernels._cpu import compiler, openmp
 from medmambase_kernels._cpu.compiler import Program, compiled
 from medmambase_kernels._cpu.lanes import totals
-from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import exp2, sigmoid, softplus
+from medmambase_kernels._cpu.values import Value
 
 LANES = [4, 8, *([16] if compiler.lanes() == 16 else [])]  # 16 means AVX-512
 

@@ -27,17 +27,15 @@ from medmambase_kernels._cpu import openmp
 from medmambase_kernels._cpu.capture import current
 from medmambase_kernels._cpu.language import (
     ARGUMENTS,
-    FLOAT,
-    INDEX,
     NEXT_TASK,
     NEXT_THREAD,
-    POINTER,
     SCRATCH,
     SCRATCH_FLOATS,
     TASKS,
     Kernel,
     word,
 )
+from medmambase_kernels._cpu.values import FLOAT, INDEX, POINTER
 from medmambase_kernels.process import forked
 
 _LINE = 16  # floats of a cache line

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from medmambase_kernels._cpu import compiler
 from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
-from medmambase_kernels._cpu.language import Kernel, Pointer, Value
+from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import sigmoid
+from medmambase_kernels._cpu.values import Pointer, Value
 from medmambase_kernels._torch import depthwise_silu as portable
 
 # rows of a map that a task of backward takes: its sums of the weights' gradients are added in the

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from medmambase_kernels._cpu import compiler
 from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
-from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import sigmoid
+from medmambase_kernels._cpu.values import Value
 from medmambase_kernels._torch import gated_norm as portable
 
 _BAND = 128  # rows of a task, whose sums of the weights' gradients are added in the order of the tasks

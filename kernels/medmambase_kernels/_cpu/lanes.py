@@ -6,7 +6,8 @@ Last stop before: scan_backward_cpu.py, transpose_cpu.py. Next stop: vector_cpu.
 
 from collections.abc import Sequence
 
-from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.language import Kernel
+from medmambase_kernels._cpu.values import Value
 
 
 def totals(kernel: Kernel, vectors: Sequence[Value]) -> Value:

@@ -3,7 +3,8 @@
 Last stop before: the kernels. Next stop: vector_cpu.py.
 """
 
-from medmambase_kernels._cpu.language import Kernel, Value
+from medmambase_kernels._cpu.language import Kernel
+from medmambase_kernels._cpu.values import Value
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453

@@ -16,9 +16,10 @@ Last stop before: scan_launch_cpu.py. Next stop: scan_cpu.py.
 """
 
 from medmambase_kernels._cpu.lanes import totals
-from medmambase_kernels._cpu.language import Kernel, Pointer, Value
+from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import LN2, exp2
 from medmambase_kernels._cpu.scan_forward import CHUNK, INPUTS, SIZES, Form, Lines, Walk
+from medmambase_kernels._cpu.values import Pointer, Value
 
 _RANKS = 3  # of delta's projection at a time: the usual ranks, a 32nd of the channels, are multiples of 3
 OUTPUTS = ("dx", "draw", "drows", "dW", "dA", "dB", "dC", "dD", "dbias", "dinitial")

@@ -16,8 +16,9 @@ Last stop before: scan_launch_cpu.py. Next stops: scan_backward_cpu.py, vector_c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medmambase_kernels._cpu.language import Kernel, Pointer, Value
+from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import exp2, softplus
+from medmambase_kernels._cpu.values import Pointer, Value
 
 # steps: what a block of channels needs of them fits the first-level cache; the states kept are 4 n
 # / 32 bytes an element and direction
