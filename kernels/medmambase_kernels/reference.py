@@ -1,7 +1,6 @@
-"""The definitions: each operator once, as a plain loop in float64. Every engine must equal these.
+"""The definitions: each operator once, as a plain loop in float64. Every backend must equal these.
 
-Differentiable by autograd, twice if need be; slow on purpose. Next stop before: the operator's
-file.
+Differentiable by autograd, twice if need be; slow on purpose.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Compiles vector kernels for the processor they run on, and launches them over torch's threads.
+"""Compile vector kernels for the processor at hand, and launch them on torch's threads.
 
 A kernel takes LLVM 0.05 to 0.2 s to compile, once a process: there is no cache on disk, hence none
 that is stale, shared or cannot be written.
@@ -7,8 +7,6 @@ Why llvmlite: four directions of 16 images, 96 channels, 32x32, 16 states took, 
 2 cores and AVX-512, forward / forward and backward, 50 / 202 ms through numba, whose vectoriser
 gives up beyond a few arrays and which compiles for 9 s, and 16 / 50 ms as LLVM vector code, which a
 small language makes as readable. The kernels here take a fifth less than that.
-
-Last stop before: scan_launch_cpu.py and the other *_cpu.py launchers. Next stop: threads_cpu.py.
 """
 
 import ctypes

@@ -1,12 +1,14 @@
-"""The depthwise convolution and SiLU on a CPU: a row of the map at a time, its 3 x 3 neighbourhood
-sliding through registers.
+"""The depthwise convolution and SiLU on a CPU: the 3 x 3 neighbourhood slides through registers, a
+row of the map at a time.
 
-    v = bias + weight * x    y = v sigmoid(v)    dv = dy s (1 + v (1 - s)) for s = sigmoid(v)
-    dx = weight turned by 180 degrees * dv    dweight_ij = sum of dv times x moved by (i, j)
+    v = bias + weight * x    s = sigmoid(v)    y = v s
+    dv = dy s (1 + v (1 - s))
+    dx = weight turned by 180 degrees * dv
+    dweight_ij = sum of dv times x moved by (i, j)
 
 Forward reads x and writes y. Backward makes v anew, reads x and dy and writes dv, then reads both
 and writes dx. Nothing is kept for it. A width that is no multiple of the processor's lanes goes
-through plain PyTorch operations. Last stop before: depthwise_silu.py. Next stop: vector_cpu.py.
+through plain PyTorch operations.
 """
 
 import functools

@@ -1,13 +1,13 @@
-"""LayerNorm times silu(z) on a CPU: a row of channels at a time, while it is in the first-level
+"""LayerNorm times silu(z) on a CPU: one row of channels at a time, while it is in the first-level
 cache.
 
     m = (y - mean) rstd    n = weight m + bias    s = sigmoid(z)    out = n z s
-    dn = dout z s    dz = dout n (s + z s (1 - s))    dy = rstd (weight dn - mean(weight dn) - m
-    mean(weight dn m))
+    dn = dout z s    dz = dout n (s + z s (1 - s))
+    dy = rstd (weight dn - mean(weight dn) - m mean(weight dn m))
 
 Forward reads y and z and writes out; backward reads dout, y and z and writes dy and dz. Kept for
 backward: mean and rstd. A width that is no multiple of the processor's lanes goes through plain
-PyTorch operations. Last stop before: gated_norm.py. Next stop: vector_cpu.py.
+PyTorch operations.
 """
 
 import functools

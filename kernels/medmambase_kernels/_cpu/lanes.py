@@ -1,8 +1,4 @@
-"""What takes as many vectors as a vector has lanes, a square in registers: their sums, and their
-columns.
-
-Last stop before: scan_backward_cpu.py, transpose_cpu.py. Next stop: vector_cpu.py.
-"""
+"""Sum and transpose as many vectors as a vector has lanes, a square in registers."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
-"""A small language for vector kernels: Python that writes LLVM's intermediate code, which llvmlite
-compiles for the processor it runs on.
+"""Write vector kernels in Python: its formulas become LLVM's intermediate code, which llvmlite
+compiles for the processor at hand.
 
 A kernel is written as formulas over values. ``a * b + c`` emits a fused multiply-add; a Python
 number is a constant; a scalar meets a vector in every lane. Vectors have as many lanes as the

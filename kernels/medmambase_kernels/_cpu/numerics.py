@@ -1,7 +1,4 @@
-"""exp2, softplus and sigmoid in vector code: wheels bring no vector library of mathematics.
-
-Last stop before: the kernels. Next stop: vector_cpu.py.
-"""
+"""Compute exp2, softplus and sigmoid in vector code: wheels bring no such library."""
 
 from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.values import Value

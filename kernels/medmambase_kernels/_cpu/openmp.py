@@ -1,4 +1,4 @@
-"""Runs compiled code on torch's own threads.
+"""Run compiled code on torch's own threads.
 
 torch's OpenMP threads wait actively for a moment after each operator: a pool of ours would fight
 them for the cores. So the code runs as a parallel region of the very OpenMP library that torch

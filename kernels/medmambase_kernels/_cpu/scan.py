@@ -1,8 +1,5 @@
-"""One scan problem, as both operators hand it to the CPU's kernels, and its two passes: allocate,
-pick the kernel, launch.
-
-Last stop before: selective_scan_cpu.py or selective_scan_2d_cpu.py, which bring their arguments
-into this form. Next stop: scan_cpu.py.
+"""Run one scan problem of either operator on the CPU, in two passes: allocate, pick the kernel,
+launch.
 """
 
 import functools

@@ -1,9 +1,10 @@
-"""The backward kernel of both scans on a CPU. With dh_t the adjoint of h_t, a_t = 2^(delta_t A2)
-and s_t = delta_t x_t:
+"""The backward kernel of both scans on a CPU.
 
-    dh_t = C_t dy_t + a_{t+1} dh_{t+1}        dB_t = sum_d dh_t s_t    dC_t = sum_d dy_t h_t
-    dA += delta_t a_t h_{t-1} dh_t            ds_t = sum_n dh_t B_t    ddelta_t = x_t ds_t + sum_n A
-    a_t h_{t-1} dh_t
+With dh_t the adjoint of h_t, a_t = 2^(delta_t A2) and s_t = delta_t x_t:
+
+    dh_t = C_t dy_t + a_{t+1} dh_{t+1}    dB_t = sum_d dh_t s_t    dC_t = sum_d dy_t h_t
+    dA += delta_t a_t h_{t-1} dh_t        ds_t = sum_n dh_t B_t
+    ddelta_t = x_t ds_t + sum_n A a_t h_{t-1} dh_t
 
 A task is an image (or a group of a sequence's channels), or a cut of its channels. Chunk after
 chunk from the last, block after block of channels, it builds a_t and h_{t-1} anew from the state
@@ -11,8 +12,6 @@ that forward kept, in the first-level cache, and sweeps back over them, a few st
 sums over channels stay vectors, one for each number of a chunk's rows, and become numbers once at
 the chunk's end. No two tasks write to one place, and partial sums are added in a fixed order:
 results do not depend on the number of threads.
-
-Last stop before: scan_launch_cpu.py. Next stop: scan_cpu.py.
 """
 
 from medmambase_kernels._cpu.lanes import totals

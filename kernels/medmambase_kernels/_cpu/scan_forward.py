@@ -9,8 +9,6 @@ direction by chunks of CHUNK steps: first delta and delta x of every step, into 
 cache; then the states, a few at a time so that they stay in registers; then y, added in place over
 the directions. A direction is a list of positions, so no turned copy of anything exists. Kept for
 backward: the state before each chunk.
-
-Last stop before: scan_launch_cpu.py. Next stops: scan_backward_cpu.py, vector_cpu.py.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,8 @@
-"""SS2D's core on a CPU: the four directions of an image as one Scan, whose positions are read in
-four orders.
+"""The scan of an image on a CPU: its four directions as one Scan, whose positions are read in four
+orders.
 
 x_dbl is read as it stands, delta is projected inside. Kept for backward: the state before every 32
 steps, 2 bytes an element of x and direction at n = 16 in float32.
-
-Last stop before: selective_scan_2d.py, which checks the arguments. Next stop: scan_launch_cpu.py.
 """
 
 import functools

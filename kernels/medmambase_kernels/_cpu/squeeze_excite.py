@@ -1,13 +1,12 @@
-"""The squeeze-and-excitation gate on a CPU: its sums over positions in one pass each.
+"""The squeeze-and-excitation gate on a CPU: sums over positions in one pass each.
 
     p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
     dg = sum over positions of dy x
 
 Forward reads x twice and writes y, of a small map in one launch; backward reads x once, dy twice
 and writes dx. Kept for backward: p and g, (b, c) each.
-What is (b, c) is else left to PyTorch, and so is a width that is no multiple of the processor's
-lanes.
-Last stop before: squeeze_excite.py. Next stop: vector_cpu.py.
+Other tensors of (b, c) are left to PyTorch, and so is a width that is no multiple of the
+processor's lanes.
 """
 
 import functools

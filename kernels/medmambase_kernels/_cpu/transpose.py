@@ -1,9 +1,9 @@
-"""Transposes matrices in vector code: a square of as many rows and columns as the processor has
-lanes at a time, in registers.
+"""Transpose matrices in vector code, a square of as many rows and columns as there are lanes at a
+time, in registers.
 
 A sequence arrives with its steps side by side and is scanned with its channels side by side.
 PyTorch's own copy between the two jumps from cache line to cache line, and takes three times as
-long as the scan. Last stop before: selective_scan_cpu.py. Next stop: vector_cpu.py.
+long as the scan.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Values of a vector kernel, and how each operation on them is written as LLVM's code.
+"""The values of a vector kernel, and the LLVM code of each operation on them.
 
 A value knows the ``Writer`` of its kernel: ``a * b`` writes the instruction at the place where the
 writer is and returns its result. ``language.py`` has what a kernel is made with.

@@ -1,5 +1,4 @@
-"""The depthwise convolution and SiLU in plain PyTorch operations, on any device: the portable
-engine.
+"""The depthwise convolution and SiLU in plain PyTorch operations, on any device.
 
     v = bias + weight * x    s = sigmoid(v)    y = v s    dy / dv = s (1 + v (1 - s))
 

@@ -1,7 +1,7 @@
-"""LayerNorm times silu(z) in plain PyTorch operations, on any device: the portable engine.
+"""LayerNorm times silu(z) in plain PyTorch operations, on any device.
 
-    n = weight (y - mean) rstd + bias    s = sigmoid(z)    out = n z s    d out / dn = z s    d out
-    / dz = n s (1 + z (1 - s))
+    n = weight (y - mean) rstd + bias    s = sigmoid(z)    out = n z s
+    d out / dn = z s    d out / dz = n s (1 + z (1 - s))
 
 Kept for backward, besides mean and rstd: the two derivatives, (b, h, w, d) each in the working
 precision. On a CPU an exponential costs as much as six products, so it is made once.

@@ -1,12 +1,12 @@
-"""The selective scan in plain PyTorch operations, on any device: the portable engine.
+"""The selective scan in plain PyTorch operations, on any device.
 
     a_l = exp(delta_l A)    h_l = a_l h_{l-1} + (delta_l u_l) B_l    y_l = <C_l, h_l> + D u_l
 
 Time stands first and channels last, so that one step is one fused multiply-add on a slab (group,
 batch, state, channel); everything else is done for CHUNK steps at once in buffers that are used
 again. Forward keeps the state at each chunk's entry and nothing else; backward rebuilds a chunk
-from there, then sweeps it in reverse. ``selective_scan_2d_cpu`` runs on the same three functions,
-its directions being the groups.
+from there, then sweeps it in reverse. The scan of an image runs on the same three functions, its
+directions being the groups.
 """
 
 import math

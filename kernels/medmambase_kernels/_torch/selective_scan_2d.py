@@ -1,6 +1,6 @@
-"""The four-direction scan in plain PyTorch operations, on any device: the portable engine.
+"""The scan of an image in four directions, in plain PyTorch operations, on any device.
 
-The directions are the groups of ``selective_scan_cpu``: a chunk takes CHUNK positions of each
+The directions are the groups of the scan of a sequence: a chunk takes CHUNK positions of each
 direction's order from one time-first x, so that the four orders meet as one slab (direction, image,
 state, channel) and x is never copied for them.
 The delta projection is made a chunk at a time and never written out. Kept for backward: the state

@@ -1,4 +1,4 @@
-"""The squeeze-and-excitation gate in plain PyTorch operations, on any device: the portable engine.
+"""The squeeze-and-excitation gate in plain PyTorch operations, on any device.
 
     p = mean over positions of x    g = scale * sigmoid(excite . relu(squeeze . p))    y = x * g
 

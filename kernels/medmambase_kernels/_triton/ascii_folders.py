@@ -1,10 +1,10 @@
-"""Folders that Triton's compilers can use on Windows, where an account has a name beyond ASCII.
+"""Give Triton's compilers folders with ASCII names on Windows, where an account may have another
+name.
 
 TinyCC and ptxas read their input from the folder of temporary files, and Triton's own library reads
-TRITON_CACHE_DIR, each in the code page of the
-system: ``C:\\Users\\用户\\AppData\\Local\\Temp`` does not exist for them on a Windows of another
-language. The short name of the same folder does (``C:\\Users\\1F2A~1\\...``). Last stop before:
-backend.py, on the first use of the engine ``triton``.
+TRITON_CACHE_DIR, each in the code page of the system:
+``C:\\Users\\用户\\AppData\\Local\\Temp`` does not exist for them on a Windows of another
+language. The short name of the same folder does (``C:\\Users\\1F2A~1\\...``).
 """
 
 import atexit

@@ -2,8 +2,8 @@
 the cache.
 
     v_p = bias + sum over taps t of weight_t x_{p + t}    s = sigmoid(v)    y = v s
-    dv = dy s (1 + v (1 - s))    dx_p = sum of weight_t dv_{p - t}    dweight_t = sum over p of dv_p
-    x_{p + t}    dbias = sum of dv
+    dv = dy s (1 + v (1 - s))    dx_p = sum over t of weight_t dv_{p - t}
+    dweight_t = sum over p of dv_p x_{p + t}    dbias = sum of dv
 
 Nothing is kept for backward. It computes v again, writes dv in float32 and reads it back through
 the turned stencil: a single pass would have to make dv three times over, and is bound by

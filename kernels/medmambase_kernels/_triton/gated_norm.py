@@ -2,8 +2,9 @@
 pass over memory.
 
     x = (y - mean) rstd    n = weight x + bias    s = sigmoid(z)    out = n z s
-    dn = dout z s    dz = dout n s (1 + z (1 - s))    dx = dn weight    dy = rstd (dx - mean of dx -
-    x mean of (dx x)) dweight = sum of dn x    dbias = sum of dn    over all rows
+    dn = dout z s    dz = dout n s (1 + z (1 - s))    dx = dn weight
+    dy = rstd (dx - mean of dx - x mean of (dx x))
+    dweight = sum of dn x    dbias = sum of dn    over all rows
 
 Kept for backward: mean and rstd, 8 bytes a row. A program of backward takes a strip of rows and
 leaves one partial sum for each of the two weights, a row of ``part``; these are added in their

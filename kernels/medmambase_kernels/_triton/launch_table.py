@@ -1,9 +1,7 @@
-"""The launch table: how the scan kernels are launched, as pure functions of shape and GPU. Nothing
-is tuned at run time.
+"""The launch table: how each scan kernel is launched, as pure functions of shape and GPU.
 
-First-call latency and run-to-run variation are worse than the last few per cent, and a
-configuration that depended on timings could change bits.
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py.
+Nothing is tuned at run time. First-call latency and run-to-run variation are worse than the last
+few per cent, and a configuration that depended on timings could change bits.
 ``medmambase-bench --sweep`` measures the candidates beside these choices.
 """
 

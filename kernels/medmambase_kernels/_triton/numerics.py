@@ -1,4 +1,4 @@
-"""What several kernels compute alike: loads in float32, softplus and its slope, sigmoid.
+"""Load in float32, and compute softplus, its slope and sigmoid, for several kernels.
 
 Made of exp2 (one instruction on the exp unit), multiply-adds and selections: tl.log, tl.exp and a
 division are 5 to 30 instructions each.

@@ -1,8 +1,5 @@
-"""One scan problem, as both operators hand it to the kernels, and its two passes: allocate, compute
-the grid, launch.
-
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py, which bring their
-arguments into this form. Next stop: scan_triton.py.
+"""Run one scan problem of either operator on the GPU, in two passes: allocate, compute the grid,
+launch.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
-"""The backward kernels of both scans. Nothing was kept but the inputs and the state that entered
-each chunk.
+"""The backward kernels of both scans on a GPU.
 
-With g_t the adjoint of h_t:  g_t = C_t dy_t + a_{t+1} g_{t+1},  dB_t = g_t delta_t x_t,  dC_t = h_t
-dy_t,  d(delta_t A) = g_t a_t h_{t-1}.
+    g_t = C_t dy_t + a_{t+1} g_{t+1}    dB_t = g_t delta_t x_t    dC_t = h_t dy_t
+    d(delta_t A) = g_t a_t h_{t-1}
+
+g_t is the adjoint of h_t. Nothing was kept but the inputs and the state that entered each chunk.
 
 A program takes its chunks from the last to the first. First it rebuilds a chunk as forward does, a
 channel a lane, and leaves the state before each group of STEPS steps in a scratch strip that stays
@@ -11,12 +12,10 @@ back; there a lane holds 4 states of 4 channels, since the sums over states (for
 over channels (for B and C) cost least so. Sums over channel blocks, chunks and images are stored as
 parts and added in a fixed order: no atomics, every run gives the same bits.
 
-Where whole sequences are too few programs (CHUNKED), ``adjoint_ends`` and scan_triton's ``carry``
-in reverse give each chunk the adjoint that enters it.
+Where whole sequences are too few programs (CHUNKED), ``adjoint_ends`` and, in reverse, ``carry`` of
+scan_forward.py give each chunk the adjoint that enters it.
 A fixed number of programs shares the items out in a fixed order, so that the strips fit into the
 cache.
-
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop: they again.
 """
 
 import triton
@@ -121,7 +120,7 @@ def _sweep(
     return g, dA, dB, dC, dD, dbias, p, place
 
 
-# Why ``zero``, and whole groups first: see scan_triton.py. Here the sweep wants aligned tiles, the
+# Why ``zero``, and whole groups first: see scan_forward.py. Here the sweep wants aligned tiles, the
 # rebuilding does not.
 @triton.jit(do_not_specialize=["zero", "start"])
 def backward(

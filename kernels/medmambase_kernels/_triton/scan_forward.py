@@ -1,8 +1,10 @@
-"""The forward kernels of both scans: one warp walks a sequence, or one direction of an image, with
-its [state, channel] tile in registers.
+"""The forward kernels of both scans on a GPU: one warp walks a sequence, or one direction of an
+image, with its [state, channel] tile in registers.
 
-    h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t      A2 = A log2(e), so that one exp2 instruction
-    is the whole decay y_t = sum_n C_t h_t + D x_t
+    h_t = 2^(delta_t A2) h_{t-1} + delta_t x_t B_t
+    y_t = sum_n C_t h_t + D x_t
+
+A2 = A log2(e), so that one exp2 instruction is the whole decay.
 
 A lane holds one channel and all its states: no shuffle, no barrier, no shared memory. A direction
 is a signed stride over the one image, so no turned copy exists. Bytes an element of x and
@@ -15,9 +17,6 @@ Three ways to launch ``forward``: WHOLE, a program for each whole sequence; or, 
 few programs, ENDS (each chunk from a zero state: its last state and the sum of its deltas), then
 ``carry`` along the chunks, then CHUNKS (each chunk from its entry state). The entry states are what
 backward starts from.
-
-Last stop before: selective_scan_triton.py or selective_scan_2d_triton.py. Next stop:
-scan_backward_triton.py.
 """
 
 import triton

@@ -1,11 +1,8 @@
-"""The selective scan on a GPU: a sequence as one Scan with channels last, copied so where it does
-not come so.
+"""The selective scan on a GPU: one sequence as a Scan, copied to channels last if needed.
 
 A group of channels that shares B and C is a range of channels with rows of its own. Kept for
 backward: nothing for up to 64 steps, else the state before every 32, 2 bytes an element of u at n =
 16. y is written, and its gradient read, with channels last.
-
-Last stop before: selective_scan.py, which checks the arguments. Next stop: scan_launch_triton.py.
 """
 
 import torch

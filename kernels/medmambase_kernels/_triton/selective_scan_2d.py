@@ -1,7 +1,9 @@
-"""SS2D's core on a GPU: the four directions of an image as one Scan.
+"""The scan of an image on a GPU: its four directions as one Scan.
 
-    raw_p = dt_weight_k rank_p,  delta_p = softplus(raw_p + dt_bias_k)      p: the positions in
-    direction k's order y_p = sum over k of scan(delta, x, B, C)_p + D_k x_p
+    raw_p = dt_weight_k rank_p    delta_p = softplus(raw_p + dt_bias_k)
+    y_p = sum over k of scan(delta, x, B, C)_p + D_k x_p
+
+p runs over the positions in direction k's order.
 
 The directions' results are stored apart in float32, or a direction and its reverse added in place,
 and summed in a fixed order. A small rank of delta is multiplied inside the scan; a larger one
@@ -9,9 +11,6 @@ before it, as backward always does, in float32 in a kernel of ours, so that no m
 reaches it.
 Kept for backward: nothing for up to 64 positions, else the state before every 32, 2 bytes an
 element of x and direction at n = 16.
-
-Last stop before: selective_scan_2d.py, which checks the arguments. Next stop:
-scan_launch_triton.py.
 """
 
 import torch
