@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medmambase.data.reading import dicom_decoder
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
 
 _TAGS = (
@@ -43,9 +44,6 @@ _REFUSED = {
     "1.2.840.10008.1.2.4.80": "JPEG-LS",
     "1.2.840.10008.1.2.4.81": "JPEG-LS",
 }
-# What Pillow's decoders, which pydicom uses, cannot read: JPEG of 12 bits, lossless JPEG,
-# high-throughput JPEG 2000.
-_BY_IMAGECODECS = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 201, 202, 203))
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -136,51 +134,43 @@ def _flatten(header: Any) -> None:
 
 def _first_frame(stream: _Bounded, header: Any, syntax: str, room_for: Callable[..., object]) -> npt.NDArray[Any]:
     """As stored: (h, w) or (h, w, 3), YBR turned into RGB, bits above those stored cut off."""
-    from pydicom.encaps import get_frame
-    from pydicom.pixels.processing import convert_color_space
     from pydicom.pixels.utils import pixel_array
     from pydicom.uid import UID
 
     if UID(syntax).is_transfer_syntax and UID(syntax).is_encapsulated:
-        start = stream.tell()
-        stream.seek(start + 12)  # tag, VR, length: compressed files are always explicit
-        tables = (header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths"))
-        frame = get_frame(
-            stream,
-            0,
-            number_of_frames=int(header.get("NumberOfFrames") or 1),
-            extended_offsets=tables if all(tables) else None,
-        )
-        # The frame has a header of its own. One of another size than the file's is damage, or meant
-        # to fill the memory.
-        size, coded = (int(header.Rows), int(header.Columns)), _coded_size(frame)
-        room_for(*size, scans=frame.count(b"\xff\xda"))
-        if coded is not None and coded != size:
-            raise OSError(
-                f"a DICOM file of {size[0]} x {size[1]} pixels whose compressed frame has {coded[0]} x {coded[1]}"
-            )
-        if syntax in _BY_IMAGECODECS:
-            values = _decode(frame)
-            if values.ndim == 3 and str(header.PhotometricInterpretation).startswith("YBR_FULL"):
-                values = convert_color_space(values, "YBR_FULL", "RGB")
-            unused = 8 * values.dtype.itemsize - int(header.BitsStored)
-            signed = values.view(f"i{values.dtype.itemsize}") if header.PixelRepresentation == 1 else values
-            return signed << unused >> unused if unused > 0 else signed
-        stream.seek(start)
+        _check_frame(stream, header, room_for)
+    if syntax in dicom_decoder.SYNTAXES:
+        try:
+            dicom_decoder.add_to_pydicom(syntax)
+        except ImportError as error:
+            raise OSError('a compressed DICOM file; to read it: pip install "medmambase[dicom]"') from error
     try:
-        return pixel_array(stream, index=0)
+        return pixel_array(
+            stream, index=0, decoding_plugin=dicom_decoder.LABEL if syntax in dicom_decoder.SYNTAXES else ""
+        )
     except (ValueError, RuntimeError, AttributeError) as error:
         raise OSError(
             f"a DICOM file whose pixels are damaged, cut short or of a kind that is not read ({error})"
         ) from error
 
 
-def _decode(frame: bytes) -> npt.NDArray[Any]:
-    try:
-        from imagecodecs import jpeg2k_decode, jpeg_decode
-    except ImportError as error:
-        raise OSError('a compressed DICOM file; to read it: pip install "medmambase[dicom]"') from error
-    return np.asarray(jpeg_decode(frame) if frame.startswith(b"\xff\xd8") else jpeg2k_decode(frame))
+def _check_frame(stream: _Bounded, header: Any, room_for: Callable[..., object]) -> None:
+    """The first compressed frame has a header of its own: one of another size than the file's is
+    damage, or meant to fill the memory. Raises OSError. The stream stays where it is."""
+    from pydicom.encaps import get_frame
+
+    start = stream.tell()
+    stream.seek(start + 12)  # tag, VR, length: compressed files are always explicit
+    tables = (header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths"))
+    frames = int(header.get("NumberOfFrames") or 1)
+    frame = get_frame(stream, 0, number_of_frames=frames, extended_offsets=tables if all(tables) else None)
+    stream.seek(start)
+    size, coded = (int(header.Rows), int(header.Columns)), _coded_size(frame)
+    room_for(*size, scans=frame.count(b"\xff\xda"))
+    if coded is not None and coded != size:
+        raise OSError(
+            f"a DICOM file of {size[0]} x {size[1]} pixels whose compressed frame has {coded[0]} x {coded[1]}"
+        )
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
