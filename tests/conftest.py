@@ -1,9 +1,18 @@
 """What all tests share: the tolerances, poisoned memory, engines, and the optional folder of
 reference numbers."""
 
+import os
+
+# A process of tests keeps one core busy; where a test starts more threads, those that wait leave
+# the core to others. OpenMP reads this when torch loads it, here and in the processes that tests
+# start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
 import ctypes
 import importlib.util
-import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +42,10 @@ DRAWN = {
 SMALL = 'model = "nano"\ndepths = [1, 1, 1, 1]\nimage_size = 32\nepochs = 3\nbatch_size = 8\nlr = 1e-3\n'
 TRITON = pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed"))
 ENGINES = ("cpu", "torch", TRITON)  # in no order: a test of one of them names it
+
+# Seconds after which a test that waits gives up: a hundred times what an idle machine needs, so
+# that it ends a test that hangs and says nothing about a machine that is busy.
+PATIENCE = 1800
 
 UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
@@ -105,6 +118,24 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no folder of reference numbers beside the project")
     return folder
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Make Ctrl-C raise KeyboardInterrupt, as in a terminal. A script's background job inherits
+    that it is ignored, and so would the tests that such a job runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def ignored_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C be ignored by this process and those it starts, as in a script's background
+    job."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

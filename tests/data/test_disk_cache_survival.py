@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import PATIENCE
 from test_disk_cache import COLOUR, Decoded, pictures, same, shards
 
 from medmambase.data.decoded.disk_cache import Cache, Shelf
@@ -237,7 +238,9 @@ def test_two_runs_at_once_share_a_cache_that_neither_spoils(tmp_path: Path, monk
     samples = pictures(tmp_path / "data", 400)
     plain, _ = decode(samples, COLOUR)
     children = [child(tmp_path / "data", tmp_path / "cache é") for _ in range(2)]
-    answers = [process.communicate("go\n", timeout=120)[0].splitlines()[1] for process in children]
+    for process in children:  # both are at work before either is waited for
+        started(process)
+    answers = [process.communicate(timeout=PATIENCE)[0].strip() for process in children]
     assert answers == [f"0 {plain.fingerprint} {int(plain.images.sum())}"] * 2 and [
         process.returncode for process in children
     ] == [0, 0]

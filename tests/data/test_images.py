@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import colours
@@ -287,10 +288,10 @@ def test_warnings_are_as_before_after_threads_leave_in_another_order(
 
     def ordered_open(stream: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
         if stream.name.endswith("first.bmp"):
-            assert second_is_in.wait(10)
+            assert second_is_in.wait(PATIENCE)
         else:
             second_is_in.set()
-            assert first_is_out.wait(10)
+            assert first_is_out.wait(PATIENCE)
             warnings.warn("from the second thread, still inside", stacklevel=1)
         return really_open(stream, formats=formats)
 
@@ -302,9 +303,9 @@ def test_warnings_are_as_before_after_threads_leave_in_another_order(
     )
     first.start()
     second.start()
-    first.join(20)
+    first.join(PATIENCE)
     first_is_out.set()
-    second.join(20)
+    second.join(PATIENCE)
     assert list(warnings.filters) == before
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOLERANCE, relative_error
+from conftest import PATIENCE, TOLERANCE, relative_error
 from torch import Tensor
 
 from medmambase_kernels import depthwise_silu, gated_norm, selective_scan, selective_scan_2d, squeeze_excite
@@ -235,7 +235,7 @@ def test_four_processes_work_at_once_however_they_were_started(method: str, thre
     threads(2)
     expected = in_a_child(3)  # OpenMP's threads exist before the fork
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context(method)) as pool:
-        for done in pool.map(in_a_child, [3] * 4, timeout=120):
+        for done in pool.map(in_a_child, [3] * 4, timeout=PATIENCE):
             assert all(torch.equal(a, b) for a, b in zip(done, expected, strict=True))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import check
 import environment
 import quickstart
 from environment import Interpreter
@@ -276,47 +275,6 @@ def test_a_failure_is_a_message_and_an_exit_code(
 
     assert environment.run(fails) == code
     assert text in capsys.readouterr().err
-
-
-def test_check_runs_every_step_and_fails_if_one_does(
-    monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(environment, "prepare", lambda folder, test: Path("python"))
-    calls.failing = "--platform"
-    assert check.main(["--", "-k", "house"]) == 1
-    assert [command[command.index("-m") + 1] for command in calls] == ["ruff", "ruff", "mypy", "mypy", "pytest"]
-    assert calls[-1][-2:] == ["-k", "house"]
-    lines = capsys.readouterr().out.splitlines()[-5:]
-    assert ["FAILED" in line for line in lines] == [False, False, False, True, False]
-    calls.failing = "nothing"
-    assert check.main(["--only", "lint", "types", "--skip", "types"]) == 0
-    assert calls[5:] == [["python", *check.STEPS["lint"]]]
-
-
-@pytest.mark.parametrize(
-    ("name", "code", "told", "whole"),
-    [
-        ("windows", 0, "passed", 0),
-        ("windows", 1, "FAILED (exit code 1)", 1),
-        ("windows", 2, "NOT RUN", 0),
-        ("wheels", 2, "FAILED (exit code 2)", 1),
-    ],
-)
-def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_loudly(
-    monkeypatch: pytest.MonkeyPatch,
-    calls: Calls,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    code: int,
-    told: str,
-    whole: int,
-) -> None:
-    monkeypatch.setattr(environment, "prepare", lambda folder, test: Path("python"))
-    monkeypatch.setattr(check, "_beside", lambda command: (code, 1.0, f"what {Path(command[1]).name} says"))
-    assert check.main(["--only", "lint", "--also", name]) == whole
-    printed = capsys.readouterr().out
-    assert f"what {Path(check.MORE[name][0]).name} says" in printed
-    assert told in printed.splitlines()[-1]
 
 
 def test_quickstart_trains_and_passes_the_exit_code_on(

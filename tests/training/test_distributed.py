@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import UNDER_WINE, relative_error
+from conftest import PATIENCE, UNDER_WINE, relative_error
 from safetensors.torch import load_file
 from torch import nn
 
@@ -64,6 +64,7 @@ def one_of_two(rank: int, port: int, work: str, run: str, settings: dict[str, An
         if work == "train":
             return train(Path(run), TrainConfig.from_dict(settings), ranks, resume=True)
         if work == "train until step 5":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever was inherited
             with suppress(KeyboardInterrupt):
                 # As the terminal's Ctrl-C: one process gets it, all stop after the same step.
                 train(
@@ -135,7 +136,7 @@ def both(work: str, run: Path, settings: dict[str, Any] | None = None) -> list[A
     port = free_port()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         asked = [pool.submit(one_of_two, rank, port, work, str(run), settings or {}) for rank in (0, 1)]
-        return [one.result(timeout=120) for one in asked]
+        return [one.result(timeout=PATIENCE) for one in asked]
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -198,7 +199,7 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 9]
     assert (
         (tmp_path / "said")
@@ -272,7 +273,7 @@ def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path:
                 encoding="utf-8",
             )
         )
-    told = [process.communicate(timeout=240) for process in processes]
+    told = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert "best epoch: 1" in told[0][0] and told[1][0] == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["two-001"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import PATIENCE, SMALL
 from PIL import Image
 
 from medmambase import run_folder
@@ -20,7 +20,7 @@ from medmambase.commands import train
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.model.network import MedMambaSE
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "ctrl_c")
 RESULTS = (
     "last/model.safetensors",
     "best/model.safetensors",
@@ -203,7 +203,7 @@ def test_two_processes_make_one_run(images: Path, small: list[str], tmp_path: Pa
         "medmambase.commands.train",
     ]
     command = [*torchrun, str(images), *small, "--name", "two", "--epochs", "1"]
-    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["two-001"]
     assert done.stdout.count("epoch   1") == done.stdout.count("test: accuracy") == done.stdout.count("report: ") == 1

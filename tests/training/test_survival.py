@@ -3,11 +3,8 @@ what it must not go on from is refused."""
 
 import errno
 import os
-import random
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kill_test import CONFIG, MOMENTS, Kill, at_step, differing, finish, image_set, readable, start, train
+from kill_test import CONFIG, MOMENTS, Kill, at_step, at_work, differing, finish, image_set, readable, start, train
 from medmambase import run_folder
 from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.manifest.folders import DataError
-from medmambase.training import checkpoint, history, loop
-from medmambase.training.interrupt import first_interrupt_waits
+from medmambase.training import checkpoint
 
 SHORT = replace(CONFIG, epochs=2)
 STEPS = 4  # an epoch
@@ -83,16 +79,15 @@ def test_a_training_killed_at_any_step_ends_with_the_same_bytes(
 
 
 def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished_by_the_next(tmp_path: Path) -> None:
-    run, chance = tmp_path / "run ü", random.Random(1)
-    process = start(run, 1)
-    while checkpoint.position(run / "last") is None:
-        time.sleep(0.01)
+    run = tmp_path / "run ü"
+    process = start(run, 1, hold=6)
+    at_work(process)
+    assert checkpoint.position(run / "last") is not None
     with pytest.raises(
         run_folder.RunFolderError,
         match=rf"another run \(process {process.pid}, since .*\) is at work in it; wait for its end",
     ):
         train(run, CONFIG)
-    time.sleep(chance.uniform(0, 0.5))
     process.kill()
     assert finish(process) != 0
     assert finish(start(run, 1, Kill(5, MOMENTS[0], int))) != 0
@@ -100,55 +95,6 @@ def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished
     train(run, replace(CONFIG, save_every=1))
     train(tmp_path / "undisturbed", CONFIG)
     assert differing(run, tmp_path / "undisturbed") == []
-
-
-def test_the_first_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path, undisturbed: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    for number in (0, STEPS - 1, STEPS + 1):
-        run = tmp_path / str(number)
-        with pytest.raises(KeyboardInterrupt):
-            train(run, SHORT, at_step(number, lambda: signal.raise_signal(signal.SIGINT)))
-        assert checkpoint.position(run / "last") == (1 + number // STEPS, number % STEPS + 1)
-        assert signal.getsignal(signal.SIGINT) is before
-        train(run, SHORT)
-        assert differing(run, undisturbed) == [], number
-
-
-def test_ctrl_c_in_validation_waits_for_the_end_of_the_epoch(
-    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predict = loop.predict
-
-    def interrupted(*arguments: object) -> object:
-        signal.raise_signal(signal.SIGINT)
-        return predict(*arguments)
-
-    monkeypatch.setattr(loop, "predict", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, SHORT)
-    monkeypatch.undo()
-    assert checkpoint.position(tmp_path / "last") == (2, 0)
-    train(tmp_path, SHORT)
-    assert differing(tmp_path, undisturbed) == []
-
-
-def test_the_second_ctrl_c_leaves_at_once_but_not_the_echo_of_the_first() -> None:
-    with first_interrupt_waits() as interrupted:
-        assert not interrupted()
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # as torchrun hands on what the terminal sent already
-        assert interrupted()
-        time.sleep(0.6)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_elsewhere_than_in_the_main_thread_ctrl_c_is_left_alone(tmp_path: Path) -> None:
-    outcomes: list[history.Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(train(tmp_path, SHORT)))
-    thread.start()
-    thread.join()
-    assert len(outcomes[0].epochs) == 2
 
 
 def failing(number: int, code: int) -> Callable[[int], None]:

@@ -135,14 +135,21 @@ def differing(run: Path, reference: Path) -> list[str]:
     return [name for name in COMPARED if (run / name).read_bytes() != (reference / name).read_bytes()]
 
 
-def start(run: Path, save_every: int, kill: Kill | None = None) -> subprocess.Popen[str]:
+def start(run: Path, save_every: int, kill: Kill | None = None, hold: int | None = None) -> subprocess.Popen[str]:
     """Start the small training in a process of its own; returns when its imports are done and it
     begins."""
     words = [sys.executable, str(Path(__file__).resolve()), "--child", str(run), "--save-every", str(save_every)]
     words += ["--write", str(kill.write), "--moment", kill.moment] if kill else []
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, encoding="utf-8")
+    words += ["--hold", str(hold)] if hold is not None else []
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None and process.stdout.readline() == "ready\n", "the small training cannot begin"
     return process
+
+
+def at_work(process: subprocess.Popen[str]) -> None:
+    """Wait until the small training stands before the step of ``hold``, where it stays until
+    ``finish`` closes its input or a signal ends it."""
+    assert process.stdout is not None and process.stdout.readline() == "held\n", "the small training ended too early"
 
 
 def finish(process: subprocess.Popen[str]) -> int:
@@ -172,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--save-every", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--moment", choices=MOMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -181,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.write, options.moment, lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             ).arm()
         print("ready", flush=True)
-        train(options.child, changed(CONFIG, save_every=options.save_every), _slowly)
+        progress = _slowly if options.hold is None else at_step(options.hold, _hold)
+        train(options.child, changed(CONFIG, save_every=options.save_every), progress)
         return 0
     with tempfile.TemporaryDirectory(prefix="kill test ü ") as folder:
         return _kill_often(Path(folder), options.kills, random.Random(options.seed))
@@ -219,6 +228,12 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
         )
     print(f"{kills} kills, {inside} of them inside a write, in {turn} trainings: {failures} failures")
     return int(failures > 0)
+
+
+def _hold() -> None:
+    """Say that the step has come, and wait until the input ends."""
+    print("held", flush=True)
+    sys.stdin.read()
 
 
 def _slowly(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
