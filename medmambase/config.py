@@ -1,4 +1,4 @@
-"""Every default in the project: network shapes, preprocessing, recipes."""
+"""Define every default: network shapes, preprocessing, recipes."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be meant: the message names it, what was got and what is wanted."""
+    """An invalid setting: the message names it, what was got and what is wanted."""
 
 
 def _grey_or_rgb(channels: int) -> int:
@@ -62,13 +62,13 @@ class _Config:
             object.__setattr__(self, name, check(name, getattr(self, name), wanted, ConfigError))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; tuples become lists."""
+        """Return plain JSON-ready values; tuples become lists."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}  # type: ignore[call-overload]  # every subclass is a dataclass
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``. Raises ConfigError for a key that does not exist, with the
-        nearest one that does, and for a value that cannot be meant."""
+        """Invert ``to_dict``. Raises ConfigError for a key that does not exist, with the nearest
+        one that does, and for an invalid value."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
         for name in values:
             if name not in known:
@@ -143,8 +143,8 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Preprocessing(_Config):
-    """From an image file to the network's input; saved with the weights, so that prediction does
-    the same as training.
+    """How an image file becomes the network's input; saved with the weights, so that prediction
+    does the same as training.
 
     ``channels`` 1 or 3; ``size`` in pixels, square; ``resize`` pads to a square first
     (``letterbox``) or distorts (``stretch``). ``high_depth``: how 16-bit and float images become
@@ -218,14 +218,14 @@ class TrainConfig(_Config):
     seed: Seed = 0
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
-        """``preset`` with this recipe's block and depths, then ``changes``."""
+        """Return ``preset`` with this recipe's block and depths, then ``changes``."""
         own: dict[str, Any] = {"block": self.block_for(preset.block)} | (
             {} if self.depths is None else {"depths": self.depths}
         )
         return replace(preset, **(own | changes))
 
     def block_for(self, block: Block) -> Block:
-        """The block that this recipe trains in a network whose own is ``block``."""
+        """Return the block that this recipe trains in a network whose own is ``block``."""
         chosen = self.block or block
         return WITHOUT_SE.get(chosen, chosen) if self.se == "off" else chosen
 

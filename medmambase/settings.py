@@ -1,4 +1,4 @@
-"""What a person set: the recipe's values, over them a TOML file's, over them those of flags.
+"""Resolve a run's settings: flags win over a TOML file, the file over the recipe.
 
 A file holds one setting a line, named as its flag is: ``batch_size = 32`` is ``--batch-size 32``.
 There are no tables: nobody should need to know in which of them a setting stands.
@@ -37,7 +37,8 @@ _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by f
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a run, as a person gave it: paths are texts, None is left to choose.
+    """All that decides a run, as a person gave it: paths are texts, and None leaves the choice to
+    us.
 
     ``data``: whatever ``data/sources.py`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
@@ -63,20 +64,20 @@ class Settings:
     training: TrainConfig = field(default_factory=TrainConfig)
 
     def network(self) -> ModelConfig:
-        """The network where it starts from no weights, but for its classes and channels."""
+        """The network where no weights are given, but for its classes and channels."""
         return self.training.model(PRESETS[self.model or "tiny"])
 
     def value(self, name: str) -> Any:
-        """One setting, this class's own or of its recipe."""
+        """Return one setting, this class's own or its recipe's."""
         return getattr(self if name in _OWN else self.training, name)
 
     def changed(self, name: str, value: Any) -> "Settings":
-        """With one setting changed. Raises ConfigError."""
+        """Return these settings with one changed. Raises ConfigError."""
         change = {name: value}
         return replace(self, **change) if name in _OWN else replace(self, training=replace(self.training, **change))
 
     def to_toml(self) -> str:
-        """The text of a file that sets all of this."""
+        """Return the text of a TOML file that sets all of this."""
         import tomli_w
 
         lines = {name: self.value(name) for name in TYPES}
@@ -107,19 +108,19 @@ _WANTED = _annotations(limits=True)  # the same, with the limits that a value ke
 
 
 def flag(name: str) -> str:
-    """How a setting is given on the command line."""
+    """Return the flag of a setting."""
     return "DATA" if name == "data" else f"--{name.replace('_', '-')}"
 
 
 def from_text(name: str, text: str) -> Any:
-    """What a person typed after a flag, as the type of its setting. Raises ConfigError naming the
-    flag."""
+    """Convert what a person typed after a flag to the type of its setting. Raises ConfigError
+    naming the flag."""
     return check(flag(name), text, _WANTED[name], ConfigError, typed=True)
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """``flags`` win over ``file``, the file over the recipe. Raises ConfigError naming the flag, or
-    the file and its key, what was got and what is wanted."""
+    """Combine ``flags``, which win, with ``file``, which wins over the recipe. Raises ConfigError
+    naming the flag, or the file and its key, what was got and what is wanted."""
     written = read(file) if file else {}
     for pair in _EITHER:
         _one_of_two(flags, pair, flag)
@@ -157,8 +158,8 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 
 
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
-    """The settings of a run that goes on. Raises ConfigError where ``flags`` differ from them in
-    more than MAY_CHANGE."""
+    """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
+    them in more than MAY_CHANGE."""
     path = run / CONFIG
     if not path.is_file():
         what = "this is no run that was begun: it has no config.toml" if run.is_dir() else "there is no such folder"
@@ -180,7 +181,7 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, each of the type it must have. Raises ConfigError naming the
+    """Read a TOML file of settings, each of the type it must have. Raises ConfigError naming the
     file."""
     text = ""
     try:
@@ -232,7 +233,7 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    """What one setting means beside another."""
+    """Check settings that depend on each other."""
     if settings.folds == 1:
         raise ConfigError(f"--folds is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):

@@ -1,2 +1,2 @@
-"""From files to batches: ``images`` reads any picture, ``folders`` finds and splits them,
-``augment`` varies batches, ``phantom`` draws a set to try."""
+"""Turn files into batches: ``reading`` decodes any picture, ``manifest`` finds and splits them,
+``decoded`` holds them, ``augment`` varies batches, ``phantom`` draws a set to try."""

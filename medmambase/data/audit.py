@@ -1,8 +1,4 @@
-"""What a set of images hides: the same picture twice, twins of different classes, patients in two
-splits.
-
-Stop before: ``data/decode.py``; the decoded images are looked at, no file is read again. Stop
-after: ``data_report.json``, the console and the report.
+"""Find duplicate images, duplicates with different labels, and patients in two splits.
 
 Two pictures are twins if their pixels are equal at full size, or if what is left of them at 32 x 32
 after taking away the brightness around each pixel (so the shape of the fan, which all pictures of a
@@ -38,8 +34,8 @@ _MOST_SIZES = 12
 
 @dataclass(frozen=True)
 class Twins:
-    """Two pictures that are the same, or nearly: their names, splits and classes, and by how much
-    they correlate."""
+    """A pair of images that are identical or nearly so: their names, splits, classes and
+    correlation."""
 
     names: tuple[str, str]
     splits: tuple[str, str]
@@ -48,7 +44,7 @@ class Twins:
     exact: bool
 
     def line(self) -> str:
-        """For a person."""
+        """The pair in one line of text."""
         one, other = (
             f"{name} ({split}, {label})"
             for name, split, label in zip(self.names, self.splits, self.classes, strict=True)
@@ -77,7 +73,7 @@ class Audit:
     modes: Counter[str]
 
     def lines(self) -> list[str]:
-        """The findings for a person, the worst first; empty if there are none."""
+        """The findings as text, one a line, the worst first; empty if there are none."""
         told_of: list[str] = []
         if self.patients:
             told_of.append(f"patients in two splits: {told(self.patients)}")
@@ -94,7 +90,7 @@ class Audit:
         return told_of
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values, every finding named."""
+        """Return plain JSON-ready values, every finding included."""
         return {
             "findings": self.lines(), "exact": [list(group) for group in self.exact],
             "near": [list(group) for group in self.near], "across": [asdict(pair) for pair in self.across],
@@ -107,8 +103,8 @@ class Audit:
 
 
 def audit(images: ImageSet, manifest: Manifest) -> Audit:
-    """Look through decoded images. Time and memory for the comparison grow with the square of their
-    number: 12,400 take seconds."""
+    """Look for duplicates among decoded images, and for patients in two splits. Time and memory for
+    the comparison grow with the square of the number of images: 12,400 take seconds."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, facts in enumerate(images.facts):
         rows_of[facts.digest].append(row)

@@ -1,7 +1,7 @@
-"""Random variation of training batches, on the device where the batch is.
+"""Vary training batches at random, on the device that holds the batch.
 
-Stop before: ``images.normalise``. Stop after: the network, in training only. Values are normalised
-with mean 0.5 and std 0.5: black is -1, white is 1, and what comes out stays there.
+Values are normalised with mean 0.5 and std 0.5: black is -1, white is 1, and what comes out stays
+there.
 
 Every random number is a hash of (seed, epoch, index of the image, which number), in integers, which
 all devices compute alike: an image is varied in the same way in whatever batch, order or process it
@@ -28,8 +28,8 @@ _MOTION, _ECHOES, _SPECKLE = 0, 8, 24  # the first of the numbers that each step
 def augment(
     images: Tensor, kind: Augmentation, seed: int, epoch: int, indices: Tensor, *, laterality: bool = False
 ) -> Tensor:
-    """torch.float32 (b, c, s, s) in [-1, 1] to the same shape and range; every image is varied in
-    its own way.
+    """Augment a batch, torch.float32 (b, c, s, s) in [-1, 1], each image in its own way; shape and
+    range stay.
 
     ``indices``, torch.int64 (b,) on any device, are the images' places in the training set: with
     ``seed`` and ``epoch`` they decide everything.

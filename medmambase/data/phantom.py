@@ -1,10 +1,9 @@
-"""A synthetic six-class ultrasound set: something to train on before there is any data, and to test
-with.
+"""Draw a synthetic six-class ultrasound set: something to train on before there is data, and to
+test with.
 
-Stop after: ``data/folders.py``, which reads it like any other folder. Each image is made as a
-scanner makes it: tissue is laid out along scan lines that fan out from the probe, sound weakens on
-its way (bone leaves a shadow), echoes of many small scatterers interfere (speckle), the result is
-compressed logarithmically and converted to rows and columns.
+Each image is made as a scanner makes it: tissue is laid out along scan lines that fan out from the
+probe, sound weakens on its way (bone leaves a shadow), echoes of many small scatterers interfere
+(speckle), the result is compressed logarithmically and converted to rows and columns.
 
 The classes differ in structure only. Pose, size, gain, contrast, shadows and clutter are drawn
 alike for all, so that neither the mean brightness nor any fixed pixel gives the class away. Not a

@@ -1,1 +1,2 @@
-"""From probabilities to figures, pictures and one page: metrics, figures, explain, report."""
+"""Evaluate predictions: metrics, intervals, calibration, comparison, explanations and the
+report."""

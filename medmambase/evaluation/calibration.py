@@ -1,6 +1,5 @@
-"""What may be learned from validation images once a network is chosen, and then holds for the test:
-one temperature, and where to draw the line.
-"""
+"""Learn a temperature and operating points from validation images, to be applied to the test
+images."""
 
 import math
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ _WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all r
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Calling a class from ``threshold`` on: by ``rule``, and what sensitivity and specificity that
-    had on val."""
+    """Calling a class from ``threshold`` on: the ``rule`` that chose it, and its sensitivity and
+    specificity on val."""
 
     name: str
     rule: str
@@ -35,7 +34,8 @@ class OperatingPoint:
 @with_config(OBJECT)
 @dataclass(frozen=True)
 class Calibration:
-    """What val told: ``temperature`` that its logits are best divided by, and operating points."""
+    """What was learned on val: the ``temperature`` by which logits are divided, and operating
+    points."""
 
     temperature: Annotated[StrictFloat, Field(gt=0)]
     points: tuple[OperatingPoint, ...]
@@ -51,7 +51,8 @@ class Calibration:
 
 
 def fit(validation: Predictions) -> Calibration | None:
-    """From the validation images, which must not be the test images; None without any."""
+    """Fit a calibration to validation images, which must not be the test images; None without
+    any."""
     if not len(validation.labels):
         return None
     columns = [1] if len(validation.classes) == 2 else range(len(validation.classes))
@@ -61,20 +62,21 @@ def fit(validation: Predictions) -> Calibration | None:
 
 
 def warmed(predictions: Predictions, temperature: float) -> Predictions:
-    """With logits divided by the temperature: no image is called otherwise, but for ties in the
-    last digit, and confidence becomes truer."""
+    """Divide the logits of predictions by a temperature: no image is called otherwise, but for ties
+    in the last digit, and confidence becomes truer."""
     return replace(predictions, probabilities=warm(predictions.probabilities, temperature))
 
 
 def warm(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The same for probabilities (..., classes)."""
+    """Divide the logits behind probabilities (..., classes) by a temperature, and return
+    probabilities."""
     warmer: np.ndarray = scipy.special.softmax(_logits(probabilities) / temperature, axis=-1)
     return warmer
 
 
 def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image (n,) bool: whether its truth is the point's class, and whether it is called
-    that. Raises MetricsError for a class that is not there."""
+    """Apply an operating point: for each image (n,) bool, whether its truth is the point's class,
+    and whether it is called that. Raises MetricsError for an unknown class."""
     if point.name not in predictions.classes:
         raise MetricsError(f"there is no class {point.name!r}; wanted one of {', '.join(predictions.classes)}")
     column = predictions.classes.index(point.name)
@@ -83,8 +85,8 @@ def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class Bin:
-    """Images of similar confidence: how many, how sure the network was of them, and how many of
-    them were right."""
+    """Images of similar confidence: how many, the network's mean confidence, and how often it was
+    right."""
 
     images: int
     confidence: float
@@ -92,7 +94,8 @@ class Bin:
 
 
 def reliability(predictions: Predictions) -> list[Bin]:
-    """The bins of the calibration error that have images, the least sure first."""
+    """Group predictions by confidence, in the bins of the calibration error that have images, the
+    least confident first."""
     bins, confidence, right = (
         confidence_bins(predictions.probabilities),
         predictions.probabilities.max(axis=1),

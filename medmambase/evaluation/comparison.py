@@ -1,7 +1,4 @@
-"""Whether one network is better than another on the same images, or whether that may be chance.
-
-Before: two files of predictions, or several of each, one for each seed. Next stop:
-``commands/compare.py``.
+"""Test whether one network is better than another on the same images.
 
 Of two: DeLong's paired test for the AUC of each class, McNemar's exact test for what is called
 right, and for every figure a bootstrap of the difference, which draws patients where they are
@@ -25,8 +22,8 @@ from medmambase.evaluation.predictions import MetricsError, Predictions
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of both sides (means over the seeds), what the second has more than the first, how
-    sure that is, and each seed's figures."""
+    """A figure of both sides (means over the seeds), the difference with its interval and p-value,
+    and each seed's figures."""
 
     first: float
     second: float
@@ -43,8 +40,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images that only one of two calls right, and the chance of as uneven a share, or a more
-    uneven one, if neither were better."""
+    """How many images only one of two networks calls right, and the probability of a share as
+    uneven, or more, if neither were better."""
 
     only_first: int
     only_second: int
@@ -52,8 +49,8 @@ class McNemar:
 
 
 def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
-    """Raises MetricsError unless all are predictions of the same images, with the same truth, in
-    the same order."""
+    """Raise MetricsError unless all are predictions of the same images, with the same truth, in the
+    same order."""
     first = sides[0][0]
     for other in (one for side in sides for one in side):
         if other.classes != first.classes:
@@ -75,8 +72,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
 
 
 def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:
-    """Every figure, as ``Metrics.flat`` names it, that both sides have. Raises MetricsError where
-    the images are not the same."""
+    """Compare every figure, as ``Metrics.flat`` names it, that both sides have. Raises MetricsError
+    where the images are not the same."""
     same_images([firsts, seconds])
     sides, clusters = (firsts, seconds), firsts[0].clusters
     ones = np.ones((1, len(clusters)))
@@ -98,7 +95,7 @@ def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> di
 
 
 def mcnemar(first: Predictions, second: Predictions) -> McNemar:
-    """The exact test. Raises MetricsError where the images are not the same."""
+    """Run McNemar's exact test. Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
     right, other = first.predicted == first.labels, second.predicted == second.labels
     only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
@@ -107,8 +104,8 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
 
 
 def delong_test(first: Predictions, second: Predictions, column: int) -> tuple[float, float, float]:
-    """The AUC of one class: second less first, its standard error and p; see ``delong.paired``.
-    Raises MetricsError where the images are not the same."""
+    """Compare the AUC of one class: second minus first, its standard error and p; see
+    ``delong.paired``. Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
     return delong.paired(first.labels == column, first.probabilities[:, column], second.probabilities[:, column])
 

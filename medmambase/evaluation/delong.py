@@ -1,8 +1,5 @@
-"""The area below the ROC curve, how sure it is, and whether two of them differ: DeLong, DeLong and
-Clarke-Pearson, Biometrics 1988.
-
-Before: scores of one class. Next stop: ``intervals.py`` and ``comparison.py``.
-"""
+"""Compute the area under the ROC curve, its interval, and the test of whether two areas differ:
+DeLong, DeLong and Clarke-Pearson, Biometrics 1988."""
 
 import math
 
@@ -11,7 +8,8 @@ import scipy  # which imports its parts when they are first used: they are slow 
 
 
 def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The AUC of each of k scorings of the same images, ties counting half, and their covariance.
+    """Compute the AUC of each of k scorings of the same images, ties counting half, and their
+    covariance.
 
     positive (n,) bool; scores (k, n). Returns (k,) and (k, k); NaN without images on one side,
     covariance NaN with fewer than two on either.
@@ -31,8 +29,8 @@ def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Low and high of the AUC of one scoring (n,), on the logit scale, where an area near 1 is
-    about as uncertain on both sides.
+    """Compute the interval (low, high) of the AUC of one scoring (n,), on the logit scale, where an
+    area near 1 is about as uncertain on both sides.
 
     Where DeLong knows no variance (no pair out of order, or every one, or one image on a side) by
     ``extreme``.
@@ -63,7 +61,7 @@ def extreme(auc: float, m: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def paired(positive: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Whether two scorings (n,) of the same images have the same AUC: second's less first's, its
+    """Test whether two scorings (n,) of the same images have the same AUC: second minus first, its
     standard error and the two-sided p-value.
 
     Scorings that rank alike differ by nothing, with p = 1. NaN where DeLong cannot tell: fewer than

@@ -1,4 +1,4 @@
-"""What every picture shares: an empty sheet that becomes a PNG file, labels that can be drawn, and
+"""What all pictures share: an empty figure that becomes a PNG file, labels that can be drawn, and
 images as matplotlib takes them."""
 
 from collections.abc import Iterator, Sequence
@@ -35,8 +35,8 @@ class FigureError(ValueError):
 
 @contextmanager
 def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure (inches) that becomes the file when the block ends, whatever the user's own
-    matplotlib settings are."""
+    """Open an empty figure (inches) that becomes the file when the block ends, whatever the user's
+    own matplotlib settings are."""
     from matplotlib import rc_context, rcdefaults
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
 
 
 def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names that fit and can be drawn, and the fonts to draw them with; a name no font can draw
+    """Shorten names so that they fit, and choose fonts that can draw them; a name no font can draw
     becomes its number, from 1."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
@@ -71,8 +71,8 @@ def labels_of(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def pictures_of(images: Tensor) -> list[np.ndarray]:
-    """Normalised images as (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black, its
-    brightest white."""
+    """Convert normalised images to (h, w) or (h, w, 3) in 0..1; the batch's darkest value is black,
+    its brightest white."""
     values = images.float().cpu().numpy()
     low, high = float(values.min()), float(values.max())
     values = (values - low) / (high - low if high > low else 1.0)

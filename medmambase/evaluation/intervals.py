@@ -1,6 +1,4 @@
-"""How sure each figure is: intervals at 95 %, by patients where they are known.
-
-Before: ``predictions.py``. Next stop: ``report.py``, which shows no figure without one.
+"""Compute a 95 % confidence interval for each figure, by patients where they are known.
 
 Where every image stands alone: shares are Wilson's, the AUC of a class is DeLong's, the rest comes
 from a bootstrap of images. Where patients have several images: the bootstrap draws patients, all
@@ -39,8 +37,8 @@ _Z = 1.959963984540054  # scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 
 def judge(predictions: Predictions) -> Metrics:
-    """Every figure with its interval, and the same without leaked images. An interval that cannot
-    be known is left out."""
+    """Compute every figure with its interval, and the same without leaked images. An interval that
+    cannot be known is left out."""
     metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
     known = len(set(predictions.patients)) if predictions.patients and all(predictions.patients) else None
     clean = predictions.clean
@@ -53,8 +51,8 @@ def judge(predictions: Predictions) -> Metrics:
 
 
 def draws(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
-    """How often each image occurs in each replicate of a bootstrap of ``clusters`` (n,), int64 from
-    0: (some replicates, n) float64, in parts."""
+    """Yield the weights of bootstrap replicates over ``clusters`` (n,), int64 from 0: how often
+    each image occurs, (some replicates, n) float64, in parts."""
     rng = np.random.default_rng(seed)
     count = int(clusters.max()) + 1
     size = max(1, _CHUNK // max(1, len(clusters)))

@@ -1,4 +1,4 @@
-"""Figures of merit from labels and probabilities.
+"""Compute metrics from labels and probabilities.
 
 Every figure is computed for images that carry weights, of many weightings at once: weights of 1
 give the figure itself, and the weights of a bootstrap its replicates, so that the two cannot differ
@@ -30,8 +30,7 @@ Distance = Annotated[StrictFloat, Field(ge=0, le=2)] | None
 
 @dataclass(frozen=True)
 class Interval:
-    """From where to where a figure may lie, at a confidence of 95 %, and by which method that is
-    known."""
+    """A 95 % confidence interval, and the method that gave it."""
 
     low: StrictFloat
     high: StrictFloat
@@ -94,11 +93,12 @@ class Metrics:
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """The number of images."""
         return sum(map(sum, self.confusion))
 
     def flat(self) -> dict[str, float | None]:
-        """Every figure by a name of its own: "accuracy", "macro/f1", and of class 0 "0/auc"."""
+        """Return every figure under a name of its own: "accuracy", "macro/f1", and of class 0
+        "0/auc"."""
         of_classes = {
             f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS
         }
@@ -106,8 +106,8 @@ class Metrics:
         return {name: getattr(self, name) for name in OVERALL} | means | of_classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; undefined stays None and NaN cannot occur. What there is not of
-        the last three is left out."""
+        """Return plain JSON-ready values; undefined stays None and NaN cannot occur. Of the last
+        three fields, those that are empty are left out."""
         optional = ("intervals", "patients", "without_leaked")
         values = {name: value for name, value in asdict(self).items() if name not in optional}
         values |= {
@@ -154,13 +154,13 @@ class Metrics:
 
 
 def range_of(name: str) -> tuple[float, float]:
-    """The least and the greatest that a figure can be."""
+    """Return the least and the greatest value that a figure can have."""
     return LEAST.get(name, 0.0), MOST.get(name, 1.0)
 
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """Every figure of one set of predictions, without intervals; the predicted class is the most
-    probable one, the first of equals.
+    """Compute every figure of one set of predictions, without intervals; the predicted class is the
+    most probable one, the first of equals.
 
     labels (n,) integers; probabilities (n, classes), rows that sum to 1; n may be 0. Raises
     MetricsError for other input.
@@ -184,8 +184,8 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
 
 
 def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every figure as ``Metrics.flat`` names it, of b weightings of the n images: weights (b, n),
-    at least 0, -> (b,) each; NaN where undefined."""
+    """Compute every figure, as ``Metrics.flat`` names it, for b weightings of the n images: weights
+    (b, n), at least 0, -> (b,) each; NaN where undefined."""
     count = probabilities.shape[1]
     confusion = _confusion(labels, probabilities, weights)
     total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
@@ -259,8 +259,8 @@ def _squared_distance(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """By how much confidence exceeds accuracy in each bin, times the bin's share of the images:
-    weights (b, n) -> (b, BINS)."""
+    """Compute by how much confidence exceeds accuracy in each bin, times the bin's share of the
+    images: weights (b, n) -> (b, BINS)."""
     surplus = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
     in_bin = np.eye(BINS)[confidence_bins(probabilities)]
     gaps: np.ndarray = weights @ (surplus[:, None] * in_bin) / weights.sum(axis=1, keepdims=True)
@@ -268,8 +268,8 @@ def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.
 
 
 def confidence_bins(probabilities: np.ndarray) -> np.ndarray:
-    """(n,) int64, 0 to BINS - 1: the bin of each image's highest probability; a border belongs to
-    the bin below it."""
+    """Find the bin of each image's highest probability, (n,) int64, 0 to BINS - 1; a border belongs
+    to the bin below it."""
     return (
         np.clip(np.ceil(probabilities.max(axis=1) * BINS).astype(np.int64) - 1, 0, BINS - 1)
         if len(probabilities)
@@ -278,7 +278,7 @@ def confidence_bins(probabilities: np.ndarray) -> np.ndarray:
 
 
 def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """ACC and AUC as the evaluator of the MedMNIST benchmark computes them, arguments as
+    """Compute ACC and AUC as the evaluator of the MedMNIST benchmark does, arguments as
     ``evaluate``'s; None where a class has no image.
 
     Of two classes the second is predicted above 0.5; of more, the AUC is the plain mean of every

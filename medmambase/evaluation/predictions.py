@@ -1,8 +1,5 @@
-"""The file that every figure can be computed from again: what a network said of each image, and
-what was true.
-
-Before: the network's softmax. Next stop: ``metrics.py``.
-"""
+"""Hold, write and read predictions: the network's probabilities for each image beside its truth.
+Every figure can be computed from this file again."""
 
 import csv
 import io
@@ -86,7 +83,7 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every
+    """Write ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every
     probability to the last digit. Raises OSError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -106,7 +103,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Exactly what was written; the columns ``patient`` and ``leaked`` may be missing. Raises
+    """Read exactly what was written; the columns ``patient`` and ``leaked`` may be missing. Raises
     MetricsError naming the file and, where it can, the line."""
     names: list[str] = []
     labels: list[int] = []
@@ -163,7 +160,8 @@ def _columns(header: list[str]) -> tuple[list[str], list[str]]:
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int64 and probabilities as float64, or MetricsError."""
+    """Return labels as int64 and probabilities as float64. Raises MetricsError where they do not
+    fit."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if not classes or len(set(classes)) != len(classes):
         raise MetricsError(f"classes is {list(classes)}; wanted at least one name, each once")

@@ -1,7 +1,6 @@
-"""Decoded images kept on disk, so that the next run decodes nothing.
+"""Keep decoded images on disk, so that the next run decodes nothing.
 
-Stop before: ``data/decode.py``, which asks for every image here first. The person's files are only
-ever read.
+The person's files are only ever read.
 
 A shard is a file of records, all of one size. Each run that decodes something appends to a shard of
 its own, under a name that nobody else has.
@@ -49,8 +48,8 @@ class Cache:
         self.notes: list[str] = []
 
     def shelf(self, preprocessing: Preprocessing, images: int) -> "Shelf":
-        """The images made in this way; about so many are asked for. To be used in a ``with``
-        statement."""
+        """Open the images decoded with this preprocessing; ``images`` is about how many are asked
+        for. Use it in a ``with`` statement."""
         asked = preprocessing
         name = f"{asked.size}-{asked.channels}-{asked.resize}-{asked.high_depth}-{_code_version()}"
         return Shelf(self.folder / name, preprocessing, images, self.notes)
@@ -101,8 +100,8 @@ class Shelf:
                 self._give_up(full)
 
     def fetch(self, path: Path, pixels: npt.NDArray[np.uint8] | None, decode: Callable[[], Image]) -> Image:
-        """What ``decode()`` returns for this file, or for these ``pixels``, from the shelf if it is
-        there. Raises what ``decode`` raises."""
+        """Return what ``decode()`` returns for this file, or for these ``pixels``, from the shelf
+        if it is there. Raises what ``decode`` raises."""
         try:
             before = _stamp(path)
             key = _key(self.recipe, path) if pixels is None else _key_of_pixels(self.recipe, pixels)

@@ -1,8 +1,4 @@
-"""Files to tensors, each decoded once.
-
-Stop before: ``data/folders.py``. Each file is read by ``data/images.py``, or found in
-``data/cache.py``. Stop after: ``training/loop.py``.
-"""
+"""Decode image files into tensors, each file once."""
 
 import hashlib
 import math
@@ -57,26 +53,26 @@ class ImageSet:
         )
 
     def expect(self, order: torch.Tensor) -> None:
-        """Which rows will be asked for next, torch.int64 (k,): images that do not lie in memory are
-        then decoded while the network is busy."""
+        """Announce the rows that will be asked for next, torch.int64 (k,): images that are not in
+        memory are then decoded while the network is busy."""
         if isinstance(self.images, OnDemand):
             self.images.expect(order)
 
     def is_grey(self) -> bool:
-        """Whether every pixel of every image has equal channels."""
+        """Return whether every pixel of every image has equal channels."""
         return self.images.grey if isinstance(self.images, OnDemand) else all(map(_is_grey, self.images))
 
     def to_grey(self) -> "ImageSet":
-        """The first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey: so each
-        file is read once."""
+        """Return the first channel alone (n, 1, s, s). Read colour, ask ``is_grey``, drop to grey:
+        so each file is read once."""
         return replace(
             self, images=self.images.to_grey() if isinstance(self.images, OnDemand) else self.images[:, :1].clone()
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with any name, label, split or pixel (at full size), and with
-        their order: whether data is still the same."""
+        """Hash names, labels, splits and pixels (at full size) in order: 32 hex digits that change
+        when the data does."""
         digest = hashlib.blake2b(digest_size=16)
         for sample, facts in zip(self.samples, self.facts, strict=True):
             digest.update(f"{(sample.name, sample.label, sample.split, facts.digest)!a}\n".encode("ascii"))
@@ -159,7 +155,7 @@ def _is_grey(image: torch.Tensor) -> bool:
 
 
 def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
-    """One note for each split, or class of it, that had images of which none could be ``read``.
+    """Write a note for each split, or class of a split, of which no image could be ``read``.
     Training images are not asked about."""
     before, after = (
         Counter((sample.split, sample.label) for sample in samples) for samples in (manifest.samples, read)

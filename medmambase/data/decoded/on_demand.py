@@ -1,9 +1,4 @@
-"""Images that are decoded anew whenever they are asked for: for sets that are larger than memory,
-and keep nothing on disk.
-
-Stop before: ``data/decode.py``, which has read every file once by then. Stop after:
-``training/loop.py``.
-"""
+"""Decode images each time they are used: for sets larger than memory, with nothing kept on disk."""
 
 import os
 from collections import deque
@@ -23,8 +18,8 @@ _AHEAD = 256  # images decoded before they are asked for: several batches, and a
 
 
 class OnDemand:
-    """Stands where the torch.uint8 (n, c, s, s) tensor of decoded images would, and is indexed like
-    it along its first axis.
+    """A stand-in for the torch.uint8 (n, c, s, s) tensor of decoded images, indexed like it along
+    its first axis.
 
     ``grey`` says whether every image has equal channels. Asking raises ImageError for a file that
     has gone or changed since it was first read: the figures of a run whose data moves under it
@@ -60,8 +55,8 @@ class OnDemand:
         )
 
     def expect(self, order: Tensor) -> None:
-        """What will be asked for next, torch.int64 (k,): threads decode it while the network is
-        busy. Asking for something else costs time only."""
+        """Announce what will be asked for next, torch.int64 (k,): threads decode it while the
+        network is busy. Asking for something else only costs time."""
         for _, image in self.ready:
             image.cancel()
         self.ready.clear()

@@ -1,1 +1,1 @@
-"""From what a person points at to a list of images with class, patient and split."""
+"""Turn a folder, a CSV or a published file into a list of images with class, patient and split."""

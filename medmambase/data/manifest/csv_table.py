@@ -1,8 +1,5 @@
-"""A CSV manifest, as people write it or a spreadsheet saves it, to images, classes, patients and
-splits.
-
-Stop before: ``data/sources.py`` with a CSV. Stop after: ``data/splits.py``.
-"""
+"""Read a CSV manifest, as people write it or a spreadsheet saves it: images, classes, patients and
+splits."""
 
 import csv
 import difflib
@@ -44,7 +41,7 @@ _ADVICE = "wanted path,label and, if you know them, patient,split"
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The column names, and each row that is not empty with the line that it ends on. Commas,
+    """Read the column names, and each row that is not empty with the line that it ends on. Commas,
     semicolons or tabs; UTF-8. Raises DataError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -74,8 +71,8 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def read_table(
     path: Path, names: list[str], rows: list[tuple[int, list[str]]], group_column: str | None = None
 ) -> Manifest:
-    """Images named in a CSV, as ``read_rows`` has read it, from the CSV's folder on; what has no
-    split is in train. ``group_column``: which column tells the patient.
+    """Build a manifest from the rows of ``read_rows``, with paths relative to the CSV's folder; an
+    image without a split is in train. ``group_column`` names the column of the patient.
 
     Raises DataError naming file and line.
     """
@@ -119,8 +116,8 @@ def read_table(
 
 
 def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
-    """A manifest of (file, label, split, patient, name). Raises DataError where none of the files
-    is there, or the classes cannot be learned."""
+    """Build a manifest of (file, label, split, patient, name). Raises DataError where none of the
+    files exists, or the classes cannot be learned."""
     if not any(file.is_file() for file, *_ in rows):
         raise DataError(
             f"{path}: none of its {len(rows)} images is there, the first at {rows[0][0]}; paths are those from the "

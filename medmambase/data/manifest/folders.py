@@ -1,7 +1,4 @@
-"""Images, their classes and splits, and how a folder tells them.
-
-Stop before: ``data/sources.py`` with a folder. Stop after: ``data/splits.py``, which fills in what
-the folder does not tell.
+"""Find images, their classes and their splits in a folder.
 
 Layouts: ``root/train|val|test/<class>/**`` or ``root/<class>/**``. The person's files are only ever
 read.
@@ -39,7 +36,7 @@ _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file 
 
 
 class DataError(Exception):
-    """A folder that cannot be trained on: the message names it and says what to do."""
+    """Data that cannot be trained on: the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,13 @@ class Manifest:
     method: str = ""
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """The samples of "train", "val" or "test"; empty where there is none."""
+        """Return the samples of "train", "val" or "test"; empty where there is none."""
         return tuple(sample for sample in self.samples if sample.split == name)
 
 
 def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
-    """Find the images below ``root`` and give each a class, and a split where the folders tell it;
-    else it is in train.
+    """Find the images below ``root`` with their class and, where the folders name one, their split;
+    the others are in train.
 
     ``valid``, ``validation``, ``training`` and ``testing`` are understood, in any case.
     Pictures of earlier trainings are no data: ``runs``, the folder that new runs go to, and
@@ -132,8 +129,8 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
 
 
 def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
-    """``found``: split -> the classes that it has images of. Raises DataError where train lacks one
-    that another split has, or has one alone."""
+    """Raise DataError where train lacks a class that another split has, or has only one. ``found``:
+    split -> the classes that it has images of."""
     train = sorted(found.get("train", ()))
     if not train:
         raise DataError(f"{root}: there are no training images; put some into train, in one folder for each class")
@@ -243,8 +240,8 @@ def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Every image file at any depth, one after the other, sorted by folder; only the names of one
-    folder at a time are kept. A file is itself."""
+    """Yield every image file at any depth, sorted by folder; only the names of one folder at a time
+    are kept. A single file yields itself."""
     if not folder.is_dir():
         yield folder
     for parent, folders, files in os.walk(folder):

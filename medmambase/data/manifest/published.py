@@ -1,9 +1,5 @@
-"""Published data sets, read as they are downloaded: MedMNIST's .npz files of any size, and the
-FETAL_PLANES_DB folder.
-
-Stop before: ``data/sources.py``. Stop after: ``data/splits.py``; ``data/decode.py`` asks
-``pixels_of`` for images that are rows of a file.
-"""
+"""Read published data sets as they are downloaded: MedMNIST's .npz files of any size, and the
+FETAL_PLANES_DB folder."""
 
 import re
 import threading
@@ -64,7 +60,7 @@ _lock = threading.Lock()
 
 
 def read_medmnist(path: Path) -> Manifest:
-    """The images of a MedMNIST file and their official split; each is named ``<split>/<row>``.
+    """Read the images of a MedMNIST file and their official split; each is named ``<split>/<row>``.
     Raises DataError."""
     samples: list[Sample] = []
     for split in SPLITS:
@@ -111,8 +107,8 @@ def read_medmnist(path: Path) -> Manifest:
 
 
 def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
-    """uint8 (h, w) or (h, w, 3): a sample that is a row of a file, which is read once and kept
-    until ``forget``. Raises ImageError."""
+    """Return the pixels of a sample that is a row of a file, uint8 (h, w) or (h, w, 3). The file is
+    read once and kept until ``forget``. Raises ImageError."""
     assert sample.row is not None
     key = sample.path, sample.name.partition("/")[0]
     with _lock:
@@ -131,20 +127,19 @@ def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
 
 
 def forget() -> None:
-    """Give the memory of read files back."""
+    """Free the memory of the files that were read."""
     with _lock:
         _arrays.clear()
 
 
 def is_fetal_planes(names: Sequence[str]) -> bool:
-    """Whether a CSV with these columns is FETAL_PLANES_DB's."""
+    """Return whether a CSV with these columns is FETAL_PLANES_DB's."""
     return set(_FETAL_COLUMNS) <= {name.strip().casefold() for name in names}
 
 
 def read_fetal_planes(path: Path, names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> Manifest:
-    """FETAL_PLANES_DB by its CSV, as ``table.read_rows`` has read it, beside which ``Images/``
-    lies: planes are the classes, and its own split into train and test. Raises DataError.
-    """
+    """Read FETAL_PLANES_DB from the rows of its CSV, beside which ``Images/`` lies: planes are the
+    classes, and it has its own split into train and test. Raises DataError."""
     plain = [name.casefold() for name in names]
     image, patient, plane, train = (plain.index(name) for name in _FETAL_COLUMNS)
     found = []

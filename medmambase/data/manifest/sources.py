@@ -1,8 +1,4 @@
-"""Whatever a person points at, to images with classes, patients and splits.
-
-Stop before: a path from a command line. Next stops: ``folders.py``, ``table.py`` or
-``published.py``, by what lies there, and then ``splits.py``.
-"""
+"""Read any data source as images with classes, patients and splits."""
 
 import re
 from dataclasses import replace
@@ -31,8 +27,8 @@ def read_manifest(
     fold: int = 0,
     allow_leak: bool = False,
 ) -> Manifest:
-    """The images of a folder, of a CSV, of a MedMNIST ``.npz``, or of FETAL_PLANES_DB (its folder
-    or its CSV), every one with a split.
+    """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
+    give every image a split.
 
     ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a
     whole; ``group_column`` names the column of a CSV that tells it; where neither does, DICOM files
@@ -47,8 +43,8 @@ def read_manifest(
 def read_images(
     source: Path, *, runs: Path | None = None, group_regex: str | None = None, group_column: str | None = None
 ) -> Manifest:
-    """The same as it lies there: of a source without splits every image is called train. Raises
-    DataError."""
+    """Like ``read_manifest``, but keep the source's own splits; without any, every image is
+    "train". Raises DataError."""
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; {WANTED}")

@@ -1,8 +1,4 @@
-"""Which images are learned from, which choose the epoch, and which are tested on: what a source
-does not tell is decided here.
-
-Stop before: a manifest from ``folders.py``, ``table.py`` or ``published.py``. Stop after:
-``data/decode.py``; the run keeps it as ``splits.csv``.
+"""Divide images into train, val and test where the source does not.
 
 No patient is ever put into two parts. A part is drawn by a hash of seed and name, image by image,
 or where patients are known by scikit-learn's
@@ -86,8 +82,8 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
 
 
 def overlap(images: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
-    """The patients who are in more than one split -> how many of their images are in each.
-    ``images``: (patient, split); "" is nobody."""
+    """Find patients who are in more than one split: patient -> how many of their images are in
+    each. ``images``: (patient, split); "" is unknown."""
     splits: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for patient, split in images:
         if patient:
@@ -96,7 +92,7 @@ def overlap(images: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
 
 
 def told(leaks: Mapping[str, Counter[str]]) -> str:
-    """An overlap in words."""
+    """Describe an overlap in words."""
 
     def one(patient: str) -> str:
         return (
@@ -110,8 +106,8 @@ def told(leaks: Mapping[str, Counter[str]]) -> str:
 
 
 def write_splits(path: Path, manifest: Manifest) -> None:
-    """``path,label,patient,split`` of every image, in one step. Beside the data it is a manifest
-    that gives the same splits again. Raises OSError."""
+    """Write ``path,label,patient,split`` of every image, in one step. Beside the data it is a
+    manifest that gives the same splits again. Raises OSError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "patient", "split"))

@@ -1,1 +1,1 @@
-"""From any image file to pixels: one file a family of formats."""
+"""Read any image file into pixels: one module for each family of formats."""

@@ -1,8 +1,5 @@
-"""Values of any depth to 8 bits: which of them become black and white, and the scaling between.
-
-Used by ``data/images.py`` and ``data/dicom.py``, so that a 16-bit PNG and a 16-bit DICOM file are
-treated alike.
-"""
+"""Scale values of any bit depth to 8 bits: which become black and white, and the scaling
+between."""
 
 from typing import Any
 
@@ -11,7 +8,7 @@ import numpy.typing as npt
 
 
 def limits(values: npt.NDArray[Any], high_depth: str, full: tuple[float, float]) -> tuple[float, float]:
-    """The values that become black and white.
+    """Choose the values that become black and white.
 
     ``high_depth`` "percentile" takes the 0.1 and 99.9 percentiles of ``values``, "range" takes
     ``full``, or the values' own extremes where they leave it. What is not finite does not count.
@@ -29,8 +26,8 @@ def limits(values: npt.NDArray[Any], high_depth: str, full: tuple[float, float])
 
 
 def to_eight_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """``low`` to 0, ``high`` to 255, linear, clipped; all black where there is no contrast; NaN is
-    black."""
+    """Scale ``low`` to 0 and ``high`` to 255, linearly and clipped; all black where there is no
+    contrast; NaN is black."""
     if not low < high:
         return np.zeros(values.shape, dtype=np.uint8)
     # float32 is exact for 8 and 16 bits; 32-bit values far from zero would lose their differences

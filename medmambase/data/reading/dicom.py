@@ -1,5 +1,5 @@
-"""The first frame of a DICOM file, as a viewer shows it. Needs the extra ``dicom``; imported by
-``data/images.py`` when it meets such a file.
+"""Read the first frame of a DICOM file as a viewer shows it. Needs the extra ``dicom``; imported by
+``images.py`` when it meets such a file.
 
 Grey goes through rescale, then the file's own first window (VOI LUT or centre and width), then to 8
 bits. Without a window 8-bit values stay as they are and deeper ones are scaled as any 16-bit image
@@ -48,8 +48,8 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class _Bounded(io.BufferedReader):
-    """Never asks for more than the file has: a damaged length field may say 4 GB, and so much would
-    be set aside before reading."""
+    """A file that never reads more than it has: a damaged length field may say 4 GB, and so much
+    would be allocated before reading."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(str(path)))
@@ -64,8 +64,8 @@ class _Bounded(io.BufferedReader):
 def read(
     path: Path, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
 ) -> tuple[npt.NDArray[np.uint8], str, int, str]:
-    """The first frame as uint8 (h, w) or (h, w, 3); "DICOM MONOCHROME2" and its like; the number of
-    frames; PatientID.
+    """Read the first frame as uint8 (h, w) or (h, w, 3); also return "DICOM MONOCHROME2" or the
+    like, the number of frames, and PatientID.
 
     ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises
     OSError with a reason for what is known, and nearly every type there is for a damaged file.
@@ -105,8 +105,7 @@ def read(
 
 
 def patient_of(path: Path) -> str:
-    """PatientID, without looking at the picture; "" where the file does not tell it, or cannot be
-    read."""
+    """Read PatientID without decoding the picture; "" where the file has none or cannot be read."""
     try:
         from pydicom.filereader import dcmread
 

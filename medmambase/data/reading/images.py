@@ -1,8 +1,5 @@
-"""Any image file to a fixed-size tensor: the same way in training and in prediction.
-
-Stop before: a path from ``data/folders.py`` or from a command line. Stop after:
-``data/augment.py``, then the network.
-"""
+"""Read any image file into a tensor of fixed size, in the same way for training and for
+prediction."""
 
 import hashlib
 import re
@@ -63,7 +60,7 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """A file before it is made to fit.
+    """What a file was before it was resized.
 
     ``digest``: 32 hex digits (BLAKE2b) of the upright 8-bit pixels at full size, with their shape;
     a grey picture saved as colour has the digest of the grey one. ``width``, ``height`` in pixels,
@@ -115,8 +112,8 @@ _large = threading.Lock()
 
 
 def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
-    """The first frame of a file, upright, as uint8 (h, w, channels); ``channels`` is 1 (grey, by
-    luma) or 3 (RGB).
+    """Read the first frame of a file, upright, as uint8 (h, w, channels); ``channels`` is 1 (grey,
+    by luma) or 3 (RGB).
 
     Transparency is laid on black. 16-bit, 32-bit and float images become 8-bit: ``high_depth``
     "percentile" takes the image's own 0.1 and 99.9 percentiles as black and white; "range" takes 0
@@ -133,15 +130,15 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file, of any name, begins as DICOM files do. Raises OSError for one that cannot be
-    opened."""
+    """Return whether a file, of any name, begins as DICOM files do. Raises OSError for one that
+    cannot be opened."""
     with path.open("rb") as stream:
         return _begins_as_dicom(stream)
 
 
 def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.uint8]:
-    """uint8 (h, w, c) to (size, size, c), smoothed where it shrinks; "letterbox" adds black bars,
-    "stretch" distorts."""
+    """Resize uint8 (h, w, c) to (size, size, c), smoothing where it shrinks; "letterbox" adds black
+    bars, "stretch" distorts."""
     height, width, channels = image.shape
     if resize == "letterbox":
         longest = max(height, width)
@@ -163,7 +160,7 @@ def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.
 def load(
     path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None
 ) -> tuple[torch.Tensor, Facts]:
-    """One file as torch.uint8 (c, size, size), and what it was before it was made to fit. Raises
+    """Load one file as torch.uint8 (c, size, size), with facts about the original. Raises
     ImageError.
 
     ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array
@@ -181,7 +178,8 @@ def load(
 
 
 def normalise(batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """torch.uint8 (b, c, s, s) to torch.float32 of the same shape: (value / 255 - mean) / std."""
+    """Normalise torch.uint8 (b, c, s, s) to torch.float32 of the same shape: (value / 255 - mean) /
+    std."""
     return batch.to(torch.float32).div_(255).sub_(preprocessing.mean).div_(preprocessing.std)
 
 

@@ -1,2 +1,2 @@
-"""Which parts of an image decided: maps, whether they can be believed, and the files that show
-them."""
+"""Explain predictions: maps of what the network looks at, tests of whether they can be believed,
+and the files that show them."""

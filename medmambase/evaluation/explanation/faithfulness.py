@@ -1,9 +1,8 @@
-"""Whether a map marks what a network uses: what happens to the class when the marked places go
-first, and when they come first, against chance.
+"""Test whether a map marks what the network uses: delete, or insert, the marked places first, and
+compare with a random order.
 
-Before: maps from ``explain.py``. Next stop: ``explanations.py``. Deletion and insertion are those
-of Petsiuk et al. (BMVC 2018); what is deleted is blurred beyond recognition instead of blackened,
-since black places are an image the network has never seen.
+Deletion and insertion are those of Petsiuk et al. (BMVC 2018); what is deleted is blurred beyond
+recognition instead of blackened, since black places are an image the network has never seen.
 """
 
 import math
@@ -40,8 +39,8 @@ Predict = Callable[[Tensor], Tensor]  # images (b, c, h, w) -> probabilities (b,
 
 
 def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> tuple[Curves, Curves]:
-    """Of the maps (b, h, w) and of orders by chance. images (b, c, h, w) as the network takes them;
-    targets (b,) int64, whose probability is watched."""
+    """Measure the curves of the maps (b, h, w) and of random orders. images (b, c, h, w) as the
+    network takes them; targets (b,) int64, whose probability is watched."""
     cells = min(CELLS, *images.shape[2:])
     scores = functional.adaptive_avg_pool2d(maps[:, None].float(), cells).flatten(1)
     generator = torch.Generator().manual_seed(seed)
@@ -53,8 +52,8 @@ def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, see
 
 
 def verdict(marked: Curves, chance: Curves) -> str:
-    """In a sentence, and only if it is no chance: whether the maps mark what the class depends
-    on."""
+    """Say in a sentence whether the maps mark what the class depends on, and only if that is no
+    chance."""
     pairs = zip(chance.areas(), marked.areas(), (1.0, -1.0), strict=True)
     better = [_surely_above(sign * (by_chance - by_map)) for by_chance, by_map, sign in pairs]
     if all(better):

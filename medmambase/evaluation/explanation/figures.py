@@ -1,8 +1,5 @@
-"""The pictures of explanations: an image beside what was made of it, gates of each class, and how
-faithful the maps are.
-
-Before: ``explanations.py``. Next stop: ``report.py`` puts the PNG files on the page.
-"""
+"""Draw explanations: an image beside its maps, the gates of each class, and the faithfulness of the
+maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +20,8 @@ DIRECTIONS = ("by rows", "by columns", "rows, reversed", "columns, reversed")
 
 
 def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[Sequence[str]], png: Path) -> None:
-    """One image a row: itself with its class, truth and name, the map laid over it, and delta of
-    the four scans, each against its own mean: purple above it, orange below, one scale a row.
+    """Draw one image a row: itself with its class, truth and name, the map laid over it, and delta
+    of the four scans, each against its own mean: purple above it, orange below, one scale a row.
 
     pictures torch.uint8 (b, c, h, w); cams (b, h, w), 0 to 1; deltas (b, 4, h', w').
     """
@@ -60,8 +57,8 @@ def sheet_of(pictures: Tensor, cams: Tensor, deltas: Tensor, captions: Sequence[
 
 
 def recalibration(stage: Recalibration, images: Tensor, titles: Sequence[str], png: Path) -> None:
-    """One stage, one image a row: input, map before, map after, gates. Both maps share one colour
-    scale from 0, over all rows.
+    """Draw one stage, one image a row: input, map before, map after, gates. Both maps share one
+    colour scale from 0, over all rows.
 
     images (b, c, h, w), the batch that ``stage`` was made from; titles (b,). The first six are
     drawn. Raises FigureError if they do not fit.
@@ -129,8 +126,8 @@ def _gates(axes: "Axes", gates: np.ndarray, bins: np.ndarray) -> None:
 
 
 def gates_of(stages: Sequence[np.ndarray], classes: Sequence[str], png: Path) -> None:
-    """Mean gates (classes, channels) of each stage: a row a class, channels sorted by their mean,
-    blue below 1 and red above, one scale for all."""
+    """Draw the mean gates (classes, channels) of each stage: a row a class, channels sorted by
+    their mean, blue below 1 and red above, one scale for all."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -152,8 +149,8 @@ def gates_of(stages: Sequence[np.ndarray], classes: Sequence[str], png: Path) ->
 
 
 def faithfulness_of(marked: Curves, chance: Curves, png: Path) -> None:
-    """The class's probability, a mean over the images, while places are deleted and while they are
-    inserted, by the map and by chance."""
+    """Draw the class's mean probability over the images while places are deleted and while they are
+    inserted, by the map and at random."""
     x = np.arange(STEPS + 1) / STEPS
     with sheet(png, 9.0, 3.4) as figure:
         for axes, name, ideal in zip(

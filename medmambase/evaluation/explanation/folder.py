@@ -1,9 +1,5 @@
-"""The folder ``explain/``: what a network looks at on some images, and whether that can be
-believed.
-
-Before: ``explain.py`` computes the maps, ``faithfulness.py`` tests them. Next stop:
-``explanation_figures.py`` draws, ``report.py`` shows.
-"""
+"""Write the folder ``explain/``: what a network looks at on some images, and whether that can be
+believed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +22,8 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Subjects:
-    """Images to be explained: ``pictures`` torch.uint8 (n, c, h, w) as the network was given them,
-    their ``names``, and their ``truths``, indices of classes, where they are known.
-    """
+    """Images to explain: ``pictures`` torch.uint8 (n, c, h, w) as the network was given them, their
+    ``names``, and their ``truths``, indices of classes, where they are known."""
 
     pictures: Tensor
     names: tuple[str, ...]
@@ -38,7 +33,7 @@ class Subjects:
 def write(
     folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, subjects: Subjects
 ) -> dict[str, Any]:
-    """Draws everything and returns what ``faithfulness.json`` holds. images (n, c, h, w),
+    """Draw every picture and return what ``faithfulness.json`` holds. images (n, c, h, w),
     normalised, on the network's device. Raises OSError.
 
     Each image is explained for the class it is called, not the one it is: that is what a person

@@ -1,9 +1,5 @@
-"""What a network does to one batch: maps before and after squeeze-and-excitation and the gates
-between, where a class comes from, what each scan lets in.
-
-Before: a trained network from ``model/``. Next stop: ``explanations.py``, which has it drawn and
-measured.
-"""
+"""Compute what a network does to one batch: maps before and after squeeze-and-excitation with the
+gates between, Grad-CAM, and delta of each scan."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +28,8 @@ class Recalibration:
 
 
 def recalibration(model: nn.Module, images: Tensor) -> list[Recalibration]:
-    """One Recalibration a stage that has squeeze-and-excitation, so an empty list for a network
-    without.
+    """Record one Recalibration for each stage that has squeeze-and-excitation; an empty list for a
+    network without.
 
     images (b, c, h, w), normalised, on the model's device. ``model.stages`` holds the stages in
     order. The model is run in eval mode without gradient and left as it was found. Raises TypeError
@@ -56,8 +52,8 @@ def recalibration(model: nn.Module, images: Tensor) -> list[Recalibration]:
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Where the evidence for a class lies, by the outputs of the SS-Conv-SSM blocks: float32 (b, h,
-    w) on the CPU, 0 to 1.
+    """Compute where the evidence for a class lies, from the outputs of the SS-Conv-SSM blocks:
+    float32 (b, h, w) on the CPU, 0 to 1.
 
     images (b, c, h, w), normalised, on the model's device; targets (b,) int64. Grad-CAM (Selvaraju
     et al. 2017) with the gradient of the class's logit taken place by place (HiResCAM, Draelos and
@@ -101,8 +97,8 @@ def _scaled(maps: Tensor) -> Tensor:
 
 
 def deltas(model: nn.Module, images: Tensor) -> Tensor:
-    """By how much each scan lets a place in: delta of the first stage's last block, mean over its
-    channels, float32 (b, directions, h, w) on the CPU.
+    """Compute by how much each scan lets a place in: delta of the first stage's last block, mean
+    over its channels, float32 (b, directions, h, w) on the CPU.
 
     images as in ``grad_cam``. Directions: by rows, by columns, and both reversed. Where delta is
     large the state takes the place's content and forgets.

@@ -1,2 +1,1 @@
-"""What a run says of itself: figures, tables, checklist, model card, and the page that holds
-them."""
+"""Report a run: figures, tables, checklist, model card, and the page that holds them."""

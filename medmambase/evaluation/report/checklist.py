@@ -1,8 +1,5 @@
-"""What reviewers ask of a study with a network, answered where the run knows the answer and left
-open where only its author does.
-
-Before: the facts of a run, as ``report.py`` has read them. Next stop: the report's last table and
-``MODEL_CARD.md``.
+"""Answer what reviewers ask of a study, where the run knows the answer; the rest is left to the
+author.
 
 The questions are those that CLAIM (2024), TRIPOD+AI (2024) and STARD-AI (2025) have in common or
 add to each other, in words of our own; the lists themselves, with their numbers, are what a journal
@@ -30,7 +27,7 @@ class Answer:
 
 
 def answers(facts: Facts) -> list[Answer]:
-    """Every question in the order of a paper."""
+    """Answer every question, in the order of a paper."""
     return [Answer(topic, question, asked_by, _said(answer, facts)) for topic, question, asked_by, answer in QUESTIONS]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: training curves, confusion matrix, duplicated images side by side."""
+"""Draw the pictures of a run: training curves, confusion matrix, duplicate images side by side."""
 
 import csv
 import math
@@ -29,7 +29,7 @@ PANELS = (
 
 
 def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
-    """Loss, scores and learning rate over the epochs of ``metrics.csv``; a dashed line marks
+    """Draw loss, scores and learning rate over the epochs of ``metrics.csv``; a dashed line marks
     ``best_epoch``.
 
     Empty cells and absent columns are gaps. Raises FigureError for a file without epochs or with a
@@ -77,7 +77,7 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
 
 
 def confusion(metrics: Metrics, png: Path) -> None:
-    """The confusion matrix: in each cell the count and the share of its row, which is also its
+    """Draw the confusion matrix: in each cell the count and the share of its row, which is also its
     colour. 1 to about 30 classes."""
     counts = np.array(metrics.confusion)
     support = counts.sum(axis=1, keepdims=True)
@@ -123,8 +123,8 @@ def confusion(metrics: Metrics, png: Path) -> None:
 def twins(
     pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path
 ) -> None:
-    """Pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the row
-    with its likeness."""
+    """Draw pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the
+    row with its correlation."""
     rows = len(pairs)
     with sheet(png, 6.0, 2.7 * rows) as figure:
         grid = figure.subplots(rows, 2, squeeze=False)

@@ -1,8 +1,5 @@
-"""The pictures of what a set of predictions is worth: ROC and precision-recall curves, reliability,
-the worst mistakes.
-
-Before: ``predictions.py``. Next stop: ``report.py`` puts the PNG files on the page.
-"""
+"""Draw the performance of a set of predictions: ROC and precision-recall curves, reliability, the
+worst mistakes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +23,8 @@ MOST_MISTAKES = 12
 
 
 def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
-    """Sensitivity over 1 - specificity, one curve for each class against all others; of two classes
-    that of the second."""
+    """Draw sensitivity over 1 - specificity, one curve for each class against all others; of two
+    classes that of the second."""
     from sklearn.metrics import roc_curve  # slow to import, and importing this package must stay cheap
 
     def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +40,8 @@ def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
 
 
 def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
-    """Precision (PPV) over recall (sensitivity), one curve for each class; a dotted line at what
-    guessing has, the class's share of the images."""
+    """Draw precision (PPV) over recall (sensitivity), one curve for each class; a dotted line marks
+    what guessing achieves, the class's share of the images."""
     from sklearn.metrics import precision_recall_curve
 
     def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,8 +58,8 @@ def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
 
 
 def calibration(predictions: Predictions, temperature: float | None, png: Path) -> None:
-    """How often the network was right, over how sure it was, in 15 bins; with the temperature from
-    val too, if there is one. Below: how many images."""
+    """Draw how often the network was right over its confidence, in 15 bins; with the temperature
+    from val too, if there is one. Below: how many images."""
     shown = [("as the network says it", "C0", predictions)]
     if temperature is not None:
         shown.append((f"at temperature {temperature:.2f}", "C1", warmed(predictions, temperature)))
@@ -92,15 +89,15 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
 
 
 def worst(predictions: Predictions) -> list[int]:
-    """The rows of the mistakes the network was surest of, the surest first, equals in the order of
-    their rows."""
+    """Find the mistakes with the highest confidence: their rows, the most confident first, equals
+    in the order of their rows."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     return wrong[np.argsort(-predictions.probabilities[wrong].max(axis=1), kind="stable")][:MOST_MISTAKES].tolist()
 
 
 def mistakes(images: Tensor, predictions: Predictions, png: Path) -> None:
-    """Pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: below its truth
-    and what it was called, each with its file's name."""
+    """Draw pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: each with
+    its true class, the class that was called, and its file's name."""
     columns = 4
     rows = -(-len(images) // columns)
     with sheet(png, 9.0, 2.9 * rows) as figure:

@@ -1,4 +1,4 @@
-"""One offline HTML page, and a model card, from the files of a run folder.
+"""Write one offline HTML page, and a model card, from the files of a run folder.
 
 The page itself is ``report.html.jinja``, the card ``model_card.md.jinja``.
 """
@@ -34,7 +34,7 @@ class _Picture:
 
 
 def write_report(run: Path) -> Path:
-    """Writes ``run/report.html``, one page without scripts or outside references, below 5 MB, and
+    """Write ``run/report.html``, one page without scripts or outside references, below 5 MB, and
     ``run/MODEL_CARD.md``. Returns the page's path.
 
     Only ``config.json`` must be there; a missing result becomes a sentence. The same files give the
