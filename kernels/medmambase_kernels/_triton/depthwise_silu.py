@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
 
 # positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums
@@ -139,11 +140,6 @@ def _slope(
         tl.store(part + tap * d, tl.sum(sums[tap], 0), mask=in_d)
 
 
-def _positions(t: Tensor) -> Tensor:
-    """(b, h, w, d) as (positions, d) with neighbouring channels: a view wherever there is one."""
-    return (t if t.stride(3) == 1 else t.contiguous()).flatten(0, 2)
-
-
 def _taps(weight: Tensor) -> Tensor:
     """(d, 1, 3, 3) as (9, d): neighbouring channels in one load."""
     return weight.flatten(1).t().contiguous()
@@ -151,7 +147,7 @@ def _taps(weight: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, taps: Tensor, bias: Tensor, turned: bool, y: Tensor) -> Tensor:
     """y (b, h, w, d), filled."""
-    (b, h, w, d), xs = x.shape, _positions(x)
+    (b, h, w, d), xs = x.shape, as_rows(x)
     tiles, blocks = triton.cdiv(h * w, _STENCIL["BL"]), triton.cdiv(d, _STENCIL["BD"])
     _stencil[(b * tiles * blocks,)](
         xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), TURNED=turned, **_STENCIL
@@ -177,7 +173,7 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not x.numel():
         return dx, torch.zeros_like(weight), torch.zeros_like(bias)
-    (b, h, w, d), dys, xs, taps = x.shape, _positions(dy), _positions(x), _taps(weight)
+    (b, h, w, d), dys, xs, taps = x.shape, as_rows(dy), as_rows(x), _taps(weight)
     tiles, blocks = triton.cdiv(h * w, _SLOPE["BL"]), triton.cdiv(d, _SLOPE["BD"])
     strips, steps = _strips(b * tiles, blocks)
     dv, part = weight.new_empty(x.shape), weight.new_empty(strips, 10, d)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
 
 _STRIPS = 512  # of rows, at most: some programs for every multiprocessor, and few partial sums
@@ -101,18 +102,13 @@ def _norm_back(
     tl.store(part_ptr + (i * 2 + 1) * d + channel, tl.sum(dbias, 0), mask=in_d)
 
 
-def _rows(t: Tensor) -> Tensor:
-    """(b, h, w, d) as (rows, d) with neighbouring channels: a view wherever there is one."""
-    return (t if t.stride(3) == 1 else t.contiguous()).flatten(0, 2)
-
-
 def forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float, save: bool) -> tuple[Tensor, Tensor]:
     """The gated norm (b, h, w, d) in z's dtype and, if ``save``, mean and rstd. Arguments as in
     reference.gated_norm."""
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
     kept = weight.new_empty(kept_shape(y, z, weight, bias))
     if y.numel():
-        ys, zs, tile = _rows(y), _rows(z), _tile(y.shape[3])
+        ys, zs, tile = as_rows(y), as_rows(z), _tile(y.shape[3])
         _norm[(triton.cdiv(len(ys), tile["ROWS"]),)](
             ys,
             zs,
@@ -142,7 +138,7 @@ def backward(
     dy, dz = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (y, z))
     if not y.numel():
         return dy, dz, torch.zeros_like(weight), torch.zeros_like(bias)
-    douts, ys, zs, tile = _rows(dout), _rows(y), _rows(z), _tile(y.shape[3])
+    douts, ys, zs, tile = as_rows(dout), as_rows(y), as_rows(z), _tile(y.shape[3])
     tiles = triton.cdiv(len(ys), tile["ROWS"])
     steps = triton.cdiv(tiles, _STRIPS)
     strips = triton.cdiv(tiles, steps)
