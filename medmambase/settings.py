@@ -162,7 +162,7 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     them in more than MAY_CHANGE."""
     path = run / CONFIG
     if not path.is_file():
-        what = "this is no run that was begun: it has no config.toml" if run.is_dir() else "there is no such folder"
+        what = "not a run folder: config.toml is missing" if run.is_dir() else "there is no such folder"
         raise ConfigError(f"--resume {run}: {what}; give the folder of a run, such as runs/data-001")
     settings = resolve({}, path)
     changed = [name for name, value in flags.items() if name not in MAY_CHANGE and value != settings.value(name)]
@@ -172,7 +172,7 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     ]
     if changed:
         raise ConfigError(
-            f"{run} was begun with other settings: {'; '.join(differences)}; leave out what differs, or start a new "
+            f"{run} was started with other settings: {'; '.join(differences)}; leave out what differs, or start a new "
             f"run without --resume"
         )
     for name, value in flags.items():
@@ -248,8 +248,8 @@ def _check(settings: Settings) -> None:
             re.compile(settings.group_regex)
         except re.error as error:
             raise ConfigError(
-                f"--group-regex is {settings.group_regex!r}, which is no regular expression ({error}); an example: "
-                f"'(patient\\d+)'"
+                f"--group-regex is {settings.group_regex!r}, which is not a valid regular expression ({error}); an "
+                f"example: '(patient\\d+)'"
             ) from error
     if settings.training.freeze != "none" and not settings.weights:
         raise ConfigError(

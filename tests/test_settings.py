@@ -115,7 +115,7 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
         ({"folds": 1}, "--folds is 1; it must be at least 2, or 0 for none"),
         ({"folds": 5, "fold": 5}, "--fold is 5; with --folds 5 it must be 0 to 4"),
         ({"fold": 1}, "--fold is 1; it counts --folds, which is not given"),
-        ({"group_regex": "("}, "--group-regex is '(', which is no regular expression"),
+        ({"group_regex": "("}, "--group-regex is '(', which is not a valid regular expression"),
         (
             {"freeze": "backbone"},
             "--freeze is 'backbone', but a new network has learned nothing to keep; give --weights",
@@ -182,7 +182,7 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
     with pytest.raises(
         ConfigError,
-        match="was begun with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what "
+        match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what "
         "differs",
     ):
         of_run(tmp_path, {"epochs": 6, "name": "y", "data": "x"})
@@ -193,7 +193,7 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
 
 @pytest.mark.parametrize(
     ("folder", "message"),
-    [("gone", "there is no such folder"), (".", "this is no run that was begun: it has no config.toml")],
+    [("gone", "there is no such folder"), (".", "not a run folder: config.toml is missing")],
 )
 def test_only_a_run_can_go_on(folder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--resume .*: {message}; give the folder of a run"):

@@ -82,7 +82,7 @@ def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.
         (["nowhere"], 3, "medmambase-check: nowhere: there is no such file or folder; give a folder"),
         (["DATA", "--image-size", "0"], 2, "--image-size is '0'; it must be at least 1"),
         (["DATA", "--image-size", "many"], 2, "--image-size is 'many'; it must be a whole number"),
-        (["DATA", "--group-regex", "("], 2, "--group-regex is '(', which is no regular expression"),
+        (["DATA", "--group-regex", "("], 2, "--group-regex is '(', which is not a valid regular expression"),
         (["DATA", "--group-regex", "zzz"], 3, "finds nothing in any of 36 names"),
         (["DATA", "--runs", "FILE"], 4, "cannot make a folder there"),
     ],

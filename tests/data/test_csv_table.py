@@ -89,10 +89,10 @@ def test_another_column_can_tell_the_patient(folder: Path) -> None:
         "m2",
     ]
     with pytest.raises(
-        DataError, match=r"--group-column is 'machin', and no column is called so; the nearest is 'Machine'"
+        DataError, match=r"--group-column is 'machin', and there is no such column; the nearest is 'Machine'"
     ):
         read(folder, text, group_column="machin")
-    with pytest.raises(DataError, match="--group-column names a column of a CSV, and this is none"):
+    with pytest.raises(DataError, match="--group-column names a column of a CSV, and this is not a CSV"):
         read_manifest(folder, seed=0, group_column="machine")
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_is_not_there_is_left_to_the_reader_of_images_but_not_all(fo
     (folder / "sub").mkdir()
     with pytest.raises(
         DataError,
-        match=r"none of its 5 images is there, the first at .*3\.png; paths are those from the folder of the CSV on",
+        match=r"none of its 5 images exists, such as .*3\.png; paths are relative to the folder of the CSV",
     ):
         read(folder / "sub", text)
 
@@ -116,9 +116,9 @@ HEADER = "path,label,split\n"
         ("", "is empty; wanted path,label"),
         (
             "file_list,label\na/0.png,ill\n",
-            "no column is called 'path'; its columns are file_list, label; wanted path,label",
+            "there is no column 'path'; its columns are file_list, label; wanted path,label",
         ),
-        ("path,labels\na/0.png,ill\n", "no column is called 'label'"),
+        ("path,labels\na/0.png,ill\n", "there is no column 'label'"),
         ("image,file,label\na,b,c\n", "image and file could both be the path; call the one that is meant 'path'"),
         (HEADER + "a/0.png,,train\n", "line 2: has no label; fill it in"),
         (HEADER + ",ill,train\n", "line 2: has no path"),
@@ -132,7 +132,7 @@ HEADER = "path,label,split\n"
         ),
         (HEADER + "a/0.png,ill,train\na/1.png,ill,val\n", "only one class found, 'ill'"),
         (HEADER + "a/0.png,ill,val\n", "there are no training images"),
-        ('path,label\n"a/0.png,ill\n', "is no CSV file"),
+        ('path,label\n"a/0.png,ill\n', "is not a CSV file"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(folder: Path, text: str, said: str) -> None:

@@ -317,7 +317,7 @@ def test_runs_beside_the_splits_and_inside_a_class_are_named_in_one_note(tmp_pat
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
 def test_a_class_whose_name_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 5, "b\udcff": 5})
-    with pytest.raises(DataError, match=r"class folder 'b\\udcff' is no valid UTF-8, .*; rename the folder"):
+    with pytest.raises(DataError, match=r"class folder 'b\\udcff' is not valid UTF-8, .*; rename the folder"):
         scan_folder(tmp_path)
 
 

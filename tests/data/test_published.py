@@ -139,7 +139,7 @@ def test_nothing_is_unpickled_and_damaged_files_cost_one_line(tmp_path: Path) ->
     np.savez(path, **(arrays() | {"train_labels": np.array([Bomb(tmp_path / "exploded")] * 9, dtype=object)}))
     with pytest.raises(
         DataError,
-        match=r"a\.npz: (is no MedMNIST .npz file, or is damaged \(Object arrays cannot be loaded|train_labels)",
+        match=r"a\.npz: (is not a MedMNIST .npz file, or is damaged \(Object arrays cannot be loaded|train_labels)",
     ):
         read_manifest(path, seed=0)
     assert not (tmp_path / "exploded").exists()
@@ -228,7 +228,7 @@ def test_another_line_of_fetal_planes_is_named(fetal: Path) -> None:
     with pytest.raises(DataError, match=r"FETAL_PLANES_DB_data.csv, line 2: Train is '2'"):
         read_manifest(fetal, seed=0)
     path.write_text(PLANES + "a;1;Other;x;x;x;1\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"none of its 1 images is there, the first at .*a.png"):
+    with pytest.raises(DataError, match=r"none of its 1 images exists, such as .*a.png"):
         read_manifest(fetal, seed=0)
 
 

@@ -235,5 +235,5 @@ def test_the_patient_is_found_in_the_name(tmp_path: Path, source: str) -> None:
         read_manifest(place, seed=0, group_regex="subject")
     note = read_manifest(place, seed=0, group_regex=r"pat0\d").notes[0]
     assert "finds no patient in 6 names, such as" in note and "counts as a patient of its own" in note
-    with pytest.raises(DataError, match="a patient is told by one of them"):
+    with pytest.raises(DataError, match="patients are found by only one of them"):
         read_manifest(place, seed=0, group_regex="(p)", group_column="who")

@@ -94,6 +94,6 @@ class OnDemand:
         if facts.digest != self.facts[row].digest:
             raise ImageError(
                 sample.path,
-                "has other pixels than when it was first read; leave the data alone during a run, and start it again",
+                "has changed since it was first read; leave the data alone during a run, and start the run again",
             )
         return image[: self.channels]

@@ -55,7 +55,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
-        raise DataError(f"{path}: is no CSV file ({error}); {_ADVICE}") from error
+        raise DataError(f"{path}: is not a CSV file ({error}); {_ADVICE}") from error
     if not lines:
         raise DataError(f"{path}: is empty; {_ADVICE}")
     (_, names), *rows = lines
@@ -81,7 +81,7 @@ def read_table(
         columns["patient"] = _asked_for(path, names, group_column)
     for role in ("path", "label"):
         if columns[role] is None:
-            raise DataError(f"{path}: no column is called {role!r}; its columns are {', '.join(names)}; {_ADVICE}")
+            raise DataError(f"{path}: there is no column {role!r}; its columns are {', '.join(names)}; {_ADVICE}")
 
     def cell(row: list[str], role: str) -> str:
         place = columns[role]
@@ -94,11 +94,11 @@ def read_table(
         name, label, split = cell(row, "path").replace("\\", "/"), cell(row, "label"), cell(row, "split")
         if not name or not label:
             raise DataError(
-                f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or take the line out"
+                f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or delete the line"
             )
         if name in first_line:
             raise DataError(
-                f"{path}, line {line}: {name} stands in line {first_line[name]} already; take one of them out"
+                f"{path}, line {line}: {name} stands in line {first_line[name]} already; delete one of them"
             )
         if not split_of_nothing and split.casefold() not in SPLIT_NAMES:
             raise DataError(f"{path}, line {line}: split is {split!r}; it must be train, val or test")
@@ -120,8 +120,8 @@ def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str
     files exists, or the classes cannot be learned."""
     if not any(file.is_file() for file, *_ in rows):
         raise DataError(
-            f"{path}: none of its {len(rows)} images is there, the first at {rows[0][0]}; paths are those from the "
-            f"folder of the CSV on"
+            f"{path}: none of its {len(rows)} images exists, such as {rows[0][0]}; paths are relative to the "
+            f"folder of the CSV"
         )
     of_split: defaultdict[str, set[str]] = defaultdict(set)
     for _, label, split, _, _ in rows:
@@ -154,5 +154,7 @@ def _asked_for(path: Path, names: list[str], wanted: str) -> int:
     plain = [_plain(name) for name in names]
     if _plain(wanted) not in plain:
         nearest = difflib.get_close_matches(wanted, names, n=1, cutoff=0)[0]
-        raise DataError(f"{path}: --group-column is {wanted!r}, and no column is called so; the nearest is {nearest!r}")
+        raise DataError(
+            f"{path}: --group-column is {wanted!r}, and there is no such column; the nearest is {nearest!r}"
+        )
     return plain.index(_plain(wanted))

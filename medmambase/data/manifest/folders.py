@@ -207,7 +207,7 @@ def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> 
     if unspeakable := [name for name in classes if _UNTEXT.search(name)]:
         shown = unspeakable[0].encode("utf-8", "backslashreplace").decode("utf-8")
         raise DataError(
-            f"{folder}: the name of class folder '{shown}' is no valid UTF-8, and classes are saved with the "
+            f"{folder}: the name of class folder '{shown}' is not valid UTF-8, and classes are saved with the "
             f"network; rename the folder"
         )
     where = "" if folder == root else f" in {folder.name}/"

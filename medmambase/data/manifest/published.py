@@ -179,9 +179,7 @@ def _told(path: Path, key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except MemoryError as error:
-        raise DataError(
-            f"{path}: {key} is larger than the memory that there is; take the set in a smaller size"
-        ) from error
+        raise DataError(f"{path}: {key} is larger than the available memory; use the set in a smaller size") from error
     except KeyError as error:
         raise DataError(f"{path}: has no array {key!r}; wanted a MedMNIST file with {', '.join(_KEYS)}") from error
     # What zipfile, zlib and NumPy raise for damaged files; a kind of compression that zipfile does
@@ -197,5 +195,6 @@ def _told(path: Path, key: str) -> Iterator[None]:
         zlib.error,
     ) as error:
         raise DataError(
-            f"{path}: is no MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); download it again"
+            f"{path}: is not a MedMNIST .npz file, or is damaged ({' '.join(str(error).split())[:120]}); "
+            f"download it again"
         ) from error

@@ -50,8 +50,8 @@ def read_images(
         raise DataError(f"{source}: there is no such file or folder; {WANTED}")
     if group_regex is not None and group_column is not None:
         raise DataError(
-            f"--group-regex is {group_regex!r} and --group-column {group_column!r}; a patient is told by one of "
-            f"them: leave the other out"
+            f"--group-regex is {group_regex!r} and --group-column {group_column!r}; patients are found by only one of "
+            f"them; leave out the other"
         )
     found = _read(source, runs, group_column)
     if group_regex is not None:
@@ -70,7 +70,7 @@ def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest
         return read_table(table, names, rows, group_column)
     if group_column is not None:
         raise DataError(
-            f"{source}: --group-column names a column of a CSV, and this is none; give a CSV, or find the patient "
+            f"{source}: --group-column names a column of a CSV, and this is not a CSV; give a CSV, or find the patient "
             f"with --group-regex"
         )
     if source.is_dir():

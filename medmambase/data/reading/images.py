@@ -213,7 +213,7 @@ def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager
     if (
         scans * width * height > _MOST_SCANS * MAX_PIXELS
     ):  # a small progressive JPEG may paint the same pixels for hours
-        raise OSError(f"a JPEG of {scans} scans, which would take very long; save it anew")
+        raise OSError(f"a JPEG of {scans} scans, which would take very long; save it again")
     return _large if width * height > _LARGE else nullcontext()
 
 

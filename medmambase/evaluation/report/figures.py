@@ -162,5 +162,5 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
             raise FigureError(f"{path}, column {name}: {error}; wanted numbers or empty cells") from error
         columns[name] = np.array([value if math.isfinite(value) else math.nan for value in values])
     if np.isnan(columns["epoch"]).any():
-        raise FigureError(f"{path}, column epoch: a cell is no number; wanted one in every line")
+        raise FigureError(f"{path}, column epoch: a cell is not a number; wanted one in every line")
     return columns
