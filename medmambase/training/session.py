@@ -221,7 +221,16 @@ def write_command(run: Path, command: str, goes_on: bool) -> None:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions that a result may depend on; nothing that names the person or the machine."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for name in ("medmambase", "torch", "triton", "triton-windows", "numpy", "pillow", "scikit-learn"):
+    for name in (
+        "medmambase",
+        "medmambase-kernels",
+        "torch",
+        "triton",
+        "triton-windows",
+        "numpy",
+        "pillow",
+        "scikit-learn",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

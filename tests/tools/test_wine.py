@@ -52,5 +52,5 @@ def test_a_python_that_its_makers_did_not_sign_is_refused(
     if fine:
         wine._must_be_signed(Path("python.exe"))
     else:
-        with pytest.raises(WineError, match=r"python\.exe: is not what the Python Software Foundation signed"):
+        with pytest.raises(WineError, match=r"python\.exe is not what the Python Software Foundation signed"):
             wine._must_be_signed(Path("python.exe"))

