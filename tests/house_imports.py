@@ -55,6 +55,7 @@ IMPORTS = (
     (f"{KERNELS}.backend", ()),
     (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
     (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture")),
+    (f"{KERNELS}.inference", (f"{KERNELS}.backend", f"{KERNELS}._cpu.capture")),
     (f"{KERNELS}.*", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
 )
 BY_NAME = {f"{KERNELS}.backend": (f"{KERNELS}._*",)}  # what is loaded by its name alone

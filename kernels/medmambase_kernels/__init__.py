@@ -11,7 +11,7 @@ from medmambase_kernels._cpu.capture import Recording
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
-from medmambase_kernels.inference import FrozenConvolution, FrozenNorm, corners
+from medmambase_kernels.inference import FrozenConvolution, FrozenNorm, corners, space_to_depth
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
@@ -33,6 +33,7 @@ __all__ = [
     "initial_dt_bias",
     "selective_scan",
     "selective_scan_2d",
+    "space_to_depth",
     "squeeze_excite",
     "use_backend",
 ]

@@ -1,9 +1,7 @@
-"""Layers whose weights do not change any more, for prediction: laid out once for the processor at
-hand.
+"""Layers for prediction, whose weights no longer change: laid out once for the processor at hand.
 
-Not operators, and without gradients: where our vector code does not run, or autocast or a compiler
-is at work, they are PyTorch's own.
-Next stops: ``convolve_cpu``, ``norm_cpu``, ``corners_cpu``.
+They are not operators, and have no gradients: where our vector code does not run, or autocast or a
+compiler is at work, they are PyTorch's own. ``space_to_depth`` has no weights and has gradients.
 """
 
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
+from medmambase_kernels._cpu.capture import Recording
 
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
@@ -29,25 +28,29 @@ def _ours(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@torch.no_grad()
-def corners(x: Tensor) -> Tensor:
-    """The four positions of each square of 2 x 2 side by side: (b, h, w, c) -> (b, h // 2, w // 2,
-    4 c), in the order (0, 0), (1, 0), (0, 1), (1, 1).
+def space_to_depth(x: Tensor) -> Tensor:
+    """Put the four positions of each square of 2 x 2 side by side: (b, h, w, c) -> (b, h // 2,
+    w // 2, 4 c), the (row, column) (0, 0), (1, 0), (0, 1), (1, 1).
 
-    A last odd row or column is left out. Without gradients, as all in this file.
+    A last odd row or column is left out. Any dtype and device, with gradients; while a
+    ``Recording`` is open, float32 on a CPU is a step of it, without.
     """
-    if _ours(x, x):
+    if not torch.compiler.is_compiling() and Recording.current() is not None and _ours(x, x):
         engine = engines.engine("space_to_depth", "cpu")
         if engine.fits(x):
-            y: Tensor = engine.corners(x)
+            y: Tensor = engine.space_to_depth(x)
             return y
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return torch.cat([x[:, row:height:2, column:width:2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))], -1)
+    h, w = x.shape[1] // 2, x.shape[2] // 2
+    squares = x[:, : 2 * h, : 2 * w].unflatten(2, (w, 2)).unflatten(1, (h, 2))
+    return squares.permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+corners = space_to_depth  # its former name
 
 
 class FrozenNorm(nn.Module):
-    """``norm`` over the channels of (b, h, w, c), without gradients. Its weights must not change
-    after the first call."""
+    """Normalise the channels of (b, h, w, c) as ``norm`` does, without gradients. Its weights must
+    not change after the first call."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -68,8 +71,8 @@ class FrozenNorm(nn.Module):
 
 
 class FrozenConvolution(nn.Module):
-    """bias + weight * x, then ReLU with ``relu``; zeros lie around the map. (b, h, w, inputs) ->
-    (b, h, w, outputs), channels last.
+    """Convolve with zeros around the map, bias + weight * x, then ReLU with ``relu``: (b, h, w,
+    inputs) -> (b, h, w, outputs), channels last.
 
     Args:
         weight: (outputs, inputs, 1, 1) or (outputs, inputs, 3, 3), copied. bias: (outputs,), or

@@ -23,6 +23,7 @@ from medmambase.data.decoded.image_set import ImageSet, decode
 from medmambase.data.decoded.on_demand import THREADS
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.reading.images import ImageError, load, normalise
+from medmambase.model.classifier import Classifier
 from medmambase.model.network import MedMambaSE
 from medmambase.training.checkpoint import IMAGES
 from medmambase.training.loop import Progress
@@ -106,14 +107,14 @@ def predict_files(
     order given. Of a stream of any length only some batches are in memory: threads decode the next
     ones while the network is busy.
     """
-    network = network.to(device).for_prediction()
+    frozen = network.to(device).for_prediction()
     stream = iter(paths)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[Path, Future[Tensor | ImageError]]] = deque()
 
         def go_on() -> None:
             waiting.extend(
-                (path, pool.submit(_read, path, network)) for path in islice(stream, 4 * batch_size - len(waiting))
+                (path, pool.submit(_read, path, frozen)) for path in islice(stream, 4 * batch_size - len(waiting))
             )
 
         go_on()
@@ -124,13 +125,13 @@ def predict_files(
             ]
             go_on()
             probabilities = iter(
-                _probabilities(network, [image for _, image in batch if isinstance(image, Tensor)], device, dtype)
+                _probabilities(frozen, [image for _, image in batch if isinstance(image, Tensor)], device, dtype)
             )
             for path, image in batch:
                 yield path, image if isinstance(image, ImageError) else next(probabilities)
 
 
-def _read(path: Path, network: MedMambaSE) -> Tensor | ImageError:
+def _read(path: Path, network: Classifier) -> Tensor | ImageError:
     try:
         return load(path, network.preprocessing)[0]
     except ImageError as error:
@@ -138,7 +139,7 @@ def _read(path: Path, network: MedMambaSE) -> Tensor | ImageError:
 
 
 @torch.inference_mode()
-def _probabilities(network: MedMambaSE, images: list[Tensor], device: torch.device, dtype: torch.dtype) -> np.ndarray:
+def _probabilities(network: Classifier, images: list[Tensor], device: torch.device, dtype: torch.dtype) -> np.ndarray:
     if not images:
         return np.zeros((0, network.config.num_classes))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -1,64 +1,22 @@
 """MedMambaSE from image to logits, in the order of its figure: patch embedding, four stages with
 patch merging between, head.
-
-As data: ``data/folders.py`` batch -> here -> ``layers.py`` -> ``medmambase_kernels`` -> logits ->
-``evaluation/metrics.py``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
 from medmambase.model import weights
+from medmambase.model.classifier import Classifier
+from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PATCH, PatchEmbedding, PatchMerging, SSConvSSM, as_coded, freeze, lay_out
-from medmambase.model.prediction import Recorded, can_record
-
-
-class Stage(nn.Module):
-    """Blocks at one width, preceded by the patch merging that leads to it (none before the
-    first)."""
-
-    def __init__(
-        self, channels: int, config: ModelConfig, blocks: Sequence[tuple[float, int]], first: bool
-    ) -> None:  # of each block its drop-path rate and its gate's width
-        super().__init__()
-        self.merging = None if first else PatchMerging(channels // 2, pad=config.odd == "pad")
-        self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate, width) for rate, width in blocks)
-
-    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
-        """x (b, h, w, c) -> (b, h', w', channels); ``recompute``: of each block keep its input
-        alone, and compute it again in backward."""
-        if self.merging is not None:
-            x = self.merging(x)
-        for block in self.blocks:
-            x = recomputed(block, x) if recompute else block(x)
-        return x
-
-
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed once more in backward instead of kept, with the same random
-    numbers."""
-    runs = count()
-
-    def run(x: Tensor) -> Tensor:
-        # A batch counts once: from the second run on, copies of BatchNorm's running statistics take
-        # it.
-        stand_ins = {name: t.clone() for name, t in block.named_buffers()} if next(runs) else {}
-        y: Tensor = functional_call(block, stand_ins, (x,))
-        return y
-
-    y: Tensor = checkpoint(run, x, use_reentrant=False)
-    return y
+from medmambase.model.layers import PATCH, PatchEmbedding, Stage, as_coded
 
 
 def last_map(config: ModelConfig, size: int) -> int:
@@ -68,7 +26,7 @@ def last_map(config: ModelConfig, size: int) -> int:
     return size
 
 
-class MedMambaSE(nn.Module):
+class MedMambaSE(Classifier):
     """The network that ``config`` describes. It knows the names of its classes and how its images
     are prepared.
 
@@ -93,18 +51,16 @@ class MedMambaSE(nn.Module):
         preprocessing: Preprocessing | None = None,
         features_only: bool = False,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.classes = tuple(classes) if classes is not None else tuple(str(i) for i in range(config.num_classes))
-        self.preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
+        classes = classes if classes is not None else [str(i) for i in range(config.num_classes)]
+        preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
+        super().__init__(config, classes, preprocessing, features_only)
         if len(self.classes) != config.num_classes:
             raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
         if self.preprocessing.channels != config.in_chans:
             raise ValueError(
                 f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}"
             )
-        self.features_only, self.only_predicts, self.recompute = features_only, False, False
-        self._recorded: Recorded | None = None
+        self.recompute = False
         self.embedding = PatchEmbedding(config)
         self.dropout = nn.Dropout(config.drop_rate)
         last = max(1, sum(config.depths) - 1)
@@ -116,38 +72,8 @@ class MedMambaSE(nn.Module):
         self.head = None if features_only else nn.Linear(config.dims[-1], config.num_classes)
         initialise(self, config.init)
 
-    def forward_features(self, image: Tensor) -> Tensor:
-        """image (b, in_chans, h, w) -> the last map (b, h', w', dims[-1])."""
-        return self._maps(image)[-1]
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """The last map (b, h', w', dims[-1]) -> logits (b, num_classes): mean over positions, then
-        linear."""
-        if self.head is None:
-            raise RuntimeError("this network was built with features_only=True and has no head")
-        logits: Tensor = self.head(features.mean((1, 2)))
-        return logits
-
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """image (b, in_chans, h, w) -> logits (b, num_classes), or the stages' maps (b, c, h, w)
-        with ``features_only``."""
-        if self.features_only:
-            return [x.permute(0, 3, 1, 2) for x in self._maps(image)]
-        return self.forward_head(self.forward_features(image))
-
-    def _maps(self, image: Tensor) -> list[Tensor]:
-        if image.dim() != 4 or image.shape[1] != self.config.in_chans or 0 in image.shape[2:]:
-            raise ValueError(
-                f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, "
-                f"height, width)"
-            )
-        if self.config.odd == "crop" and min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
-            raise ValueError(
-                f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least "
-                f"{least}: use odd='pad'"
-            )
-        if self._recorded is not None and can_record(self, image):
-            return self._recorded(self, self.embedding.patches(image), last=not self.features_only)
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """image (b, in_chans, h, w) -> the map of each stage, (b, h', w', dims[i])."""
         x = self.dropout(self.embedding(image))
         maps, recompute = [], self.recompute and self.training and torch.is_grad_enabled()
         for stage in self.stages:
@@ -155,30 +81,14 @@ class MedMambaSE(nn.Module):
             maps.append(x)
         return maps
 
-    def for_prediction(self) -> Self:
-        """A copy that only predicts, in evaluation mode and without gradients; its logits are the
-        same up to rounding, of one image on a CPU in half the time.
-
-        BatchNorms are folded into their convolutions and weights laid out for the processor at the
-        first call, so it can be neither trained nor saved: keep the network it came from. On a CPU
-        a small batch is recorded the first time that its size is met and then only repeated: hooks
-        of the parts are not called, and weights must stay as they are.
-        """
-        copied = deepcopy(self).eval().requires_grad_(False)
-        copied.only_predicts = True
-        freeze(copied)
-        copied._recorded = Recorded()
-        lay_out(copied)
-        return copied
+    def for_prediction(self) -> FrozenNetwork:
+        """Make a copy that only predicts, without gradients; its logits are the same up to
+        rounding, of one image on a CPU in half the time. See ``FrozenNetwork``."""
+        return FrozenNetwork(self)
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing)
         into ``folder``, each in one step."""
-        if self.only_predicts:
-            raise weights.WeightsError(
-                "a copy for prediction has its BatchNorms folded and is not for saving; save the network it was made "
-                "from"
-            )
         description = {
             "model": self.config.to_dict(),
             "classes": list(self.classes),

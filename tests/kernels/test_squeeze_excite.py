@@ -134,3 +134,11 @@ def test_a_map_without_channels_is_given_back(engine: str) -> None:
         3,
         0,
     )
+
+
+def test_the_gate_of_a_large_map_and_of_a_small_one_are_the_same() -> None:
+    for h in (40, 400):  # 51,200 and 512,000 numbers, and 1,024,000
+        x, squeeze, excite = torch.randn(2, h, 40, 32), torch.randn(4, 32), torch.randn(32, 4)
+        for image in (x, x.repeat(1, 2, 1, 1)):
+            expected = squeeze_excite(image, squeeze, excite, scale=2.0, backend="reference")
+            assert relative_error(squeeze_excite(image, squeeze, excite, scale=2.0, backend="cpu"), expected) < 1e-6

@@ -14,7 +14,7 @@ from torch import Tensor
 from medmambase import PRESETS, MedMambaSE, ModelConfig, use_backend
 from medmambase.config import ConfigError
 from medmambase.model.layers import channel_shuffle
-from medmambase.model.weights import WeightsError, renamed
+from medmambase.model.weights import renamed
 
 SMALL = ModelConfig(num_classes=6, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), in_chans=3)
 BLOCKS = ("medmambase", "medmamba", "notebook", "medmamba_v0")
@@ -284,24 +284,6 @@ def test_a_network_cast_to_another_precision_runs_and_learns_in_it(dtype: torch.
     assert relative_error(logits, expected) < (0.1 if dtype == torch.bfloat16 else 1e-4)
     logits.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
-
-
-@pytest.mark.parametrize("block", ["medmambase", "notebook", "medmamba"])
-def test_a_copy_for_prediction_has_the_same_logits_and_fewer_modules(block: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    network = MedMambaSE(ModelConfig(num_classes=3, block=block, depths=(1, 1), dims=(16, 32)))
-    for _ in range(3):
-        network(2 * torch.randn(4, 3, 24, 24) + 1)  # so that no BatchNorm is the identity
-    network.eval()
-    image, folded = torch.randn(2, 3, 20, 28), network.for_prediction()
-    with torch.no_grad():
-        assert torch.allclose(folded(image), network(image), atol=1e-5)
-    norms = [sum(isinstance(module, torch.nn.BatchNorm2d) for module in each.modules()) for each in (network, folded)]
-    assert norms[1] == norms[0] - 4
-    assert not any(parameter.requires_grad for parameter in folded.parameters())
-    assert all(parameter.requires_grad for parameter in network.parameters())
-    with pytest.raises(WeightsError, match="save the network it was made from"):
-        folded.save(tmp_path / "best")
 
 
 @pytest.mark.parametrize("block", ["medmambase", "notebook"])

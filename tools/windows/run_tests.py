@@ -17,12 +17,12 @@ from wine import Done, Wine
 # windows_check.py --quick leaves these out: numbers, drawings and pages, which are alike on every
 # system, and what its step `kernels` does too.
 ALIKE = (
-    "audit", "augment", "backend", "bench", "bench_command", "calibration", "comparison", "compile_kernels",
+    "audit", "augment", "backend", "bench", "bench_command", "calibration", "capture", "comparison", "compile_kernels",
     "config", "cpu_vectors", "damaged_files", "depthwise_silu", "explanation_folder", "far_memory", "figures",
-    "gated_norm", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics", "network",
-    "odd_formats", "optimise", "phantom", "prediction", "predictions", "published", "report", "report_damage",
+    "frozen",    "gated_norm", "inference", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics", "network",
+    "odd_formats", "optimise", "phantom", "predictions", "published", "report", "report_damage",
     "selective_scan", "selective_scan_2d", "selective_scan_laws", "settings", "squeeze_excite",
-    "torch_citizenship", "torch_devices", "torch_func",
+    "upstream",    "torch_citizenship", "torch_devices", "torch_func",
 )  # fmt: skip  # names
 
 

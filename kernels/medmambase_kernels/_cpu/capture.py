@@ -1,13 +1,10 @@
-"""What a computation did, to be done again: on a small input Python takes longer to say what to do
-than the processor to do it.
+"""Capture the launches of CPU kernels and replay them: on a small input Python takes longer to say
+what to do than the processor to do it.
 
 Within ``with Recording() as recording`` every launch of a CPU kernel is kept as well as run, with
 its memory, and so is every ``recording.call``. ``replay`` then does the same on the same memory:
-whoever recorded writes the next input where the first one stood, and reads the result where the
-first one came.
-What else is computed in between is computed once, as the constants are that weights are brought to.
-
-Next stop: ``machine_cpu``, whose launches are recorded.
+the caller writes the next input where the first one stood, and reads the result where the first
+one came. What else is computed in between is computed once, as constants made from weights are.
 """
 
 import threading
@@ -21,7 +18,7 @@ Step = TypeVar("Step", bound=Callable[[], object])
 
 
 class _Current(threading.local):
-    """What records in this thread."""
+    """What captures in this thread."""
 
     recording: "Recording | None" = None
 
@@ -30,12 +27,17 @@ _current = _Current()
 
 
 class Recording:
-    """The steps that were taken while it was open, in their order. Not for two threads at once,
-    neither to record nor to replay."""
+    """Capture steps while it is open, and replay them in their order. Not for two threads at once,
+    neither to capture nor to replay."""
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], object]] = []
         self._scratch = torch.empty(0, dtype=torch.float32, device="cpu")
+
+    @staticmethod
+    def current() -> "Recording | None":
+        """The one that is open in this thread, if any is."""
+        return _current.recording
 
     def __enter__(self) -> Self:
         if _current.recording is not None:
@@ -47,7 +49,7 @@ class Recording:
         _current.recording = None
 
     def add(self, step: Step) -> Step:
-        """Keep a step that was taken, and hand it back."""
+        """Keep a step that was taken, and return it."""
         self._steps.append(step)
         return step
 
@@ -77,8 +79,3 @@ class Recording:
         """Take all steps again."""
         for step in self._steps:
             step()
-
-
-def current() -> Recording | None:
-    """What records in this thread, if anything does."""
-    return _current.recording

@@ -22,7 +22,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from medmambase_kernels._cpu import openmp
-from medmambase_kernels._cpu.capture import current
+from medmambase_kernels._cpu.capture import Recording
 from medmambase_kernels._cpu.language import (
     ARGUMENTS,
     NEXT_TASK,
@@ -63,7 +63,7 @@ class Program:
             )
         if not tasks:
             return
-        recording, most = current(), torch.get_num_threads()
+        recording, most = Recording.current(), torch.get_num_threads()
         threads = min(most, tasks) if recording is None else most
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
         needed = threads * floats + _LINE

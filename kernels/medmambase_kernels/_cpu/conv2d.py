@@ -1,4 +1,4 @@
-"""Convolutions of 1 x 1 and 3 x 3 with frozen weights on a CPU, for the few positions of one image:
+"""Convolve with frozen weights of 1 x 1 and 3 x 3 on a CPU, for the few positions of one image:
 output channels are lanes.
 
     out = relu(bias + sum over taps and input channels of weight * x) + add      relu and add where
@@ -8,8 +8,6 @@ A task is a block of output channels at a band of positions. A few positions tim
 output channels are summed in registers: every weight loaded meets every position, every number of x
 every vector. Weights are laid out once, in the order in which they are read, so that they come from
 memory as one stream. x, add and out may be halves of maps, read and written in their places.
-
-Last stop before: frozen.py. Next stop: vector_cpu.py.
 """
 
 import functools
@@ -20,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels._cpu import compiler
-from medmambase_kernels._cpu.capture import current
+from medmambase_kernels._cpu.capture import Recording
 from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
 from medmambase_kernels._cpu.language import Kernel
 
@@ -32,7 +30,7 @@ _TILES = {16: ((3, 8), (4, 6), (2, 12), (1, 16)), 8: ((3, 4), (2, 6), (1, 8)), 4
 
 
 def lanes() -> int:
-    """What weights are laid out for."""
+    """Float32 lanes of the vectors that weights are laid out for."""
     return compiler.lanes()
 
 
@@ -118,10 +116,10 @@ def convolve(x: Tensor, packed: Packed, relu: bool, add: Tensor | None, out: Ten
     b, h, w, inputs = x.shape
     full, around = len(packed.bias), packed.weight.shape[1] > 1
     odd = full > packed.outputs
-    if odd and current() is not None and (add is not None or out is not None):
+    if odd and Recording.current() is not None and (add is not None or out is not None):
         raise ValueError(
-            f"a recording takes add and out of {packed.outputs} channels only where those fill vectors of "
-            f"{compiler.lanes()}"
+            f"add or out has {packed.outputs} channels; while a Recording is open they must fill vectors of "
+            f"{compiler.lanes()} channels: give a multiple of it"
         )
     wide = empty(b, h, w, full) if odd or out is None else out
     plus = F.pad(add, (0, full - packed.outputs)) if odd and add is not None else add

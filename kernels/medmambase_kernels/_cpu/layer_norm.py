@@ -1,7 +1,5 @@
-"""LayerNorm of rows on a CPU, for prediction: a row of channels at a time, while it is in the
-first-level cache.
-
-Last stop before: frozen.py. Next stop: vector_cpu.py.
+"""LayerNorm over channels on a CPU, for prediction: a row of channels at a time, while it is in
+the first-level cache.
 """
 
 import functools

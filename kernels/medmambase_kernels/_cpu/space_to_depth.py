@@ -1,7 +1,5 @@
-"""The corners of each square of 2 x 2 positions side by side, on a CPU, for prediction: a step that
-a recording repeats with the kernels around it.
-
-Last stop before: frozen.py. Next stop: vector_cpu.py.
+"""Space to depth on a CPU: the four positions of each square of 2 x 2 side by side, as a step that
+is captured and replayed with the kernels around it.
 """
 
 import functools
@@ -14,9 +12,12 @@ from medmambase_kernels._cpu.language import Kernel
 
 
 @functools.cache
-def _corners(lanes: int) -> Program:
+def _space_to_depth(lanes: int) -> Program:
     kernel = Kernel(
-        "corners", ("x", "out"), ("height", "width", "channels", "from_image", "from_row", "from_position"), lanes
+        "space_to_depth",
+        ("x", "out"),
+        ("height", "width", "channels", "from_image", "from_row", "from_position"),
+        lanes,
     )
     x, out = kernel.pointers("x", "out")
     height, width, channels, from_image, from_row, from_position = kernel.sizes(*kernel.arguments[2:])
@@ -36,11 +37,11 @@ def fits(x: Tensor) -> bool:
     return x.shape[-1] % compiler.lanes() == 0 and x.stride(-1) == 1
 
 
-def corners(x: Tensor) -> Tensor:
+def space_to_depth(x: Tensor) -> Tensor:
     """x (b, h, w, c), float32 and such that it ``fits`` -> (b, h // 2, w // 2, 4 c)."""
     b, h, w, c = x.shape
     out = empty(b, h // 2, w // 2, 4 * c)
-    _corners(compiler.lanes()).launch(
+    _space_to_depth(compiler.lanes()).launch(
         b * (h // 2),
         x=x,
         out=out,

@@ -1,0 +1,336 @@
+"""Predict with weights that no longer change: a plan built from a trained network, box by box.
+
+The boxes are those of ``layers.py``, under the same names and in the same order. What can be
+computed once is computed once: BatchNorm is folded into its convolution, A taken from its
+logarithm, each weight laid out for the processor at hand.
+
+A small image on a CPU is captured the first time that its size is met, and replayed from then on:
+Python's share of a prediction falls from half to a few per cent. Hence the rule for every step
+below: it is a launch of our kernels, or goes through ``_step``; what else is computed in between
+stays as it was at the capture.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from math import prod
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from medmambase.model.classifier import Classifier
+from medmambase.model.layers import (
+    DIRECTIONS,
+    PATCH,
+    SS2D,
+    ConvBranch,
+    PatchEmbedding,
+    PatchMerging,
+    SSConvSSM,
+    Stage,
+    interleaved,
+    pad_to_multiple,
+)
+from medmambase.model.weights import WeightsError
+from medmambase_kernels import (
+    FrozenConvolution,
+    FrozenNorm,
+    Recording,
+    depthwise_silu,
+    describe_backend,
+    gated_norm,
+    selective_scan_2d,
+    space_to_depth,
+)
+
+_MOST = 4  # sizes of images whose captures are kept, each with all its maps
+_NUMBERS = 1 << 18  # of an image and its batch up to which Python's share is worth a capture
+
+
+class FrozenNetwork(Classifier):
+    """A trained network for prediction alone, with the same logits up to rounding and without
+    gradients; ``MedMambaSE.for_prediction`` makes one.
+
+    It can be neither trained nor saved: keep the network that it came from. On a CPU a small batch
+    is captured the first time that its size is met and then only replayed: hooks of the parts are
+    not called again, and weights must stay as they are.
+    """
+
+    embedding: "FrozenPatchEmbedding"
+
+    def __init__(self, network: Classifier) -> None:
+        super().__init__(network.config, network.classes, network.preprocessing, network.features_only)
+        self.embedding = FrozenPatchEmbedding(cast(PatchEmbedding, network.embedding))
+        self.stages = nn.ModuleList(FrozenStage(stage) for stage in cast(Iterable[Stage], network.stages))
+        self.head = deepcopy(network.head)
+        self._captures = Captures()
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """image (b, in_chans, h, w) -> the map of each stage, (b, h', w', dims[i]); of a replay, of
+        the last alone unless with ``features_only``."""
+        patches = self.embedding.patches(image)
+        if can_be_captured(self, image):
+            return self._captures(self._maps_of, patches, last=not self.features_only)
+        return self._maps_of(patches)
+
+    def _maps_of(self, patches: Tensor) -> list[Tensor]:
+        x, maps = self.embedding(patches), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode. Raises RuntimeError if training mode is asked for."""
+        if mode:
+            raise RuntimeError(
+                "a network for prediction has its BatchNorms folded and cannot be trained; train the network it was "
+                "made from"
+            )
+        return super().train(False)
+
+    def save(self, folder: Path | str) -> None:
+        """Raise WeightsError: only the network that it came from can be saved."""
+        raise WeightsError(
+            f"{folder}: a network for prediction has its BatchNorms folded and is not for saving; save the network it "
+            f"was made from"
+        )
+
+
+class FrozenPatchEmbedding(nn.Module):
+    """``PatchEmbedding``; each patch becomes a vector before it is projected, as a position of a
+    map is."""
+
+    def __init__(self, embedding: PatchEmbedding) -> None:
+        super().__init__()
+        self.pad = embedding.pad
+        self.proj = _pointwise(embedding.proj.weight.flatten(1), embedding.proj.bias)
+        self.norm = FrozenNorm(embedding.norm)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """image (b, in_chans, h, w) -> (b, h', w', in_chans * 4 * 4)."""
+        if self.pad:
+            image = pad_to_multiple(image, PATCH)
+        height, width = (side // PATCH * PATCH for side in image.shape[2:])
+        return rearrange(image[:, :, :height, :width], "b c (h p) (w q) -> b h w (c p q)", p=PATCH, q=PATCH)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches (b, h, w, in_chans * 4 * 4) -> (b, h, w, dims[0])."""
+        x: Tensor = self.norm(self.proj(patches))
+        return x
+
+
+class FrozenStage(nn.Module):
+    """``Stage``."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.merging = None if stage.merging is None else FrozenPatchMerging(stage.merging)
+        self.blocks = nn.ModuleList(FrozenSSConvSSM(block) for block in cast(Iterable[SSConvSSM], stage.blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, c) -> (b, h', w', channels)."""
+        if self.merging is not None:
+            x = self.merging(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class FrozenPatchMerging(nn.Module):
+    """``PatchMerging``."""
+
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        self.pad = merging.pad
+        self.norm = FrozenNorm(merging.norm)
+        self.reduction = _pointwise(merging.reduction.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, c) -> (b, h / 2, w / 2, 2c)."""
+        b, h, w, c = x.shape
+        if self.pad and (h % 2 or w % 2):
+            x = _step(_pad, (b, h + h % 2, w + w % 2, c), x)
+        y: Tensor = self.reduction(self.norm(space_to_depth(x)))
+        return y
+
+
+class FrozenSSConvSSM(nn.Module):
+    """``SSConvSSM``; both branches write their halves of one map, side by side."""
+
+    def __init__(self, block: SSConvSSM) -> None:
+        super().__init__()
+        self.inner_residual = block.inner_residual
+        self.conv_branch = FrozenConvBranch(block.conv_branch)
+        self.ssm_norm = FrozenNorm(block.ssm_norm)
+        self.ssm_branch = FrozenSS2D(block.ssm_branch)
+        self.se = deepcopy(block.se)
+        self.mix = None if block.mix is None else _pointwise(block.mix.weight, block.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels)."""
+        conv_in, ssm_in = x.chunk(2, -1)
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        conv, ssm = y.chunk(2, -1)
+        self.conv_branch(conv_in, conv)
+        self.ssm_branch(self.ssm_norm(ssm_in), ssm_in if self.inner_residual else None, ssm)
+        if self.se is not None:
+            y = self.se(y)
+        if self.mix is not None:
+            mixed: Tensor = self.mix(y, x)
+            return mixed
+        pairs = interleaved(y)
+        return _step(torch.add, pairs.shape, x.unflatten(-1, (-1, 2)), pairs).flatten(-2)
+
+
+class FrozenConvBranch(nn.Module):
+    """``ConvBranch``; each convolution, the BatchNorm after it and the ReLU are one step.
+
+    Around what the BatchNorm before the first convolution makes lie zeros, so that one stays, as a
+    factor and a sum.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, branch: ConvBranch) -> None:
+        super().__init__()
+        modules, steps = list(branch), []
+        for module, after in zip(modules, (*modules[1:], None), strict=True):
+            if isinstance(module, nn.Conv2d):
+                weight, bias = module.weight, module.bias
+                if isinstance(after, nn.BatchNorm2d):
+                    assert after.running_mean is not None and after.running_var is not None  # it keeps statistics
+                    weight, bias = fuse_conv_bn_weights(
+                        weight, bias, after.running_mean, after.running_var, after.eps, after.weight, after.bias
+                    )
+                steps.append(FrozenConvolution(weight, bias, relu=after is not None))
+        self.steps = nn.ModuleList(steps)
+        first = modules[0] if isinstance(modules[0], nn.BatchNorm2d) else None
+        scale = shift = None
+        if first is not None:
+            assert first.running_mean is not None and first.running_var is not None  # likewise
+            scale = (first.weight * (first.running_var + first.eps).rsqrt()).detach()
+            shift = (first.bias - first.running_mean * scale).detach()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor, out: Tensor) -> None:
+        """Compute it of x (b, h, w, channels) into ``out`` of the same shape."""
+        if self.scale is not None and self.shift is not None:
+            x = _step(torch.addcmul, x.shape, self.shift, x, self.scale)
+        *steps, last = self.steps
+        for step in steps:
+            x = step(x)
+        last(x, out=out)
+
+
+class FrozenSS2D(nn.Module):
+    """``SS2D``; A and delta's projection stand as the scan reads them, channels side by side."""
+
+    A: Tensor
+
+    def __init__(self, branch: SS2D) -> None:
+        super().__init__()
+        self.in_proj = _pointwise(branch.in_proj.weight)
+        self.conv = deepcopy(branch.conv)
+        self.x_proj = _pointwise(branch.x_proj.flatten(0, 1))
+        self.dt_weight, self.dt_bias, self.D = (
+            nn.Parameter(t) for t in (_side_by_side(branch.dt_weight), branch.dt_bias.clone(), branch.D.clone())
+        )
+        self.register_buffer("A", _side_by_side(branch.state_matrix()))
+        self.norm = deepcopy(branch.norm)
+        self.out_proj = _pointwise(branch.out_proj.weight)
+
+    def forward(self, x: Tensor, add: Tensor | None, out: Tensor) -> None:
+        """Compute it of x (b, h, w, channels), plus ``add``, into ``out`` of the same shape."""
+        x, z = self.in_proj(x).chunk(2, -1)
+        assert self.conv.bias is not None
+        x = depthwise_silu(x, self.conv.weight, self.conv.bias)
+        x_dbl = rearrange(self.x_proj(x), "b h w (k c) -> b h w k c", k=DIRECTIONS)
+        A = self.A if self.A.dtype == torch.float64 else self.A.float()
+        y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
+        self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps), add, out)
+
+
+def _pointwise(weight: Tensor, bias: Tensor | None = None) -> FrozenConvolution:
+    """``project`` by weights (out, c) that no longer change."""
+    return FrozenConvolution(weight[:, :, None, None], bias)
+
+
+def _side_by_side(t: Tensor) -> Tensor:
+    """A copy of t (directions, channels, n) that is the same but for its memory, in which the
+    channels of each n stand side by side."""
+    return t.detach().transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _step(function: Callable[..., Tensor], shape: tuple[int, ...], *arguments: Tensor) -> Tensor:
+    """Compute ``function(*arguments)``, whose result has ``shape``; while a capture is open, into
+    the same memory again at every replay."""
+    recording = Recording.current()
+    return function(*arguments) if recording is None else recording.call(function, shape, *arguments)
+
+
+def _pad(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Add a row and a column of zeros to x (b, h, w, c) where h and w are odd."""
+    if out is None:
+        return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    out.zero_()[:, : x.shape[1], : x.shape[2]].copy_(x)
+    return out
+
+
+class Captures:
+    """From an image's patches to the stages' maps, by one capture for each size of image that was
+    met. A copy has none: its weights will be others."""
+
+    def __init__(self) -> None:
+        self._of_size: dict[tuple[int, ...], tuple[Recording, Tensor, list[Tensor]]] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Captures, ()  # of a copy, and of a pickle
+
+    def __len__(self) -> int:
+        return len(self._of_size)
+
+    @torch.inference_mode()
+    def __call__(self, compute: Callable[[Tensor], list[Tensor]], patches: Tensor, last: bool) -> list[Tensor]:
+        """What ``compute`` makes of patches (b, h, w, c): each stage's map, or the last alone."""
+        key = (*patches.shape, torch.get_num_threads())
+        with self._lock:
+            if key not in self._of_size:
+                while len(self._of_size) >= _MOST:
+                    del self._of_size[next(iter(self._of_size))]
+                start = patches.clone(memory_format=torch.contiguous_format)
+                with Recording() as recording:
+                    self._of_size[key] = recording, start, compute(start)
+            else:
+                recording, start, _ = self._of_size[key]
+                start.copy_(patches)
+                recording.replay()
+            maps = self._of_size[key][2]
+            return [each.clone() for each in (maps[-1:] if last else maps)]
+
+
+def can_be_captured(network: Classifier, image: Tensor) -> bool:
+    """Whether every step from there on is one that can be replayed: vector code on whole vectors,
+    float32, and nobody who watches."""
+    watched = (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state()
+    )
+    return (
+        image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype and not watched
+        and type(image) is Tensor
+        and 0 < len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * network.config.dims[0] <= _NUMBERS
+        and network.config.dims[0] % 32 == 0 and describe_backend("cpu").startswith("cpu:")
+    )  # fmt: skip  # a list of conditions
