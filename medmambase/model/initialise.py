@@ -1,7 +1,5 @@
-"""How a new network starts: as published, or with the published start's measured faults mended.
-
-Last stop before: ``network.py``, when a network is built.
-"""
+"""Initialise a new network: as published, or with the measured faults of the published start
+corrected."""
 
 import torch
 from torch import nn
@@ -12,14 +10,14 @@ from medmambase_kernels import SqueezeExcite, initial_dt_bias
 
 
 def initialise(network: nn.Module, init: Init) -> None:
-    """Draw every weight of ``network`` anew from torch's global generator; "corrected" or
-    "upstream", see ``ModelConfig``."""
+    """Draw every weight of ``network`` from torch's global generator. ``init``: "corrected" or
+    "upstream", as published."""
     network.apply(_upstream if init == "upstream" else _corrected)
 
 
 def _corrected(module: nn.Module) -> None:
-    """Upstream's, with its measured faults mended: its depthwise convolution lets under 1 % of the
-    image through to the scan."""
+    """As published but for two measured faults: the depthwise convolution let under 1 % of the
+    image through to the scan, and SE gates started at a constant 0.5."""
     _upstream(module)
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:

@@ -98,8 +98,8 @@ class MedMambaSE(Classifier):
 
     @classmethod
     def load(cls, folder: Path | str, *, features_only: bool = False) -> Self:
-        """The network that ``save`` wrote, in evaluation mode. Raises WeightsError if the folder is
-        not one."""
+        """Load the network that ``save`` wrote, in evaluation mode. Raises WeightsError if the
+        folder is not one, or its two files do not belong together."""
         tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
         if features_only:
             tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
@@ -157,8 +157,8 @@ class MedMambaSE(Classifier):
         say: Callable[[str], object] = print,
         source: str = "the tensors",
     ) -> Self:
-        """As ``from_upstream``, from tensors under upstream's names or our own and the architecture
-        that they belong to. ``source`` names them in errors."""
+        """Start from tensors under upstream's names or our own, and the architecture that they
+        belong to; otherwise as ``from_upstream``. ``source`` names them in errors."""
         if block is not None and as_coded(block) != as_coded(config.block):
             raise weights.WeightsError(
                 f"{source}: these are weights of {config.block!r}, whose convolutions have another order than those of "

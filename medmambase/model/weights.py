@@ -27,8 +27,8 @@ _WHOLE = "give the checkpoint of one whole network as it was saved"
 
 
 class WeightsError(Exception):
-    """A file of weights that cannot be used; the message names the file, what is wrong and what
-    would do."""
+    """A file of weights cannot be used; the message names the file, what is wrong and what to
+    do."""
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -43,7 +43,8 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str, ...], Preprocessing]:
-    """Tensors, architecture, classes and preprocessing. Raises WeightsError."""
+    """Read a network's folder: tensors, architecture, classes and preprocessing. Raises
+    WeightsError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -19,10 +19,10 @@ from wine import Done, Wine
 ALIKE = (
     "audit", "augment", "backend", "bench", "bench_command", "calibration", "capture", "comparison", "compile_kernels",
     "config", "cpu_vectors", "damaged_files", "depthwise_silu", "explanation_folder", "far_memory", "figures",
-    "frozen",    "gated_norm", "inference", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics", "network",
-    "odd_formats", "optimise", "phantom", "predictions", "published", "report", "report_damage",
+    "frozen", "gated_norm", "inference", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics",
+    "network", "odd_formats", "optimise", "phantom", "predictions", "published", "report", "report_damage",
     "selective_scan", "selective_scan_2d", "selective_scan_laws", "settings", "squeeze_excite",
-    "upstream",    "torch_citizenship", "torch_devices", "torch_func",
+    "torch_citizenship", "torch_devices", "torch_func", "upstream",
 )  # fmt: skip  # names
 
 
