@@ -104,7 +104,7 @@ ONE_THING: list[tuple[dict[str, Any], str, Level, str]] = [
     ({"trial": Trial(failed="ImportError: no c10")}, "torch", Level.BROKEN, "ImportError: no c10"),
     ({"trial": replace(NO_GPU, cuda="12.6")}, "torch's build", Level.SLOWER, "restart"),
     ({"kernels": "0.1.0"}, "medmambase", Level.BROKEN, "--no-deps ./kernels ."),
-    ({"kernels": None}, "medmambase", Level.BROKEN, "pip install"),
+    ({"kernels": None}, "medmambase", Level.BROKEN, "medmambase-kernels is not installed"),
     ({"medmambase": None}, "medmambase", Level.NOTE, "pip install"),
     ({"medmambase": None, "kernels": None}, "medmambase", Level.OK, "not installed"),
     ({"tritons": {}}, "Triton", Level.SLOWER, "triton-windows==3.7"),
