@@ -1,5 +1,6 @@
-"""Selective scans, what stands around them in a block, and the squeeze-and-excitation gate: for any
-model, on a GPU without a compiler and on any CPU.
+"""Selective scans, the operators around them, and squeeze-and-excitation: for any PyTorch model.
+
+They run on an NVIDIA GPU and on any CPU, and need no compiler.
 
 Axis legend, used everywhere: ``b`` batch, ``k`` scan direction, ``d`` channels, ``l`` length, ``n``
 state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w`` rows and columns,
@@ -7,11 +8,11 @@ state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w``
 """
 
 import medmambase_kernels.process  # noqa: F401  # before any thread starts: it notes the process
-from medmambase_kernels._cpu.capture import Recording
+from medmambase_kernels._cpu.capture import Capture
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
-from medmambase_kernels.inference import FrozenConvolution, FrozenNorm, corners, space_to_depth
+from medmambase_kernels.inference import FrozenConv2d, FrozenLayerNorm, space_to_depth
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import SqueezeExcite, squeeze_excite
@@ -21,12 +22,11 @@ __version__ = "0.2.0"  # of both distributions: the two pyproject.toml read it h
 __all__ = [
     "BACKENDS",
     "BackendError",
-    "FrozenConvolution",
-    "FrozenNorm",
-    "Recording",
+    "Capture",
+    "FrozenConv2d",
+    "FrozenLayerNorm",
     "SelectiveScan",
     "SqueezeExcite",
-    "corners",
     "depthwise_silu",
     "describe_backend",
     "gated_norm",
@@ -37,3 +37,6 @@ __all__ = [
     "squeeze_excite",
     "use_backend",
 ]
+
+# Former names.
+Recording, FrozenConvolution, FrozenNorm, corners = Capture, FrozenConv2d, FrozenLayerNorm, space_to_depth

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
-from medmambase_kernels._cpu.capture import Recording
+from medmambase_kernels._cpu.capture import Capture
 
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
@@ -33,9 +33,9 @@ def space_to_depth(x: Tensor) -> Tensor:
     w // 2, 4 c), the (row, column) (0, 0), (1, 0), (0, 1), (1, 1).
 
     A last odd row or column is left out. Any dtype and device, with gradients; while a
-    ``Recording`` is open, float32 on a CPU is a step of it, without.
+    ``Capture`` is open, float32 on a CPU is a step of it, without.
     """
-    if not torch.compiler.is_compiling() and Recording.current() is not None and _ours(x, x):
+    if not torch.compiler.is_compiling() and Capture.current() is not None and _ours(x, x):
         engine = engines.engine("space_to_depth", "cpu")
         if engine.fits(x):
             y: Tensor = engine.space_to_depth(x)
@@ -45,10 +45,7 @@ def space_to_depth(x: Tensor) -> Tensor:
     return squares.permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
-corners = space_to_depth  # its former name
-
-
-class FrozenNorm(nn.Module):
+class FrozenLayerNorm(nn.Module):
     """Normalise the channels of (b, h, w, c) as ``norm`` does, without gradients. Its weights must
     not change after the first call."""
 
@@ -70,7 +67,7 @@ class FrozenNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class FrozenConvolution(nn.Module):
+class FrozenConv2d(nn.Module):
     """Convolve with zeros around the map, bias + weight * x, then ReLU with ``relu``: (b, h, w,
     inputs) -> (b, h, w, outputs), channels last.
 

@@ -38,9 +38,9 @@ from medmambase.model.layers import (
 )
 from medmambase.model.weights import WeightsError
 from medmambase_kernels import (
-    FrozenConvolution,
-    FrozenNorm,
-    Recording,
+    Capture,
+    FrozenConv2d,
+    FrozenLayerNorm,
     depthwise_silu,
     describe_backend,
     gated_norm,
@@ -112,7 +112,7 @@ class FrozenPatchEmbedding(nn.Module):
         super().__init__()
         self.pad = embedding.pad
         self.proj = _pointwise(embedding.proj.weight.flatten(1), embedding.proj.bias)
-        self.norm = FrozenNorm(embedding.norm)
+        self.norm = FrozenLayerNorm(embedding.norm)
 
     def patches(self, image: Tensor) -> Tensor:
         """image (b, in_chans, h, w) -> (b, h', w', in_chans * 4 * 4)."""
@@ -150,7 +150,7 @@ class FrozenPatchMerging(nn.Module):
     def __init__(self, merging: PatchMerging) -> None:
         super().__init__()
         self.pad = merging.pad
-        self.norm = FrozenNorm(merging.norm)
+        self.norm = FrozenLayerNorm(merging.norm)
         self.reduction = _pointwise(merging.reduction.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class FrozenSSConvSSM(nn.Module):
         super().__init__()
         self.inner_residual = block.inner_residual
         self.conv_branch = FrozenConvBranch(block.conv_branch)
-        self.ssm_norm = FrozenNorm(block.ssm_norm)
+        self.ssm_norm = FrozenLayerNorm(block.ssm_norm)
         self.ssm_branch = FrozenSS2D(block.ssm_branch)
         self.se = deepcopy(block.se)
         self.mix = None if block.mix is None else _pointwise(block.mix.weight, block.mix.bias)
@@ -211,7 +211,7 @@ class FrozenConvBranch(nn.Module):
                     weight, bias = fuse_conv_bn_weights(
                         weight, bias, after.running_mean, after.running_var, after.eps, after.weight, after.bias
                     )
-                steps.append(FrozenConvolution(weight, bias, relu=after is not None))
+                steps.append(FrozenConv2d(weight, bias, relu=after is not None))
         self.steps = nn.ModuleList(steps)
         first = modules[0] if isinstance(modules[0], nn.BatchNorm2d) else None
         scale = shift = None
@@ -260,9 +260,9 @@ class FrozenSS2D(nn.Module):
         self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps), add, out)
 
 
-def _pointwise(weight: Tensor, bias: Tensor | None = None) -> FrozenConvolution:
+def _pointwise(weight: Tensor, bias: Tensor | None = None) -> FrozenConv2d:
     """``project`` by weights (out, c) that no longer change."""
-    return FrozenConvolution(weight[:, :, None, None], bias)
+    return FrozenConv2d(weight[:, :, None, None], bias)
 
 
 def _side_by_side(t: Tensor) -> Tensor:
@@ -274,8 +274,8 @@ def _side_by_side(t: Tensor) -> Tensor:
 def _step(function: Callable[..., Tensor], shape: tuple[int, ...], *arguments: Tensor) -> Tensor:
     """Compute ``function(*arguments)``, whose result has ``shape``; while a capture is open, into
     the same memory again at every replay."""
-    recording = Recording.current()
-    return function(*arguments) if recording is None else recording.call(function, shape, *arguments)
+    capture = Capture.current()
+    return function(*arguments) if capture is None else capture.call(function, shape, *arguments)
 
 
 def _pad(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -291,7 +291,7 @@ class Captures:
     met. A copy has none: its weights will be others."""
 
     def __init__(self) -> None:
-        self._of_size: dict[tuple[int, ...], tuple[Recording, Tensor, list[Tensor]]] = {}
+        self._of_size: dict[tuple[int, ...], tuple[Capture, Tensor, list[Tensor]]] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -309,12 +309,12 @@ class Captures:
                 while len(self._of_size) >= _MOST:
                     del self._of_size[next(iter(self._of_size))]
                 start = patches.clone(memory_format=torch.contiguous_format)
-                with Recording() as recording:
-                    self._of_size[key] = recording, start, compute(start)
+                with Capture() as capture:
+                    self._of_size[key] = capture, start, compute(start)
             else:
-                recording, start, _ = self._of_size[key]
+                capture, start, _ = self._of_size[key]
                 start.copy_(patches)
-                recording.replay()
+                capture.replay()
             maps = self._of_size[key][2]
             return [each.clone() for each in (maps[-1:] if last else maps)]
 

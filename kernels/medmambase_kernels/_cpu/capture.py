@@ -1,8 +1,8 @@
 """Capture the launches of CPU kernels and replay them: on a small input Python takes longer to say
 what to do than the processor to do it.
 
-Within ``with Recording() as recording`` every launch of a CPU kernel is kept as well as run, with
-its memory, and so is every ``recording.call``. ``replay`` then does the same on the same memory:
+Within ``with Capture() as capture`` every launch of a CPU kernel is kept as well as run, with
+its memory, and so is every ``capture.call``. ``replay`` then does the same on the same memory:
 the caller writes the next input where the first one stood, and reads the result where the first
 one came. What else is computed in between is computed once, as constants made from weights are.
 """
@@ -20,13 +20,13 @@ Step = TypeVar("Step", bound=Callable[[], object])
 class _Current(threading.local):
     """What captures in this thread."""
 
-    recording: "Recording | None" = None
+    capture: "Capture | None" = None
 
 
 _current = _Current()
 
 
-class Recording:
+class Capture:
     """Capture steps while it is open, and replay them in their order. Not for two threads at once,
     neither to capture nor to replay."""
 
@@ -35,18 +35,18 @@ class Recording:
         self._scratch = torch.empty(0, dtype=torch.float32, device="cpu")
 
     @staticmethod
-    def current() -> "Recording | None":
+    def current() -> "Capture | None":
         """The one that is open in this thread, if any is."""
-        return _current.recording
+        return _current.capture
 
     def __enter__(self) -> Self:
-        if _current.recording is not None:
-            raise RuntimeError("a recording is open in this thread already; close it first")
-        _current.recording = self
+        if _current.capture is not None:
+            raise RuntimeError("a capture is open in this thread already; close it first")
+        _current.capture = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        _current.recording = None
+        _current.capture = None
 
     def add(self, step: Step) -> Step:
         """Keep a step that was taken, and return it."""

@@ -22,7 +22,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from medmambase_kernels._cpu import openmp
-from medmambase_kernels._cpu.capture import Recording
+from medmambase_kernels._cpu.capture import Capture
 from medmambase_kernels._cpu.language import (
     ARGUMENTS,
     NEXT_TASK,
@@ -63,23 +63,21 @@ class Program:
             )
         if not tasks:
             return
-        recording, most = Recording.current(), torch.get_num_threads()
-        threads = min(most, tasks) if recording is None else most
+        capture, most = Capture.current(), torch.get_num_threads()
+        threads = min(most, tasks) if capture is None else most
         floats = self.scratch_floats + -(-more_scratch // _LINE) * _LINE + _LINE
         needed = threads * floats + _LINE
-        scratch = (
-            torch.empty(needed, dtype=torch.float32, device="cpu") if recording is None else recording.scratch(needed)
-        )
+        scratch = torch.empty(needed, dtype=torch.float32, device="cpu") if capture is None else capture.scratch(needed)
         values = [arguments[name] for name in self.arguments]
         table = (ctypes.c_int64 * (ARGUMENTS + len(values)))()
         start = _address(scratch)
         table[TASKS], table[SCRATCH], table[SCRATCH_FLOATS] = tasks, start + -start % 64, floats
         table[ARGUMENTS:] = [_address(value) if isinstance(value, Tensor) else value or 0 for value in values]
         openmp.run(self.entries, ctypes.addressof(table), threads)
-        if recording is not None:
-            last = recording.last()
+        if capture is not None:
+            last = capture.last()
             launches = (
-                last if isinstance(last, _Launches) and last.threads == threads else recording.add(_Launches(threads))
+                last if isinstance(last, _Launches) and last.threads == threads else capture.add(_Launches(threads))
             )
             launches.append(_Launch(self.entries, table, (self, scratch, *values)))
 

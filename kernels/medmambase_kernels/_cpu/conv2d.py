@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels._cpu import compiler
-from medmambase_kernels._cpu.capture import Recording
+from medmambase_kernels._cpu.capture import Capture
 from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
 from medmambase_kernels._cpu.language import Kernel
 
@@ -116,9 +116,9 @@ def convolve(x: Tensor, packed: Packed, relu: bool, add: Tensor | None, out: Ten
     b, h, w, inputs = x.shape
     full, around = len(packed.bias), packed.weight.shape[1] > 1
     odd = full > packed.outputs
-    if odd and Recording.current() is not None and (add is not None or out is not None):
+    if odd and Capture.current() is not None and (add is not None or out is not None):
         raise ValueError(
-            f"add or out has {packed.outputs} channels; while a Recording is open they must fill vectors of "
+            f"add or out has {packed.outputs} channels; while a Capture is open they must fill vectors of "
             f"{compiler.lanes()} channels: give a multiple of it"
         )
     wide = empty(b, h, w, full) if odd or out is None else out
