@@ -1,8 +1,8 @@
 """MedMambaSE for medical ultrasound images, on kernels that need no compiler.
 
-The network and its presets are here; the kernels are also importable alone, from
-``medmambase_kernels``. A name is brought from its module when it is first asked for: what says why
-PyTorch does not load must not load it.
+``train`` trains a run, and ``Predictor`` predicts with it; the network and its presets are here,
+too. The kernels are also importable alone, from ``medmambase_kernels``. A name is brought from its
+module when it is first asked for: what says why PyTorch does not load must not load it.
 """
 
 from importlib import import_module, metadata
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medmambase.config import PRESETS, RECIPES, ModelConfig, Preprocessing, TrainConfig
+    from medmambase.inference.predictor import Prediction, Predictor
     from medmambase.model.network import MedMambaSE
+    from medmambase.training.python_api import Run, train
     from medmambase_kernels import (
         SelectiveScan,
         SqueezeExcite,
@@ -28,7 +30,10 @@ __all__ = [
     "RECIPES",
     "MedMambaSE",
     "ModelConfig",
+    "Prediction",
+    "Predictor",
     "Preprocessing",
+    "Run",
     "SelectiveScan",
     "SqueezeExcite",
     "TrainConfig",
@@ -36,11 +41,19 @@ __all__ = [
     "selective_scan",
     "selective_scan_2d",
     "squeeze_excite",
+    "train",
     "use_backend",
 ]
-_HOMES = {"MedMambaSE": "medmambase.model.network"} | dict.fromkeys(
-    ("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"), "medmambase.config"
-)
+_HOMES = {
+    name: module
+    for module, names in {
+        "medmambase.config": ("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"),
+        "medmambase.inference.predictor": ("Prediction", "Predictor"),
+        "medmambase.model.network": ("MedMambaSE",),
+        "medmambase.training.python_api": ("Run", "train"),
+    }.items()
+    for name in names
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,10 @@ Metric = Literal["auc", "balanced_accuracy", "accuracy"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+# Settings that change no result: a run may be resumed with others.
+CHANGE_NO_RESULT = ("cache", "save_every", "tensorboard")
+
+
 class ConfigError(ValueError):
     """An invalid setting: the message names it, what was got and what is wanted."""
 

@@ -1,5 +1,5 @@
-"""The folder of one run: its name, who is at work in it, and the files that the training writes
-into it.
+"""The folder of one run: the name of everything in it, who is at work in it, and how files get into
+it.
 
 Every file is written beside its place and moved there, so that a kill at any byte never spoils what
 is there.
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,43 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medmambase import files
+
+# Folders in a run's folder. BEST and LAST are networks' folders, TEST and VAL hold results.
+BEST, LAST, TEST, VAL = "best", "last", "test", "val"
+AUDIT, EXPLAIN, EVALUATIONS, PHANTOM, TENSORBOARD = "audit", "explain", "evaluations", "phantom", "tensorboard"
+
+# How the run was set up, and what it was set up on.
+CONFIG = "config.toml"  # the settings, to repeat the run or to go on with it
+DESCRIPTION = "config.json"  # what these settings became, and the outcome; in a network's folder: its architecture
+COMMAND = "command.txt"
+ENVIRONMENT = "env.json"
+DATA_REPORT = "data_report.json"
+SPLITS = "splits.csv"
+DUPLICATES = "twins.png"  # in AUDIT
+
+# What the training wrote while it ran.
+LOG = "train.log"
+CHECK_LOG = "check.log"  # of medmambase-check
+HISTORY = "metrics.csv"  # one row an epoch
+WEIGHTS = "model.safetensors"  # in BEST and LAST
+STATE = "state.safetensors"  # in LAST: all that is needed to resume
+IMAGES = "images.csv"  # beside it: with it a refusal to resume can name the images that changed
+
+# Results. METRICS, CALIBRATED and MEDMNIST lie beside the PREDICTIONS that they are computed from.
+PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"
+CALIBRATION = "calibration.json"  # learned on the validation images
+ACCESS_LOG = "test_access_log.csv"  # each time the test images were looked at
+ACCESS_LOG_BEFORE = "openings.csv"  # its name in version 0.1.0: there it is read, and goes on
+
+# Pictures, the report, and the model card.
+CURVES = "curves.png"
+CONFUSION, ROC, PR, RELIABILITY, MISTAKES = "confusion.png", "roc.png", "pr.png", "reliability.png", "mistakes.png"
+FAITHFULNESS, FAITHFULNESS_CURVES, GATES = "faithfulness.json", "faithfulness.png", "gates.png"  # in EXPLAIN
+SHEETS, SE_STAGES = "sheet_*.png", "se_stage*.png"  # in EXPLAIN, one for each number in place of the star
+REPORT = "report.html"
+MODEL_CARD = "MODEL_CARD.md"
+
+LOCK, LOCK_HOLDER = "run.lock", "run.lock.json"
 
 _RESERVED = {
     "con",
@@ -81,7 +118,7 @@ def held(run: Path) -> Iterator[None]:
     The lock is the operating system's, so it ends with its process, however that ends: nothing is
     left to clear away after a kill.
     """
-    lock = FileLock(run / "run.lock", blocking=False)
+    lock = FileLock(run / LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -94,19 +131,30 @@ def held(run: Path) -> Iterator[None]:
         ) from error
     try:
         # Beside the lock, which on Windows nobody else can read.
-        write_json(run / "run.lock.json", {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        write_json(run / LOCK_HOLDER, {"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         yield
     finally:
-        (run / "run.lock.json").unlink(missing_ok=True)
+        (run / LOCK_HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
 def _holder(run: Path) -> str:
     try:
-        holder = json.loads((run / "run.lock.json").read_text(encoding="utf-8"))
+        holder = json.loads((run / LOCK_HOLDER).read_text(encoding="utf-8"))
         return f"another run (process {holder['process']}, since {holder['since']})"
     except (OSError, ValueError, LookupError, TypeError):  # it has only just begun, or just ended
         return "another run"
+
+
+def logged(path: Path, say: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a function that passes a line on to ``say`` and also appends it to the file."""
+
+    def say_and_keep(line: str) -> None:
+        say(line)
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(line + "\n")
+
+    return say_and_keep
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from medmambase.config import PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
+from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
+from medmambase.run_folder import CONFIG
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
@@ -19,19 +20,12 @@ OnBad = Literal["skip", "error"]
 Channels = Literal["auto", "1", "3"]
 Engine = Literal["triton", "cpu", "torch", "reference"]
 
-CONFIG = "config.toml"  # in a run's folder: its settings, to repeat it or to go on
 # What --demo does differently, so that it ends in minutes without a GPU; whatever is set by hand
 # still wins.
 DEMO = {"image_size": 48, "epochs": 6, "in_chans": "1"}
 DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is asked for: it is then shown as it is
 DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
-MAY_CHANGE = (
-    "data",
-    "device",
-    "cache",
-    "save_every",
-    "tensorboard",
-)  # of a run that goes on: what changes no result, and where its data lies now
+MAY_CHANGE = ("data", "device", *CHANGE_NO_RESULT)  # of a run that is resumed; its data may lie elsewhere now
 _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by flag takes back the other of the file
 
 

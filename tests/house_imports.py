@@ -22,25 +22,39 @@ BASE = (
     "medmambase.files",
     "medmambase.run_folder",
     "medmambase.distributed",
-)  # which import nothing of ours
+    "medmambase.machine",
+)  # which import nothing of ours but each other
 IMPORTS = (
-    ("medmambase", ("medmambase.config", "medmambase.model.*", KERNELS)),
+    (
+        "medmambase",
+        ("medmambase.config", "medmambase.model.*", "medmambase.inference.*", "medmambase.training.*", KERNELS),
+    ),
     ("medmambase.config", ("medmambase.validation",)),
-    ("medmambase.settings", ("medmambase.config", "medmambase.validation")),
+    ("medmambase.settings", ("medmambase.config", "medmambase.run_folder", "medmambase.validation")),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
     (
-        "medmambase.evaluation.explanation*",
-        (*BASE, "medmambase.model*", "medmambase.data.reading.images", "medmambase.evaluation*", KERNELS),
+        "medmambase.evaluation*",
+        (*BASE, "medmambase.evaluation*", "medmambase.inference*", "medmambase.model*", "medmambase.data*", KERNELS),
     ),
-    ("medmambase.evaluation*", (*BASE, "medmambase.data.reading.images", "medmambase.evaluation*")),
     ("medmambase.run_folder", BASE),
     ("medmambase.distributed", BASE),
-    ("medmambase.inference*", (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.training*")),
+    ("medmambase.machine", BASE),
+    ("medmambase.inference*", (*BASE, "medmambase.inference*", "medmambase.data*", "medmambase.model*", KERNELS)),
     (
         "medmambase.training*",
-        (*BASE, "medmambase.data*", "medmambase.model*", "medmambase.evaluation.metrics", "medmambase.training*"),
+        (
+            *BASE,
+            "medmambase",
+            "medmambase.settings",
+            "medmambase.training*",
+            "medmambase.inference*",
+            "medmambase.data*",
+            "medmambase.model*",
+            "medmambase.evaluation*",
+            KERNELS,
+        ),
     ),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     # backend.py has no statement that imports a backend: it loads one by its name, on first use.

@@ -1,7 +1,7 @@
-"""``medmambase-check data/``: what would be trained on, looked through before anybody trains.
+"""``medmambase-check data/``: look through images before training on them.
 
-Parse, call, print. The same files are read in the same way, and the same is found, as by
-``medmambase-train``; see ``data/audit.py``.
+The same files are read in the same way, and the same is found, as by ``medmambase-train``; see
+``data/audit.py``.
 """
 
 import argparse
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import run_folder
-from medmambase.commands import console, summaries
-from medmambase.data.manifest.folders import DataError
+from medmambase.commands import console
+from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_manifest
-from medmambase.settings import flag, from_text, resolve
+from medmambase.evaluation.report import of_a_run
+from medmambase.settings import Settings, flag, from_text, resolve
 from medmambase.training import session
 
 CLEAN, FOUND = 0, 1
@@ -28,11 +29,12 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage, 3
-    data, 4 environment, 130 interrupted."""
-    console.prepare()
+    """Run the console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage,
+    3 data, 4 environment, 130 interrupted."""
     folder: Path | None = None
-    try:
+
+    def act() -> int:
+        nonlocal folder
         options = vars(_parser().parse_args(arguments))
         settings = resolve(
             {
@@ -53,26 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
         folder = run_folder.create(Path(settings.runs), name)
-        say = console.logger(folder / "check.log")
-        intake = session.take_in(manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress)
-        session.say_intake(intake, manifest, folder, say)
-        found = intake.audit
-        for title, counted in (("sizes", found.sizes), ("modes", found.modes)):
-            listed = ", ".join(f"{count} of {kind}" for kind, count in counted.most_common(8))
-            say(f"{title + ':':10} {listed}{f', {len(counted) - 8} more kinds' if len(counted) > 8 else ''}")
-        session.write_intake(intake, manifest, folder)
-        summaries.draw_twins(intake.images, found, folder / "audit" / "twins.png")
-        if not len(intake.images.labels):
-            raise DataError(f"{source}: not one image can be read; see {folder / session.REPORT}")
-        bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
-        say(f"\n{'found something' if bad else 'nothing found'}; all of it is in {folder}")
-        return FOUND if bad else CLEAN
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return console.INTERRUPTED
-    except tuple(console.EXIT_CODES) as error:
-        print(f"medmambase-check: {console.sentence(error, folder)}", file=sys.stderr)
-        return console.exit_code(error)
+        return _check(settings, manifest, folder)
+
+    return console.guarded("medmambase-check", act, where=lambda: folder)
+
+
+def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
+    say = run_folder.logged(folder / run_folder.CHECK_LOG, console.say)
+    intake = session.take_in(manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress)
+    session.say_intake(intake, manifest, folder, say)
+    found = intake.audit
+    for title, counted in (("sizes", found.sizes), ("modes", found.modes)):
+        listed = ", ".join(f"{count} of {kind}" for kind, count in counted.most_common(8))
+        say(f"{title + ':':10} {listed}{f', {len(counted) - 8} more kinds' if len(counted) > 8 else ''}")
+    session.write_intake(intake, manifest, folder)
+    of_a_run.draw_duplicates(intake.images, found, folder)
+    if not len(intake.images.labels):
+        raise DataError(f"{settings.data}: not one image can be read; see {folder / run_folder.DATA_REPORT}")
+    bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
+    say(f"\n{'found something' if bad else 'nothing found'}; all of it is in {folder}")
+    return FOUND if bad else CLEAN
 
 
 def _parser() -> argparse.ArgumentParser:

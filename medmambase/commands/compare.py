@@ -18,8 +18,8 @@ from medmambase.commands import console
 from medmambase.config import ConfigError
 from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
-from medmambase.evaluation.report import results
 from medmambase.files import write_json
+from medmambase.run_folder import PREDICTIONS, TEST
 
 SHOWN = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 1 the predictions cannot be compared, 2
+    """Run the console command. Returns its exit code: 0 ok, 1 the predictions cannot be compared, 2
     usage, 3 data, 4 environment, 130 interrupted."""
     options = _parser().parse_args(arguments)
     return console.guarded("medmambase-compare", lambda: _compare(options))
@@ -130,7 +130,7 @@ def _matching(patterns: Sequence[str]) -> list[Path]:
 
 
 def _read(path: Path) -> Predictions:
-    return read_predictions(path if path.is_file() else path / "test" / results.PREDICTIONS)
+    return read_predictions(path if path.is_file() else path / TEST / PREDICTIONS)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -12,24 +12,27 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from medmambase import distributed, run_folder
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import ImageError
+from medmambase.distributed import RankError
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.predictions import MetricsError
-from medmambase.evaluation.report import report
-from medmambase.model.network import MedMambaSE
+from medmambase.evaluation.report.report import ReportError
+from medmambase.inference.probabilities import InferenceError
+from medmambase.machine import choose_device
 from medmambase.model.weights import WeightsError
-from medmambase.training import checkpoint, loop
+from medmambase.run_folder import RunFolderError
+from medmambase.training.checkpoint import CheckpointError
+from medmambase.training.loop import TrainingError
 from medmambase_kernels import BackendError
 
 # What a person should do about each kind of failure is in its message; the exit code says which
 # kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
-    loop.TrainingError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
-    checkpoint.CheckpointError: 3, BackendError: 4, run_folder.RunFolderError: 4, distributed.RankError: 4,
-    FigureError: 4, report.ReportError: 4, torch.OutOfMemoryError: 4, OSError: 4,
+    TrainingError: 1, InferenceError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
+    CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4, ReportError: 4,
+    torch.OutOfMemoryError: 4, OSError: 4,
 }  # fmt: skip  # a table
 INTERRUPTED = 130
 
@@ -41,17 +44,33 @@ def prepare() -> None:
             stream.reconfigure(errors="replace")
 
 
-def guarded(program: str, act: Callable[[], int]) -> int:
-    """The exit code of ``act``, and one line on the error stream where it cannot end well."""
+def guarded(
+    program: str,
+    act: Callable[[], int],
+    *,
+    where: Callable[[], Path | None] = lambda: None,
+    advice: Callable[[Exception], str] = lambda error: "",
+    interrupted: Callable[[], str] = lambda: "interrupted",
+) -> int:
+    """Return the exit code of ``act``, and print one line on the error stream where it fails.
+
+    ``where``: the run's folder, once there is one, for an error that names no file. ``advice`` is
+    added to the line of an error; ``interrupted`` is the line after Ctrl-C.
+    """
     prepare()
     try:
         return act()
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print(f"\n{interrupted()}", file=sys.stderr)
         return INTERRUPTED
     except tuple(EXIT_CODES) as error:
-        print(f"{program}: {sentence(error, None)}", file=sys.stderr)
+        print(f"{program}: {sentence(error, where())}{advice(error)}", file=sys.stderr)
         return exit_code(error)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # for a CPU's memory torch has no error of its own
+            raise
+        print(f"{program}: {too_much(error)}", file=sys.stderr)
+        return EXIT_CODES[torch.OutOfMemoryError]
 
 
 def positive(text: str) -> int:
@@ -63,24 +82,8 @@ def positive(text: str) -> int:
 
 
 def device(wish: str | None) -> torch.device:
-    """The one wished for, or the GPU if there is one. Raises ConfigError where it cannot be
-    used."""
-    try:
-        found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.ones(1, device=found).item()  # the number must come back: there are devices without any
-    except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
-        raise ConfigError(
-            f"--device {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically"
-        ) from error
-    return found
-
-
-def network_of(run: Path) -> MedMambaSE:
-    """The network of a run's folder, or of a network's own. Raises WeightsError, and DataError
-    where there is no such folder."""
-    if not run.is_dir():
-        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
-    return MedMambaSE.load(run / "best" if (run / "best").is_dir() else run)
+    """Return the device of ``--device``. Raises ConfigError where it cannot be used."""
+    return choose_device(wish, "--device")
 
 
 def exit_code(error: Exception) -> int:
@@ -110,15 +113,9 @@ def too_much(error: Exception) -> str:
     )
 
 
-def logger(path: Path) -> Callable[[str], None]:
-    """A function that prints a line and keeps it in the file."""
-
-    def say(line: str) -> None:
-        tqdm.write(line)
-        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(line + "\n")
-
-    return say
+def say(line: str) -> None:
+    """Print a line, above the bar where there is one."""
+    tqdm.write(line)
 
 
 def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:

@@ -1,9 +1,5 @@
-"""``medmambase-evaluate RUN``: every figure of a run again from its predictions; with DATA, the
-network tried on other images.
-
-Parse, call, print. As data: ``predictions.csv`` -> ``evaluation/results.py`` -> the folder's files
-and the report.
-"""
+"""``medmambase-evaluate RUN``: compute every figure of a run again from its predictions; with DATA,
+test its network on other images."""
 
 import argparse
 import json
@@ -13,25 +9,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import run_folder
-from medmambase.commands import console, summaries
+from medmambase.commands import console
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
 from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.evaluation.report import report, results
+from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.files import write_json
 from medmambase.inference import held_out
-from medmambase.training import loop
-from medmambase.training.session import REPORT
+from medmambase.inference.predictor import load_network
+from medmambase.inference.probabilities import choose_precision
+from medmambase.run_folder import (
+    CALIBRATED,
+    CALIBRATION,
+    DATA_REPORT,
+    EVALUATIONS,
+    MEDMNIST,
+    METRICS,
+    PREDICTIONS,
+    TEST,
+    VAL,
+)
 
 DIFFERENT = 1
-EVALUATIONS = "evaluations"  # in a run's folder: what it was tried on beside its own test images
 _MOST_DIFFERENCES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the
+    """Run the console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the
     predictions, 2 usage, 3 data, 4 environment, 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
@@ -39,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def act() -> int:
         if options.run.is_file():
             metrics = judge(read_predictions(options.run))
-            print(summaries.summary(metrics))
+            print(summary(metrics))
             if options.json:
                 write_json(options.json, metrics.to_dict())
             return 0
@@ -52,20 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _again(run: Path) -> int:
     """From the predictions to everything that is made of them."""
-    test, val = run / "test", run / "val" / results.PREDICTIONS
-    if not (test / results.PREDICTIONS).is_file():
+    test, val = run / TEST, run / VAL / PREDICTIONS
+    if not (test / PREDICTIONS).is_file():
         raise DataError(
-            f"{test / results.PREDICTIONS}: there is no such file; give the folder of a run that had test images, or "
+            f"{test / PREDICTIONS}: there is no such file; give the folder of a run that had test images, or "
             f"DATA to try its network on"
         )
-    predictions = read_predictions(test / results.PREDICTIONS)
+    predictions = read_predictions(test / PREDICTIONS)
     found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
-    names = (results.METRICS, results.CALIBRATED, results.MEDMNIST)
+    names = (METRICS, CALIBRATED, MEDMNIST)
     before = {name: _recorded(test / name) for name in names}
     if found is not None:
-        write_json(run / results.CALIBRATION, found.to_dict())
-    metrics = results.write_figures(test, predictions, found, published=before[results.MEDMNIST] is not None)
-    print(summaries.summary(metrics))
+        write_json(run / CALIBRATION, found.to_dict())
+    metrics = results.write_figures(test, predictions, found, published=before[MEDMNIST] is not None)
+    print(summary(metrics))
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     changed = [
@@ -82,7 +90,7 @@ def _again(run: Path) -> int:
         if len(changed) > _MOST_DIFFERENCES:
             print(f"and {len(changed) - _MOST_DIFFERENCES} more")
         return DIFFERENT
-    if before[results.METRICS] is not None:
+    if before[METRICS] is not None:
         print("every figure is the recorded one, to the last digit")
     return 0
 
@@ -98,31 +106,26 @@ def _recorded(path: Path) -> dict[str, object] | None:
 def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The run's network on images of DATA; results into a folder of their own."""
     run, source = options.run, options.data
-    network, device = console.network_of(run), console.device(options.device)
+    network, device = load_network(run), console.device(options.device)
     found = read_images(source, group_regex=options.group_regex, group_column=options.group_column)
     tried = held_out.examine(run, network, found, console.progress)
     for note in tried.notes:
         print(f"note: {note}")
     folder = run_folder.create(run / EVALUATIONS, options.name or source.resolve().stem)
     skipped = [{"path": str(error.path), "reason": error.reason} for error in tried.bad]
-    run_folder.write_json(folder / REPORT, {"root": found.root.name, "skipped": skipped, "notes": list(tried.notes)})
+    run_folder.write_json(
+        folder / DATA_REPORT, {"root": found.root.name, "skipped": skipped, "notes": list(tried.notes)}
+    )
     for error in tried.bad:
         print(f"skipped: {error}")
-    results.note_opening(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
-    dtype, _ = loop.choose_precision("auto", device)
-    predictions = summaries.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
-    print(
-        "\n"
-        + "\n".join(
-            summaries.test(
-                folder,
-                predictions,
-                tried.images,
-                results.read_calibration(run),
-                published=source.suffix.casefold() == ".npz",
-            )
-        )
-    )
+    results.note_access(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
+    dtype, _ = choose_precision("auto", device)
+    predictions = of_a_run.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
+    published = source.suffix.casefold() == ".npz"
+    metrics = of_a_run.test(folder, predictions, tried.images, results.read_calibration(run), published)
+    print(f"\n{summary(metrics)}")
+    if published:
+        print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nall of it: {folder.resolve()}")
     return 0
 

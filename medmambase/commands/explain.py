@@ -1,9 +1,5 @@
-"""``medmambase-explain RUN IMAGES``: what a network looks at, with a figure for whether that can be
-believed.
-
-Parse, call, print. As data: images -> ``evaluation/explanations.py`` -> ``explain/`` in the run's
-folder, and its report again.
-"""
+"""``medmambase-explain RUN IMAGES``: draw what a network looks at, and measure whether that can be
+believed."""
 
 import argparse
 import sys
@@ -18,12 +14,14 @@ from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import ImageError, load, normalise
 from medmambase.evaluation.explanation import folder as explanations
 from medmambase.evaluation.report import report
+from medmambase.inference.predictor import load_network
+from medmambase.run_folder import BEST, DESCRIPTION, EXPLAIN
 
 MOST = 96  # images that are looked at; more would change the means little
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, 2 usage, 3 data, 4 environment, 130
+    """Run the console command. Returns its exit code: 0 ok, 2 usage, 3 data, 4 environment, 130
     interrupted."""
     options = _parser().parse_args(arguments)
     return console.guarded("medmambase-explain", lambda: _explain(options))
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     run, source = options.run, options.images
-    network, device = console.network_of(run), console.device(options.device)
+    network, device = load_network(run), console.device(options.device)
     if not source.exists():
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
@@ -53,7 +51,7 @@ def _explain(options: argparse.Namespace) -> int:
     network = network.to(device)
     subjects = explanations.Subjects(stacked, tuple(map(str, paths)), known)
     found = explanations.write(
-        run / "explain", network, network.classes, normalise(stacked.to(device), network.preprocessing), subjects
+        run / EXPLAIN, network, network.classes, normalise(stacked.to(device), network.preprocessing), subjects
     )
     print(f"{len(paths)} images explained in {(run / 'explain').resolve()}")
     for name, words in (("cam", "by the map"), ("random", "by chance")):
@@ -62,7 +60,7 @@ def _explain(options: argparse.Namespace) -> int:
             f"{found[name]['insertion']:.3f}"
         )
     print(found["verdict"])
-    if (run / "config.json").is_file() and (run / "best").is_dir():
+    if (run / DESCRIPTION).is_file() and (run / BEST).is_dir():
         print(f"report: {report.write_report(run).resolve()}")
     return 0
 

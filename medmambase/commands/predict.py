@@ -1,9 +1,4 @@
-"""``medmambase-predict RUN IMAGES -o out.csv``: what a network says of any number of files, one row
-each.
-
-Parse, call, print. As data: ``data/folders.py`` -> ``training/examination.py`` -> the rows, written
-as they come.
-"""
+"""``medmambase-predict RUN IMAGES -o out.csv``: predict any number of files, one row each."""
 
 import argparse
 import csv
@@ -15,19 +10,14 @@ from tqdm import tqdm
 
 from medmambase.commands import console
 from medmambase.config import ConfigError
-from medmambase.data.manifest.folders import DataError, image_files
-from medmambase.data.reading.images import ImageError
-from medmambase.evaluation.calibration import warm
-from medmambase.evaluation.report import results
 from medmambase.files import move
-from medmambase.inference import held_out
-from medmambase.training import loop
+from medmambase.inference.predictor import Predictor
 
 COLUMNS = ("path", "predicted", "probability")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ok, files that cannot be read included, 2
+    """Run the console command. Returns its exit code: 0 ok, files that cannot be read included, 2
     usage, 3 data, 4 environment, 130 interrupted."""
     options = _parser().parse_args(arguments)
     return console.guarded("medmambase-predict", lambda: _predict(options))
@@ -35,52 +25,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     source, out = options.images, options.output
-    network, device = console.network_of(options.run), console.device(options.device)
-    if not source.exists():
-        raise DataError(
-            f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
-        )
     if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(f"-o {out} is no place for a file; give a file's name in a folder that exists")
-    found = results.read_calibration(options.run) if options.calibrated else None
-    if options.calibrated and found is None:
-        raise ConfigError(
-            f"--calibrated: {options.run} has no {results.CALIBRATION}, since it had no validation images; leave it out"
-        )
-    dtype, _ = loop.choose_precision("auto", device)
-    part, classes = out.with_name(out.name + ".part"), network.classes
+        raise ConfigError(f"-o {out} cannot be written: {_no_place(out)}")
+    device = console.device(options.device)
+    predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
+    part = out.with_name(out.name + ".part")
     good = bad = 0
     root = source if source.is_dir() else source.parent
-    rows = held_out.predict_files(network, image_files(source), options.batch_size, device, dtype)
+    predictions = predictor(source, options.batch_size)
     # A file name that is no valid Unicode is written with escapes. Each batch is on its way to the
     # disk at once: whatever ends this, the rows so far are there.
     with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *(f"prob_{name}" for name in classes), "error"])
+        writer.writerow([*COLUMNS, *(f"prob_{name}" for name in predictor.classes), "error"])
         try:
-            for path, result in tqdm(rows, desc="predicting", unit=" images", leave=False, disable=None):
-                name = path.relative_to(root).as_posix()
-                if isinstance(result, ImageError):
-                    bad += 1
-                    writer.writerow([name, "", "", *("" for _ in classes), result.reason])
-                else:
+            for one in tqdm(predictions, desc="predicting", unit=" images", leave=False, disable=None):
+                name = one.path.relative_to(root).as_posix() if one.path else ""
+                if one.problem is None:
                     good += 1
-                    probabilities = result if found is None else warm(result, found.temperature)
-                    best = int(probabilities.argmax())
-                    writer.writerow(
-                        [name, classes[best], *map(repr, [float(probabilities[best]), *probabilities.tolist()]), ""]
-                    )
+                    writer.writerow([name, one.label, *map(repr, [one.probability, *one.by_class.values()]), ""])
+                else:
+                    bad += 1
+                    writer.writerow([name, "", "", *("" for _ in predictor.classes), one.problem])
                 if (good + bad) % options.batch_size == 0:
                     file.flush()
         except KeyboardInterrupt:
             print(f"\ninterrupted: the first {good + bad} rows are in {part}", file=sys.stderr)
             return console.INTERRUPTED
-    if not good + bad:
-        part.unlink()
-        raise DataError(f"{source}: no images found (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
     move(part, out)
     print(f"{good} images predicted{f', {bad} could not be read' if bad else ''}: {out.resolve()}")
     return 0
+
+
+def _no_place(out: Path) -> str:
+    return "it is a folder; give a file's name" if out.is_dir() else "its folder does not exist"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,10 +12,10 @@ from pydantic import Field, StrictFloat, with_config
 
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.inference.probabilities import apply_temperature, log_probabilities
 from medmambase.validation import OBJECT, check
 
 SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
-_LEAST = np.finfo(np.float64).tiny
 _WIDEST = math.log(20)  # temperatures from 1/20 to 20; of images that are all right the best would be 0
 
 
@@ -64,14 +64,7 @@ def fit(validation: Predictions) -> Calibration | None:
 def warmed(predictions: Predictions, temperature: float) -> Predictions:
     """Divide the logits of predictions by a temperature: no image is called otherwise, but for ties
     in the last digit, and confidence becomes truer."""
-    return replace(predictions, probabilities=warm(predictions.probabilities, temperature))
-
-
-def warm(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits behind probabilities (..., classes) by a temperature, and return
-    probabilities."""
-    warmer: np.ndarray = scipy.special.softmax(_logits(probabilities) / temperature, axis=-1)
-    return warmer
+    return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
 
 
 def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
@@ -108,13 +101,8 @@ def reliability(predictions: Predictions) -> list[Bin]:
     ]
 
 
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    logits: np.ndarray = np.log(np.maximum(probabilities, _LEAST))  # but for a constant, which a softmax does not see
-    return logits
-
-
 def _temperature(validation: Predictions) -> float:
-    logits, rows = _logits(validation.probabilities), np.arange(len(validation.labels))
+    logits, rows = log_probabilities(validation.probabilities), np.arange(len(validation.labels))
 
     def loss(log_temperature: float) -> float:
         return -float(

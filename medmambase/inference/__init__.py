@@ -1,1 +1,2 @@
-"""What a trained network says of images: one at a time, a stream of files, or a whole split."""
+"""Inference: what a trained network says of images, one at a time, as a stream, or of a whole
+split."""

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor
 
 from medmambase import run_folder
-from medmambase.config import ConfigError, TrainConfig
+from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import IMAGES, STATE
 from medmambase.training.history import Epoch
 from medmambase.training.optimise import Average
 
 FORMAT = 1
-STATE = "state.safetensors"
-IMAGES = "images.csv"  # beside it: by it a refusal can name the images that changed
-FREE = {"cache", "save_every", "tensorboard", "workers"}  # settings that change no result, so they may change
 MOST_NAMES = 5
 
 
@@ -97,7 +95,7 @@ class Learning:
 
 def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
     """All that decides a training's result besides its images, by names that a person can read."""
-    own = {name: value for name, value in config.to_dict().items() if name not in FREE}
+    own = {name: value for name, value in config.to_dict().items() if name not in CHANGE_NO_RESULT}
     parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
     flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return (

@@ -76,6 +76,20 @@ def is_over(epochs: Sequence[Epoch], config: TrainConfig) -> bool:
     return len(epochs) >= config.epochs or bool(config.patience and waited >= config.patience)
 
 
+def line(epoch: Epoch) -> str:
+    """Show an epoch in one line."""
+    return (
+        f"epoch {epoch.epoch:3}  train loss {epoch.train_loss:.3f}  accuracy {epoch.train_accuracy:.3f}   val loss "
+        f"{_wide(epoch.val_loss)}  "
+        f"accuracy {_wide(epoch.val_accuracy)}  balanced {_wide(epoch.val_balanced_accuracy)}  AUC "
+        f"{_wide(epoch.val_auc)}   {epoch.seconds:.1f} s"
+    )
+
+
+def _wide(value: float | None) -> str:
+    return "n/a  " if value is None else f"{value:.3f}"
+
+
 def write(path: Path, epochs: Sequence[Epoch]) -> None:
     """``metrics.csv``: the column names, then a line for each epoch."""
     rows = [{name: value for name, value in asdict(epoch).items() if name != "seconds"} for epoch in epochs]

@@ -1,8 +1,8 @@
-"""The one training loop, and prediction, which is the same pass without learning.
+"""Train a network: the one loop, from a batch to a step, an epoch and a checkpoint.
 
-As data: ``data/decode.py`` images in memory -> ``data/augment.py`` -> ``model/network.py`` -> loss
--> step; after each epoch the validation split through ``evaluation/metrics.py``, a line of
-``metrics.csv``, and the networks ``last/`` and, if better, ``best/``.
+Decoded images are varied by ``data/augment.py`` and go through the network to the loss and a step;
+after each epoch the validation split is evaluated, and a line of ``metrics.csv``, the network in
+``last/`` and, if it is better, ``best/`` are written.
 
 Every random number is a function of the seed and of where it is used: the order of (seed, epoch),
 augmentation of (seed, epoch, image), dropped paths of (seed, epoch, step). So a training that was
@@ -11,12 +11,11 @@ stopped at any step goes on as if it had not been.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase import run_folder
-from medmambase.config import Precision, TrainConfig
+from medmambase.config import TrainConfig
 from medmambase.data.augment import augment
-from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.decoded.image_set import ImageSet, Progress
 from medmambase.data.reading.images import normalise
 from medmambase.distributed import ALONE, Ranks, local_gradients
 from medmambase.evaluation.metrics import Metrics, evaluate
+from medmambase.inference.probabilities import InferenceError, logits_of, predict
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import BEST, HISTORY, LAST, TENSORBOARD
 from medmambase.training import checkpoint, history
 from medmambase.training.batches import check_batches, seed_of, steps_of
 from medmambase.training.checkpoint import Learning, State
@@ -43,23 +44,9 @@ from medmambase.training.nonfinite import first_bad_tensor, first_unfinite
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
 from medmambase.training.tensorboard import board
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
 
 class TrainingError(Exception):
     """Training cannot go on; the message says at which step, why, and what to try."""
-
-
-def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of matrix products and convolutions, and why; scans, norms and weights are float32
-    always."""
-    if wish == "float32":
-        return torch.float32, "asked for"
-    if wish == "bfloat16":
-        return torch.bfloat16, "asked for"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return torch.bfloat16, "the GPU computes bfloat16 at full speed"
-    return torch.float32, "the safe choice on this device"
 
 
 def train(
@@ -112,7 +99,7 @@ def train(
         {"train": training, "val": validation},
         checkpoint.describe(config, network, dtype, ranks.count),
     )
-    state = (checkpoint.load(run / "last", learning, description, images) if resume else None) or State()
+    state = (checkpoint.load(run / LAST, learning, description, images) if resume else None) or State()
     if resume and ranks.first:
         begun = state.step or state.epochs
         say(
@@ -123,7 +110,7 @@ def train(
     with (
         first_interrupt_waits() as interrupted,
         _repeatable(),
-        board(run / "tensorboard", state.epoch)
+        board(run / TENSORBOARD, state.epoch)
         if config.tensorboard and ranks.first
         else nullcontext(lambda epoch: None) as show,
     ):
@@ -190,7 +177,7 @@ def train(
                             run,
                             state.epochs,
                         )
-                    ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
+                    ranks.write(partial(checkpoint.save, run / LAST, learning, state, description, images))
                 if stop:
                     raise KeyboardInterrupt
             try:
@@ -202,7 +189,7 @@ def train(
                 probabilities = predict(judged, shown, config.batch_size, dtype, ranks)
                 if bad := first_unfinite(network):
                     raise TrainingError(f"{bad} is no longer finite")
-            except TrainingError as error:
+            except (InferenceError, TrainingError) as error:
                 raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None
             metrics, val_loss = _figures(
                 validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes
@@ -216,37 +203,13 @@ def train(
             ranks.write(partial(_keep, judged, run, state.epochs, config))
             # The state comes last: what it tells of is then there, and a kill before it only means
             # that the end of this epoch is done again.
-            ranks.write(partial(checkpoint.save, run / "last", learning, state, description, images))
+            ranks.write(partial(checkpoint.save, run / LAST, learning, state, description, images))
             if ranks.first:
                 show(epoch)
                 tell(epoch)
             if ranks.sum(torch.tensor([float(interrupted())])).item():
                 raise KeyboardInterrupt
     return history.outcome(state.epochs, config)
-
-
-def predict(
-    network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE
-) -> npt.NDArray[np.float64]:
-    """Probabilities (n, classes), in the order of the images; the network is left in evaluation
-    mode. Several ``ranks`` share the images.
-
-    Raises TrainingError naming the first image for which the network gives no numbers.
-    """
-    device = next(network.parameters()).device
-    network.eval()
-    found = torch.zeros(len(images.labels), network.config.num_classes, dtype=torch.float64)
-    mine = ranks.share(torch.arange(len(found)))
-    images.expect(mine)
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for rows in mine.split(batch_size):
-            logits = _logits(network, normalise(images.images[rows].to(device), network.preprocessing))
-            found[rows] = F.softmax(logits.cpu().double(), 1)
-    probabilities: npt.NDArray[np.float64] = ranks.sum(found).numpy()
-    bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
-    if len(bad):
-        raise TrainingError(f"the network's outputs for {images.samples[bad[0]].name} are no numbers")
-    return probabilities
 
 
 @dataclass(frozen=True)
@@ -276,8 +239,7 @@ class _Course:
         images = augment(
             images, self.config.augmentation, self.config.seed, epoch, mine, laterality=self.config.laterality
         )
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = _logits(self.learner, images)
+        logits = logits_of(self.learner, images, self.dtype)
         loss = F.cross_entropy(
             logits, labels, self.weights.to(device), label_smoothing=self.config.label_smoothing, reduction="sum"
         )
@@ -297,20 +259,15 @@ class _Course:
             self.loss(rows, epoch)
 
 
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network(images)
-    return logits.float()
-
-
 def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:
     """What an epoch leaves behind: its line of ``metrics.csv``, and its network."""
     try:
         if history.outcome(epochs, config).best_epoch == epochs[-1].epoch:
-            network.save(run / "best")
-        network.save(run / "last")
+            network.save(run / BEST)
+        network.save(run / LAST)
     except OSError as error:
-        raise run_folder.failed(Path(error.filename or run / "last"), error) from error
-    history.write(run / "metrics.csv", epochs)
+        raise run_folder.failed(Path(error.filename or run / LAST), error) from error
+    history.write(run / HISTORY, epochs)
 
 
 def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Sequence[Epoch]) -> TrainingError:

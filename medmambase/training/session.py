@@ -5,13 +5,10 @@ Stop before: ``commands/train.py`` with a manifest. Next stop: ``loop.py``.
 """
 
 import json
-import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,17 +17,15 @@ from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, audit
 from medmambase.data.decoded.disk_cache import Cache
-from medmambase.data.decoded.image_set import ImageSet, decode, lost
+from medmambase.data.decoded.image_set import ImageSet, Progress, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.reading.images import ImageError
 from medmambase.model import weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
-from medmambase.training.checkpoint import STATE, CheckpointError
-from medmambase.training.loop import Progress
+from medmambase.training.checkpoint import CheckpointError
 
-REPORT = "data_report.json"
 MOST_LINES = 20  # about images that cannot be read; the report has them all
 
 
@@ -74,7 +69,7 @@ def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path
     return Intake(images, preprocessing, found, tuple(bad), notes)
 
 
-def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], None]) -> None:
+def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:
     """What a person should know of the images before they are trained on."""
     say(f"data:      {manifest.method}")
     for note in intake.notes:
@@ -82,7 +77,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     for error in intake.bad[:MOST_LINES]:
         say(f"skipped: {error}")
     if len(intake.bad) > MOST_LINES:
-        say(f"skipped: {len(intake.bad) - MOST_LINES} more, all named in {run / REPORT}")
+        say(f"skipped: {len(intake.bad) - MOST_LINES} more, all named in {run / run_folder.DATA_REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():
         say(
             f"{split + ':':6} {sum(of_class.values())} images "
@@ -100,7 +95,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
         )
         if which
     )
-    where = f"; all named in {run / REPORT}" if told else ""
+    where = f"; all named in {run / run_folder.DATA_REPORT}" if told else ""
     say(f"audit:     {told or 'no twins, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():
         say(f"found: {line}")
@@ -115,14 +110,14 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
     """``data_report.json`` and ``splits.csv``, which is a manifest of the images that could be
     read."""
     run_folder.write_json(
-        run / REPORT,
+        run / run_folder.DATA_REPORT,
         {
             "root": manifest.root.name, "method": manifest.method, "counts": intake.counts(manifest.classes),
             "skipped": [{"path": str(error.path), "reason": error.reason} for error in intake.bad],
             "notes": list(intake.notes), "audit": intake.audit.to_dict(),
         },
     )  # fmt: skip  # the file's content
-    write_splits(run / "splits.csv", replace(manifest, samples=intake.images.samples))
+    write_splits(run / run_folder.SPLITS, replace(manifest, samples=intake.images.samples))
 
 
 def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, allow_leak: bool) -> None:
@@ -130,7 +125,9 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
     skipped, or where a patient, as only the decoded files tell, is in two splits.
     """
     if intake.bad and not skip_bad:
-        more = f", and {len(intake.bad) - 1} more named in {run / REPORT}" if len(intake.bad) > 1 else ""
+        more = (
+            f", and {len(intake.bad) - 1} more named in {run / run_folder.DATA_REPORT}" if len(intake.bad) > 1 else ""
+        )
         raise DataError(
             f"{intake.bad[0]}{more}; mend or remove what cannot be read, or go on without it with --on-bad skip"
         )
@@ -138,13 +135,15 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
         raise DataError(
             f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, as the files themselves "
             f"tell, so test results would be too good; "
-            f"they are named in {run / REPORT}; split by patient in a CSV (path,label,patient,split), or go on with "
-            f"--allow-leak"
+            f"they are named in {run / run_folder.DATA_REPORT}; split by patient in a CSV "
+            f"(path,label,patient,split), or go on with --allow-leak"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]
     if unread:
-        raise DataError(f"{manifest.root}: no training image of {', '.join(unread)} can be read; see {run / REPORT}")
+        raise DataError(
+            f"{manifest.root}: no training image of {', '.join(unread)} can be read; see {run / run_folder.DATA_REPORT}"
+        )
 
 
 def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelConfig]:
@@ -178,7 +177,7 @@ def begin(
     tensors: Mapping[str, Tensor] | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
 ) -> MedMambaSE:
     """A new network, or one that starts from the tensors of another."""
     if tensors is None:
@@ -196,13 +195,13 @@ def begin(
 
 def has_begun(run: Path) -> bool:
     """Whether a training in ``run`` has come to a checkpoint."""
-    return (run / "last" / STATE).is_file()
+    return (run / run_folder.LAST / run_folder.STATE).is_file()
 
 
 def model_of(run: Path) -> ModelConfig:
     """The network of a run that has begun. Raises CheckpointError where its ``config.json`` does
     not tell."""
-    path = run / "config.json"
+    path = run / run_folder.DESCRIPTION
     try:
         return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
@@ -213,28 +212,6 @@ def model_of(run: Path) -> ModelConfig:
 
 def write_command(run: Path, command: str, goes_on: bool) -> None:
     """``command.txt``: how the run was started, and below it how it was resumed."""
-    path = run / "command.txt"
+    path = run / run_folder.COMMAND
     before = path.read_text(encoding="utf-8") if goes_on and path.is_file() else ""
     run_folder.write_text(path, f"{before}{command}\n")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions that a result may depend on; nothing that names the person or the machine."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    for name in (
-        "medmambase",
-        "medmambase-kernels",
-        "torch",
-        "triton",
-        "triton-windows",
-        "numpy",
-        "pillow",
-        "scikit-learn",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if device.type == "cuda":
-        found |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
-    return found

@@ -18,7 +18,8 @@ from medmambase.commands import compare, evaluate, predict, train
 from medmambase.data import phantom
 from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.inference import held_out
+from medmambase.inference import predictor
+from medmambase.inference.predictor import Predictor
 
 SMALL = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
@@ -88,7 +89,7 @@ def test_the_networks_own_test_images_give_the_predictions_of_the_training_and_a
         for folder in (run / "evaluations" / f"{images.name}-001", run / "test")
     )
     assert again.names == first.names and np.abs(again.probabilities - first.probabilities).max() < 1e-5
-    assert [row["images"] for row in rows(run / "openings.csv")] == ["6", "6"]
+    assert [row["images"] for row in rows(run / "test_access_log.csv")] == ["6", "6"]
 
 
 def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(
@@ -161,27 +162,27 @@ def test_a_stream_keeps_some_batches_in_memory_whatever_its_length(run: Path, im
             asked[0] += 1
             yield image
 
-    stream = held_out.predict_files(MedMambaSE.load(run / "best"), endless(), 4, torch.device("cpu"), torch.float32)
-    for taken, (path, result) in enumerate(stream, start=1):
-        assert path == image and isinstance(result, np.ndarray)
+    predictions = Predictor.load(run, device="cpu")(endless(), batch_size=4)
+    for taken, one in enumerate(predictions, start=1):
+        assert one.path == image and one.index == taken - 1 and one.problem is None
         assert asked[0] - taken <= 4 * 4 + 4
         if taken == 100:
             break
-    stream.close()
+    predictions.close()
 
 
 def test_an_interrupted_prediction_keeps_its_rows(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = held_out.predict_files
+    real = predictor.predict_stream
 
     def interrupted(*arguments: object) -> Iterator[object]:
-        for count, found in enumerate(real(*arguments)):  # type: ignore[arg-type]  # handed through as they came
+        for count, found in enumerate(real(*arguments)):
             if count == 3:
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr(held_out, "predict_files", interrupted)
+    monkeypatch.setattr(predictor, "predict_stream", interrupted)
     (tmp_path / "out.csv").write_text("what was there", encoding="utf-8")
     assert predict.main([str(run), str(images / "test"), "-o", str(tmp_path / "out.csv")]) == 130
     assert (
@@ -243,8 +244,13 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
         ),
         (predict.main, ["RUN", "NOWHERE", "-o", "o.csv"], 3, "NOWHERE: there is no such file or folder; give an image"),
         (predict.main, ["RUN", "EMPTY", "-o", "o.csv"], 3, "EMPTY: no images found"),
-        (predict.main, ["RUN", "IMAGES", "-o", "EMPTY"], 2, "-o .*EMPTY is no place for a file"),
-        (predict.main, ["RUN", "IMAGES", "-o", "NOWHERE/o.csv"], 2, "is no place for a file"),
+        (predict.main, ["RUN", "IMAGES", "-o", "EMPTY"], 2, "-o .*EMPTY cannot be written: it is a folder"),
+        (
+            predict.main,
+            ["RUN", "IMAGES", "-o", "NOWHERE/o.csv"],
+            2,
+            "o.csv cannot be written: its folder does not exist",
+        ),
         (predict.main, ["PLAIN", "IMAGES", "-o", "o.csv", "--calibrated"], 2, r"has no calibration\.json"),
         (compare.main, ["RUN"], 2, "1 runs are given; give two"),
         (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: there is no such run, and nothing fits it"),

@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from upstream_checkpoint import as_upstream
 
 from medmambase import MedMambaSE, run_folder
-from medmambase.commands import summaries, train
+from medmambase.commands import train
 from medmambase.config import PRESETS
 from medmambase.data import phantom
 from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import read_predictions
+from medmambase.evaluation.report.summary import summary
 
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "2", "--batch-size", "8"]
 
@@ -66,7 +67,7 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
         "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv",
         "train.log", "curves.png", "report.html", "best/model.safetensors", "best/config.json",
         "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv", "MODEL_CARD.md",
-        "openings.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json",
+        "test_access_log.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json",
         "test/calibrated.json", *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability",
         "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
         *(f"explain/{name}" for name in ("sheet_01.png", "gates.png", "faithfulness.png", "faithfulness.json")),
@@ -196,4 +197,4 @@ def test_a_network_of_ours_can_be_the_start(
 
 def test_two_classes_have_an_auc_and_more_have_its_mean() -> None:
     two, three = (evaluate(np.arange(n), np.eye(n), [str(i) for i in range(n)]) for n in (2, 3))
-    assert ", AUC 1.000" in summaries.summary(two) and ", macro AUC 1.000" in summaries.summary(three)
+    assert ", AUC 1.000" in summary(two) and ", macro AUC 1.000" in summary(three)

@@ -16,6 +16,8 @@ from medmambase.evaluation.intervals import judge
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.model.network import MedMambaSE
+from medmambase.training import run as training_run
+from medmambase.training import session
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -36,7 +38,7 @@ def test_every_setting_about_the_data_reaches_its_reader(
         asked.extend([source, settings])
         raise DataError("enough")
 
-    monkeypatch.setattr(train, "read_manifest", reader)
+    monkeypatch.setattr(training_run, "read_manifest", reader)
     flags = [
         "--group-regex",
         "(p)",
@@ -94,7 +96,7 @@ def test_a_patient_in_two_splits_is_refused_unless_it_is_allowed(
 def test_patients_that_only_the_files_know_are_kept_apart_too(
     images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = train.session.decode
+    original = session.decode
 
     def decode(*arguments, **named):
         found, bad = original(*arguments, **named)
@@ -102,7 +104,7 @@ def test_patients_that_only_the_files_know_are_kept_apart_too(
             found, facts=tuple(replace(facts, patient=f"p{row % 7}") for row, facts in enumerate(found.facts))
         ), bad
 
-    monkeypatch.setattr(train.session, "decode", decode)
+    monkeypatch.setattr(session, "decode", decode)
     assert train.main([str(images), *small, "--name", "a"]) == 3
     said = capsys.readouterr().err
     assert "7 patients are in two splits, as the files themselves tell" in said and "--allow-leak" in said

@@ -125,7 +125,7 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")],
+    [("make_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")],
 )
 def test_an_interrupt_promises_only_what_there_is(
     place: str,
@@ -135,7 +135,7 @@ def test_an_interrupt_promises_only_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(f"medmambase.commands.train.{place}", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(f"medmambase.training.run.{place}", raising(KeyboardInterrupt()))
     assert train.main([str(images), "--runs", str(tmp_path / "runs"), *QUICK]) == 130
     assert message in capsys.readouterr().err
 
@@ -178,7 +178,7 @@ def test_each_failure_has_its_code_and_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(train, "_train", raising(error))
+    monkeypatch.setattr(train, "train_run", raising(error))
     assert train.main([str(images), "--runs", str(tmp_path), "--name", "full"]) == code
     said = capsys.readouterr().err
     assert message in said and len(said.splitlines()) == 1
@@ -229,7 +229,7 @@ def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line
     )
     captured = capsys.readouterr()
     assert "can be read: the last epoch is kept as the best" in captured.out
-    assert "no longer finite after epoch 1" in captured.err or "are no numbers after epoch 1" in captured.err
+    assert "no longer finite after epoch 1" in captured.err or "are not numbers after epoch 1" in captured.err
     assert "no epoch was finished, so no network was kept; try a smaller --lr\n" in captured.err
     notes = json.loads((data / "runs" / "data-001" / "data_report.json").read_text(encoding="utf-8"))["notes"]
     assert sum("images of val can be read" in note for note in notes) == 1

@@ -44,7 +44,7 @@ def finished_run(folder: Path) -> Path:
         predictions.rows(performance_figures.worst(predictions)[:3]),
         run / "test" / "mistakes.png",
     )
-    results.note_opening(run, "D:\\my data", 30, "medmambase-train <b>x</b>")
+    results.note_access(run, "D:\\my data", 30, "medmambase-train <b>x</b>")
     settings = {
         "model": ModelConfig(num_classes=3).to_dict(),
         "training": RECIPES["notebook"].to_dict(),

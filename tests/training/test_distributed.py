@@ -24,6 +24,7 @@ from torch import nn
 from kill_test import at_step, image_set
 from medmambase import MedMambaSE, ModelConfig, distributed
 from medmambase.config import Preprocessing, TrainConfig
+from medmambase.data.decoded.image_set import Progress
 from medmambase.distributed import ALONE, Ranks, SynchronisedBatchNorm, synchronise_batch_norms
 from medmambase.training import checkpoint, loop
 
@@ -36,7 +37,7 @@ def train(
     config: TrainConfig,
     ranks: Ranks = ALONE,
     resume: bool = False,
-    progress: loop.Progress = lambda items, total, text: items,
+    progress: Progress = lambda items, total, text: items,
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = MedMambaSE(MODEL, preprocessing=Preprocessing(size=16, channels=1))

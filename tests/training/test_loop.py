@@ -197,7 +197,7 @@ def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(
     spoiled_at = 4  # two steps an epoch: at the end of the second
     with pytest.raises(
         loop.TrainingError,
-        match=r"no numbers after epoch 2 .*the last good network lies in .*last; try a smaller --lr$",
+        match=r"not numbers after epoch 2 .*the last good network lies in .*last; try a smaller --lr$",
     ):
         follow(PLAIN, data, data if validated else data.split("val"), tmp_path, network)
     for name in ("best", "last"):

@@ -19,6 +19,7 @@ from medmambase import run_folder
 from medmambase.commands import train
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.model.network import MedMambaSE
+from medmambase.training import history, session
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "ctrl_c")
 RESULTS = (
@@ -110,7 +111,7 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.session, "take_in", killed)
+        patch.setattr(session, "take_in", killed)
         assert train.main([str(images), *small, "--name", "cut"]) == 130
     assert train.main(["--resume", str(tmp_path / "cut-001")]) == 0
     assert same(tmp_path / "whole-001", tmp_path / "cut-001") == []
@@ -224,7 +225,7 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
 ) -> None:
     assert train.main([str(images), *small, "--name", "whole"]) == 0
     shutil.copytree(images, tmp_path / "data")
-    original = train.summaries.line
+    original = history.line
 
     def vanish(epoch):
         if epoch.epoch == 2:
@@ -232,7 +233,7 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
         return original(epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.summaries, "line", vanish)
+        patch.setattr(history, "line", vanish)
         assert train.main([str(tmp_path / "data"), *small, "--name", "cut", "--cache", "off"]) == 3
     run = tmp_path / "cut-001"
     assert capsys.readouterr().err.rstrip().endswith(f"; then go on with medmambase-train --resume {run}")

@@ -234,12 +234,12 @@ def test_other_images_are_refused_and_named(stopped: Path, monkeypatch: pytest.M
     )
     assert "began with: 2 gone (val/9.png, val/10.png); put back" in refused(stopped, monkeypatch, fewer)
     assert "began with: their order is another; put back" in refused(stopped, monkeypatch, another_order)
-    (stopped / "last" / checkpoint.IMAGES).unlink()
+    (stopped / "last" / run_folder.IMAGES).unlink()
     assert "began with: which ones cannot be told; put back" in refused(stopped, monkeypatch, fewer)
 
 
 def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
-    path = stopped / "last" / checkpoint.STATE
+    path = stopped / "last" / run_folder.STATE
     good = path.read_bytes()
     words = checkpoint._words(good)
     tensors = load(good)
@@ -278,7 +278,7 @@ def test_the_file_of_figures_holds_no_clock(undisturbed: Path) -> None:
 
 
 def test_a_checkpoint_holds_everything_that_was_learned(undisturbed: Path) -> None:
-    tensors = load((undisturbed / "last" / checkpoint.STATE).read_bytes())
+    tensors = load((undisturbed / "last" / run_folder.STATE).read_bytes())
     network = {name.partition(".")[2] for name in tensors if name.startswith("network.")}
     assert {name.partition(".")[2] for name in tensors if name.startswith("average.")} == network
     learned = {name for name in network if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}

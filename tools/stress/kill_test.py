@@ -28,7 +28,7 @@ from safetensors.torch import load
 
 from medmambase import MedMambaSE, ModelConfig, run_folder
 from medmambase.config import Preprocessing, TrainConfig
-from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.decoded.image_set import ImageSet, Progress
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.reading.images import Facts
 from medmambase.training import checkpoint, history, loop
@@ -82,9 +82,7 @@ def image_set(count: int, split: str, size: int = 16) -> ImageSet:
     return ImageSet(images, labels, samples, tuple(Facts(f"{split}{i}", size, size, "L", 1) for i in range(count)))
 
 
-def train(
-    run: Path, config: TrainConfig, progress: loop.Progress = lambda items, total, text: items
-) -> history.Outcome:
+def train(run: Path, config: TrainConfig, progress: Progress = lambda items, total, text: items) -> history.Outcome:
     """Run the small training, from wherever it stands in ``run``."""
     torch.manual_seed(config.seed)
     model = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.2, drop_rate=0.1)
@@ -104,7 +102,7 @@ def train(
         )
 
 
-def at_step(number: int, act: Callable[[], object]) -> loop.Progress:
+def at_step(number: int, act: Callable[[], object]) -> Progress:
     """Make a progress bar that acts just before this step, counted from the process's start."""
     steps = iter(range(1_000_000))
 
@@ -123,8 +121,8 @@ def readable(run: Path) -> str | None:
         for name in ("best", "last"):
             if (run / name / "model.safetensors").exists() and (run / name / "config.json").exists():
                 MedMambaSE.load(run / name)
-        if (run / "last" / checkpoint.STATE).exists():
-            load((run / "last" / checkpoint.STATE).read_bytes())
+        if (run / "last" / run_folder.STATE).exists():
+            load((run / "last" / run_folder.STATE).read_bytes())
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the finding
         return f"{type(error).__name__}: {error}"
     return None

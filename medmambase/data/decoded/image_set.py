@@ -19,6 +19,8 @@ from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.published import forget, pixels_of
 from medmambase.data.reading.images import Facts, ImageError, load
 
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, and what is done with them
+
 
 @dataclass(frozen=True)
 class ImageSet:

@@ -129,6 +129,16 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
     return _in_channels(_decode(path, high_depth)[0], channels)
 
 
+def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
+    """A Pillow image of any mode, upright, as uint8 (h, w) or (h, w, 3): the same pixels as those
+    of a file that holds it. Raises ValueError, in one line, where it cannot be decoded."""
+    try:
+        with _silence:
+            return _pixels(picture, high_depth)
+    except Exception as error:  # a damaged file that was opened lazily makes Pillow raise nearly every type there is
+        raise ValueError(_reason(error)) from error
+
+
 def is_dicom(path: Path) -> bool:
     """Return whether a file, of any name, begins as DICOM files do. Raises OSError for one that
     cannot be opened."""
@@ -222,10 +232,13 @@ def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np
         if image.format == "TIFF":  # a small one may be one huge tile
             _room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
         mode = image.mode
-        deep_colour = re.search(r"\b(RGBA?|LA);16[BLN]", repr(image.tile)) is not None
-        image.load()
-        pixels = _eight_bit(_upright(image), high_depth, deep_colour)
-        return pixels, mode, _frames(image), ""
+        return _pixels(image, high_depth), mode, _frames(image), ""
+
+
+def _pixels(image: Image.Image, high_depth: str) -> npt.NDArray[np.uint8]:
+    deep_colour = re.search(r"\b(RGBA?|LA);16[BLN]", repr(getattr(image, "tile", None))) is not None
+    image.load()
+    return _eight_bit(_upright(image), high_depth, deep_colour)
 
 
 def _scans(image: Image.Image, stream: BinaryIO) -> int:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.files import write_json
+from medmambase.inference.probabilities import softmax
+from medmambase.run_folder import FAITHFULNESS, FAITHFULNESS_CURVES, GATES, SE_STAGES, SHEETS
 
-FAITHFULNESS = "faithfulness.json"
 ON_A_SHEET = 6
 MOST_SHEETS = 4
 MOST_MEASURED = 32  # images for the faithfulness
@@ -40,7 +41,7 @@ def write(
     sees. Sheets of earlier images are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("sheet_*.png"), *folder.glob("se_stage*.png")):
+    for old in (*folder.glob(SHEETS), *folder.glob(SE_STAGES)):
         old.unlink()
     probabilities = torch.cat([_predict(network, part) for part in images.split(_BATCH)])
     called = probabilities.argmax(1)
@@ -58,13 +59,15 @@ def write(
             _caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows
         ]
         part = slice(rows.start, rows.stop)
-        figures.sheet_of(subjects.pictures[part], cams[part], scans[part], captions, folder / f"sheet_{number:02}.png")
+        figures.sheet_of(
+            subjects.pictures[part], cams[part], scans[part], captions, folder / SHEETS.replace("*", f"{number:02}")
+        )
     _gates(folder, network, classes, images, called if subjects.truths is None else torch.tensor(subjects.truths))
     measured = slice(0, MOST_MEASURED)
     marked, chance = faithfulness.measure(
         lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured]
     )
-    figures.faithfulness_of(marked, chance, folder / "faithfulness.png")
+    figures.faithfulness_of(marked, chance, folder / FAITHFULNESS_CURVES)
     told = {
         name: dict(zip(("deletion", "insertion"), (float(area.mean()) for area in curves.areas()), strict=True))
         for name, curves in (("cam", marked), ("random", chance))
@@ -77,8 +80,7 @@ def write(
 def _predict(network: nn.Module, images: Tensor) -> Tensor:
     network.eval()
     with torch.no_grad():
-        probabilities: Tensor = network(images).float().softmax(1).cpu()
-    return probabilities
+        return softmax(network(images)).float()
 
 
 def _caption(
@@ -93,7 +95,7 @@ def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Ten
     network without."""
     parts = [maps.recalibration(network, part) for part in images.split(_BATCH)]
     if not parts[0]:
-        (folder / "gates.png").unlink(missing_ok=True)
+        (folder / GATES).unlink(missing_ok=True)
         return
     present = sorted(set(labels.tolist()))
     first = [labels.tolist().index(label) for label in present][: figures.MOST_ROWS]
@@ -105,7 +107,10 @@ def _gates(folder: Path, network: nn.Module, classes: Sequence[str], images: Ten
         )
         chosen = maps.Recalibration(stage.stage, stage.before[first], stage.after[first], stage.gates[first])
         figures.recalibration(
-            chosen, images[first], [classes[int(labels[row])] for row in first], folder / f"se_stage{stage.stage}.png"
+            chosen,
+            images[first],
+            [classes[int(labels[row])] for row in first],
+            folder / SE_STAGES.replace("*", str(stage.stage)),
         )
         means.append(np.stack([stage.gates[labels == label].mean(0).numpy() for label in present]))
-    figures.gates_of(means, [classes[label] for label in present], folder / "gates.png")
+    figures.gates_of(means, [classes[label] for label in present], folder / GATES)

@@ -132,7 +132,7 @@ def _thresholds(facts: Facts) -> str | None:
 def _openings(facts: Facts) -> str | None:
     count = len(facts["openings"])
     return (
-        f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as openings.csv tells."
+        f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as the test access log tells."
         if count
         else None
     )

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from medmambase import run_folder
 from medmambase.data.reading.images import ImageError, read_image
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import checklist, run_files
-from medmambase.evaluation.report.results import openings
+from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
+from medmambase.evaluation.report.summary import figure
 from medmambase.files import write_text
 
 __all__ = ["ReportError", "write_report"]
@@ -42,19 +44,21 @@ def write_report(run: Path) -> Path:
     Raises ReportError for a folder without ``config.json``, a broken JSON or PNG file, or JSON of
     another shape.
     """
-    config = run_files.read(run / "config.json", run_files.Config)
+    config = run_files.read(run / run_folder.DESCRIPTION, run_files.Config)
     if config is None:
         raise ReportError(f"{run} is not a run folder: it has no config.json; wanted the folder that training wrote")
     explained = {
-        kind: sorted(path.relative_to(run).as_posix() for path in run.glob(f"explain/{kind}_*.png"))
-        for kind in ("se", "sheet")
+        kind: sorted(path.relative_to(run).as_posix() for path in (run / run_folder.EXPLAIN).glob(names))
+        for kind, names in (("se", run_folder.SE_STAGES), ("sheet", run_folder.SHEETS))
     }
-    wanted = [f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability", "mistakes")]
-    wanted += [
-        "curves.png",
-        "audit/twins.png",
-        "explain/faithfulness.png",
-        "explain/gates.png",
+    test, explain = run_folder.TEST, run_folder.EXPLAIN
+    of_test = run_folder.CONFUSION, run_folder.ROC, run_folder.PR, run_folder.RELIABILITY, run_folder.MISTAKES
+    wanted = [
+        *(f"{test}/{name}" for name in of_test),
+        run_folder.CURVES,
+        f"{run_folder.AUDIT}/{run_folder.DUPLICATES}",
+        f"{explain}/{run_folder.FAITHFULNESS_CURVES}",
+        f"{explain}/{run_folder.GATES}",
         *explained["sheet"],
         *explained["se"],
     ]
@@ -62,38 +66,34 @@ def write_report(run: Path) -> Path:
     facts = {
         "name": run.resolve().name,
         "config": config,
-        "data": run_files.read(run / "data_report.json", run_files.DataReport),
-        "metrics": _metrics(run / "test" / "metrics.json"),
-        "calibrated": run_files.read(run / "test" / "calibrated.json", run_files.Calibrated),
-        "benchmark": run_files.read(run / "test" / "medmnist.json", run_files.Benchmark),
+        "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
+        "metrics": _metrics(run / test / run_folder.METRICS),
+        "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
+        "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),
         "openings": _openings(run),
-        "faithfulness": run_files.read(run / "explain" / "faithfulness.json", run_files.Faithfulness),
-        "environment": run_files.read_object(run / "env.json") or {},
-        "command": run_files.read_text(run / "command.txt"),
+        "faithfulness": run_files.read(run / explain / run_folder.FAITHFULNESS, run_files.Faithfulness),
+        "environment": run_files.read_object(run / run_folder.ENVIRONMENT) or {},
+        "command": run_files.read_text(run / run_folder.COMMAND),
     }
     facts["answers"] = checklist.answers(facts)
     page = _template("report.html.jinja", html=True).render(
         **facts, pictures=pictures, explained=explained, left_out=left_out, most_lines=MOST_LINES
     )
     card = _template("model_card.md.jinja", html=False).render(**facts)
-    path = run / "report.html"
+    path = run / run_folder.REPORT
     write_text(path, page)
-    write_text(run / "MODEL_CARD.md", card)
+    write_text(run / run_folder.MODEL_CARD, card)
     return path
 
 
 def _template(name: str, html: bool) -> Template:
     environment = Environment(autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = _figure
+    environment.filters["figure"] = figure
     environment.filters["setting"] = _setting
     environment.filters["marked"] = _marked
     environment.globals["between"] = _between
     environment.globals["ends"] = _ends
     return environment.from_string(files(__package__).joinpath(name).read_text(encoding="utf-8"))
-
-
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _between(metrics: Metrics, name: str) -> str:
@@ -102,10 +102,10 @@ def _between(metrics: Metrics, name: str) -> str:
     return f"{interval.low:.3f}\u2013{interval.high:.3f}" if interval else ""
 
 
-def _ends(figure: run_files.Figure) -> str:
+def _ends(ends: run_files.Figure) -> str:
     """A figure with its interval, as ``results.figure_of`` gives it."""
-    sure = "" if figure.low is None else f" ({_figure(figure.low)}\u2013{_figure(figure.high)})"
-    return f"{_figure(figure.figure)}{sure}"
+    sure = "" if ends.low is None else f" ({figure(ends.low)}\u2013{figure(ends.high)})"
+    return f"{figure(ends.figure)}{sure}"
 
 
 def _marked(text: object) -> str:
@@ -122,7 +122,7 @@ def _setting(value: object) -> str:
 
 def _openings(run: Path) -> list[dict[str, str]]:
     try:
-        return openings(run)
+        return accesses(run)
     except MetricsError as error:
         raise ReportError(str(error)) from error
 

@@ -1,8 +1,7 @@
-"""From predictions to everything that is said of them: the files of ``test/``, which can all be
-made again from its ``predictions.csv``.
+"""Write everything that is said of predictions: the files of ``test/``, which can all be made again
+from its ``predictions.csv``.
 
-Before: ``predictions.py`` and ``calibration.py``. Next stop: ``report.py``. Who calls: a training
-when it ends, and ``medmambase-evaluate``.
+A training does so when it ends, and ``medmambase-evaluate`` at any time.
 """
 
 import csv
@@ -22,42 +21,53 @@ from medmambase.evaluation.metrics import Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import write_json, write_text
+from medmambase.run_folder import (
+    ACCESS_LOG,
+    ACCESS_LOG_BEFORE,
+    CALIBRATED,
+    CALIBRATION,
+    CONFUSION,
+    MEDMNIST,
+    METRICS,
+    PR,
+    PREDICTIONS,
+    RELIABILITY,
+    ROC,
+    VAL,
+)
 
-PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"
-CALIBRATION = "calibration.json"  # in the run's folder: what val told
-LEDGER = "openings.csv"  # in the run's folder: whenever the test images were looked at
-_LEDGER_COLUMNS = ("when", "data", "images", "command")
+_ACCESS_COLUMNS = ("when", "data", "images", "command")
 
 
 def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
-    """Every file of a folder of results, each written beside and moved into place; ``published``:
-    the MedMNIST evaluator's figures too. Raises OSError."""
+    """Write every file of a folder of results, each beside its place and then moved there;
+    ``published``: the MedMNIST evaluator's figures too. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, predictions)
     return write_figures(folder, predictions, calibration, published)
 
 
 def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
-    """All but the predictions themselves."""
+    """Write all but the predictions themselves."""
     metrics = judge(predictions)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
         write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration))
     if published:
         write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
-    figures.confusion(metrics, folder / "confusion.png")
+    figures.confusion(metrics, folder / CONFUSION)
     if len(predictions.labels):
-        performance_figures.roc(predictions, metrics, folder / "roc.png")
-        performance_figures.pr(predictions, metrics, folder / "pr.png")
+        performance_figures.roc(predictions, metrics, folder / ROC)
+        performance_figures.pr(predictions, metrics, folder / PR)
         performance_figures.calibration(
-            predictions, calibration.temperature if calibration else None, folder / "reliability.png"
+            predictions, calibration.temperature if calibration else None, folder / RELIABILITY
         )
     return metrics
 
 
 def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration) -> dict[str, Any]:
-    """What val told, held to the test: calibration before and after the temperature, and each
-    operating point's figures, all with intervals."""
+    """Apply the calibration learned on val to the test set: calibration errors before and after the
+    temperature, and each operating point's figures, all with intervals."""
     after = judge(warmed(predictions, calibration.temperature))
     points = []
     for point in calibration.points:
@@ -89,7 +99,7 @@ def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration
 
 
 def figure_of(metrics: Metrics, name: str) -> dict[str, float | None]:
-    """A figure with the ends of its interval, each None where it is unknown."""
+    """Return a figure with the ends of its interval, each None where it is unknown."""
     interval = metrics.intervals.get(name)
     return {
         "figure": metrics.flat()[name],
@@ -99,39 +109,46 @@ def figure_of(metrics: Metrics, name: str) -> dict[str, float | None]:
 
 
 def read_calibration(run: Path) -> Calibration | None:
-    """What val told a run; None where it has no such file. Raises MetricsError naming it."""
+    """Read what a run learned on its validation images; None where it has no such file. Raises
+    MetricsError naming it."""
     path = run / CALIBRATION
     try:
         return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     except (OSError, ValueError, TypeError) as error:  # MetricsError is a ValueError
-        raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from val/{PREDICTIONS}") from error
+        raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from {VAL}/{PREDICTIONS}") from error
 
 
-def note_opening(run: Path, data: str, images: int, command: str) -> None:
-    """A line in the run's ledger: the test images were looked at. Raises OSError."""
-    path = run / LEDGER
+def note_access(run: Path, data: str, images: int, command: str) -> None:
+    """Add a line to the run's access log: test images were looked at. Raises OSError."""
+    path = _access_log(run)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not path.is_file():
-        writer.writerow(_LEDGER_COLUMNS)
+        writer.writerow(_ACCESS_COLUMNS)
     writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), data, images, command])
     write_text(path, (path.read_text(encoding="utf-8") if path.is_file() else "") + text.getvalue())
 
 
-def openings(run: Path) -> list[dict[str, str]]:
-    """The ledger's lines, the oldest first. Raises MetricsError naming the file."""
-    path = run / LEDGER
+def accesses(run: Path) -> list[dict[str, str]]:
+    """Read the run's access log, the oldest line first. Raises MetricsError naming the file."""
+    path = _access_log(run)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [{name: row.get(name) or "" for name in _LEDGER_COLUMNS} for row in csv.DictReader(file)]
+            return [{name: row.get(name) or "" for name in _ACCESS_COLUMNS} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MetricsError(f"{path}: cannot be read ({error})") from error
 
 
+def _access_log(run: Path) -> Path:
+    before = run / ACCESS_LOG_BEFORE
+    return before if before.is_file() else run / ACCESS_LOG
+
+
 def differences(before: dict[str, Any], after: dict[str, Any], below: Sequence[str] = ()) -> list[str]:
-    """Which values of one file are not those of another, by their names; every digit counts."""
+    """List the values of one file that differ from those of another, by their names; every digit
+    counts."""
     found = []
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)

@@ -1,0 +1,47 @@
+"""Put test figures into a few lines of text."""
+
+from collections.abc import Mapping
+
+from medmambase.evaluation.metrics import Interval, Metrics
+
+
+def figure(value: float | None) -> str:
+    """Show a figure to three digits, "n/a" where it is undefined."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def summary(metrics: Metrics) -> str:
+    """Show the test figures: all images together with intervals at 95 %, without leaked images, and
+    class by class."""
+    area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
+    lines = [f"test: {_headline(metrics, area)}"]
+    if metrics.without_leaked:
+        leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
+        lines.append(
+            f"without {leaked} whose twin or patient is in train or val: {_headline(metrics.without_leaked, area)}"
+        )
+    wide = max(len(one.name) for one in metrics.per_class)
+    lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
+    lines += [
+        f"{one.name:{wide}}  {one.support:6}  {figure(one.sensitivity):>11}  {figure(one.specificity):>11}  "
+        f"{figure(one.f1):>5}  {figure(one.auc):>5}"
+        for one in metrics.per_class
+    ]
+    return "\n".join(lines)
+
+
+def benchmark(figures: Mapping[str, float | None]) -> str:
+    """Show the figures that MedMNIST's own evaluator computes."""
+    return f"as MedMNIST's evaluator computes them: ACC {figure(figures['ACC'])}, AUC {figure(figures['AUC'])}"
+
+
+def _headline(metrics: Metrics, area: str) -> str:
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": area}
+    return ", ".join(
+        f"{words} {figure(metrics.flat()[name])}{_between(metrics.intervals.get(name))}"
+        for name, words in names.items()
+    )
+
+
+def _between(interval: Interval | None) -> str:
+    return f" ({interval.low:.3f}-{interval.high:.3f})" if interval else ""

@@ -1,0 +1,258 @@
+"""Predict images with a trained network: from a file, a folder, arrays, or a stream of any length.
+
+``Predictor`` is a network with all that belongs to it: the preparation of its images, the
+temperature that makes its probabilities trustworthy, the device and the backend.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medmambase.config import ConfigError, Precision
+from medmambase.data.manifest.folders import DataError, image_files
+from medmambase.data.reading.images import ImageError, load, picture_pixels
+from medmambase.inference.probabilities import apply_temperature, choose_precision
+from medmambase.inference.stream import predict_stream
+from medmambase.machine import choose_device
+from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import BEST, CALIBRATION
+from medmambase_kernels import describe_backend, use_backend
+
+OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image
+WANTED = (
+    "wanted a path, a Pillow image, or a NumPy array or torch tensor of uint8 with shape (height, width) or (height, "
+    "width, 3)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says of one image.
+
+    ``index``: its position in what was given, from 0. ``path``: its file, None where a picture or
+    an array was given. ``label``: the name of the most probable class, and ``probabilities``
+    float64 (classes,), which sum to 1, in the order of ``classes``; both None where the image
+    cannot be used: then ``problem`` says why, in one line.
+    """
+
+    index: int
+    path: Path | None
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64] | None
+    problem: str | None
+
+    @property
+    def label(self) -> str | None:
+        """The name of the most probable class, the first of equals."""
+        return None if self.probabilities is None else self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of ``label``."""
+        return None if self.probabilities is None else float(self.probabilities.max())
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """Each class with its probability; empty where there is a problem."""
+        return {} if self.probabilities is None else dict(zip(self.classes, self.probabilities.tolist(), strict=True))
+
+
+class Predictor:
+    """A trained network that predicts images: ``for prediction in predictor("scans"): ...``.
+
+    ``network``: as it was trained; a copy of it is used. ``device``: such as "cuda:1", None for the
+    GPU if there is one. ``temperature``: what its logits are divided by, 1 for none. ``backend``:
+    one of the names that ``use_backend`` takes, None for the fastest that runs here. ``precision``
+    of matrix products: "auto", "float32" or "bfloat16".
+
+    Raises ConfigError for a device that cannot be used or a temperature that is not positive,
+    BackendError for a backend that cannot run on it, and ValueError for a network without a head.
+
+    ``Predictor.load`` takes all of this from the folder of a run. For research only: this is not a
+    diagnosis.
+    """
+
+    def __init__(
+        self,
+        network: MedMambaSE,
+        *,
+        device: str | torch.device | None = None,
+        temperature: float = 1.0,
+        backend: str | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        if network.features_only:
+            raise ValueError("this network was built with features_only=True and has no head; load it without")
+        if not 0 < temperature < math.inf:
+            raise ConfigError(f"temperature is {temperature!r}; it must be a finite number above 0, and 1 for none")
+        self.device, self.temperature, self.backend = choose_device(device), temperature, backend or "auto"
+        self.dtype, _ = choose_precision(precision, self.device)
+        with use_backend(self.backend):
+            describe_backend(self.device, self.dtype)  # raises where the backend cannot run there
+        self.network = deepcopy(network).to(self.device).for_prediction()
+
+    @classmethod
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        calibrated: bool | None = None,
+        backend: str | None = None,
+        precision: Precision = "auto",
+    ) -> Self:
+        """Load the best network of a run, or any folder that a network was saved to.
+
+        ``run``: the folder of a run (``runs/data-001``), a network's own (``runs/data-001/best``,
+        or what ``MedMambaSE.save`` wrote), or a ``Run``. ``calibrated``: None divides the logits by
+        the temperature that was learned on the run's validation images, where there were any; True
+        insists on it; False leaves the probabilities as the softmax gives them.
+
+        Raises DataError where there is no such folder or its ``calibration.json`` is damaged,
+        WeightsError where it holds no network, ConfigError where ``calibrated=True`` finds no
+        temperature, and what ``Predictor`` raises.
+        """
+        folder = Path(run)
+        network = load_network(folder)
+        temperature = None if calibrated is False else _temperature(folder)
+        if calibrated and temperature is None:
+            raise ConfigError(
+                f"calibrated is True, but {folder} has no {CALIBRATION}, since it had no validation images; leave it "
+                f"out"
+            )
+        return cls(network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        return self.network.classes
+
+    def __call__(self, images: OneImage | Iterable[OneImage], batch_size: int = 16) -> Iterator[Prediction]:
+        """Predict images one after the other, in the order given; of a stream of any length only
+        some batches are in memory.
+
+        ``images``: a path to an image; a folder, of which every image at any depth is taken; an
+        array or tensor of uint8 (height, width) or (height, width, 3); a Pillow image; or any
+        iterable of paths, arrays and pictures, an array (n, height, width, 3) included. Files are
+        read, and everything is resized and normalised, as in training. ``batch_size``: images that
+        the network computes at a time.
+
+        In an iterable an image that cannot be used is a ``Prediction`` with a ``problem``, and the
+        stream goes on. Raises, before anything is predicted: DataError for a path that does not
+        exist or a folder without images, TypeError or ValueError for a single thing that is not an
+        image, ConfigError for a ``batch_size`` below 1.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size!r}; it must be a whole number, at least 1")
+        return self._predictions(_items(images), batch_size)
+
+    def _predictions(self, items: Iterable[OneImage], batch_size: int) -> Iterator[Prediction]:
+        rows = predict_stream(
+            self.network,
+            enumerate(items),
+            lambda row: self._read(row[1]),
+            batch_size,
+            self.device,
+            self.dtype,
+            self.backend,
+        )
+        for (index, item), result in rows:
+            path = Path(item) if isinstance(item, str | os.PathLike) else None
+            if isinstance(result, str):
+                yield Prediction(index, path, self.classes, None, result)
+            elif not np.isfinite(result).all():
+                yield Prediction(index, path, self.classes, None, "the network's outputs are not numbers")
+            else:
+                warmed = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
+                yield Prediction(index, path, self.classes, warmed, None)
+
+    def _read(self, image: OneImage) -> Tensor | str:
+        preprocessing = self.network.preprocessing
+        try:
+            if isinstance(image, str | os.PathLike):
+                return load(Path(image), preprocessing)[0]
+            return load(Path(), preprocessing, _pixels(image, preprocessing.high_depth))[0]
+        except ImageError as error:
+            return error.reason
+        except (TypeError, ValueError) as error:
+            return str(error)
+
+
+def load_network(run: Path) -> MedMambaSE:
+    """Load the best network of a run's folder, or a network's own folder. Raises WeightsError, and
+    DataError where there is no such folder."""
+    if not run.is_dir():
+        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
+    return MedMambaSE.load(run / BEST if (run / BEST).is_dir() else run)
+
+
+def _temperature(folder: Path) -> float | None:
+    """The temperature of a run, also when its network's folder ``best`` was given: it was learned
+    for that network."""
+    path = (folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent) / CALIBRATION
+    try:
+        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"]) if path.is_file() else None
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: holds no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
+        ) from error
+    return temperature
+
+
+def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:
+    """What was given, as a stream of single images; what can be known to be wrong is said here."""
+    if isinstance(images, str | os.PathLike):
+        source = Path(images)
+        if not source.exists():
+            raise DataError(
+                f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
+            )
+        files = image_files(source)
+        first = next(files, None)
+        if first is None:
+            raise DataError(f"{source}: no images found (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
+        return chain([first], files)
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim == 4:
+            return images
+        _pixels(images, "range")
+        return [images]
+    if not isinstance(images, Iterable):
+        raise TypeError(f"images is a {type(images).__name__}; {WANTED}, a folder, or an iterable of these")
+    return images
+
+
+def _pixels(image: OneImage, high_depth: str) -> npt.NDArray[np.uint8]:
+    """A picture or an array as uint8 (h, w) or (h, w, 3). Raises TypeError or ValueError."""
+    if isinstance(image, Image.Image):
+        return picture_pixels(image, high_depth)
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(f"an image is a {type(image).__name__}; {WANTED}")
+    kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    if kind != "uint8" or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or 0 in shape:
+        advice = ""
+        if kind != "uint8":
+            advice = "; convert it to 0 to 255 first"
+        elif len(shape) == 3 and shape[0] in (1, 3):
+            advice = "; move the channels to the end"
+        elif len(shape) == 3:
+            advice = "; give several grey images as a list"
+        raise ValueError(f"an image is {kind} {shape}; {WANTED}{advice}")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    return pixels[:, :, 0] if shape[2:] == (1,) else pixels

@@ -1,0 +1,157 @@
+"""Train from Python: ``run = medmambase.train("scans", epochs=20)``, and what a run then holds."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from medmambase import run_folder
+from medmambase import settings as known
+from medmambase.config import ConfigError, Precision
+from medmambase.data.decoded.image_set import Progress
+from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.predictions import MetricsError
+from medmambase.inference.predictor import Predictor
+from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import RunFolderError
+from medmambase.training.run import Say, no_progress, started, train_run
+from medmambase.validation import nearest
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training run, finished or interrupted: ``Run("runs/scans-001")``.
+
+    It can be given wherever its folder can, as in ``Predictor.load(run)``. Raises RunFolderError
+    where there is no such folder, or training has not written it.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not (self.folder / run_folder.CONFIG).is_file():
+            why = f"it has no {run_folder.CONFIG}" if self.folder.is_dir() else "there is no such folder"
+            raise RunFolderError(f"{self.folder}: not a run folder: {why}; give one such as runs/data-001")
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def report(self) -> Path:
+        """The path of ``report.html``. Raises RunFolderError where the training was interrupted
+        before it was written."""
+        path = self.folder / run_folder.REPORT
+        if not path.is_file():
+            raise RunFolderError(f"{path}: not there, since the training has not ended; go on with resume()")
+        return path
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """The figures of the test images, with intervals; None where there are no test images, or
+        the training has not ended. Raises MetricsError for a damaged file."""
+        path = self.folder / run_folder.TEST / run_folder.METRICS
+        try:
+            return Metrics.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        except (OSError, ValueError) as error:  # MetricsError is a ValueError
+            raise MetricsError(f"{path}: {error}; medmambase-evaluate {self.folder} writes it again") from error
+
+    @cached_property
+    def network(self) -> MedMambaSE:
+        """The best network, in evaluation mode, on the CPU. Raises WeightsError."""
+        return MedMambaSE.load(self.folder / run_folder.BEST)
+
+    def predictor(
+        self,
+        *,
+        device: str | None = None,
+        calibrated: bool | None = None,
+        backend: str | None = None,
+        precision: Precision = "auto",
+    ) -> Predictor:
+        """Return what predicts images with the best network; arguments and errors are those of
+        ``Predictor.load``."""
+        return Predictor.load(self, device=device, calibrated=calibrated, backend=backend, precision=precision)
+
+    def resume(self, *, say: Say | None = None, progress: Progress | None = None, **settings: Any) -> "Run":
+        """Go on with an interrupted training, as if it had never stopped.
+
+        ``settings``: those that change no result, which are ``data`` (where the images lie now),
+        ``device``, ``cache``, ``save_every`` and ``tensorboard``. The rest, and the errors, are
+        those of ``train``; CheckpointError is raised where the saved state cannot be used.
+        """
+        given = _checked(settings)
+        return _train(known.of_run(self.folder, given), self.folder, _call("Run.resume", given), say, progress)
+
+
+def train(
+    data: str | PathLike[str] | None = None,
+    *,
+    config: str | PathLike[str] | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a network on images, evaluate it, and write its report into a new folder.
+
+    ``data``: a folder of images (with train/, val/ and test/, or with class folders alone), a CSV
+    (path,label,patient,split), a MedMNIST ``.npz``, or "demo" to draw ultrasound-like images.
+    ``settings``: those of ``medmambase-train``, by the names that they have in ``config.toml``, as
+    in ``train("scans", model="nano", epochs=20, batch_size=32)``; ``config`` is such a file, over
+    which they win. ``say`` gets each line of the log (``print`` shows them; nothing does by
+    default), and ``progress(items, total, description)`` may wrap what takes long, as tqdm does.
+    Everything that is said is also kept in the folder's ``train.log``.
+
+    Ctrl-C saves the training and raises KeyboardInterrupt; ``Run(folder).resume()`` goes on. Under
+    torchrun all processes train one run together.
+
+    Raises ConfigError for a setting that does not exist (with the nearest that does) or cannot be
+    meant, DataError or ImageError for the data, WeightsError for ``weights``, BackendError,
+    RunFolderError and OSError for what this machine cannot do, and TrainingError where the loss is
+    no longer a number. Messages name a setting as its flag: ``--batch-size`` is ``batch_size``.
+    """
+    if data == "demo":
+        if Path("demo").exists():
+            raise ConfigError(
+                "data is 'demo', and there is a folder or file of that name; give './demo' for it, or demo=True for "
+                "drawn images"
+            )
+        data, settings = None, {**settings, "demo": True}
+    given = _checked({"data": data, **settings})
+    resolved = known.resolve(given, None if config is None else Path(config))
+    return _train(resolved, None, _call("train", given | ({"config": str(config)} if config else {})), say, progress)
+
+
+def _train(
+    settings: known.Settings, resumed: Path | None, command: str, say: Say | None, progress: Progress | None
+) -> Run:
+    with started(settings, resumed) as run:
+        train_run(run, command, say or _silent, progress or no_progress)
+    return Run(run.folder)
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a file would give them. Raises ConfigError for one that does not exist."""
+    given: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known.TYPES:
+            raise ConfigError(f"there is no setting {name!r}; the nearest is {nearest(name, known.TYPES)!r}")
+        if value is None:  # is left to choose, as in Settings
+            continue
+        if isinstance(value, PathLike):
+            value = str(Path(value))
+        elif name == "in_chans" and value in (1, 3):
+            value = str(value)
+        given[name] = value
+    return given
+
+
+def _call(function: str, given: dict[str, Any]) -> str:
+    """How the training was started, as a line of Python."""
+    return f"medmambase.{function}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""

@@ -1,0 +1,229 @@
+"""Train a run from its settings to its report: everything that surrounds the loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmambase import distributed, run_folder
+from medmambase.config import ConfigError, ModelConfig
+from medmambase.data import phantom
+from medmambase.data.decoded.image_set import ImageSet, Progress
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.distributed import Ranks
+from medmambase.evaluation.metrics import as_medmnist
+from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report.summary import benchmark, summary
+from medmambase.inference.probabilities import choose_precision
+from medmambase.machine import choose_device, device_name, environment
+from medmambase.model.network import MedMambaSE
+from medmambase.settings import Settings
+from medmambase.training import batches, history, loop, session
+from medmambase.training.history import Outcome
+from medmambase_kernels import describe_backend, use_backend
+
+DEMO_IMAGES_PER_CLASS = 400
+CACHE = "cache"  # decoded images, below the folder of the runs, which is never taken for data
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before anything is made. ``manifest`` is None for the demo, ``tensors`` where
+    the network is a new one; ``precision`` and ``engine`` are lines for a person."""
+
+    settings: Settings
+    model: ModelConfig
+    tensors: Mapping[str, torch.Tensor] | None
+    manifest: Manifest | None
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run whose folder belongs to this process, ready to be trained; ``resumes`` one that was
+    begun before."""
+
+    plan: Plan
+    folder: Path
+    ranks: Ranks
+    resumes: bool
+
+
+@contextmanager
+def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started]:
+    """Check everything that settings can be wrong about, then make the run's folder, or take up
+    ``resumed``; within, the folder is locked and the backend chosen.
+
+    Raises, with nothing made, ConfigError, DataError, ImageError, WeightsError, BackendError and
+    CheckpointError; and RunFolderError or RankError.
+    """
+    if not (settings.data or settings.demo):
+        raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on drawn images")
+    device = choose_device(settings.device, "--device")
+    with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
+        own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
+        plan = make_plan(settings, own, ranks, resumed)
+        name = str(run_folder.create(Path(settings.runs), _name(settings))) if ranks.first and not resumed else ""
+        folder = resumed or Path(ranks.agree(name))
+        with run_folder.held(folder) if ranks.first else nullcontext():
+            yield Started(plan, folder, ranks, resumes=resumed is not None)
+
+
+def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None) -> Plan:
+    """Look at device, files and network. Raises what ``started`` raises."""
+    config = settings.training
+    if resumed and settings.data and not Path(settings.data).exists():
+        raise DataError(
+            f"{settings.data}: the data of {resumed} is not there; say where it lies now: medmambase-train DATA "
+            f"--resume {resumed}"
+        )
+    dtype, why = choose_precision(config.precision, device)
+    engine = describe_backend(device, dtype)
+    manifest = None if settings.demo else _manifest(settings)
+    tensors: Mapping[str, torch.Tensor] | None = None
+    if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
+        model = session.model_of(resumed)
+    elif settings.weights:
+        tensors, model = session.start(Path(settings.weights), config)
+    else:
+        model = settings.network()
+    images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
+    batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
+    precision = f"{str(dtype).removeprefix('torch.')}: {why}"
+    return Plan(settings, model, tensors, manifest, device, dtype, precision, engine)
+
+
+def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
+    """Train and evaluate a run and write its report, all into its folder.
+
+    ``command``: how it was started, to be kept in ``command.txt``. ``say`` gets lines for a person,
+    which ``train.log`` keeps; ``progress`` wraps what takes long, as tqdm does.
+
+    Raises DataError where the images cannot be trained on, what ``loop.train`` raises, and
+    FigureError, ReportError, RunFolderError or OSError where results cannot be written.
+    KeyboardInterrupt comes after Ctrl-C, when all is saved.
+    """
+    plan, folder, ranks = run.plan, run.folder, run.ranks
+    settings, config, device = plan.settings, plan.settings.training, plan.device
+    say = run_folder.logged(folder / run_folder.LOG, say) if ranks.first else _silent
+    show = progress if ranks.first else no_progress
+    begun = run.resumes and session.has_begun(folder)
+    say(f"run folder: {folder}")
+    if ranks.first:
+        session.write_command(folder, command, run.resumes)
+        if not run.resumes:
+            run_folder.write_text(folder / run_folder.CONFIG, settings.to_toml())
+    manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, config.seed, ranks, say)
+    intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show)
+    session.say_intake(intake, manifest, folder, say)
+    if ranks.first and not begun:  # what a training began with stays what is told of it
+        session.write_intake(intake, manifest, folder)
+        of_a_run.draw_duplicates(intake.images, intake.audit, folder)
+    session.check_intake(intake, manifest, folder, skip_bad=settings.on_bad == "skip", allow_leak=settings.allow_leak)
+    torch.manual_seed(config.seed)
+    network = session.begin(plan.model, plan.tensors, manifest.classes, intake.preprocessing, say).to(device)
+    described = _describe(network, plan, ranks, say)
+    if ranks.first and not begun:
+        run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(device))
+        run_folder.write_json(folder / run_folder.DESCRIPTION, described)
+    outcome = loop.train(
+        network,
+        intake.images.split("train"),
+        intake.images.split("val"),
+        config,
+        folder,
+        plan.dtype,
+        show,
+        lambda epoch: say(history.line(epoch)),
+        resume=run.resumes,
+        say=say,
+        ranks=ranks,
+    )
+    if ranks.first:
+        chosen = {
+            "best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by,
+        }  # fmt: skip  # the file's content
+        run_folder.write_json(folder / run_folder.DESCRIPTION, described | chosen)
+        _evaluate(run, intake.images, intake.audit.leaked, outcome, command, say)
+
+
+def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: Outcome, command: str, say: Say) -> None:
+    """The best network on validation and test images, what it looks at, and the report."""
+    plan, folder, settings = run.plan, run.folder, run.plan.settings
+    best = MedMambaSE.load(folder / run_folder.BEST).to(plan.device)
+    batch_size, test = settings.training.batch_size, images.split("test")
+    calibration = of_a_run.learn_from_validation(
+        folder, of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
+    )
+    if len(test.labels):
+        results.note_access(folder, settings.data or "the demo", len(test.labels), command)
+        published = Path(settings.data or "").suffix.casefold() == ".npz"
+        predictions = of_a_run.predicted(best, test, leaked, batch_size, plan.dtype)
+        metrics = of_a_run.test(folder / run_folder.TEST, predictions, test, calibration, published)
+        say(f"\n{summary(metrics)}")
+        if published:
+            say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
+    shown = next(
+        (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
+    )
+    of_a_run.draw(best, shown, folder, outcome.best_epoch)
+    say(f"\nbest epoch: {outcome.best_epoch}; network: {folder / run_folder.BEST}")
+    say(f"report: {report.write_report(folder).resolve()}")
+
+
+def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[str, Any]:
+    """What the settings became, said, and as the content of ``config.json``."""
+    parameters = sum(p.numel() for p in network.parameters())
+    say(
+        f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, "
+        f"{parameters / 1e6:.2f} M parameters"
+    )
+    say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
+    say(f"engine:    {plan.engine}")
+    say(f"precision: {plan.precision}")
+    return {
+        "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
+        "preprocessing": network.preprocessing.to_dict(), "classes": list(network.classes),
+        "device": device_name(plan.device), "engine": plan.engine, "precision": plan.precision,
+        "parameters": parameters,
+    }  # fmt: skip  # the file's content
+
+
+def _name(settings: Settings) -> str:
+    """What the run's folder is called."""
+    data = Path(settings.data or "demo").resolve()
+    return settings.name or (data.stem if data.is_file() else data.name)
+
+
+def _manifest(settings: Settings) -> Manifest:
+    return read_manifest(
+        Path(settings.data or ""), seed=settings.training.seed, runs=Path(settings.runs),
+        group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
+        allow_leak=settings.allow_leak,
+    )  # fmt: skip  # by idea
+
+
+def _demo(folder: Path, seed: int, ranks: Ranks, say: Say) -> Manifest:
+    if ranks.first:
+        say(f"drawing {len(phantom.CLASSES) * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {folder}")
+        phantom.write_phantom(folder, images_per_class=DEMO_IMAGES_PER_CLASS, seed=seed)
+    ranks.agree("drawn")  # the others wait here
+    return read_manifest(folder, seed=seed)
+
+
+def _silent(line: str) -> None:
+    """What all but the first of several processes say."""
+
+
+def no_progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+    """Show nothing of what takes long."""
+    return items
