@@ -249,7 +249,7 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
             predict.main,
             ["RUN", "IMAGES", "-o", "NOWHERE/o.csv"],
             2,
-            "o.csv cannot be written: its folder does not exist",
+            "o.csv cannot be written: its folder does not",
         ),
         (predict.main, ["PLAIN", "IMAGES", "-o", "o.csv", "--calibrated"], 2, r"has no calibration\.json"),
         (compare.main, ["RUN"], 2, "1 runs are given; give two"),
