@@ -6,6 +6,7 @@ import house_rules
 import pytest
 from house_imports import IMPORT_RULES, imports_keep_their_direction, no_import_leads_back
 from house_map import MAP_RULES, the_map_shows_every_file, the_walks_name_what_exists
+from house_rooms import ROOM_RULES, commands_do_no_work, run_folder_names_its_files, softmax_lives_in_inference
 from house_rules import (
     Rule,
     exceptions_carry_their_reason,
@@ -22,13 +23,14 @@ from house_rules import (
 )
 from house_source import KERNELS, ROOT
 
-RULES = (*IMPORT_RULES, *house_rules.RULES, *MAP_RULES)
+RULES = (*IMPORT_RULES, *house_rules.RULES, *ROOM_RULES, *MAP_RULES)
 MAP = """## The map
 
 ```text
 medmambase/
   __init__.py        the public names
   config.py          every default
+  run_folder.py      every name in a run's folder
 
   model/layers.py    the boxes
   training/loop.py   the loop
@@ -111,6 +113,16 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (exceptions_carry_their_reason, "tests/test_x.py", "x: int = ''  # type: ignore[assignment]"),
     (tools_are_guarded, "tools/x.py", "def main() -> None: ...\nmain()"),
     (tools_are_guarded, "tools/x.py", "def main() -> None: ..."),
+    (commands_do_no_work, "medmambase/commands/train.py", "import numpy as np"),
+    (commands_do_no_work, "medmambase/commands/train.py", "def late() -> None:\n    from torch import nn"),
+    (commands_do_no_work, "medmambase/commands/train.py", "from torch.nn import functional as F"),
+    (run_folder_names_its_files, "medmambase/training/loop.py", "PAGE = 'report.html'"),
+    (
+        run_folder_names_its_files,
+        "medmambase/training/loop.py",
+        "def f(run):\n    return f'{run}/report.html'",
+    ),
+    (softmax_lives_in_inference, "medmambase/model/layers.py", "def f(x: Tensor) -> Tensor:\n    return x.softmax(-1)"),
     (the_map_shows_every_file, "medmambase/data/ages.py", ""),
     (the_map_shows_every_file, "kernels/medmambase_kernels/_triton/config.py", ""),  # only the other package's is shown
     (the_map_shows_every_file, "medmambase/data/__init__.py", ""),
@@ -138,6 +150,7 @@ def house(tmp_path: Path) -> Path:
         "docs/architecture.md": MAP,
         "medmambase/__init__.py": "__all__ = ['VERSION']\n",
         "medmambase/config.py": "class Bare: ...\n",
+        "medmambase/run_folder.py": "BEST, REPORT = 'best', 'report.html'\n",
         "medmambase/model/layers.py": "from medmambase_kernels import selective_scan\n",
         "medmambase/training/loop.py": "from medmambase import config\n",
         "kernels/medmambase_kernels/backend.py": BACKEND,

@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json",
         type=Path,
         metavar="FILE",
-        help="of a predictions.csv: every figure and interval as a file, as a run's test/metrics.json",
+        help="with a predictions.csv: write every figure and interval to a file such as the test/metrics.json of a run",
     )
     found.add_argument("--name", help="of the folder below RUN/evaluations (the data's)")
     found.add_argument("--group-regex", help="what finds the patient in an image's path: intervals then count patients")

@@ -3,15 +3,12 @@ believed."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from medmambase.commands import console
-from medmambase.data.manifest.folders import DataError, image_files
-from medmambase.data.reading.images import ImageError, load, normalise
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
 from medmambase.evaluation.report import report
 from medmambase.inference.predictor import load_network
@@ -34,26 +31,12 @@ def _explain(options: argparse.Namespace) -> int:
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
         )
-    pictures, paths = [], []
-    for path in islice(_spread(source), options.most):
-        try:
-            pictures.append(load(path, network.preprocessing)[0])
-            paths.append(path)
-        except ImageError as error:
-            print(f"skipped: {error}")
-    if not pictures:
-        raise DataError(f"{source}: no image that can be read; png, jpg, bmp, gif, tif, webp, pgm, jp2 and dcm are")
-    number = {name: index for index, name in enumerate(network.classes)}
-    # Below a folder that has a class's name an image is taken to be of that class.
-    truths = [next((number[part] for part in reversed(path.parts[:-1]) if part in number), None) for path in paths]
-    known = None if None in truths else tuple(label for label in truths if label is not None)
-    stacked = torch.stack(pictures)
-    network = network.to(device)
-    subjects = explanations.Subjects(stacked, tuple(map(str, paths)), known)
-    found = explanations.write(
-        run / EXPLAIN, network, network.classes, normalise(stacked.to(device), network.preprocessing), subjects
-    )
-    print(f"{len(paths)} images explained in {(run / 'explain').resolve()}")
+    subjects, bad = explanations.read_subjects(source, network, options.most)
+    for error in bad:
+        print(f"skipped: {error}")
+    images = normalise(subjects.pictures.to(device), network.preprocessing)
+    found = explanations.write(run / EXPLAIN, network.to(device), network.classes, images, subjects)
+    print(f"{len(subjects.names)} images explained in {(run / EXPLAIN).resolve()}")
     for name, words in (("cam", "by the map"), ("random", "by chance")):
         print(
             f"probability of the class, {words:10}: deletion {found[name]['deletion']:.3f}, insertion "
@@ -63,15 +46,6 @@ def _explain(options: argparse.Namespace) -> int:
     if (run / DESCRIPTION).is_file() and (run / BEST).is_dir():
         print(f"report: {report.write_report(run).resolve()}")
     return 0
-
-
-def _spread(source: Path) -> Iterator[Path]:
-    """Image files, one of each folder in turn, so that a few of them are not all of one class."""
-    folders: dict[Path, list[Path]] = {}
-    for path in image_files(source):
-        folders.setdefault(path.parent, []).append(path)
-    longest = max(map(len, folders.values()), default=0)
-    yield from (paths[turn] for turn in range(longest) for paths in folders.values() if turn < len(paths))
 
 
 def _parser() -> argparse.ArgumentParser:

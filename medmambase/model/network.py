@@ -17,6 +17,7 @@ from medmambase.model.classifier import Classifier
 from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
 from medmambase.model.layers import PATCH, PatchEmbedding, Stage, as_coded
+from medmambase.run_folder import DESCRIPTION
 
 
 def last_map(config: ModelConfig, size: int) -> int:
@@ -107,7 +108,7 @@ class MedMambaSE(Classifier):
             network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
         except (ValueError, TypeError, RuntimeError) as error:
             raise weights.WeightsError(
-                f"{Path(folder) / 'config.json'}: describes no network ({error}); restore the file"
+                f"{Path(folder) / DESCRIPTION}: describes no network ({error}); restore the file"
             ) from error
         weights.fill(network, tensors, Path(folder))
         return network.eval()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medmambase.config import Block, ConfigError, ModelConfig, Preprocessing
 from medmambase.files import write_bytes
 from medmambase.model.layers import has_se
+from medmambase.run_folder import DESCRIPTION, WEIGHTS
 
 FORMAT = 1
 _HEAD = (("head.weight", 2), ("head.bias", 1))
@@ -38,7 +39,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
 
     plain = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
-    for name, content in (("model.safetensors", save(plain)), ("config.json", text.encode("utf-8"))):
+    for name, content in ((WEIGHTS, save(plain)), (DESCRIPTION, text.encode("utf-8"))):
         write_bytes(folder / name, content)
 
 
@@ -48,7 +49,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = folder / "config.json"
+    path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description.get("format") != FORMAT:
@@ -65,7 +66,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
                 f"{path}: contradicts itself: channels is {preprocessing.channels}, and in_chans is "
                 f"{config.in_chans}; restore the file"
             )
-        path = folder / "model.safetensors"
+        path = folder / WEIGHTS
         return load(path.read_bytes()), config, classes, preprocessing
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: not there; a network's folder holds model.safetensors and config.json") from error
@@ -89,11 +90,9 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> Non
             whole = "a network saved with features_only=True is loaded so, too"
         if wanted is None or found is None:
             how = f"is missing, of shape {wanted}" if found is None else f"of shape {found} is not part of this network"
-            raise WeightsError(f"{folder / 'model.safetensors'}: {key} {how}; {whole}")
+            raise WeightsError(f"{folder / WEIGHTS}: {key} {how}; {whole}")
         if wanted != found:
-            raise WeightsError(
-                f"{folder / 'model.safetensors'}: {key} has shape {found}; config.json wants {wanted}; {whole}"
-            )
+            raise WeightsError(f"{folder / WEIGHTS}: {key} has shape {found}; config.json wants {wanted}; {whole}")
     network.load_state_dict(tensors)
 
 
@@ -153,7 +152,7 @@ def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
 
     Raises WeightsError.
     """
-    folder = path.parent if path.name == "model.safetensors" and (path.parent / "config.json").is_file() else path
+    folder = path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
     if not folder.is_dir():
         return read_upstream(path)
     if (folder / "best").is_dir():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmambase.data.reading.images import is_dicom
+from medmambase.run_folder import DESCRIPTION, HISTORY, LOG
 
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm",
@@ -31,7 +32,7 @@ SPLIT_NAMES = {
 # Folders that archivers and network disks leave behind: they hold resource forks and thumbnails
 # that look like images.
 _LITTER = frozenset({"__macosx", "@eadir"})
-_RUN_FILES = frozenset({"config.json", "metrics.csv", "train.log"})  # what tells the folder of a run
+_RUN_FILES = frozenset({DESCRIPTION, HISTORY, LOG})  # what tells the folder of a run
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
 
 

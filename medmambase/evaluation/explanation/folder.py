@@ -1,8 +1,9 @@
 """Write the folder ``explain/``: what a network looks at on some images, and whether that can be
 believed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medmambase.data.manifest.folders import DataError, image_files
+from medmambase.data.reading.images import ImageError, load
 from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.files import write_json
 from medmambase.inference.probabilities import softmax
+from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import FAITHFULNESS, FAITHFULNESS_CURVES, GATES, SE_STAGES, SHEETS
 
 ON_A_SHEET = 6
@@ -29,6 +33,37 @@ class Subjects:
     pictures: Tensor
     names: tuple[str, ...]
     truths: tuple[int, ...] | None
+
+
+def read_subjects(source: Path, network: MedMambaSE, most: int) -> tuple[Subjects, tuple[ImageError, ...]]:
+    """Read up to ``most`` images of a file or folder as the network takes them; and what could not
+    be read.
+
+    Below a folder that has a class's name an image is taken to be of that class; truths are known
+    where that says something of every image. Raises DataError where no image can be read.
+    """
+    pictures, paths, bad = [], [], []
+    for path in islice(_in_turn(source), most):
+        try:
+            pictures.append(load(path, network.preprocessing)[0])
+            paths.append(path)
+        except ImageError as error:
+            bad.append(error)
+    if not pictures:
+        raise DataError(f"{source}: no image that can be read; png, jpg, bmp, gif, tif, webp, pgm, jp2 and dcm are")
+    number = {name: index for index, name in enumerate(network.classes)}
+    truths = [next((number[part] for part in reversed(path.parts[:-1]) if part in number), None) for path in paths]
+    known = None if None in truths else tuple(label for label in truths if label is not None)
+    return Subjects(torch.stack(pictures), tuple(map(str, paths)), known), tuple(bad)
+
+
+def _in_turn(source: Path) -> Iterator[Path]:
+    """Image files, one of each folder in turn, so that a few of them are not all of one class."""
+    folders: dict[Path, list[Path]] = {}
+    for path in image_files(source):
+        folders.setdefault(path.parent, []).append(path)
+    longest = max(map(len, folders.values()), default=0)
+    yield from (paths[turn] for turn in range(longest) for paths in folders.values() if turn < len(paths))
 
 
 def write(

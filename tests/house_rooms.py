@@ -1,0 +1,60 @@
+"""The house rules about what lives in one place only."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from house_rules import Rule
+from house_source import found, place, sources, tree
+
+COMMANDS = "medmambase/commands"
+NAMES = "medmambase/run_folder.py"
+WORK = ("numpy", "torch.nn", "scipy")  # what a command has no need of
+MEASURED = "bench_network.py"  # the original's operators, written out to be measured beside ours
+
+
+def commands_do_no_work(root: Path) -> Iterator[str]:
+    """A command parses, calls and prints: what it does, Python can do without it."""
+    for path in (path for path in sources(root, [COMMANDS]) if path.name != MEASURED):
+        for node in ast.walk(tree(path)):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                if any(f"{name}.".startswith(f"{work}.") for work in WORK):
+                    where = place(root, path, node.lineno)
+                    yield f"{where}: a command imports {name}; put its work where Python can call it"
+
+
+def run_folder_names_its_files(root: Path) -> Iterator[str]:
+    """Nobody else spells the name of a file in a run's folder."""
+    if not (root / NAMES).is_file():
+        return
+    known = {
+        value.value
+        for node in tree(root / NAMES).body
+        if isinstance(node, ast.Assign)
+        for value in ast.walk(node.value)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str) and "." in value.value
+    }
+    for path in sources(root, ["medmambase"]):
+        if path == root / NAMES:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = node.value.rpartition("/")[2]
+                if name in known:
+                    yield f"{place(root, path, node.lineno)}: spells {name}, which run_folder.py has a name for"
+
+
+def softmax_lives_in_inference(root: Path) -> Iterator[str]:
+    """Probabilities are computed in one way, which training, evaluation and prediction share."""
+    for where, path, call in found(root, ["medmambase"], ast.Call):
+        at_home = path.is_relative_to(root / "medmambase" / "inference")
+        if not at_home and isinstance(call.func, ast.Attribute) and call.func.attr == "softmax":
+            yield f"{where}: a softmax outside of medmambase/inference/"
+
+
+ROOM_RULES: tuple[Rule, ...] = (commands_do_no_work, run_folder_names_its_files, softmax_lives_in_inference)
