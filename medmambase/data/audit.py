@@ -1,13 +1,13 @@
 """Find duplicate images, duplicates with different labels, and patients in two splits.
 
-Two pictures are twins if their pixels are equal at full size, or if what is left of them at 32 x 32
-after taking away the brightness around each pixel (so the shape of the fan, which all pictures of a
-probe share, counts little) correlates by at least 0.94. Measured: a picture and itself resized to
-50-200 %, 0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of
+Two pictures are duplicates if their pixels are equal at full size, or if what is left of them at 32
+x 32 after taking away the brightness around each pixel (so the shape of the fan, which all pictures
+of a probe share, counts little) correlates by at least 0.94. Measured: a picture and itself resized
+to 50-200 %, 0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of
 quality 50 reach 0.944 to 1.000 on drawn images and lung ultrasound; the nearest of different
 pictures 0.87 on 2,004 drawn ones and 0.92 on 5,856 chest radiographs of 28 pixels. Of such tiny
-pictures some twins are missed (0.885 at half the size); so are pictures that are mirrored, turned
-or cut.
+pictures some duplicates are missed (0.885 at half the size); so are pictures that are mirrored,
+turned or cut.
 """
 
 from collections import Counter, defaultdict
@@ -33,7 +33,7 @@ _MOST_SIZES = 12
 
 
 @dataclass(frozen=True)
-class Twins:
+class Duplicate:
     """A pair of images that are identical or nearly so: their names, splits, classes and
     correlation."""
 
@@ -57,16 +57,16 @@ class Audit:
     """What was found. ``exact``: groups of names whose pixels are equal. ``near``: groups linked by
     likeness, of more than one content.
 
-    ``across``: twins in different splits; ``conflicts``: twins of different classes; of a group one
-    pair for each two splits, or classes. ``patients`` who are in two splits -> split -> images.
-    ``leaked``: the test images that have a twin, or their patient, in train or val. ``sizes``,
-    ``modes``: files by what they were before they were made to fit.
+    ``across``: duplicates in different splits; ``conflicts``: duplicates of different classes; of a
+    group one pair for each two splits, or classes. ``patients`` who are in two splits -> split ->
+    images. ``leaked``: the test images that have a duplicate, or images of their patient, in train
+    or val. ``sizes``, ``modes``: files by what they were before they were made to fit.
     """
 
     exact: tuple[tuple[str, ...], ...]
     near: tuple[tuple[str, ...], ...]
-    across: tuple[Twins, ...]
-    conflicts: tuple[Twins, ...]
+    across: tuple[Duplicate, ...]
+    conflicts: tuple[Duplicate, ...]
     patients: dict[str, Counter[str]]
     leaked: frozenset[str]
     sizes: Counter[str]
@@ -74,20 +74,23 @@ class Audit:
 
     def lines(self) -> list[str]:
         """The findings as text, one a line, the worst first; empty if there are none."""
-        told_of: list[str] = []
+        found: list[str] = []
         if self.patients:
-            told_of.append(f"patients in two splits: {told(self.patients)}")
-        for kind, pairs in (("twins of different classes", self.conflicts), ("twins in different splits", self.across)):
-            told_of += [f"{kind}: {pair.line()}" for pair in pairs[:_MOST_LINES]]
+            found.append(f"patients in two splits: {told(self.patients)}")
+        for kind, pairs in (
+            ("duplicates of different classes", self.conflicts),
+            ("duplicates in different splits", self.across),
+        ):
+            found += [f"{kind}: {pair.line()}" for pair in pairs[:_MOST_LINES]]
             if len(pairs) > _MOST_LINES:
-                told_of.append(f"{kind}: {len(pairs) - _MOST_LINES} more")
+                found.append(f"{kind}: {len(pairs) - _MOST_LINES} more")
         groups = (*self.exact, *self.near)
         if groups:
-            told_of.append(
-                f"twins in all: {len({name for group in groups for name in group})} images in {len(groups)} "
+            found.append(
+                f"duplicates in all: {len({name for group in groups for name in group})} images in {len(groups)} "
                 f"group{'s' * (len(groups) > 1)}"
             )
-        return told_of
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values, every finding included."""
@@ -128,7 +131,7 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
     leaked.update(row for row, patient in enumerate(known) if patient in patients and look.splits[row] == "test")
     near = [sorted(row for content in group for row in contents[content]) for group in _groups(len(contents), links)]
 
-    def worst(pair: Twins) -> tuple[bool, float, tuple[str, str]]:
+    def worst(pair: Duplicate) -> tuple[bool, float, tuple[str, str]]:
         return "test" not in pair.splits, -pair.likeness, pair.names
 
     return Audit(
@@ -154,7 +157,7 @@ class _Look:
 
     def pairs(
         self, one: Sequence[int], other: Sequence[int], kinds: Sequence[object], likeness: float, exact: bool
-    ) -> list[Twins]:
+    ) -> list[Duplicate]:
         """Of two contents one pair for each two different ``kinds`` of row, and kind by kind the
         same in any order of the rows."""
         first, second = (
@@ -162,13 +165,13 @@ class _Look:
             for rows in (one, other)
         )
         chosen = combinations(first.values(), 2) if exact else product(first.values(), second.values())
-        return [self._twins(*pair, likeness, exact) for pair in chosen if kinds[pair[0]] != kinds[pair[1]]]
+        return [self._duplicate(*pair, likeness, exact) for pair in chosen if kinds[pair[0]] != kinds[pair[1]]]
 
-    def _twins(self, one: int, other: int, likeness: float, exact: bool) -> Twins:
+    def _duplicate(self, one: int, other: int, likeness: float, exact: bool) -> Duplicate:
         place = {split: number for number, split in enumerate(SPLITS)}
         rows = sorted((one, other), key=lambda row: (place[self.splits[row]], self.samples[row].name))
         a, b = (self.samples[row] for row in rows)
-        return Twins(
+        return Duplicate(
             (a.name, b.name), (a.split, b.split), (self.classes[a.label], self.classes[b.label]), likeness, exact
         )
 

@@ -73,7 +73,8 @@ class Metrics:
     ``confusion[truth][predicted]`` counts images. ``intervals``: figure, as ``flat`` names it ->
     its Interval; empty where none were asked for.
     ``patients``: how many there are, where they are known of all images. ``without_leaked``: the
-    same without images that have a twin, or their patient, in train or val; None where none has.
+    same without images that have a duplicate, or images of their patient, in train or val; None
+    where none has.
     """
 
     accuracy: Share

@@ -28,7 +28,7 @@ class Predictions:
     sum to 1, and the names of the ``classes``.
 
     ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have
-    a twin, or their patient, in train or val.
+    a duplicate, or images of their patient, in train or val.
     Both may be left out. Raises MetricsError where the parts do not fit each other.
     """
 

@@ -58,7 +58,10 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
     assert code == 1 and "found something; all of it is in" in said
     assert f"skipped: {data / 'val' / 'brain' / 'broken.png'}: " in said
     pair = f"train/brain/{first.name} (train, brain) and test/femur/twin $_{{x.png (test, femur): the same pixels"
-    assert f"found: twins of different classes: {pair}" in said and f"found: twins in different splits: {pair}" in said
+    assert (
+        f"found: duplicates of different classes: {pair}" in said
+        and f"found: duplicates in different splits: {pair}" in said
+    )
     with Image.open(folder / "audit" / "twins.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 20
     report = json.loads((folder / "data_report.json").read_text(encoding="utf-8"))

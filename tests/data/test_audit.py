@@ -115,10 +115,12 @@ def test_an_exact_copy_is_found_whatever_its_file(drawn: Path, tmp_path: Path) -
         ("val", "test"): 1,
     }
     assert all(pair.exact and pair.likeness == 1 and "the same pixels" in pair.line() for pair in found.across)
-    assert "twins in all: 3 images in 1 group" in found.lines()
+    assert "duplicates in all: 3 images in 1 group" in found.lines()
 
 
-def test_twins_of_different_classes_are_a_conflict_though_they_are_in_one_split(drawn: Path, tmp_path: Path) -> None:
+def test_duplicates_of_different_classes_are_a_conflict_though_they_are_in_one_split(
+    drawn: Path, tmp_path: Path
+) -> None:
     kept = copy(drawn, tmp_path)
     brain, femur = (
         next(path for path in kept if path.parent.name == name and "train" in path.parts) for name in ("brain", "femur")
@@ -131,7 +133,7 @@ def test_twins_of_different_classes_are_a_conflict_though_they_are_in_one_split(
         (("train/brain/near.png", f"train/femur/{femur.name}"), ("brain", "femur"), False),
     }
     assert found.across == () and found.leaked == frozenset()
-    assert sum("twins of different classes" in line for line in found.lines()) == 2
+    assert sum("duplicates of different classes" in line for line in found.lines()) == 2
 
 
 def noise(
@@ -153,7 +155,7 @@ def test_a_patient_whom_only_the_files_know_is_found_in_two_splits() -> None:
     assert "patients in two splits: patient x is in train (1 images) and test (1 images)" in audited.lines()
 
 
-def test_blank_pictures_are_no_twins_unless_they_are_the_same() -> None:
+def test_blank_pictures_are_no_duplicates_unless_they_are_the_same() -> None:
     images, found = noise(6, [0, 1] * 3, ["train"] * 3 + ["test"] * 3)
     for row in range(4):
         images.images[row] = 10 * row
@@ -163,14 +165,14 @@ def test_blank_pictures_are_no_twins_unless_they_are_the_same() -> None:
     assert audit(same, found).exact == (("000.png", "003.png"),) and audit(same, found).leaked == {"003.png"}
 
 
-def test_twins_within_the_test_split_leak_nothing() -> None:
+def test_duplicates_within_the_test_split_leak_nothing() -> None:
     images, found = noise(4, [0, 1, 0, 1], ["train", "train", "test", "test"])
     images.images[3] = images.images[2] // 2
     audited = audit(images, found)
     assert audited.near == (("002.png", "003.png"),) and audited.leaked == frozenset() and audited.across == ()
 
 
-def test_what_all_pictures_of_a_probe_share_makes_no_twins() -> None:
+def test_what_all_pictures_of_a_probe_share_makes_no_duplicates() -> None:
     """The same fan, the same shading from top to bottom, and a speckle of its own."""
     images, found = noise(8, [0, 1] * 4, ["train", "test"] * 4)
     down, right = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
@@ -185,14 +187,16 @@ def test_what_all_pictures_of_a_probe_share_makes_no_twins() -> None:
     assert audit(images, found).near == (("002.png", "005.png"),)
 
 
-@pytest.mark.parametrize(("share", "twins"), [(0.55, False), (0.85, True)])
-def test_a_picture_that_is_partly_another_is_its_twin_only_if_it_is_that_nearly(share: float, twins: bool) -> None:
+@pytest.mark.parametrize(("share", "found_twice"), [(0.55, False), (0.85, True)])
+def test_a_picture_that_is_partly_another_is_its_duplicate_only_if_it_is_that_nearly(
+    share: float, found_twice: bool
+) -> None:
     images, found = noise(4, [0, 1, 0, 1], ["train"] * 4)
     images.images[3] = (share * images.images[0].float() + (1 - share) * images.images[1].float()).to(torch.uint8)
-    assert bool(audit(images, found).near) == twins
+    assert bool(audit(images, found).near) == found_twice
 
 
-def test_a_burnt_pixel_makes_no_twins_of_blank_pictures() -> None:
+def test_a_burnt_pixel_makes_no_duplicates_of_blank_pictures() -> None:
     images, found = noise(4, [0, 1, 0, 1], ["train"] * 4)
     images.images[:3] = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1, 1)
     images.images[:3, :, 4, 7] += 3
@@ -255,13 +259,13 @@ def test_what_is_written_is_json_and_long_lists_are_cut_for_people_alone() -> No
     written = json.loads(json.dumps(audited.to_dict()))
     assert len(written["across"]) == len(written["conflicts"]) == len(written["exact"]) == len(written["leaked"]) == 20
     assert (
-        sum("twins in different splits" in line for line in audited.lines()) == 11
-        and "twins in different splits: 10 more" in audited.lines()
+        sum("duplicates in different splits" in line for line in audited.lines()) == 11
+        and "duplicates in different splits: 10 more" in audited.lines()
     )
     assert np.array_equal(sorted(written["leaked"]), written["leaked"])
 
 
-def test_the_twins_of_real_sets_are_those_that_are_known(shared: Path) -> None:
+def test_the_duplicates_of_real_sets_are_those_that_are_known(shared: Path) -> None:
     found = look(shared / "data" / "pneumoniamnist28" / "pneumoniamnist.npz", 32)
     assert Counter(pair.splits for pair in found.across) == {("train", "val"): 8} and found.leaked == frozenset()
     frames = look(shared / "data" / "pocus_lung")

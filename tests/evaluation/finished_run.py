@@ -17,7 +17,7 @@ from medmambase.evaluation.report import figures, performance_figures, results
 CLASSES = ["Fetal brain", "<script>alert('x')</script>", 'Gebärmutter & "co"']
 AUDITED = {
     "method": "split by patient <b>1</b>",
-    "audit": {"findings": ["twins: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]},
+    "audit": {"findings": ["duplicates: a.png (train, x) and <b>b</b>.png (test, x): the same pixels"]},
 }
 
 

@@ -218,7 +218,7 @@ def test_the_same_folder_gives_the_same_bytes(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
-def test_twins_are_told_and_shown_and_results_without_them_stand_beside_those_with_them(run: Path) -> None:
+def test_duplicates_are_told_and_shown_and_results_without_them_stand_beside_those_with_them(run: Path) -> None:
     labels = np.repeat([0, 1, 2], 10)
     scores = np.full((30, 3), 0.2) + 0.4 * np.eye(3)[labels]
     scores[:4] = scores[:4, ::-1]
@@ -233,8 +233,8 @@ def test_twins_are_told_and_shown_and_results_without_them_stand_beside_those_wi
     shutil.copy(run / "curves.png", run / "audit" / "twins.png")
     page = Page(write_report(run))
     assert (
-        "4 of 30 test images have a twin, or their patient, in train or val. Without them: balanced accuracy 1.000"
-        in page.text
+        "4 of 30 test images have a duplicate, or images of the same patient, in train or val. Without them: "
+        "balanced accuracy 1.000" in page.text
     )
     assert "ACC 0.875, AUC 0.900" in page.text
     assert (

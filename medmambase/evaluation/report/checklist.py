@@ -49,7 +49,7 @@ def _excluded(facts: Facts) -> str | None:
         return None
     skipped = len(facts["data"].skipped)
     return (
-        "Every file could be read; none was left out by the software."
+        "Every file could be read; the software left none out."
         if not skipped
         else f"{skipped} files could not be read; each is named above."
     )
@@ -64,12 +64,12 @@ def _disjoint(facts: Facts) -> str | None:
         return None
     findings, patients = facts["data"].audit.findings, facts["metrics"].patients if facts["metrics"] else None
     known = (
-        f"Patients are known of all test images ({patients})."
+        f"The patient of every test image is known ({patients} patients)."
         if patients
-        else "Patients are not known of all test images, which may share some."
+        else "Not every test image names its patient; some may share one."
     )
     return (
-        f"Looked through for twins and for patients in two splits: "
+        f"Searched for duplicates and for patients in two splits: "
         f"{'none found' if not findings else f'{len(findings)} findings, above'}. {known}"
     )
 
@@ -112,7 +112,8 @@ def _uncertainty(facts: Facts) -> str | None:
         return None
     by = "by patients" if facts["metrics"].patients else "by images"
     return (
-        f"Intervals at 95 % for every figure, {by}; of one training, so that they hold no chance that lies in training."
+        f"95 % confidence intervals for every figure, {by}; of one training, so they do not include the variation "
+        f"between trainings."
     )
 
 
@@ -140,7 +141,8 @@ def _openings(facts: Facts) -> str | None:
 
 def _failures(facts: Facts) -> str | None:
     return (
-        "The mistakes it was surest of are shown above; what they have in common is for the author to say."
+        "The mistakes made with the highest confidence are shown above; what they have in common is for the author "
+        "to say."
         if facts["metrics"]
         else None
     )
@@ -171,7 +173,7 @@ QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Facts], str | None] 
     ("Exclusions", "What was left out, and why?", ALL, _excluded),
     (
         "Reference standard",
-        "Who said what each image shows, how, how well do they agree, and blind to what?",
+        "Who labelled the images, how, how well do they agree, and what were they blinded to?",
         ALL,
         None,
     ),
@@ -182,10 +184,10 @@ QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Facts], str | None] 
     ("Software", "With which versions?", (CLAIM, TRIPOD), _software),
     ("Training", "How was it trained?", (CLAIM, TRIPOD), _training),
     ("Selection", "How was the final network chosen?", (CLAIM, TRIPOD), _selection),
-    ("Thresholds", "Where is the line drawn, and on which images was that decided?", ALL, _thresholds),
+    ("Thresholds", "Which thresholds are used, and on which images were they chosen?", ALL, _thresholds),
     ("Use of the test set", "How often was it looked at?", (CLAIM, TRIPOD), _openings),
     ("Performance", "How good is it?", ALL, _performance),
-    ("Uncertainty", "How sure is that?", ALL, _uncertainty),
+    ("Uncertainty", "How certain is that?", ALL, _uncertainty),
     ("Fairness", "Is it as good for every group of people it is meant for?", (TRIPOD, STARD), None),
     ("Failures", "Where is it wrong, and why?", ALL, _failures),
     ("Explanations", "What does it look at, and was that checked?", (CLAIM,), _explained),
