@@ -104,6 +104,7 @@ def test_the_saved_network_gives_the_predictions_again(finished: Path, images: P
     assert np.abs(again.numpy() - predictions.probabilities[:4]).max() < 1e-5
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:
     arguments = [str(images), "--runs", str(tmp_path), "--name", "a", *QUICK]
     assert train.main([*arguments, "--seed", "3"]) == 0
@@ -114,6 +115,7 @@ def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> Non
     assert first != other
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_checkpoint_of_medmamba_can_be_the_start(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_checkpoint_of_medmamba_can_be_the_start(
     assert torch.allclose(moved, start.state_dict()["stages.3.blocks.0.ssm_branch.out_proj.weight"], atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: Path, tmp_path: Path) -> None:
     data = phantom.write_phantom(tmp_path / "data", images_per_class=5, size=32)
     shutil.rmtree(data / "test")
@@ -171,6 +174,7 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
         run_folder.create(tmp_path / "file" / "runs", "x")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_network_of_ours_can_be_the_start(
     finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,8 +145,8 @@ def test_every_way_of_preparing_is_kept_apart_and_so_is_every_version_of_the_cod
 
 
 def test_the_version_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("images.py", "cache.py"):
-        shutil.copy(ROOT / "medmambase" / "data" / name, tmp_path)
+    for name in ("images.py", "dicom.py"):
+        shutil.copy(ROOT / "medmambase" / "data" / "reading" / name, tmp_path)
     monkeypatch.setattr(cache_file, "files", lambda package: tmp_path)
     before = cache_file._code_version()
     assert cache_file._code_version() == before and len(before) == 12
