@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import leave_out_pictures
 import torch
+from conftest import leave_out_pictures
 from PIL import Image
 
 from medmambase import MedMambaSE

@@ -28,7 +28,7 @@ from medmambase.data.decoded.image_set import Progress
 from medmambase.distributed import ALONE, Ranks, SynchronisedBatchNorm, synchronise_batch_norms
 from medmambase.training import checkpoint, loop
 
-# So high a rate that no two images stay so alike that rounding orders them, which the AUC would show.
+# So high a rate that no two images stay alike enough for rounding to order them: the AUC shows it.
 CONFIG = TrainConfig(lr=1e-2, epochs=2, batch_size=4, image_size=16, warmup=0.5, ema=0.9, patience=0, weight_decay=0.05)
 MODEL = ModelConfig(num_classes=3, in_chans=1, depths=(1, 1), dims=(8, 16), drop_path=0.0)
 
