@@ -65,7 +65,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "device": "cpu, cuda, cuda:1 (default: the GPU if there is one)",
         "precision": "of matrix products; auto is bfloat16 where the GPU is fast at it",
         "backend": "engine of the scans (default: the fastest that runs here)",
-        "recompute": "spare memory: compute each block again in backward, a third slower",
+        "recompute": "spare memory: compute each block again in backward, a fifth slower",
         "save_every": "steps between checkpoints inside an epoch; 0: only after each epoch",
         "tensorboard": "write the figures for TensorBoard too (needs medmambase[tensorboard])",
         "runs": "where run folders are made",
