@@ -1,7 +1,7 @@
-"""One training on several processes, as torchrun starts them: each takes its share of every batch,
-and all do the same step.
+"""Train on several processes, as torchrun starts them: each takes its share of every batch, and all
+do the same step.
 
-Called by ``loop.py``. Gradients are averaged by PyTorch's DistributedDataParallel; BatchNorm sees
+Gradients are averaged by PyTorch's DistributedDataParallel; BatchNorm sees
 the whole batch, on any device. So two processes do what one would do with twice the batch, up to
 rounding.
 """

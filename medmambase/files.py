@@ -1,5 +1,4 @@
-"""A finished file to its place: written beside it, then moved there, so that a kill at any byte
-never spoils what is there."""
+"""Write a file beside its place, then move it there: a kill at any byte never spoils what is there."""
 
 import json
 import os

@@ -1,8 +1,6 @@
-"""``medmambase-compare A B``: whether one network is better than another on the same test images;
-the first question is whether SE helps.
+"""``medmambase-compare A B``: test whether one network is better than another on the same images.
 
-Parse, call, print. Each of A and B is a run, or several with other seeds. Next stop:
-``evaluation/comparison.py``.
+Each of A and B is a run, or several runs that differ in their seeds.
 """
 
 import argparse

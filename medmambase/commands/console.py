@@ -1,5 +1,5 @@
-"""What every command does on a console: text that any code page takes, lines that are also kept,
-progress, and one line for what went wrong."""
+"""Print on a console of any code page, keep lines in a file too, show progress, and say in one line
+what went wrong."""
 
 import argparse
 import errno

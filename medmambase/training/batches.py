@@ -1,7 +1,6 @@
-"""Which images make which step: a function of the seed and the epoch alone, so a training can go on
-from any step.
+"""Choose the images of each step, as a function of the seed and the epoch alone.
 
-Stop before: the labels of ``data/decode.py``. Next stop: ``loop.py``.
+So a training can go on from any step.
 """
 
 import math

@@ -1,4 +1,5 @@
-"""``last/state.safetensors``: everything that a training needs to go on as if it had never stopped.
+"""Save and load ``last/state.safetensors``: all that a training needs to go on as if it had never
+stopped.
 
 One file in one step, so its parts always belong together, and a kill at any byte leaves the file
 before. It holds tensors and JSON; nothing is ever unpickled. No random number is kept: each is a

@@ -1,7 +1,7 @@
-"""Two batches before the first epoch: whether memory suffices, how long an epoch will take, and
-whether the first loss is that of guessing.
+"""Train on two batches before the first epoch, to find out whether memory suffices, how long an epoch
+will take, and whether the first loss is that of guessing.
 
-Called by ``loop.py``. Afterwards weights, BatchNorm's statistics, gradients and random numbers are
+Afterwards weights, BatchNorm's statistics, gradients and random numbers are
 what they were.
 """
 

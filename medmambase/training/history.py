@@ -1,7 +1,4 @@
-"""What a training has come to: its epochs, which of them is the best, and whether to go on.
-
-Stop before: ``loop.py`` adds an epoch. Next stop: ``metrics.csv``, which is drawn and reported.
-"""
+"""Keep the history of a training: its epochs, which of them is the best, and whether to go on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

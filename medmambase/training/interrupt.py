@@ -1,6 +1,6 @@
-"""Ctrl-C: the first one waits for the step in work, a second one does not.
+"""Handle Ctrl-C: the first one waits until the step is done, a second one does not.
 
-Called by ``loop.py``, which then saves and leaves.
+The loop then saves and ends.
 """
 
 import signal

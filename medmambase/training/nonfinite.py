@@ -1,4 +1,4 @@
-"""Numbers that are none: whether there are any, and where they began.
+"""Find NaN or infinity, and the first tensor that holds one.
 
 Called by ``loop.py`` before a network is kept, and where a step went wrong.
 """

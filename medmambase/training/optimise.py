@@ -1,7 +1,6 @@
-"""What moves the weights: which of them learn, by which optimiser, at which rate, and their moving
-average.
+"""Choose which weights learn, the optimiser, the learning rate, and the moving average of weights.
 
-Called by ``loop.py``; every default is in ``config.py``.
+Every default is in ``config.py``.
 """
 
 import math

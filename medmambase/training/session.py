@@ -1,7 +1,5 @@
-"""What surrounds the loop: the images of a run, taken in and looked through, the network it begins
-with, and what its folder says about both.
-
-Stop before: ``commands/train.py`` with a manifest. Next stop: ``loop.py``.
+"""Prepare a training: decode and audit the images of a run, build the network that it begins with,
+and write what its folder says about both.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The figures of each epoch for TensorBoard, which is an extra.
+"""Write the figures of each epoch for TensorBoard, which is an extra.
 
-Called by ``loop.py`` beside ``metrics.csv``, which has the same numbers.
+They are the numbers of ``metrics.csv``.
 """
 
 from collections.abc import Callable, Iterator
