@@ -1,4 +1,4 @@
-"""Write a file beside its place, then move it there: a kill at any byte never spoils what is there."""
+"""Write a file beside its place, then move it there: no kill at any byte spoils what is there."""
 
 import json
 import os

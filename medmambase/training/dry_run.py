@@ -1,4 +1,4 @@
-"""Train on two batches before the first epoch, to find out whether memory suffices, how long an epoch
+"""Try two batches before the first epoch, to find out whether memory suffices, how long an epoch
 will take, and whether the first loss is that of guessing.
 
 Afterwards weights, BatchNorm's statistics, gradients and random numbers are

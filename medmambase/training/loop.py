@@ -40,7 +40,7 @@ from medmambase.training.checkpoint import Learning, State
 from medmambase.training.dry_run import rehearse
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.interrupt import first_interrupt_waits
-from medmambase.training.nonfinite import first_bad_tensor, first_unfinite
+from medmambase.training.nonfinite import first_bad_tensor, first_nonfinite
 from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
 from medmambase.training.tensorboard import board
 
@@ -169,7 +169,7 @@ def train(
                 if stop or (config.save_every and state.step % config.save_every == 0 and state.step < len(steps)):
                     # No loss has judged this step yet, so the network is asked, before it takes the
                     # place of a good one.
-                    if bad := first_unfinite(network):
+                    if bad := first_nonfinite(network):
                         raise _diverged(
                             f"{bad} is no longer finite after epoch {number}, step {state.step}",
                             rates[step],
@@ -187,7 +187,7 @@ def train(
                     else training.rows((steps[-1][-1] % len(training.labels)).tolist())
                 )
                 probabilities = predict(judged, shown, config.batch_size, dtype, ranks)
-                if bad := first_unfinite(network):
+                if bad := first_nonfinite(network):
                     raise TrainingError(f"{bad} is no longer finite")
             except (InferenceError, TrainingError) as error:
                 raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def first_unfinite(network: nn.Module) -> str | None:
+def first_nonfinite(network: nn.Module) -> str | None:
     """The first weight or running statistic that is no number: some of them do not show in the
     outputs yet."""
     return next((name for name, t in network.state_dict().items() if _is_bad(t)), None)

@@ -127,7 +127,7 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
             f", and {len(intake.bad) - 1} more named in {run / run_folder.DATA_REPORT}" if len(intake.bad) > 1 else ""
         )
         raise DataError(
-            f"{intake.bad[0]}{more}; mend or remove what cannot be read, or go on without it with --on-bad skip"
+            f"{intake.bad[0]}{more}; fix or remove what cannot be read, or go on without it with --on-bad skip"
         )
     if intake.audit.patients and not allow_leak:
         raise DataError(
