@@ -32,7 +32,8 @@ COMMAND = "command.txt"
 ENVIRONMENT = "env.json"
 DATA_REPORT = "data_report.json"
 SPLITS = "splits.csv"
-DUPLICATES = "twins.png"  # in AUDIT
+DUPLICATES = "duplicates.png"  # in AUDIT
+DUPLICATES_BEFORE = "twins.png"  # its name in version 0.1.0: there the report shows it
 
 # What the training wrote while it ran.
 LOG = "train.log"

@@ -80,7 +80,7 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-check",
-        description="Look through images before training: what cannot be read, the same picture twice, twins of "
+        description="Look through images before training: files that cannot be read, duplicates, duplicates of "
         "different classes, patients in two splits.",
         epilog="exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment",
         allow_abbrev=False,

@@ -13,7 +13,7 @@ from medmambase.commands import console
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         if options.run.is_file():
-            metrics = judge(read_predictions(options.run))
+            metrics = evaluate_with_intervals(read_predictions(options.run))
             print(summary(metrics))
             if options.json:
                 write_json(options.json, metrics.to_dict())

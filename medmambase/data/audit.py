@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import SPLITS, Manifest
-from medmambase.data.manifest.splits import overlap, told
+from medmambase.data.manifest.splits import describe_leaks, overlap
 
 ALIKE = 0.94
 _SIDE, _AROUND = 32, 4  # pixels of what is compared, and how far "around" reaches
@@ -76,7 +76,7 @@ class Audit:
         """The findings as text, one a line, the worst first; empty if there are none."""
         found: list[str] = []
         if self.patients:
-            found.append(f"patients in two splits: {told(self.patients)}")
+            found.append(f"patients in two splits: {describe_leaks(self.patients)}")
         for kind, pairs in (
             ("duplicates of different classes", self.conflicts),
             ("duplicates in different splits", self.across),

@@ -61,13 +61,13 @@ def fit(validation: Predictions) -> Calibration | None:
     )
 
 
-def warmed(predictions: Predictions, temperature: float) -> Predictions:
+def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
     """Divide the logits of predictions by a temperature: no image is called otherwise, but for ties
     in the last digit, and confidence becomes truer."""
     return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
 
 
-def at(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
+def apply_operating_point(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
     """Apply an operating point: for each image (n,) bool, whether its truth is the point's class,
     and whether it is called that. Raises MetricsError for an unknown class."""
     if point.name not in predictions.classes:

@@ -36,7 +36,7 @@ _FEWEST = 0.5  # the part of the replicates in which a figure must be defined
 _Z = 1.959963984540054  # scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 
-def judge(predictions: Predictions) -> Metrics:
+def evaluate_with_intervals(predictions: Predictions) -> Metrics:
     """Compute every figure with its interval, and the same without leaked images. An interval that
     cannot be known is left out."""
     metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
@@ -46,11 +46,11 @@ def judge(predictions: Predictions) -> Metrics:
         metrics,
         intervals=_intervals(predictions, metrics),
         patients=known,
-        without_leaked=judge(clean) if clean else None,
+        without_leaked=evaluate_with_intervals(clean) if clean else None,
     )
 
 
-def draws(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
+def bootstrap_weights(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
     """Yield the weights of bootstrap replicates over ``clusters`` (n,), int64 from 0: how often
     each image occurs, (some replicates, n) float64, in parts."""
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def _intervals(predictions: Predictions, metrics: Metrics) -> dict[str, Interval
     if not len(labels):
         return {}
     alone = int(clusters.max()) + 1 == len(clusters)
-    parts = [weighted_figures(labels, probabilities, weights) for weights in draws(clusters)]
+    parts = [weighted_figures(labels, probabilities, weights) for weights in bootstrap_weights(clusters)]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     found: dict[str, Interval | None] = {}
     for name, figure in metrics.flat().items():
@@ -150,7 +150,10 @@ def _calibration(predictions: Predictions, error: float) -> Interval | None:
     if count < 2:
         return None
     gaps = calibration_gaps(labels, probabilities, np.ones((1, len(labels))))
-    chance = np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in draws(clusters)]) - gaps
+    chance = (
+        np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in bootstrap_weights(clusters)])
+        - gaps
+    )
     rare = float(scipy.stats.norm.cdf(-_widened(count)))
 
     def too_rare(part: float) -> float:

@@ -175,8 +175,8 @@ class Predictor:
             elif not np.isfinite(result).all():
                 yield Prediction(index, path, self.classes, None, "the network's outputs are not numbers")
             else:
-                warmed = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
-                yield Prediction(index, path, self.classes, warmed, None)
+                calibrated = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
+                yield Prediction(index, path, self.classes, calibrated, None)
 
     def _read(self, image: OneImage) -> Tensor | str:
         preprocessing = self.network.preprocessing

@@ -85,22 +85,22 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     told = ", ".join(
         f"{len(which)} {one if len(which) == 1 else many}"
         for one, many, which in (
-            ("group of exact twins", "groups of exact twins", found.exact),
-            ("group of near twins", "groups of near twins", found.near),
-            ("pair of twins in different splits", "pairs of twins in different splits", found.across),
-            ("pair of twins of different classes", "pairs of twins of different classes", found.conflicts),
+            ("group of exact duplicates", "groups of exact duplicates", found.exact),
+            ("group of near duplicates", "groups of near duplicates", found.near),
+            ("pair of duplicates in different splits", "pairs of duplicates in different splits", found.across),
+            ("pair of duplicates of different classes", "pairs of duplicates of different classes", found.conflicts),
             ("patient in two splits", "patients in two splits", found.patients),
         )
         if which
     )
     where = f"; all named in {run / run_folder.DATA_REPORT}" if told else ""
-    say(f"audit:     {told or 'no twins, and no patient in two splits'}{where}")
+    say(f"audit:     {told or 'no duplicates, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():
         say(f"found: {line}")
     if found.leaked:
         say(
-            f"note: of {len(found.leaked)} test images a twin, or the patient, is in train or val: test results will "
-            f"be told with and without them"
+            f"note: {len(found.leaked)} test images have a duplicate, or images of the same patient, in train or val: "
+            f"test results are given with and without them"
         )
 
 

@@ -36,7 +36,7 @@ def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(
     assert (
         code == 0
         and "nothing found; all of it is in" in said
-        and "audit:     no twins, and no patient in two splits" in said
+        and "audit:     no duplicates, and no patient in two splits" in said
     )
     assert (
         "sizes:     36 of 96 x 96" in said and "modes:     36 of L" in said and "train: 24 images (abdomen 4," in said
@@ -62,7 +62,7 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
         f"found: duplicates of different classes: {pair}" in said
         and f"found: duplicates in different splits: {pair}" in said
     )
-    with Image.open(folder / "audit" / "twins.png") as sheet:
+    with Image.open(folder / "audit" / "duplicates.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 20
     report = json.loads((folder / "data_report.json").read_text(encoding="utf-8"))
     assert report["audit"]["leaked"] == ["test/femur/twin $_{x.png"] and len(report["skipped"]) == 1

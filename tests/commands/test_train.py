@@ -20,7 +20,7 @@ from medmambase import MedMambaSE, run_folder
 from medmambase.commands import train
 from medmambase.config import PRESETS
 from medmambase.data import phantom
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report.summary import summary
@@ -77,7 +77,9 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
 
 def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path) -> None:
     predictions = read_predictions(finished / "test" / "predictions.csv")
-    assert judge(predictions).to_dict() == json.loads((finished / "test" / "metrics.json").read_text(encoding="utf-8"))
+    assert evaluate_with_intervals(predictions).to_dict() == json.loads(
+        (finished / "test" / "metrics.json").read_text(encoding="utf-8")
+    )
     with (finished / "splits.csv").open(encoding="utf-8", newline="") as file:
         split_of = {row["path"]: (row["split"], row["label"]) for row in csv.DictReader(file)}
     assert [split_of[name] for name in predictions.names] == [

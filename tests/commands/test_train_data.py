@@ -12,7 +12,7 @@ import pytest
 
 from medmambase.commands import train
 from medmambase.data.manifest.folders import DataError
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.model.network import MedMambaSE
@@ -167,15 +167,18 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
     clean = [row for row, name in enumerate(predictions.names) if name != "test/brain/twin.png"]
     metrics = Metrics.from_dict(json.loads((test / "metrics.json").read_text(encoding="utf-8")))
     assert len(clean) == len(predictions.names) - 1
-    assert metrics.without_leaked == judge(predictions.rows(clean))
+    assert metrics.without_leaked == evaluate_with_intervals(predictions.rows(clean))
     said = capsys.readouterr().out
-    assert "without 1 of 7 test images whose twin or patient is in train or val: accuracy" in said
     assert (
-        "audit:     1 group of exact twins, 1 pair of twins in different splits" in said
-        and "note: of 1 test images a twin, or" in said
+        "without 1 of 7 test images that have a duplicate, or images of the same patient, in train or val: accuracy"
+        in said
     )
-    assert (tmp_path / "data-001" / "audit" / "twins.png").is_file()
-    assert (tmp_path / "data-001" / "audit" / "twins.png").is_file()
+    assert (
+        "audit:     1 group of exact duplicates, 1 pair of duplicates in different splits" in said
+        and "note: 1 test images have a duplicate, or" in said
+    )
+    assert (tmp_path / "data-001" / "audit" / "duplicates.png").is_file()
+    assert (tmp_path / "data-001" / "audit" / "duplicates.png").is_file()
     assert "twin.png" in json.dumps(
         json.loads((tmp_path / "data-001" / "data_report.json").read_text(encoding="utf-8"))["audit"]
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from medmambase.evaluation.calibration import Calibration, at, fit, reliability, warmed
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.calibration import Calibration, apply_operating_point, fit, reliability, with_temperature
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.evaluation.report.results import on_test
@@ -33,7 +33,7 @@ def test_the_temperature_undoes_what_made_a_network_too_sure(temperature: float)
     found = fit(drawn(4000, temperature, 0))
     assert found is not None and found.temperature == pytest.approx(temperature, rel=0.08)
     test = drawn(4000, temperature, 1)
-    after = warmed(test, found.temperature)
+    after = with_temperature(test, found.temperature)
     assert np.array_equal(after.predicted, test.predicted)
     errors = [evaluate(one.labels, one.probabilities, one.classes).ece for one in (test, after)]
     assert errors[1] < 0.03 and (temperature == 1 or errors[1] < errors[0] / 2)
@@ -46,7 +46,7 @@ def test_probabilities_of_nought_and_one_have_a_temperature(right: bool) -> None
         Predictions(tuple(map(str, labels)), labels, np.eye(3)[labels if right else (labels + 1) % 3], ("a", "b", "c"))
     )
     assert found is not None and 0.04 < found.temperature < 21
-    assert math.isfinite(warmed(drawn(9, 1.0, 0), found.temperature).probabilities.sum())
+    assert math.isfinite(with_temperature(drawn(9, 1.0, 0), found.temperature).probabilities.sum())
 
 
 def test_without_validation_images_nothing_is_told() -> None:
@@ -66,14 +66,14 @@ def test_operating_points_are_those_of_the_roc_curve_of_val() -> None:
     assert ruled_out.sensitivity >= 0.95 and ruled_out.threshold == pytest.approx(
         max(thresholds[true >= 0.95]), abs=0.02
     )
-    positive, called = at(val, youden)
+    positive, called = apply_operating_point(val, youden)
     assert (called & positive).sum() / positive.sum() == pytest.approx(youden.sensitivity)
 
 
 def test_the_test_images_have_no_say_in_the_threshold_and_all_of_it_in_the_figures() -> None:
     found, test = fit(drawn(300, 1.5, 0, classes=2)), drawn(200, 1.5, 1, classes=2)
     assert found is not None
-    told = on_test(test, judge(test), found)
+    told = on_test(test, evaluate_with_intervals(test), found)
     for point, written in zip(found.points, told["points"], strict=True):
         positive, called = test.labels == 1, test.probabilities[:, 1] >= point.threshold
         assert written["threshold"] == point.threshold
@@ -107,4 +107,4 @@ def test_it_survives_the_way_through_a_file_and_another_shape_is_refused() -> No
         with pytest.raises(MetricsError, match=f"^{re.escape(message)}$"):
             Calibration.from_dict(wrong)
     with pytest.raises(MetricsError, match="there is no class 'a'"):
-        at(Predictions(("x",), np.array([0]), np.array([[1.0]]), ("z",)), found.points[0])
+        apply_operating_point(Predictions(("x",), np.array([0]), np.array([[1.0]]), ("z",)), found.points[0])

@@ -14,7 +14,7 @@ from scipy import stats
 
 from interval_coverage import SHOWN, Population, coverage, inside
 from medmambase.evaluation import delong, intervals
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate, range_of
 from medmambase.evaluation.predictions import Predictions
 
@@ -80,7 +80,7 @@ def test_an_area_of_which_only_its_value_is_known_has_an_interval_that_a_score_t
 
 def test_shares_of_images_that_stand_alone_have_wilsons_interval() -> None:
     labels, called = [0] * 9 + [1] * 7, [0] * 6 + [1] * 3 + [1] * 7
-    metrics = judge(of(labels, np.eye(2)[called]))
+    metrics = evaluate_with_intervals(of(labels, np.eye(2)[called]))
     for name, (part, whole) in {
         "accuracy": (13, 16),
         "0/sensitivity": (6, 9),
@@ -101,7 +101,7 @@ def test_perfect_constant_single_and_absent_images_behave(classes: int, patients
     owners = tuple(f"p{index // 2}" for index in range(12)) if patients else ()
     for probabilities in (np.eye(classes)[labels], np.full((12, classes), 1 / classes), np.eye(classes)[[0] * 12]):
         for rows in (range(12), range(1), range(0), range(0, 12, classes)):
-            metrics = judge(of(labels, probabilities, owners).rows(list(rows)))
+            metrics = evaluate_with_intervals(of(labels, probabilities, owners).rows(list(rows)))
             flat = metrics.flat()
             for name, interval in metrics.intervals.items():
                 least, most = range_of(name)
@@ -111,32 +111,32 @@ def test_perfect_constant_single_and_absent_images_behave(classes: int, patients
 
 def test_a_perfect_predictor_is_not_held_for_infallible() -> None:
     labels = [0] * 20 + [1] * 20
-    alone = judge(of(labels, np.eye(2)[labels])).intervals
-    owned = judge(of(labels, np.eye(2)[labels], tuple(f"p{row // 5}" for row in range(40)))).intervals
+    alone = evaluate_with_intervals(of(labels, np.eye(2)[labels])).intervals
+    owned = evaluate_with_intervals(of(labels, np.eye(2)[labels], tuple(f"p{row // 5}" for row in range(40)))).intervals
     for name in ("accuracy", "1/sensitivity", "1/auc"):
         assert owned[name].low < alone[name].low < 0.95 and alone[name].high == owned[name].high == 1.0
 
 
 def test_patients_of_several_images_make_intervals_wider_and_the_order_of_images_does_not_matter() -> None:
     predictions = Population(images=9, alike=0.9).draw(40, seed=5)
-    known, blind = judge(predictions), judge(replace(predictions, patients=()))
+    known, blind = evaluate_with_intervals(predictions), evaluate_with_intervals(replace(predictions, patients=()))
     assert known.patients == 40 and blind.patients is None and known.flat() == blind.flat()
     for name in ("accuracy", "1/sensitivity", "auc", "mcc", "brier"):
         wide, narrow = known.intervals[name], blind.intervals[name]
         assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
-    assert judge(predictions) == known
+    assert evaluate_with_intervals(predictions) == known
 
 
 def test_one_patient_alone_tells_nothing_of_others() -> None:
     rng = np.random.default_rng(0)
-    metrics = judge(of(rng.integers(0, 2, 20).tolist(), rng.dirichlet((1, 1), 20), ("p",) * 20))
+    metrics = evaluate_with_intervals(of(rng.integers(0, 2, 20).tolist(), rng.dirichlet((1, 1), 20), ("p",) * 20))
     assert metrics.patients == 1 and not metrics.intervals.keys() - {"auc", "0/auc", "1/auc"}
 
 
 def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> None:
     predictions, leaked = Population().draw(60, seed=1), np.arange(60) < 10
-    metrics = judge(replace(predictions, leaked=leaked))
-    assert metrics.without_leaked == judge(predictions.rows(np.flatnonzero(~leaked)))
+    metrics = evaluate_with_intervals(replace(predictions, leaked=leaked))
+    assert metrics.without_leaked == evaluate_with_intervals(predictions.rows(np.flatnonzero(~leaked)))
     assert (
         metrics.without_leaked is not None and metrics.without_leaked.intervals and metrics.without_leaked.images == 50
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.predictions import MetricsError, Predictions, read_predictions, write_predictions
 
 NASTY = ["plain", "comma, quote \" and 'tick'", "Gebärmutter\nzwei Zeilen", "prob_", "=1+1", "名前", " space "]
@@ -27,7 +27,7 @@ def test_predictions_come_back_to_the_last_digit(tmp_path: Path, dtype: type) ->
     assert all(
         np.array_equal(getattr(back, name), getattr(before, name)) for name in ("labels", "probabilities", "leaked")
     )
-    assert judge(back) == judge(before)
+    assert evaluate_with_intervals(back) == evaluate_with_intervals(before)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 

@@ -14,6 +14,7 @@ from finished_run import CLASSES, change, finished_run, put
 from html_page import Page
 from PIL import Image
 
+from medmambase import run_folder
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.report.report import write_report
 
@@ -218,7 +219,10 @@ def test_the_same_folder_gives_the_same_bytes(run: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
-def test_duplicates_are_told_and_shown_and_results_without_them_stand_beside_those_with_them(run: Path) -> None:
+@pytest.mark.parametrize("name", [run_folder.DUPLICATES, run_folder.DUPLICATES_BEFORE])
+def test_duplicates_are_told_and_shown_and_results_without_them_stand_beside_those_with_them(
+    run: Path, name: str
+) -> None:
     labels = np.repeat([0, 1, 2], 10)
     scores = np.full((30, 3), 0.2) + 0.4 * np.eye(3)[labels]
     scores[:4] = scores[:4, ::-1]
@@ -230,7 +234,7 @@ def test_duplicates_are_told_and_shown_and_results_without_them_stand_beside_tho
         and "How to read this: each row is one picture twice" not in Page(write_report(run)).text
     )
     (run / "audit").mkdir()
-    shutil.copy(run / "curves.png", run / "audit" / "twins.png")
+    shutil.copy(run / "curves.png", run / "audit" / name)
     page = Page(write_report(run))
     assert (
         "4 of 30 test images have a duplicate, or images of the same patient, in train or val. Without them: "

@@ -24,7 +24,7 @@ from functools import partial
 
 import numpy as np
 
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import Predictions
 
@@ -76,7 +76,7 @@ def inside(
     """Say for each figure whether its interval holds the truth; None where it has none. ``blind``:
     the patients are left out."""
     predictions = population.draw(patients, seed)
-    metrics = judge(replace(predictions, patients=()) if blind else predictions)
+    metrics = evaluate_with_intervals(replace(predictions, patients=()) if blind else predictions)
     found: dict[str, bool | None] = {}
     for name, figure in truth.items():
         interval = metrics.intervals.get(name)

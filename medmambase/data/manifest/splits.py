@@ -36,10 +36,11 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
     leaks = overlap((sample.patient, sample.split) for sample in found.samples)
     if leaks and not allow_leak:
         raise DataError(
-            f"{found.root}: {told(leaks)}: test results would be too good; split by patient, or go on with --allow-leak"
+            f"{found.root}: {describe_leaks(leaks)}: test results would be too good; split by patient, or go on with "
+            f"--allow-leak"
         )
     if leaks:
-        notes.append(f"{told(leaks)}: results are too good, and were asked for with --allow-leak")
+        notes.append(f"{describe_leaks(leaks)}: results are too good, and were asked for with --allow-leak")
     present = {sample.split for sample in found.samples}
     official = "test" in present
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
@@ -91,7 +92,7 @@ def overlap(images: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
     return {patient: found for patient, found in sorted(splits.items()) if len(found) > 1}
 
 
-def told(leaks: Mapping[str, Counter[str]]) -> str:
+def describe_leaks(leaks: Mapping[str, Counter[str]]) -> str:
     """Describe an overlap in words."""
 
     def one(patient: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medmambase.evaluation.drawing import FigureError, labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
 
-MOST_TWINS = 12  # pairs on one sheet
+MOST_DUPLICATES = 12  # pairs on one sheet
 PANELS = (
     ("loss", 2.6, {"train_loss": ("training", "C0"), "val_loss": ("validation", "C1")}),
     (
@@ -120,7 +120,7 @@ def confusion(metrics: Metrics, png: Path) -> None:
         bar.set_label("share of the true class")
 
 
-def twins(
+def duplicates(
     pairs: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], likeness: Sequence[str], png: Path
 ) -> None:
     """Draw pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the

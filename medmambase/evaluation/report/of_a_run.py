@@ -71,7 +71,7 @@ def test(
 def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
     """Draw duplicates of different classes and in different splits side by side, the worst first;
     no file where there are none."""
-    pairs = list({pair.names: pair for pair in (*found.conflicts, *found.across)}.values())[: figures.MOST_TWINS]
+    pairs = list({pair.names: pair for pair in (*found.conflicts, *found.across)}.values())[: figures.MOST_DUPLICATES]
     if not pairs:
         return
     row_of = {sample.name: row for row, sample in enumerate(images.samples)}
@@ -85,7 +85,7 @@ def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
     ]
     likeness = ["the same pixels" if pair.exact else f"likeness {pair.likeness:.3f}" for pair in pairs]
     (run / AUDIT).mkdir(exist_ok=True)
-    figures.twins(shown, captions, likeness, run / AUDIT / DUPLICATES)
+    figures.duplicates(shown, captions, likeness, run / AUDIT / DUPLICATES)
 
 
 def draw(network: MedMambaSE, images: ImageSet, run: Path, best_epoch: int) -> None:

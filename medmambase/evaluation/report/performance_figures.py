@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch import Tensor
 
-from medmambase.evaluation.calibration import reliability, warmed
+from medmambase.evaluation.calibration import reliability, with_temperature
 from medmambase.evaluation.drawing import labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import Predictions
@@ -62,7 +62,7 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
     from val too, if there is one. Below: how many images."""
     shown = [("as the network says it", "C0", predictions)]
     if temperature is not None:
-        shown.append((f"at temperature {temperature:.2f}", "C1", warmed(predictions, temperature)))
+        shown.append((f"at temperature {temperature:.2f}", "C1", with_temperature(predictions, temperature)))
     with sheet(png, 6.0, 5.4) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfect")

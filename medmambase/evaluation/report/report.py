@@ -53,10 +53,12 @@ def write_report(run: Path) -> Path:
     }
     test, explain = run_folder.TEST, run_folder.EXPLAIN
     of_test = run_folder.CONFUSION, run_folder.ROC, run_folder.PR, run_folder.RELIABILITY, run_folder.MISTAKES
+    duplicates = [f"{run_folder.AUDIT}/{name}" for name in (run_folder.DUPLICATES, run_folder.DUPLICATES_BEFORE)]
+    duplicates = [name for name in duplicates if (run / name).is_file()][:1]
     wanted = [
         *(f"{test}/{name}" for name in of_test),
         run_folder.CURVES,
-        f"{run_folder.AUDIT}/{run_folder.DUPLICATES}",
+        *duplicates,
         f"{explain}/{run_folder.FAITHFULNESS_CURVES}",
         f"{explain}/{run_folder.GATES}",
         *explained["sheet"],
@@ -77,7 +79,12 @@ def write_report(run: Path) -> Path:
     }
     facts["answers"] = checklist.answers(facts)
     page = _template("report.html.jinja", html=True).render(
-        **facts, pictures=pictures, explained=explained, left_out=left_out, most_lines=MOST_LINES
+        **facts,
+        pictures=pictures,
+        explained=explained,
+        duplicates=duplicates,
+        left_out=left_out,
+        most_lines=MOST_LINES,
     )
     card = _template("model_card.md.jinja", html=False).render(**facts)
     path = run / run_folder.REPORT

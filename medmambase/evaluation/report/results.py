@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from medmambase.evaluation.calibration import Calibration, at, warmed
-from medmambase.evaluation.intervals import judge
+from medmambase.evaluation.calibration import Calibration, apply_operating_point, with_temperature
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
@@ -49,7 +49,7 @@ def write(folder: Path, predictions: Predictions, calibration: Calibration | Non
 
 def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
     """Write all but the predictions themselves."""
-    metrics = judge(predictions)
+    metrics = evaluate_with_intervals(predictions)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
         write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration))
@@ -68,10 +68,10 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
 def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration) -> dict[str, Any]:
     """Apply the calibration learned on val to the test set: calibration errors before and after the
     temperature, and each operating point's figures, all with intervals."""
-    after = judge(warmed(predictions, calibration.temperature))
+    after = evaluate_with_intervals(with_temperature(predictions, calibration.temperature))
     points = []
     for point in calibration.points:
-        positive, called = at(predictions, point)
+        positive, called = apply_operating_point(predictions, point)
         # A line drawn at the threshold makes a test with two answers, whose figures are those of
         # two classes.
         answer = Predictions(
@@ -81,7 +81,7 @@ def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration
             ("other", "this"),
             predictions.patients,
         )
-        answered = judge(answer)
+        answered = evaluate_with_intervals(answer)
         points.append(
             asdict(point)
             | {

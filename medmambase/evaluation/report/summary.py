@@ -11,14 +11,15 @@ def figure(value: float | None) -> str:
 
 
 def summary(metrics: Metrics) -> str:
-    """Show the test figures: all images together with intervals at 95 %, without leaked images, and
+    """Show the test figures: all images together with 95 % intervals, without leaked images, and
     class by class."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
     lines = [f"test: {_headline(metrics, area)}"]
     if metrics.without_leaked:
         leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
         lines.append(
-            f"without {leaked} whose twin or patient is in train or val: {_headline(metrics.without_leaked, area)}"
+            f"without {leaked} that have a duplicate, or images of the same patient, in train or val: "
+            f"{_headline(metrics.without_leaked, area)}"
         )
     wide = max(len(one.name) for one in metrics.per_class)
     lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
