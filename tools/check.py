@@ -33,7 +33,10 @@ STEPS = {
 # Only where they are asked for: they need a network, and the second one root's rights the first
 # time.
 MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick", "--jobs", "1")}
-LEFT_OUT = "without the tests marked slow: every moment of a kill, every GPU and form of a kernel, the longest grids"
+LEFT_OUT = (
+    "without the tests marked slow: kills inside every write, every GPU and launch of a kernel, large property runs "
+    "in Triton's interpreter, training in two processes, how often intervals hold the truth"
+)
 
 Outcome = tuple[int, float, str]  # exit code, seconds, what was printed
 

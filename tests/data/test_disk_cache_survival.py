@@ -248,6 +248,7 @@ def test_two_runs_at_once_share_a_cache_that_neither_spoils(tmp_path: Path, monk
     assert same(decode(samples, COLOUR, cache=Cache(tmp_path / "cache é"))[0], plain) and decoded.since() == []
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_cache_that_is_right_and_keeps_its_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

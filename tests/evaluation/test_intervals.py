@@ -142,6 +142,7 @@ def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "population", [Population(), Population(classes=3, images=9, alike=0.6)], ids=["images alone", "patients"]
 )
@@ -152,6 +153,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(population: Population) -
     assert {name: part for name, part in found.items() if part < 51 / 60} == {}
 
 
+@pytest.mark.slow
 def test_intervals_that_are_blind_to_patients_fail() -> None:
     population = Population(images=9, alike=0.6)
     every = population.draw(100_000, seed=7)

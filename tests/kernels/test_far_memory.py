@@ -125,6 +125,7 @@ def new(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [3, 6])
 @pytest.mark.parametrize(
     ("b", "h", "w", "d"),
@@ -144,6 +145,7 @@ def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, 
         scan.backward(x, x, x_dbl, *weights, torch.float32, kept, config=backward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("varies", [True, False])
 @pytest.mark.parametrize(
     ("b", "d", "l", "g"), [(12_000_000, 48, 6, 3), (2, 20_000_000, 70, 2)], ids=["sequences", "channels"]

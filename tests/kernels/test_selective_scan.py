@@ -18,6 +18,7 @@ def test_the_engines_of_the_cpu_equal_the_definition(engine: str, case) -> None:
     assert_equal_to_the_definition(*case, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 @settings(max_examples=15)
 @given(case=cases(largest_length=40, largest_state=9))

@@ -73,6 +73,7 @@ def test_the_engines_of_the_cpu_equal_the_definition(engine: str, args: list[Ten
     assert_equal_to_the_definition(args, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 @settings(max_examples=12)
 @given(args=cases(largest_side=6, largest_width=6))
@@ -101,6 +102,7 @@ def test_odd_maps_narrow_and_wide_states_are_exact(engine: str, h: int, w: int, 
     assert_equal_to_the_definition(make_case(1, h, w, d, n, r), engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(
@@ -115,6 +117,7 @@ def test_every_way_to_launch_a_scan_of_an_image_is_exact(
     assert_equal_to_the_definition(make_case(b, h, w, d, n, r), engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("longest", [1, 10**6], ids=["in chunks", "whole"])
 @pytest.mark.parametrize("r", [3, 6])

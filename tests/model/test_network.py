@@ -100,6 +100,7 @@ def test_the_originals_logits_and_gradients_are_reproduced(name: str, backend: s
             check_gradients(network, mode, inputs, expected, keys)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 @pytest.mark.parametrize("name", ["medmamba", "se_nb", "se_mm"])
 def test_the_originals_logits_are_reproduced_on_the_triton_kernels(name: str, shared) -> None:

@@ -59,6 +59,7 @@ def _run(*arguments: str, tool: Path = TOOL) -> tuple[int, list[list[str]], str]
     return done.returncode, rows, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @has_report
 def test_every_kernel_compiles_for_every_gpu_generation_without_a_gpu() -> None:
     code, rows, printed = _run("--dtype", "float32", "bfloat16", "--quick", "--jobs", "2")
@@ -69,6 +70,7 @@ def test_every_kernel_compiles_for_every_gpu_generation_without_a_gpu() -> None:
     assert "OVER BUDGET" not in printed
 
 
+@pytest.mark.slow
 @has_report
 @has_disassembler
 def test_the_scans_keep_to_their_budgets_on_both_generations_that_have_one() -> None:

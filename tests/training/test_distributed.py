@@ -154,6 +154,7 @@ def logits(state: dict[str, torch.Tensor]) -> torch.Tensor:
     return network((image_set(29, "train").images.float() / 255 - 0.5) / 0.5).detach()
 
 
+@pytest.mark.slow
 @meeting
 @pytest.mark.parametrize(
     "changes",
@@ -183,6 +184,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[
     assert np.allclose(*figures, atol=1e-3)
 
 
+@pytest.mark.slow
 @meeting
 def test_two_processes_go_on_where_they_stopped_to_the_last_bit(tmp_path: Path) -> None:
     config = replace(CONFIG, save_every=1)
@@ -247,6 +249,7 @@ def test_a_network_keeps_its_parameters_and_names_when_its_norms_are_synchronise
     assert torch.equal(network.eval()(image), MedMambaSE.load(tmp_path)(image))
 
 
+@pytest.mark.slow
 @meeting
 def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path: Path) -> None:
     port = free_port()

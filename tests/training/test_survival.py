@@ -40,6 +40,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_training_killed_inside_any_write_ends_with_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:
     config, write, struck = replace(SHORT, save_every=1), 0, True
     while struck:
