@@ -33,6 +33,8 @@ IMPORTS = (
     ("medmambase.settings", ("medmambase.config", "medmambase.run_folder", "medmambase.validation")),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
+    # It measures a network as the kernels are measured.
+    ("medmambase.model.measure", (*BASE, "medmambase.model*", KERNELS, f"{KERNELS}.bench*")),
     ("medmambase.model*", (*BASE, "medmambase.model*", KERNELS)),
     (
         "medmambase.evaluation*",

@@ -2,8 +2,6 @@
 what went wrong."""
 
 import argparse
-import errno
-import io
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from medmambase.commands import guard
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import ImageError
@@ -27,21 +26,11 @@ from medmambase.training.checkpoint import CheckpointError
 from medmambase.training.loop import TrainingError
 from medmambase_kernels import BackendError
 
-# What a person should do about each kind of failure is in its message; the exit code says which
-# kind it was.
 EXIT_CODES: dict[type[Exception], int] = {
     TrainingError: 1, InferenceError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
     CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4, ReportError: 4,
-    torch.OutOfMemoryError: 4, OSError: 4,
+    torch.OutOfMemoryError: 4, **guard.EXIT_CODES,
 }  # fmt: skip  # a table
-INTERRUPTED = 130
-
-
-def prepare() -> None:
-    """A console that cannot show a file's name shows a question mark."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def guarded(
@@ -57,15 +46,12 @@ def guarded(
     ``where``: the run's folder, once there is one, for an error that names no file. ``advice`` is
     added to the line of an error; ``interrupted`` is the line after Ctrl-C.
     """
-    prepare()
+
+    def line(error: Exception) -> str:
+        return f"{sentence(error, where())}{advice(error)}"
+
     try:
-        return act()
-    except KeyboardInterrupt:
-        print(f"\n{interrupted()}", file=sys.stderr)
-        return INTERRUPTED
-    except tuple(EXIT_CODES) as error:
-        print(f"{program}: {sentence(error, where())}{advice(error)}", file=sys.stderr)
-        return exit_code(error)
+        return guard.guarded(program, act, codes=EXIT_CODES, sentence=line, interrupted=interrupted)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # for a CPU's memory torch has no error of its own
             raise
@@ -86,23 +72,14 @@ def device(wish: str | None) -> torch.device:
     return choose_device(wish, "--device")
 
 
-def exit_code(error: Exception) -> int:
-    """Of one of EXIT_CODES."""
-    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-
-
 def sentence(error: Exception, run: Path | None) -> str:
-    """One line; an error of the operating system says too little by itself, and not always
-    where."""
-    text = str(error)
+    """Write an error in one line; ``run`` is the place of one that names no file."""
     if isinstance(error, torch.OutOfMemoryError):
-        text = too_much(error)
-    elif isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        where = error.filename or run or "medmambase"
-        advice = "; free some space there, or choose another place with --runs" if full else ""
-        text = f"{where}: {error.strerror or error}{advice}"
-    return " ".join(text.splitlines())
+        return too_much(error)
+    if isinstance(error, OSError):
+        advice = "; free some space there, or choose another place with --runs"
+        return guard.of_system(error, str(run or "medmambase"), advice)
+    return str(error)
 
 
 def too_much(error: Exception) -> str:

@@ -6,7 +6,6 @@ Parse, call, print. Needs nothing but Python, so that it can say why PyTorch doe
 import argparse
 import dataclasses
 import getpass
-import io
 import json
 import os
 import re
@@ -16,46 +15,38 @@ from pathlib import Path
 from typing import Any
 
 from medmambase import __version__
+from medmambase.commands import guard
 from medmambase.doctor.facts import Facts, look
 from medmambase.doctor.finding import Finding, Level
 from medmambase.doctor.findings import findings, verdict
 
-READY, NOT_READY, USAGE = 0, 4, 2
+READY = 0
 _MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, 130
-    interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    """Run the console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, or the
+    environment fails, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    try:
-        facts = look()
-        found = findings(facts)
-        level, last = verdict(facts, found)
-        for finding in found:
-            print(f"{_MARKS[finding.level]} {finding.title:17} {finding.text}")
-            if finding.fix and finding.level:
-                print(f"  {'':17} -> {finding.fix}")
-        if options.json:
-            options.json.write_text(
-                json.dumps(report(facts, found, last, options.paths), indent=1) + "\n", encoding="utf-8", newline="\n"
-            )
-            print(f"  {'for a bug report':17} {options.json}")
-        print(f"\n{last}")
-        return NOT_READY if level == Level.BROKEN else READY
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(
-            f"medmambase-doctor: {error.filename or 'this machine'}: {error.strerror or error}; give another file "
-            f"after --json",
-            file=sys.stderr,
-        )
-        return USAGE
+    return guard.guarded("medmambase-doctor", lambda: _examine(options))
+
+
+def _examine(options: argparse.Namespace) -> int:
+    if options.json:
+        guard.check_file("--json", options.json)
+    facts = look()
+    found = findings(facts)
+    level, last = verdict(facts, found)
+    for finding in found:
+        print(f"{_MARKS[finding.level]} {finding.title:17} {finding.text}")
+        if finding.fix and finding.level:
+            print(f"  {'':17} -> {finding.fix}")
+    if options.json:
+        text = json.dumps(report(facts, found, last, options.paths), indent=1) + "\n"
+        options.json.write_text(text, encoding="utf-8", newline="\n")
+        print(f"  {'for a bug report':17} {options.json}")
+    print(f"\n{last}")
+    return guard.ENVIRONMENT if level == Level.BROKEN else READY
 
 
 def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> dict[str, Any]:
@@ -95,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "medmambase-doctor",
         description="Examine this machine: Python, PyTorch, Triton, card, driver, folders; then run a small "
         "kernel, and compare the scan with float64.",
-        epilog="exit code: 0 ready, 4 not ready",
+        epilog="exit code: 0 ready, 2 usage, 4 not ready",
         allow_abbrev=False,
     )
     found.add_argument(

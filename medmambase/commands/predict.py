@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medmambase.commands import console
+from medmambase.commands import console, guard
 from medmambase.config import ConfigError
 from medmambase.files import move
 from medmambase.inference.predictor import Predictor
@@ -51,7 +51,7 @@ def _predict(options: argparse.Namespace) -> int:
                     file.flush()
         except KeyboardInterrupt:
             print(f"\ninterrupted: the first {good + bad} rows are in {part}", file=sys.stderr)
-            return console.INTERRUPTED
+            return guard.INTERRUPTED
     move(part, out)
     print(f"{good} images predicted{f', {bad} could not be read' if bad else ''}: {out.resolve()}")
     return 0

@@ -4,6 +4,8 @@ a traceback."""
 import sys
 from importlib import import_module
 
+from medmambase.commands import guard
+
 
 def train() -> int:
     """``medmambase-train``."""
@@ -54,8 +56,8 @@ def _start(command: str) -> int:
             f"says how to fix that",
             file=sys.stderr,
         )
-        return 4
+        return guard.ENVIRONMENT
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        return guard.INTERRUPTED
     return int(main())

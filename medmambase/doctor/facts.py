@@ -169,11 +169,8 @@ def _missing() -> list[str]:
 
 def _card() -> tuple[str, str]:
     """Return the name and the driver's version of the first NVIDIA card."""
-    program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
-    said = (
-        torch_build.output([program, "--query-gpu=name,driver_version", "--format=csv,noheader"]) if program else None
-    )
-    name, _, driver = (said or "").strip().partition("\n")[0].partition(", ")
+    said = torch_build.nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader") or ""
+    name, _, driver = said.strip().partition("\n")[0].partition(", ")
     return name, driver.strip()
 
 

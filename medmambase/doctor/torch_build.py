@@ -153,12 +153,23 @@ def read_card(overview: str, capabilities: str) -> Card:
 
 def find_card() -> Card | None:
     """Find the machine's NVIDIA card; None where nvidia-smi is missing, fails, or lists none."""
-    program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
-    if program is None or not re.search(r"^GPU \d+:", output([program, "-L"]) or "", re.MULTILINE):
+    if not re.search(r"^GPU \d+:", nvidia_smi("-L") or "", re.MULTILINE):
         return None
-    return read_card(
-        output([program]) or "", output([program, "--query-gpu=compute_cap", "--format=csv,noheader"]) or ""
-    )
+    return read_card(nvidia_smi() or "", nvidia_smi("--query-gpu=compute_cap", "--format=csv,noheader") or "")
+
+
+def driver_and_clock(uuid: str) -> tuple[str | None, float | None]:
+    """Ask for the driver's version and the highest clock in Hz of the card of that UUID (of torch's
+    device properties); None where nvidia-smi does not say."""
+    query = ("--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader,nounits", f"--id=GPU-{uuid}")
+    found = re.match(r"\s*(\S+), (\d+(?:\.\d+)?)\s*$", nvidia_smi(*query) or "", re.MULTILINE)
+    return (found[1], 1e6 * float(found[2])) if found else (None, None)
+
+
+def nvidia_smi(*arguments: str) -> str | None:
+    """Run NVIDIA's program, which WSL keeps outside of PATH; None where it is missing or fails."""
+    program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
+    return output([program, *arguments]) if program else None
 
 
 def this_machine() -> Machine:

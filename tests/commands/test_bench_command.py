@@ -13,12 +13,14 @@ from torch import Tensor
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import bench as command
-from medmambase.commands import bench_network
+from medmambase.commands import bench_tables
 from medmambase_kernels.bench import cases as bench_cases
 from medmambase_kernels.bench import measure as bench
+from medmambase_kernels.bench import original
 from medmambase_kernels.bench.cases import OPERATORS, STATE, Case
 
 CPU = torch.device("cpu")
+NETWORK = ModelConfig(depths=(1, 1), dims=(8, 16), state=4)
 SMALL = ["--device", "cpu", "--size", "128", "--stages", "4", "--batch", "1", "--repeat", "3", "--dtype", "float32"]
 
 
@@ -50,12 +52,16 @@ def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.Capt
     for row, line in zip(written["rows"], lines, strict=True):
         shown = [row["operator"], "4x4x768", str(row["batch"]), row["dtype"], row["passes"]]
         shown += [
-            command._figure(row["ms"]),
-            command._figure(row["spread_ms"]),
+            bench_tables.figure(row["ms"]),
+            bench_tables.figure(row["spread_ms"]),
             str(row["repetitions"]),
-            command._figure(row["gflops"]),
+            bench_tables.figure(row["gflops"]),
         ]
-        shown += [f"{100 * row['of_peak']:.1f}", command._figure(row["eager_ms"]), command._figure(row["eager_ratio"])]
+        shown += [
+            f"{100 * row['of_peak']:.1f}",
+            bench_tables.figure(row["eager_ms"]),
+            bench_tables.figure(row["eager_ratio"]),
+        ]
         assert line == shown
         assert (row["repetitions"], row["eager_repetitions"]) == (3, 3)
         assert row["of_peak"] == pytest.approx(row["gflops"] / 100.0)
@@ -63,7 +69,7 @@ def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.Capt
     assert written["environment"]["torch"] == version("torch")
     assert written["environment"]["device"] in out
     assert torch.backends.cpu.get_cpu_capability() in written["environment"]["device"]
-    assert written["engines"] == {"float32": "cpu: the tensors are on the CPU"}
+    assert written["backends"] == {"float32": "cpu: the tensors are on the CPU"}
     assert all(verdict["passed"] for verdict in written["checks"])
 
 
@@ -103,13 +109,19 @@ def test_a_wrong_engine_is_refused_and_the_others_are_still_timed(
     assert [verdict["passed"] for verdict in written["checks"]] == [False, True]
 
 
-def test_a_network_whose_operator_is_wrong_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrong", ["selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu"])
+def test_a_network_whose_operator_is_wrong_is_not_timed(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = command.check
     monkeypatch.setattr(
         command,
         "check",
-        lambda name, *rest: bench.Verdict(name, "float32", 1.0, "y", 0.0) if "2d" in name else right(name, *rest),
+        lambda cases, *rest: (
+            bench.Verdict(wrong, "float32", 1.0, "y", 0.0) if cases[0].operator == wrong else right(cases, *rest)
+        ),
     )
+    monkeypatch.setitem(command.PRESETS, "nano", NETWORK)
     code, written = run(tmp_path, "--operator", "--network", "nano")
     assert (code, written["network"]) == (1, [])
 
@@ -117,7 +129,7 @@ def test_a_network_whose_operator_is_wrong_is_not_timed(tmp_path: Path, monkeypa
 def test_a_comparison_with_another_result_is_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = bench_cases.loop_scan
+    right = original.loop_scan
     monkeypatch.setattr(bench, "loop_scan", lambda *arguments: right(*arguments) * 1.01)
     code, written = run(tmp_path, "--operator", "selective_scan")
     assert code == 1
@@ -156,54 +168,66 @@ def test_a_comparison_larger_than_its_limit_is_left_out(tmp_path: Path, capsys: 
         assert ("eager" in capsys.readouterr().out) == (limit > 0)
 
 
+def test_the_operators_of_a_network_are_checked_on_its_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, list[Case]] = {}
+
+    def check(cases, device, backend):
+        seen[cases[0].operator] = list(cases)
+        return bench.Verdict(cases[0].operator, "float32", 0.0, "y", 1.0)
+
+    monkeypatch.setattr(command, "check", check)
+    monkeypatch.setattr(command, "network_rows", lambda *_: iter(()))
+    monkeypatch.setitem(command.PRESETS, "nano", NETWORK)
+    run(tmp_path, "--operator", "gated_norm", "--network", "nano", "--stages", "4")
+    assert set(seen) == set(OPERATORS) - {"selective_scan"}
+    for name, cases in seen.items():
+        assert cases[:2] == bench_cases.reduced(name, torch.float32)
+        assert [(c.height, c.width, c.channels, c.state) for c in cases[2:]] == [
+            (32, 32, 8, 4 if "scan" in name else STATE), (16, 16, 16, 4 if "scan" in name else STATE)
+        ]  # fmt: skip  # a table
+
+
+def test_a_device_without_a_clock_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command.console, "device", torch.device)
+    assert command.main(["--device", "mps"]) == 2
+    assert "--device mps has no clock here; give cpu or cuda" in capsys.readouterr().err
+
+
+def test_a_backend_that_cannot_run_here_is_the_environments_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        assert command.main(["--device", "cpu", "--backend", "triton"]) == 4
+    assert capsys.readouterr().err.startswith("medmambase-bench: backend 'triton' was asked for")
+
+
 def test_a_networks_step_and_prediction_stand_beside_the_originals(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "SIZES", (32,))
     monkeypatch.setitem(command.FULL, "size", [32])
-    monkeypatch.setitem(command.PRESETS, "nano", ModelConfig(depths=(1, 1), dims=(8, 16), state=4))
-    words = [
-        "--device",
-        "cpu",
-        "--operator",
-        "--network",
-        "nano",
-        "--batch",
-        "2",
-        "--repeat",
-        "3",
-        "--json",
-        str(tmp_path / "n.json"),
-    ]
-    assert command.main(words) == 0
+    monkeypatch.setitem(command.PRESETS, "nano", NETWORK)
+    words = "--device cpu --operator --network nano --batch 2 --repeat 3 --json"
+    assert command.main([*words.split(), str(tmp_path / "n.json")]) == 0
     written = json.loads((tmp_path / "n.json").read_text(encoding="utf-8"))
     assert [row["what"] for row in written["network"]] == ["training step", "prediction"]
     for row in written["network"]:
-        assert (row["model"], row["size"], row["batch"], row["repetitions"], row["original_scan"]) == (
-            "nano",
-            32,
-            2,
-            3,
-            "a loop in eager PyTorch",
-        )
+        assert [row[name] for name in ("model", "size", "batch", "repetitions")] == ["nano", 32, 2, 3]
+        assert row["original_scan"] == "a loop in eager PyTorch"
         assert row["images_per_s"] == pytest.approx(2e3 / row["ms"])
         assert row["original_ratio"] == pytest.approx(row["original_ms"] / row["ms"])
-    assert {verdict["operator"] for verdict in written["checks"]} == {"selective_scan_2d", "squeeze_excite"}
-
-
-def test_a_network_is_not_compared_with_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_network.PRESETS, "nano", ModelConfig(depths=(1, 1), dims=(8, 16), state=4))
-    other = bench.Bench(CPU, repeat=3, mamba=lambda *arguments: bench_cases.loop_scan(*arguments).cumsum(-1))
-    rows = list(bench_network.network_rows("nano", [16], [1], [torch.float32], other))
-    for row in rows:
-        assert (row.ms is not None, row.original_ms, row.failed) == (True, None, True)
-        assert "the original's logits differ from ours" in row.note
+    assert {verdict["operator"] for verdict in written["checks"]} == set(OPERATORS) - {"selective_scan"}
 
 
 def test_a_network_that_raises_costs_its_lines_and_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(MedMambaSE, "forward", _raises)
+    right = MedMambaSE.forward
+    monkeypatch.setattr(
+        MedMambaSE, "forward", lambda self, image: right(self, image) if image.is_meta else _raises(image, image)
+    )
+    monkeypatch.setitem(command.PRESETS, "nano", NETWORK)
     code, written = run(tmp_path, "--operator", "--network", "nano")
     assert code == 1
     assert [(row["ms"], row["note"].split(":")[0]) for row in written["network"]] == [(None, "RuntimeError")] * 2
@@ -230,18 +254,20 @@ def test_a_flag_given_by_hand_wins_over_quick(monkeypatch: pytest.MonkeyPatch) -
         (["--repeat", "two"], "got 'two', wanted a number that is at least 3"),
         (["--compare", "nan"], "got 'nan', wanted a number that is at least 0"),
         (["--device", "abacus"], "--device abacus cannot be used"),
-        (["--device", "meta"], "--device meta has no clock here; give cpu or cuda"),
-        (["--sweep", "--device", "cpu"], "the engine is cpu: the tensors are on the CPU"),
+        (["--device", "meta"], "--device meta cannot be used"),
+        (["--sweep", "--device", "cpu"], "the backend is cpu: the tensors are on the CPU"),
         (["--json", "no/such/folder/x.json"], "give a file's name in a folder that exists"),
     ],
 )
 def test_what_cannot_be_measured_is_usage(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "_head", lambda *_: pytest.fail("it went on to measure"))
-    with pytest.raises(SystemExit) as stopped:
-        command.main(words)
-    assert stopped.value.code == 2
+    monkeypatch.setattr(bench_tables, "print_head", lambda *_: pytest.fail("it went on to measure"))
+    try:
+        code = command.main(words)
+    except SystemExit as stopped:  # argparse's own
+        code = stopped.code
+    assert code == 2
     assert message in capsys.readouterr().err
 
 
@@ -249,12 +275,9 @@ def test_what_cannot_be_measured_is_usage(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the kernels are compiled")
 def test_interpreted_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(
-        command, "_head", lambda *_: pytest.fail("it went on to measure")
-    )  # else a fault here would cost hours
-    with pytest.raises(SystemExit) as stopped:
-        command.main(["--device", "cpu", "--backend", "triton"])
-    assert stopped.value.code == 2
+    # Else a fault here would cost hours.
+    monkeypatch.setattr(bench_tables, "print_head", lambda *_: pytest.fail("it went on to measure"))
+    assert command.main(["--device", "cpu", "--backend", "triton"]) == 2
     assert "runs the kernels in Python, whose times mean nothing" in capsys.readouterr().err
 
 
@@ -269,9 +292,10 @@ def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(
         "memory_bus_width": 400,
     }
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(**known, major=9, minor=0))
-    monkeypatch.setattr(command, "nvidia_smi", lambda properties: ("580.1", None))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(command, "driver_and_clock", lambda uuid: ("580.1", None))
     machine, card = command._machine(torch.device("cuda"))
-    command._head(machine, {}, "")
+    bench_tables.print_head(machine, {}, "")
     assert "device: Some GPU, 10 SMs, 1.0 GHz, 100.0 GB/s, driver 580.1" in capsys.readouterr().out
     row = next(bench.Bench(CPU, repeat=3, card=card).rows(small("selective_scan")))
     floors = card.floors(
@@ -279,9 +303,12 @@ def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(
     )
     assert (row.exp_floor_ms, row.issue_floor_ms, row.bytes_floor_ms) == (floors.exp, floors.issue, floors.bytes)
     assert row.of_floor == floors.bound / row.ms
-    command._table(command.COLUMNS, {"", "cuda"}, iter([row]))
+    bench_tables.print_table(bench_tables.COLUMNS, {"", "cuda"}, iter([row]))
     shown = capsys.readouterr().out.splitlines()[-1].split()
-    assert shown[-4:] == [*map(command._figure, (floors.exp, floors.issue, floors.bytes)), f"{100 * row.of_floor:.1f}"]
+    assert shown[-4:] == [
+        *map(bench_tables.figure, (floors.exp, floors.issue, floors.bytes)),
+        f"{100 * row.of_floor:.1f}",
+    ]
     assert row.gflops is None
 
 

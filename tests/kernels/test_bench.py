@@ -10,9 +10,12 @@ import torch
 from conftest import TOLERANCE, TRITON, engine_device, relative_error
 from torch import Tensor
 
+import medmambase_kernels
+from medmambase_kernels import reference
 from medmambase_kernels.bench import cases as bench_cases
 from medmambase_kernels.bench import floors as bench_floors
 from medmambase_kernels.bench import measure as bench
+from medmambase_kernels.bench import original, sweep
 from medmambase_kernels.bench.cases import OPERATORS, STATE, Case
 
 CPU = torch.device("cpu")
@@ -26,7 +29,7 @@ def small(operator: str, dtype: torch.dtype = torch.float32) -> Case:
 def test_the_originals_way_equals_the_definition(operator: str) -> None:
     ours, theirs = (
         bench_cases.from_projection(small(operator), CPU, "reference"),
-        bench_cases.original(small(operator), CPU, bench_cases.loop_scan),
+        bench_cases.original(small(operator), CPU, original.loop_scan),
     )
     dy = torch.randn(ours.forward().shape)
     for one, other in zip(theirs.backward(dy), ours.backward(dy), strict=True):
@@ -38,10 +41,38 @@ def test_the_original_of_a_half_precision_image_scans_in_float32() -> None:
 
     def scan(*arguments):
         seen.extend(t for t in arguments if isinstance(t, Tensor))
-        return bench_cases.loop_scan(*arguments)
+        return original.loop_scan(*arguments)
 
     y = bench_cases.original(small("selective_scan_2d", torch.bfloat16), CPU, scan).forward()
     assert {t.dtype for t in (*seen, y)} == {torch.float32}
+
+
+def test_every_public_operator_is_in_the_table() -> None:
+    public = {name for name in medmambase_kernels.__all__ if hasattr(reference, name)}
+    assert set(OPERATORS) == public == registered()
+
+
+def registered() -> set[str]:
+    """The operators that torch knows, by the schemas of forward."""
+    names = {schema.name.removeprefix("medmambase::") for schema in torch._C._jit_get_all_schemas()
+             if schema.name.startswith("medmambase::")}  # fmt: skip  # one set
+    return {name for name in names if f"{name}_backward" in names}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operators_sample_is_equal_on_every_backend_of_the_processor(operator: str) -> None:
+    for backend in ("cpu", "torch"):
+        verdict = bench.check(bench_cases.reduced(operator, torch.float32), CPU, backend)
+        assert verdict.passed, verdict
+
+
+def test_each_operator_is_counted_tap_by_tap() -> None:
+    # 2 x 3 positions: 4 x 7 taps lie inside the map.
+    forward = bench_floors.convolution_work(1, 2, 3, 1, 0.0, backward=False)
+    both = bench_floors.convolution_work(1, 2, 3, 1, 0.0, backward=True)
+    assert (forward.instructions, forward.operations, both.instructions) == (28 + 24, 56 + 24, 84 + 72)
+    norm = bench_floors.norm_work(10, 5.0, backward=True)
+    assert (norm.exponentials, norm.instructions, norm.operations, norm.bytes) == (20, 280, 370, 5.0)
 
 
 def test_the_cases_are_the_stages_of_tiny_at_both_sizes() -> None:
@@ -63,11 +94,11 @@ def test_mamba_ssm_without_its_kernel_is_no_comparison(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib, "import_module", found)
     reasons = {}
     for kernel in ("missing", None, "built"):
-        reasons[kernel] = bench_cases.mamba_scan(torch.device("cuda"))
+        reasons[kernel] = original.mamba_scan(torch.device("cuda"))
     assert reasons["missing"] == (None, "cannot be imported (No module named 'mamba_ssm')")
     assert reasons[None] == (None, "is installed without its CUDA kernel")
     assert reasons["built"] == ("the kernel", "is importable")
-    assert bench_cases.mamba_scan(CPU)[0] is None
+    assert original.mamba_scan(CPU)[0] is None
 
 
 def test_the_floors_of_a_known_card_are_the_data_sheets() -> None:
@@ -105,8 +136,9 @@ def test_each_input_result_and_gradient_is_moved_once(operator: str) -> None:
     )
     assert (forward.bytes, both.bytes) == (sum(moved), 2 * sum(moved))
     assert both.operations > forward.operations
-    states = 2 * 4 * 33 * 15 * STATE
-    assert forward.exponentials == (0 if operator == "squeeze_excite" else states * 17 / 16)
+    elements = 2 * 33 * 15
+    expected = {"squeeze_excite": 0, "gated_norm": elements, "depthwise_silu": elements}
+    assert forward.exponentials == expected.get(operator, 4 * elements * STATE * 17 / 16)
 
 
 def test_median_and_spread_are_of_the_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,14 +237,14 @@ def test_a_sweep_tries_launches_that_are_right_and_refuses_those_that_are_wrong(
     operator: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.Bench, "measure", lambda self, work: bench.Measured(bench.Times((1.0,)), None, None))
-    right = bench.engines.run
+    right = sweep.engines.run
 
     def run(name, backend, step, *arguments):  # one launch among the candidates adds up wrongly
         y, *rest = right(name, backend, step, *arguments)
         return (y + (step == "forward" and arguments[-1].steps == 1), *rest)
 
-    monkeypatch.setattr(bench.engines, "run", run)
-    found = list(bench.sweep(Case(operator, 1, 2, 2, 2, torch.float32), bench.Bench(engine_device(engine))))
+    monkeypatch.setattr(sweep.engines, "run", run)
+    found = list(sweep.sweep(Case(operator, 1, 2, 2, 2, torch.float32), bench.Bench(engine_device(engine))))
     assert {step for step, _, _ in found} == {"forward", "backward"}
     assert len(set(found)) == len(found) > 6
     for step, config, ms in found:

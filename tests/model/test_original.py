@@ -8,7 +8,7 @@ from conftest import relative_error
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.model.original import with_original_operators
-from medmambase_kernels.bench import cases
+from medmambase_kernels.bench import original as originals
 
 
 def test_a_network_with_the_originals_operators_is_the_same_network() -> None:
@@ -17,7 +17,9 @@ def test_a_network_with_the_originals_operators_is_the_same_network() -> None:
         for name, parameter in network.named_parameters():
             if name.endswith("excite"):
                 parameter.normal_()
-    original = with_original_operators(network, partial(cases.original_scan_2d, cases.loop_scan), cases.original_gate)
+    original = with_original_operators(
+        network, partial(originals.original_scan_2d, originals.loop_scan), originals.original_gate
+    )
     assert not any(
         isinstance(module, type(network.stages[0].blocks[0].se))
         for block in original.stages

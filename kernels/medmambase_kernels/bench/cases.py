@@ -1,14 +1,10 @@
-"""What medmambase-bench measures: the operators at the stages of ``tiny``, their inputs, and the
-same work as the original MedMamba does it.
+"""What medmambase-bench measures: one table of the operators, and their inputs at the stages of
+``tiny``.
 
-The original stacks the image with its transpose, appends both reversed, projects each of the four
-copies, scans in float32, turns the results back and adds them. Its scan is mamba_ssm's kernel, or
-where that is not to be had a Python loop; here the loop reads slices unbound once, since indexing
-step by step, as mamba_ssm's own loop does, makes its backward quadratic in the length.
-Next stop: bench.py, which checks and times these.
+An operator is one entry of OPERATORS: sample inputs, the call, the same work as the original
+MedMamba does it, and the least work that any program has to do.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,27 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels.bench import original as originals
+from medmambase_kernels.bench.floors import Work, convolution_work, gate_work, norm_work, scan_work
+from medmambase_kernels.bench.original import Scan
+from medmambase_kernels.depthwise_silu import depthwise_silu
+from medmambase_kernels.gated_norm import gated_norm
 from medmambase_kernels.selective_scan import selective_scan
 from medmambase_kernels.selective_scan_2d import selective_scan_2d
 from medmambase_kernels.squeeze_excite import squeeze_excite
 
-# Each operator's arguments, in the order of ``Computation.arguments``.
-OPERATORS = {
-    "selective_scan": ("u", "delta", "A", "B", "C", "D", "delta_bias"),
-    "selective_scan_2d": ("x", "x_dbl", "dt_weight", "dt_bias", "A", "D"),
-    "squeeze_excite": ("x", "squeeze", "excite"),
-}
 SIZES = (128, 224)
 CHANNELS = (96, 192, 384, 768)
 STATE, DIRECTIONS = 16, 4
 
-Scan = Callable[..., Tensor]
+Draw = Callable[..., Tensor]  # normal numbers of a shape, float32, on the device
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
     """An operator over a map (b, h, w, d); ``selective_scan`` runs over the map's four directions
-    as four groups of d channels, as MedMamba calls it."""
+    as four groups of d channels, as MedMamba calls it.
+
+    ``rank`` (columns that delta is projected from) and ``hidden`` (width of the gate) follow from
+    the channels unless given.
+    """
 
     operator: str
     batch: int
@@ -46,40 +46,186 @@ class Case:
     width: int
     channels: int
     dtype: torch.dtype
-    stage: int = 0  # 1 to 4; 0 outside the network
+    stage: int = 0  # 1 to 4; 0 outside the stages of tiny
+    state: int = STATE
+    rank: int = 0
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", self.rank or -(-self.channels // 32))
+        object.__setattr__(self, "hidden", self.hidden or max(1, self.channels // 16))
 
     @property
-    def rank(self) -> int:
-        """Columns of x_dbl that delta is projected from."""
-        return -(-self.channels // 32)
+    def elements(self) -> int:
+        """Numbers in the map."""
+        return self.batch * self.height * self.width * self.channels
 
     @property
     def rows(self) -> int:
-        """Steps and channels that the scan takes, over all images and directions; 0 for the
-        gate."""
-        return (
-            0
-            if self.operator == "squeeze_excite"
-            else self.batch * DIRECTIONS * self.channels * self.height * self.width
-        )
+        """Steps times channels that a scan takes, over all images and directions; 0 for operators
+        that do not scan."""
+        return DIRECTIONS * self.elements if OPERATORS[self.operator].scans else 0
 
 
 @dataclass(frozen=True)
 class Computation:
-    """A differentiable function and the tensors it is called with; all of them want gradients."""
+    """A differentiable function and the tensors it is called with, by name; all of them want
+    gradients."""
 
     function: Callable[..., Tensor]
-    arguments: tuple[Tensor, ...]
+    named: Tensors
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The tensors, in order."""
+        return tuple(self.named.values())
 
     def forward(self) -> Tensor:
-        """The result, as in prediction."""
+        """Return the result, as in prediction."""
         with torch.no_grad():
             return self.function(*self.arguments)
 
     def backward(self, dy: Tensor) -> tuple[Tensor, ...]:
-        """The result and the gradient of every argument, for the gradient dy of the result."""
+        """Return the result and the gradient of every argument, for the gradient dy of the
+        result."""
         y = self.function(*self.arguments)
         return (y.detach(), *torch.autograd.grad(y, self.arguments, dy))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How an operator is sampled, called, compared and counted.
+
+    draw: makes tensors as a new network has them. call: the operator, of what ``prepare`` makes of
+    those; ``backend`` by keyword. original: the same work as the original does it, of the scan and
+    the drawn tensors; ``whole``: that work by our operator, where it is more than ``call``.
+    channels_first: the original's map lies so in memory. work: the least that any program has to
+    do, for bytes moved and with or without backward. result: the argument that the result is like.
+    """
+
+    draw: Callable[[Case, Draw], Tensors]
+    call: Callable[..., Tensor]
+    original: Callable[..., Tensor]
+    work: Callable[[Case, float, bool], Work]
+    result: str
+    prepare: Callable[[Case, Tensors], Tensors] | None = None
+    whole: Callable[..., Tensor] | None = None
+    scans: bool = False
+    channels_first: bool = False
+
+
+def _scan_parameters(case: Case, draw: Draw) -> Tensors:
+    k, d, n, r = DIRECTIONS, case.channels, case.state, case.rank
+    made = {"x": draw(case.batch, case.height, case.width, d).to(case.dtype)}
+    made |= {"x_proj": draw(k, r + 2 * n, d) / math.sqrt(d), "dt_weight": draw(k, d, r) / math.sqrt(r)}
+    made["dt_bias"] = torch.sigmoid(draw(k, d)) * 4.65 - 6.9  # steps from 0.001 to 0.1
+    A = -torch.arange(1.0, n + 1, device=made["x"].device).expand(k, d, n).clone()
+    return made | {"A": A, "D": torch.ones_like(made["dt_bias"])}
+
+
+def _project(x: Tensor, x_proj: Tensor) -> Tensor:
+    return F.linear(x, x_proj.flatten(0, 1).to(x.dtype)).unflatten(-1, x_proj.shape[:2])
+
+
+def _projected(case: Case, t: Tensors) -> Tensors:
+    return {"x": t["x"], "x_dbl": _project(t["x"], t["x_proj"])} | {
+        name: t[name] for name in ("dt_weight", "dt_bias", "A", "D")
+    }
+
+
+def _in_four_groups(case: Case, t: Tensors) -> Tensors:
+    u = originals.four_directions(t["x"].permute(0, 3, 1, 2))
+    projected = torch.einsum("bkdl,kcd->bkcl", u.float(), t["x_proj"])
+    low, B, C = projected.to(case.dtype).split([case.rank, case.state, case.state], 2)
+    delta = torch.einsum("bkrl,kdr->bkdl", low.float(), t["dt_weight"]).to(case.dtype)
+    flat = {name: t[name].flatten(0, 1) for name in ("A", "D", "dt_bias")}
+    return {"u": u.flatten(1, 2), "delta": delta.flatten(1, 2), "A": flat["A"], "B": B, "C": C, "D": flat["D"],
+            "delta_bias": flat["dt_bias"]}  # fmt: skip  # in the operator's order
+
+
+def _scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, *, backend: str | None
+) -> Tensor:
+    y = selective_scan(u, delta, A, B, C, D, None, bias, True, backend=backend)
+    assert isinstance(y, Tensor)  # no last state was asked for
+    return y
+
+
+def _scan_2d_of_map(x: Tensor, x_proj: Tensor, *rest: Tensor, backend: str | None) -> Tensor:
+    return selective_scan_2d(x, _project(x, x_proj), *rest, out_dtype=torch.float32, backend=backend)
+
+
+def _gate_weights(case: Case, draw: Draw) -> Tensors:
+    d, hidden = case.channels, case.hidden
+    x = draw(case.batch, case.height, case.width, d).to(case.dtype)
+    return {"x": x, "squeeze": draw(hidden, d) / math.sqrt(d), "excite": draw(d, hidden) / math.sqrt(hidden)}
+
+
+def _half_of_projection(case: Case, draw: Draw) -> Tensor:
+    return draw(case.batch, case.height, case.width, 2 * case.channels).to(case.dtype)[..., case.channels :]
+
+
+def _norm_inputs(case: Case, draw: Draw) -> Tensors:
+    d = case.channels  # y is float32 whatever z is: a sum of scans leaves it only after the norm
+    y, z = draw(case.batch, case.height, case.width, d), _half_of_projection(case, draw)
+    return {"y": y, "z": z, "weight": 1 + 0.1 * draw(d), "bias": 0.1 * draw(d)}
+
+
+def _convolution_inputs(case: Case, draw: Draw) -> Tensors:
+    d = case.channels
+    return {"x": _half_of_projection(case, draw), "weight": draw(d, 1, 3, 3) / 3, "bias": draw(d) / 3}
+
+
+def _work_of_scan(case: Case, moved: float, backward: bool) -> Work:
+    return scan_work(case.rows, case.state, moved, backward)
+
+
+OPERATORS = {
+    "selective_scan": Operator(
+        draw=_scan_parameters,
+        prepare=_in_four_groups,
+        call=_scan,
+        original=lambda scan, u, delta, A, B, C, D, bias: scan(u, delta, A, B, C, D, None, bias, True),
+        work=_work_of_scan,
+        result="u",
+        scans=True,
+    ),
+    "selective_scan_2d": Operator(
+        draw=_scan_parameters,
+        prepare=_projected,
+        call=lambda *tensors, backend: selective_scan_2d(*tensors, backend=backend),
+        whole=_scan_2d_of_map,
+        original=originals.original_scan_2d,
+        work=_work_of_scan,
+        result="x",
+        scans=True,
+        channels_first=True,
+    ),
+    "squeeze_excite": Operator(
+        draw=_gate_weights,
+        call=lambda *tensors, backend: squeeze_excite(*tensors, backend=backend),
+        original=lambda scan, *tensors: originals.original_gate(*tensors),
+        work=lambda case, moved, backward: gate_work(case.elements, moved, backward),
+        result="x",
+        channels_first=True,
+    ),
+    "gated_norm": Operator(
+        draw=_norm_inputs,
+        call=lambda *tensors, backend: gated_norm(*tensors, backend=backend),
+        original=lambda scan, *tensors: originals.original_norm(*tensors),
+        work=lambda case, moved, backward: norm_work(case.elements, moved, backward),
+        result="z",
+    ),
+    "depthwise_silu": Operator(
+        draw=_convolution_inputs,
+        call=lambda *tensors, backend: depthwise_silu(*tensors, backend=backend),
+        original=lambda scan, *tensors: originals.original_convolution(*tensors),
+        work=lambda case, moved, backward: convolution_work(
+            case.batch, case.height, case.width, case.channels, moved, backward
+        ),
+        result="x",
+    ),
+}
 
 
 def cases(
@@ -89,7 +235,8 @@ def cases(
     batches: Sequence[int],
     dtypes: Sequence[torch.dtype],
 ) -> list[Case]:
-    """Every operator at every stage (1 to 4) of ``tiny`` for images of ``sizes`` pixels, square."""
+    """List every operator at every stage (1 to 4) of ``tiny`` for square images of ``sizes``
+    pixels."""
     return [
         Case(operator, batch, size // 2 ** (stage + 1), size // 2 ** (stage + 1), CHANNELS[stage - 1], dtype, stage)
         for operator in operators
@@ -101,164 +248,43 @@ def cases(
 
 
 def reduced(operator: str, dtype: torch.dtype) -> list[Case]:
-    """What equality with the definition is shown on: no size a power of two, a single chunk of
-    steps and several, with a tail."""
+    """List the cases on which equality with the definition is shown: no size a power of two, a
+    single chunk of steps and several, with a tail."""
     return [Case(operator, 2, 7, 5, 33, dtype), Case(operator, 1, 9, 11, 96, dtype)]
 
 
-def _leaves(case: Case, device: torch.device) -> dict[str, Tensor]:
-    """Inputs as a new network has them; in the case's dtype what comes from the image, in float32
-    what are parameters."""
+def _drawn(case: Case, device: torch.device) -> Tensors:
     g = torch.Generator().manual_seed(0)
-    b, h, w, d, k, n, r = case.batch, case.height, case.width, case.channels, DIRECTIONS, STATE, case.rank
-    x = torch.randn(b, h, w, d, generator=g)
-    made = {"x": x.to(case.dtype)}
-    if case.operator == "squeeze_excite":
-        hidden = max(1, d // 16)
-        made |= {
-            "squeeze": torch.randn(hidden, d, generator=g) / math.sqrt(d),
-            "excite": torch.randn(d, hidden, generator=g) / math.sqrt(hidden),
-        }
-    else:
-        x_proj = torch.randn(k, r + 2 * n, d, generator=g) / math.sqrt(d)
-        dt_bias = torch.empty(k, d).uniform_(-6.9, -2.25, generator=g)  # steps from 0.001 to 0.1
-        made |= {"x_proj": x_proj, "dt_weight": torch.randn(k, d, r, generator=g) / math.sqrt(r), "dt_bias": dt_bias}
-        made |= {"A": -torch.arange(1.0, n + 1).expand(k, d, n).clone(), "D": torch.ones(k, d)}
-    return {name: t.to(device).requires_grad_() for name, t in made.items()}
+    return OPERATORS[case.operator].draw(case, lambda *shape: torch.randn(shape, generator=g).to(device))
 
 
-def _four_directions(x: Tensor) -> Tensor:
-    """x (b, d, h, w) in the order of each direction: (b, 4, d, l)."""
-    two = torch.stack([x.flatten(2), x.transpose(2, 3).contiguous().flatten(2)], 1)
-    return torch.cat([two, two.flip(-1)], 1)
-
-
-def _new(t: Tensor) -> Tensor:
-    return t.detach().contiguous().requires_grad_()
+def _leaves(tensors: Tensors) -> Tensors:
+    return {name: t.detach().requires_grad_() for name, t in tensors.items()}
 
 
 def operator(case: Case, device: torch.device, backend: str | None = None) -> Computation:
-    """The operator itself, on the engine that ``backend`` names."""
-    t = _leaves(case, device)
-    if case.operator == "squeeze_excite":
-        return Computation(
-            lambda x, squeeze, excite: squeeze_excite(x, squeeze, excite, backend=backend), tuple(t.values())
-        )
-    rest = (t["A"], t["D"])
-    if case.operator == "selective_scan_2d":
-        x_dbl = F.linear(t["x"], t["x_proj"].flatten(0, 1).to(case.dtype)).unflatten(-1, t["x_proj"].shape[:2])
-        return Computation(
-            lambda *a: selective_scan_2d(*a, backend=backend),
-            (t["x"], _new(x_dbl), t["dt_weight"], t["dt_bias"], *rest),
-        )
-    u = _four_directions(t["x"].permute(0, 3, 1, 2))
-    projected = torch.einsum("bkdl,kcd->bkcl", u.float(), t["x_proj"])
-    low, B, C = projected.to(case.dtype).split([case.rank, STATE, STATE], 2)
-    delta = torch.einsum("bkrl,kdr->bkdl", low.float(), t["dt_weight"]).to(case.dtype)
-    A, D, bias = (_new(a.flatten(0, 1)) for a in (*rest, t["dt_bias"]))
-    arguments = tuple(_new(a) for a in (u.flatten(1, 2), delta.flatten(1, 2), A, B, C, D, bias))
-    return Computation(
-        lambda u, delta, A, B, C, D, bias: _only(
-            selective_scan(u, delta, A, B, C, D, None, bias, True, backend=backend)
-        ),
-        arguments,
-    )
-
-
-def _only(y: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    assert isinstance(y, Tensor)  # no last state was asked for
-    return y
+    """Make the operator itself, on ``backend``."""
+    entry, tensors = OPERATORS[case.operator], _drawn(case, device)
+    if entry.prepare is not None:
+        tensors = {name: t.contiguous() for name, t in entry.prepare(case, tensors).items()}
+    return Computation(partial(entry.call, backend=backend), _leaves(tensors))
 
 
 def from_projection(case: Case, device: torch.device, backend: str | None = None) -> Computation:
-    """The work that ``original`` does: for ``selective_scan_2d`` the projection of x to x_dbl as
-    well, else the operator itself."""
-    if case.operator != "selective_scan_2d":
+    """Make the work that ``original`` does by our operator: with the projection of x to x_dbl where
+    the operator follows it."""
+    whole = OPERATORS[case.operator].whole
+    if whole is None:
         return operator(case, device, backend)
-
-    def ours(x: Tensor, x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> Tensor:
-        x_dbl = F.linear(x, x_proj.flatten(0, 1).to(x.dtype)).unflatten(-1, x_proj.shape[:2])
-        return selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype=torch.float32, backend=backend)
-
-    return Computation(ours, tuple(_leaves(case, device).values()))
+    return Computation(partial(whole, backend=backend), _leaves(_drawn(case, device)))
 
 
 def original(case: Case, device: torch.device, scan: Scan) -> Computation:
-    """``from_projection`` as the original MedMamba and its gate compute it, around ``scan``; the
-    same arguments, x laid out channels first."""
-    if case.operator == "selective_scan":
-        return Computation(
-            lambda u, delta, A, B, C, D, bias: scan(u, delta, A, B, C, D, None, bias, True),
-            operator(case, device).arguments,
-        )
-    x, *rest = _leaves(case, device).values()
-    x = x.detach().permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1).requires_grad_()
-    function = original_gate if case.operator == "squeeze_excite" else partial(original_scan_2d, scan)
-    return Computation(function, (x, *rest))
-
-
-def original_scan_2d(
-    scan: Scan, x: Tensor, x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor
-) -> Tensor:
-    """x (b, h, w, d), x_proj (k, r + 2n, d), the others as in ``selective_scan_2d`` -> y (b, h, w,
-    d), float32."""
-    b, h, w, d = x.shape
-    n, r = A.shape[2], dt_weight.shape[2]
-    routes = _four_directions(x.permute(0, 3, 1, 2))
-    low, B, C = torch.einsum("bkdl,kcd->bkcl", routes, x_proj.to(x.dtype)).split([r, n, n], 2)
-    delta = torch.einsum("bkrl,kdr->bkdl", low, dt_weight.to(x.dtype)).contiguous()
-    u, delta, B, C = (t.float() for t in (routes.flatten(1, 2), delta.flatten(1, 2), B.contiguous(), C.contiguous()))
-    y = scan(u, delta, A.flatten(0, 1), B, C, D.flatten(), None, dt_bias.flatten(), True).view(b, DIRECTIONS, d, h * w)
-    back = y[:, 2:].flip(-1)
-    by_columns = [t.unflatten(-1, (w, h)).transpose(2, 3).contiguous().flatten(2) for t in (y[:, 1], back[:, 1])]
-    return (y[:, 0] + back[:, 0] + by_columns[0] + by_columns[1]).transpose(1, 2).contiguous().view(b, h, w, d)
-
-
-def original_gate(x: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:
-    """x (b, h, w, c), squeeze (hidden, c), excite (c, hidden) -> the gated map, as the usual module
-    over channels-first maps computes it."""
-    maps = x.permute(0, 3, 1, 2)
-    pooled = F.adaptive_avg_pool2d(maps, 1).flatten(1)
-    gate = torch.sigmoid(F.linear(F.relu(F.linear(pooled, squeeze.to(x.dtype))), excite.to(x.dtype)))
-    return (maps * gate[:, :, None, None]).permute(0, 2, 3, 1)
-
-
-def loop_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    z: None,
-    delta_bias: Tensor,
-    delta_softplus: bool,
-) -> Tensor:
-    """``selective_scan`` as a loop over the length in PyTorch; u, delta (b, d, l); B, C (b, g, n,
-    l); every state is kept for backward."""
-    assert delta_softplus  # as MedMamba calls it, and without z
-    groups = u.shape[1] // B.shape[1]
-    wide, delta = u.float(), F.softplus(delta.float() + delta_bias[:, None])
-    B, C = (t.float().repeat_interleave(groups, 1) for t in (B, C))
-    decay = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
-    driven = torch.einsum("bdl,bdnl->bdln", delta * wide, B)
-    h, outputs = torch.zeros_like(decay[:, :, 0]), []
-    for a, b, c in zip(decay.unbind(2), driven.unbind(2), C.unbind(3), strict=True):
-        h = a * h + b
-        outputs.append((h * c).sum(-1))
-    return (torch.stack(outputs, 2) + D[:, None] * wide).to(u.dtype)
-
-
-def mamba_scan(device: torch.device) -> tuple[Scan | None, str]:
-    """mamba_ssm's kernel where there is one, and one clause about it. Its package installs without
-    the kernel unless asked for it."""
-    if device.type != "cuda":
-        return None, "runs on an NVIDIA GPU only"
-    try:
-        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
-    except (ImportError, OSError) as error:
-        return None, f"cannot be imported ({str(error).splitlines()[0]})"
-    if getattr(module, "selective_scan_cuda", None) is None:
-        return None, "is installed without its CUDA kernel"
-    scan: Scan = module.selective_scan_fn
-    return scan, "is importable"
+    """Make the work of ``from_projection`` as the original MedMamba does it, around ``scan``; on
+    the same numbers."""
+    entry, tensors = OPERATORS[case.operator], from_projection(case, device).named
+    if entry.channels_first:
+        first = next(iter(tensors))
+        laid_out = tensors[first].detach().permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+        tensors = tensors | {first: laid_out.requires_grad_()}
+    return Computation(partial(entry.original, scan), tensors)

@@ -1,24 +1,35 @@
-"""How fast a device could be at most: what an operator cannot avoid doing, and how much of it a GPU
-or a processor does in a second.
+"""How fast a device could be at most: the work that an operator cannot avoid, and how much of it a
+GPU does in a second.
 
 Counted from the definition, not from a kernel: a time below a floor is a fault of the measurement.
 For each state element of a scan
 
-    forward     delta A, exp, a h, + (delta u) B, + C h                            5 instructions,
-    of them 1 exponential; 7 operations backward    the first four again, since no state is kept; +
-    C dy, dC, dB,      4 + 9 instructions, of them 1 exponential; 20 operations
-                d(delta u), a h, times dh, ddelta, dA, and a dh
+    forward   5 instructions, of them 1 exponential; 7 operations:
+              delta A, exp, a h, + (delta u) B, + C h
+    backward  4 + 9 instructions, of them 1 exponential; 20 operations:
+              the first four again, since no state is kept; + C dy, dC, dB, d(delta u), a h, times
+              dh, ddelta, dA, and a dh
 
-and one exponential more for each step and channel, the softplus's. A GPU's multiprocessor starts 16
-exponentials and 128 lanes of instructions a clock (compute capability 8.0 to 12.0; 8.0 and 9.0 do
-as many float32 operations). An exponential counts as one operation, though a CPU needs a dozen.
-Last stop before: bench_cases.py. Next stop: bench.py.
+and one exponential more for each step and channel, the softplus's. For each element of a map
+
+    gate         2, and 2 backward: a sum and a product; two products that are added
+    norm         9: sum, sum of squares, two multiply-adds, SiLU (4), product
+                 19 backward: the multiply-adds, SiLU and its derivative (6), dz (2), dn, dw, db,
+                 times w, its two sums, dy (3)
+    convolution  4 and the taps inside the map: a multiply-add for each, SiLU (4)
+                 8 and twice the taps backward: SiLU and its derivative (6), their product, db
+
+where a multiply-add is one instruction and two operations, and a sigmoid takes one exponential. A
+multiprocessor of a GPU starts 16 exponentials and 128 lanes of instructions a clock (compute
+capability 8.0 to 12.0; 8.0 and 9.0 do as many float32 operations). An exponential counts as one
+operation, though a CPU needs a dozen.
 """
 
-import shutil
-import subprocess
+import time
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 EXPONENTIALS_A_CLOCK = 16
 LANES_A_CLOCK = 128
@@ -86,36 +97,45 @@ def card(properties: Any, clock: float | None = None) -> Card:
     return Card(properties.name, properties.multi_processor_count, 1e3 * kilohertz or clock, bandwidth)
 
 
-def nvidia_smi(properties: Any) -> tuple[str | None, float | None]:
-    """The driver's version and the highest clock in Hz, where the program that knows them is
-    there."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None, None
-    query = [
-        program,
-        "--query-gpu=driver_version,clocks.max.sm",
-        "--format=csv,noheader,nounits",
-        f"--id=GPU-{getattr(properties, 'uuid', '')}",
-    ]
-    try:
-        done = subprocess.run(
-            query, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=30, check=True
-        )
-        driver, clock = done.stdout.strip().splitlines()[0].split(", ")
-        return driver, 1e6 * float(clock)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None, None
+def matmul_peak(size: int = 2048, repeat: int = 5) -> float:
+    """Measure a CPU's peak: the GFLOP/s of the fastest of some float32 products of two (size, size)
+    matrices on this process's threads."""
+    a, b = torch.rand(2, size, size)
+    torch.mm(a, b)
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times) / 1e9
 
 
 def scan_work(rows: int, state: int, moved: float, backward: bool) -> Work:
-    """A scan of ``rows`` steps and channels (over all images and directions), each with ``state``
+    """Count a scan of ``rows`` steps times channels (over all images and directions) of ``state``
     states, that moves so many bytes."""
     passes, states = 1 + backward, rows * state
     return Work(passes * (states + rows), states * (18 if backward else 5), states * (27 if backward else 7), moved)
 
 
 def gate_work(elements: int, moved: float, backward: bool) -> Work:
-    """A squeeze-and-excitation gate over so many elements: a sum and a product, and backward two
-    products added; its small matrices are left out."""
+    """Count a squeeze-and-excitation gate over a map of so many elements; its small matrices are
+    left out."""
     return Work(0, elements * (4 if backward else 2), elements * (6 if backward else 2), moved)
+
+
+def norm_work(elements: int, moved: float, backward: bool) -> Work:
+    """Count LayerNorm times the SiLU of a gate over a map of so many elements."""
+    return Work(
+        elements * (1 + backward), elements * (28 if backward else 9), elements * (37 if backward else 12), moved
+    )
+
+
+def convolution_work(batch: int, height: int, width: int, channels: int, moved: float, backward: bool) -> Work:
+    """Count a depthwise 3x3 convolution and SiLU over a map; taps outside the map cost nothing."""
+    elements, taps = (batch * channels * area for area in (height * width, (3 * height - 2) * (3 * width - 2)))
+    return Work(
+        elements * (1 + backward),
+        3 * taps + 12 * elements if backward else taps + 4 * elements,
+        6 * taps + 13 * elements if backward else 2 * taps + 4 * elements,
+        moved,
+    )

@@ -1,42 +1,26 @@
-"""Measuring the operators: equality with the definition first, then times beside the device's
-floors and the original's way of computing the same.
+"""Measure the operators: equality with the definition first, then times beside the floors of the
+device and the original's way of computing the same.
 
 On a GPU a time is between two CUDA events, with the L2 cache overwritten before, which also lets
 the host run ahead: what is timed is the GPU, not Python. ``call_ms`` is the wall clock of a call by
 itself, Python and launches included. On a CPU both are the same clock. Peak memory is given on a
 GPU only: the standard library knows no resident size on Windows, and a peak since the start of the
 process says nothing about one call.
-Last stop before: bench_cases.py, bench_floors.py. Next stop: medmambase/commands/bench.py, which
-prints.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medmambase_kernels import backend as engines
-from medmambase_kernels._triton import launch_table
-from medmambase_kernels.bench.cases import (
-    DIRECTIONS,
-    OPERATORS,
-    STATE,
-    Case,
-    Computation,
-    Scan,
-    from_projection,
-    loop_scan,
-    operator,
-    original,
-    reduced,
-)
-from medmambase_kernels.bench.floors import Card, Work, gate_work, scan_work
+from medmambase_kernels.bench.cases import OPERATORS, Case, Computation, from_projection, operator, original
+from medmambase_kernels.bench.floors import Card, Work
+from medmambase_kernels.bench.original import Scan, loop_scan
 
 PASSES = ("forward", "forward+backward")
 # Largest difference over the largest magnitude: float32 arithmetic throughout, so that half
@@ -45,12 +29,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 # The original rounds delta, B and C to half precision where our operators do not, and adds a
 # thousand steps in another order.
 _AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
+_LONGEST_DEFINITION = 256
 _SECONDS, _MOST, _LEAST = 2.0, 20, 3  # of repetitions, where nobody asked for a number
 _BRIEF = 0.3  # seconds for what we are compared with: a loop of a thousand steps would take most of a run
-_FLUSHES, _FLUSH_BYTES = (
-    16,
-    2**28,
-)  # 4 GB written: a millisecond on the fastest card, longer than Python needs for a call
+# 4 GB written: a millisecond on the fastest card, longer than Python needs for a call.
+_FLUSHES, _FLUSH_BYTES = 16, 2**28
 
 
 @dataclass(frozen=True)
@@ -207,12 +190,12 @@ class Bench:
             row["gflops"] = found.operations / ms / 1e6
             row["of_peak"] = None if self.gflops is None else found.operations / ms / 1e6 / self.gflops
         theirs: dict[str, Scan] = (
-            {"eager": loop_scan} if self.most_states and case.rows * STATE <= self.most_states else {}
+            {"eager": loop_scan} if self.most_states and case.rows * case.state <= self.most_states else {}
         )
         if self.mamba is not None and case.rows:
             theirs["mamba"] = self.mamba
         same = ms
-        if theirs and case.operator == "selective_scan_2d":  # the original projects inside: so do we, for the ratio
+        if theirs and OPERATORS[case.operator].whole is not None:  # the original projects inside: so do we, here
             same = self.measure(_pass(whole, backward)).times.median
         row["same_work_ms"] = same if theirs else None
         notes = []
@@ -263,89 +246,46 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return difference / max(expected.double().abs().max().item(), 1e-30) if math.isfinite(difference) else math.inf
 
 
-def check(name: str, dtype: torch.dtype, device: torch.device, backend: str | None = None) -> Verdict:
-    """Compare an operator, results and all gradients, with the float64 definition on reduced cases.
-    Whatever an engine raises is a verdict too."""
+def check(cases: Sequence[Case], device: torch.device, backend: str | None = None) -> Verdict:
+    """Compare an operator, results and all gradients, with the float64 definition on some cases of
+    one dtype. Whatever a backend raises is a verdict too."""
+    name, dtype = cases[0].operator, cases[0].dtype
     worst, where = 0.0, "y"
-    for case in reduced(name, dtype):
+    for case in cases:
         try:
-            results = _results(operator(case, device, backend), backward=True)
+            computation = operator(case, device, backend)
+            results = _results(computation, backward=True)
         except Exception as error:  # noqa: BLE001  # a kernel that does not compile costs its own figures, not the other operators'
-            return Verdict(
-                name, name_of(dtype), math.inf, f"{type(error).__name__}: {one_line(error)}", TOLERANCE[dtype]
-            )
-        expected = _results(operator(case, device, "reference"), backward=True)
-        for label, one, other in zip(
-            ("y", *(f"gradient of {a}" for a in OPERATORS[name])), results, expected, strict=True
-        ):
+            raised = f"{type(error).__name__}: {one_line(error)}"
+            return Verdict(name, name_of(dtype), math.inf, raised, TOLERANCE[dtype])
+        expected = _results(exact(case, device), backward=True)
+        labels = ("y", *(f"gradient of {a}" for a in computation.named))
+        for label, one, other in zip(labels, results, expected, strict=True):
             error_here = relative_error(one, other)
             if not error_here <= worst:
                 worst, where = error_here, f"{label}, map {case.height} x {case.width}, {case.channels} channels"
     return Verdict(name, name_of(dtype), worst, where, TOLERANCE[dtype])
 
 
+def exact(case: Case, device: torch.device) -> Computation:
+    """Make the results that ``case`` is held to: the definition's.
+
+    Where a scan is longer than 256 steps, the definition's gradients take gigabytes: there it is
+    the portable backend in float64, which tests hold to the definition within 1e-11.
+    """
+    if not case.rows or case.height * case.width <= _LONGEST_DEFINITION:
+        return operator(case, device, "reference")
+    portable = operator(case, device, "torch")
+    wide = {name: t.detach().double().requires_grad_() for name, t in portable.named.items()}
+    return Computation(lambda *tensors: portable.function(*tensors).to(case.dtype), wide)
+
+
 def work_of(case: Case, computation: Computation, backward: bool) -> Work:
-    """What a case has to do at least. Every input, result and gradient crosses the memory bus once,
-    whatever the caches keep between the passes."""
-    given = sum(t.numel() * t.element_size() for t in computation.arguments)
-    result = computation.arguments[0].numel() * computation.arguments[0].element_size()
-    moved = 2 * (given + result) if backward else given + result
-    return (
-        scan_work(case.rows, STATE, moved, backward)
-        if case.rows
-        else gate_work(computation.arguments[0].numel(), moved, backward)
-    )
-
-
-def matmul_peak(size: int = 2048, repeat: int = 5) -> float:
-    """GFLOP/s of the fastest of some float32 products of two (size, size) matrices on this
-    process's threads: a CPU's measured peak."""
-    a, b = torch.rand(2, size, size)
-    torch.mm(a, b)
-    return 2 * size**3 / min(_wall(lambda: torch.mm(a, b), a.device, repeat).all) / 1e6
-
-
-def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
-    """Every launch that ``launch_table.candidates`` offers for a scan, the chosen one first: (pass,
-    launch, median ms, or None if wrong or impossible)."""
-    device = bench.device
-    processors = (
-        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 100
-    )  # as the interpreter supposes
-    length, inputs = case.height * case.width, tuple(t.detach() for t in operator(case, device).arguments)
-    given: tuple[object, ...] = inputs
-    size, groups, rank = (case.batch, DIRECTIONS, case.channels, length, STATE), 1, case.rank
-    if case.operator == "selective_scan":
-        given = (*inputs, None, True)
-        size, groups, rank = (case.batch, 1, DIRECTIONS * case.channels, length, STATE), DIRECTIONS, 0
-    engine = partial(engines.run, case.operator, "triton")
-    chosen = launch_table.forward(*size, rank, processors, groups)
-    y, *states, kept = engine("forward", *given, case.dtype, True, chosen)
-    ones = [torch.ones_like(t) for t in (y, *states)]
-    runs = (
-        ("forward", (*given, case.dtype, True), chosen),
-        ("backward", (*ones, *given, case.dtype, kept), launch_table.backward(*size, processors, groups)),
-    )
-    for step, arguments, first in runs:
-        expected = engine(step, *arguments, first)
-        for config in dict.fromkeys([first, *launch_table.candidates(first)]):
-            yield step, str(config), _candidate_ms(partial(engine, step, *arguments, config), expected, case, bench)
-
-
-def _candidate_ms(
-    run: Callable[[], tuple[Tensor | None, ...]], expected: tuple[Tensor | None, ...], case: Case, bench: Bench
-) -> float | None:
-    try:
-        pairs = zip(run(), expected, strict=True)
-        if any(
-            not relative_error(one, other) <= TOLERANCE[case.dtype]
-            for one, other in pairs
-            if one is not None and other is not None
-        ):
-            return None
-        return bench.measure(run).times.median
-    except Exception:  # noqa: BLE001  # a launch that the compiler or the GPU refuses is no candidate; the exceptions are Triton's own, which it alone may import
-        return None
+    """Count what a case has to do at least. Every input, result and gradient crosses the memory bus
+    once, whatever the caches keep between the passes."""
+    entry = OPERATORS[case.operator]
+    moved = sum(t.numel() * t.element_size() for t in (*computation.arguments, computation.named[entry.result]))
+    return entry.work(case, (1 + backward) * moved, backward)
 
 
 def one_line(error: Exception) -> str:

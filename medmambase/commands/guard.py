@@ -1,0 +1,70 @@
+"""End a command with one line and an exit code, however it fails.
+
+Standard library only: the doctor runs where PyTorch does not load. ``console.py`` adds the errors
+of everything else.
+"""
+
+import errno
+import io
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
+
+
+class UsageError(ValueError):
+    """The command was called with something that cannot be; the message says what can."""
+
+
+# What a person should do about each kind of failure is in its message; the exit code says which
+# kind it was.
+EXIT_CODES: dict[type[Exception], int] = {UsageError: USAGE, OSError: ENVIRONMENT}
+
+
+def prepare() -> None:
+    """Let a console that cannot show a file's name show a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def of_system(error: OSError, where: str, advice: str = "") -> str:
+    """Write an error of the operating system, which says too little by itself, and not always
+    where: ``where`` if it names no file. ``advice`` is for a full disk."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error.filename or where}: {error.strerror or error}{advice if full else ''}"
+
+
+def _sentence(error: Exception) -> str:
+    return of_system(error, "this machine", "; free some space there") if isinstance(error, OSError) else str(error)
+
+
+def guarded(
+    program: str,
+    act: Callable[[], int],
+    *,
+    codes: Mapping[type[Exception], int] = EXIT_CODES,
+    sentence: Callable[[Exception], str] = _sentence,
+    interrupted: Callable[[], str] = lambda: "interrupted",
+) -> int:
+    """Return the exit code of ``act``, and print one line on the error stream where it fails.
+
+    ``codes``: the exit code of each error that is expected, the first that fits; others are raised.
+    ``sentence``: the line of an error. ``interrupted``: the line after Ctrl-C.
+    """
+    prepare()
+    try:
+        return act()
+    except KeyboardInterrupt:
+        print(f"\n{interrupted()}", file=sys.stderr)
+        return INTERRUPTED
+    except tuple(codes) as error:
+        print(f"{program}: {' '.join(sentence(error).splitlines())}", file=sys.stderr)
+        return next(code for kind, code in codes.items() if isinstance(error, kind))
+
+
+def check_file(flag: str, path: Path) -> None:
+    """Check that a file can be made at ``path``, which ``flag`` gave. Raises UsageError."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{flag} {path} cannot be written: give a file's name in a folder that exists")
