@@ -39,8 +39,8 @@ def selective_scan(
 
     Args:
         u, delta, z: (b, d, l), channels before length; l may be 0, and is below 2^31.
-        A: (d, n), real, n at least 1. Negative, as a rule: the state then decays; where delta A is
-        positive it grows, and overflows over a long sequence.
+        A: (d, n), real, n at least 1, and at most 64 on backend "triton". Negative, as a rule: the
+        state then decays; where delta A is positive it grows, and overflows over a long sequence.
         B, C: (d, n) constant, (b, n, l), or (b, g, n, l): channel i belongs to group i // (d / g).
         D, delta_bias: (d,). The bias is added to delta before the softplus.
         delta_softplus: apply softplus to delta.

@@ -35,8 +35,8 @@ def selective_scan_2d(
         x_dbl: (b, h, w, k, r + 2n), k = 4 directions; the columns are [rank of delta (r) | B (n) |
         C (n)].
         dt_weight: (k, d, r) and dt_bias: (k, d); delta = softplus(dt_weight . rank + dt_bias).
-        A: (k, d, n), real, n at least 1; negative, as a rule: the state then decays, where A is
-        positive it grows and can overflow. D: (k, d).
+        A: (k, d, n), real, n at least 1, and at most 64 on backend "triton"; negative, as a rule:
+        the state then decays, where A is positive it grows and can overflow. D: (k, d).
         out_dtype: dtype of the result, one of those below; x's if None.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 

@@ -109,3 +109,13 @@ def test_what_a_network_does_is_one_launch() -> None:
     for batch, channels, length in ((256, 96, 56 * 56), (64, 96, 32 * 32), (1, 768, 128 * 128)):
         programs = batch * 4 * -(-channels // 32)
         assert list(launch_table.cut(programs, length, 16, 20)) == [(0, programs)], "even on a small card"
+
+
+def test_more_states_than_the_kernels_take_are_refused_by_name() -> None:
+    for launch in (
+        lambda n: launch_table.forward(1, 1, 8, 20, n, 0, 100),
+        lambda n: launch_table.backward(1, 1, 8, 20, n, 100),
+    ):
+        launch(64)
+        with pytest.raises(ValueError, match=r"^A has 65 states; the Triton kernels take at most 64: ask for backend"):
+            launch(65)

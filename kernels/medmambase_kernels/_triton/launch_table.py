@@ -74,12 +74,21 @@ def chunks_of(length: int) -> int:
     return -(-length // chunk_of(length))
 
 
+def _row(table: tuple[tuple[int, int], ...], state: int) -> int:
+    for states, value in table:
+        if state <= states:
+            return value
+    raise ValueError(
+        f"A has {state} states; the Triton kernels take at most {table[-1][0]}: ask for backend 'torch', or for fewer"
+    )
+
+
 def forward(
     batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int, groups: int = 1
 ) -> ForwardLaunch:
     """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many
     multiprocessors."""
-    steps = next(steps for states, steps in _FORWARD if state <= states)
+    steps = _row(_FORWARD, state)
     programs = batch * directions * groups * -(-channels // groups // 32)
     few = programs < 0.7 * WARPS * processors or length > _LONGEST
     rank_inside = 0 < rank <= _RANK_INSIDE
@@ -101,7 +110,7 @@ def backward(
 ) -> BackwardLaunch:
     """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums
     take the registers of two of the four steps."""
-    width = next(width for states, width in _BACKWARD if state <= states)
+    width = _row(_BACKWARD, state)
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
     items = batch * directions * groups * -(-channels // groups // width)
     chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1

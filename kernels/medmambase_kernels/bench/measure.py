@@ -78,7 +78,7 @@ class Row:
     figure on this device.
 
     ``same_work_ms``: our time for what ``eager`` and ``mamba`` do, theirs being the ratio's
-    numerator. ``failed``: a result was wrong, or an engine raised.
+    numerator. ``failed``: a result was wrong, or a backend raised.
     """
 
     operator: str
@@ -171,7 +171,7 @@ class Bench:
                 row = replace(row, **self._figures(case, ours, whole, passes == PASSES[1]))
             except torch.OutOfMemoryError:
                 row = replace(row, note="out of memory")
-            except Exception as error:  # noqa: BLE001  # whatever an engine raises costs this line, not the others
+            except Exception as error:  # noqa: BLE001  # whatever a backend raises costs this line, not the others
                 row = replace(row, note=f"{type(error).__name__}: {one_line(error)}", failed=True)
             yield row
 
