@@ -77,7 +77,6 @@ def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> di
     same_images([firsts, seconds])
     sides, clusters = (firsts, seconds), firsts[0].clusters
     ones = np.ones((1, len(clusters)))
-    ones = np.ones((1, len(clusters)))
     plain = [[_figures(one, ones) for one in side] for side in sides]
     replicates: dict[str, list[np.ndarray]] = {name: [] for name in plain[0][0]}
     for weights in bootstrap_weights(clusters):

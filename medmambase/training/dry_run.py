@@ -33,12 +33,14 @@ class Rehearsal:
         return f"first loss {self.loss:.3f} ({guessing}); a step needs about {memory}; an epoch takes about {lasts}"
 
 
-def rehearse(network: nn.Module, learn: Callable[[Tensor], float], batches: Sequence[Tensor]) -> Rehearsal:
+def rehearse(
+    network: nn.Module, learn: Callable[[Tensor], float], batches: Sequence[Tensor], moments: int
+) -> Rehearsal:
     """``learn(rows)`` adds the gradients of a batch and returns its mean loss. Of ``batches`` the
     first two are used, the only one twice.
 
     Memory is the GPU's peak, elsewhere what is kept for backward, with the weights, their
-    gradients, and the two moments that Adam keeps.
+    gradients, and the ``moments`` that the optimiser keeps of each.
     """
     device = next(network.parameters()).device
     learned = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
@@ -67,9 +69,12 @@ def rehearse(network: nn.Module, learn: Callable[[Tensor], float], batches: Sequ
             buffer.copy_(buffers[name])
     if cuda:
         return Rehearsal(
-            loss, seconds, torch.cuda.max_memory_allocated(device) + 2 * learned, torch.cuda.mem_get_info(device)[1]
+            loss,
+            seconds,
+            torch.cuda.max_memory_allocated(device) + moments * learned,
+            torch.cuda.mem_get_info(device)[1],
         )
-    return Rehearsal(loss, seconds, sum(kept.values()) + 3 * learned, None)
+    return Rehearsal(loss, seconds, sum(kept.values()) + (1 + moments) * learned, None)
 
 
 def _wait(device: torch.device) -> None:

@@ -41,7 +41,15 @@ from medmambase.training.dry_run import rehearse
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.interrupt import first_interrupt_waits
 from medmambase.training.nonfinite import first_bad_tensor, first_nonfinite
-from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
+from medmambase.training.optimise import (
+    MOMENTS,
+    Average,
+    class_weights,
+    freeze,
+    learning_rate,
+    make_optimizer,
+    set_training,
+)
 from medmambase.training.tensorboard import board
 
 
@@ -117,7 +125,7 @@ def train(
         if not history.is_over(state.epochs, config):
             set_training(network, frozen)
             batches = [rows for step in steps_of(training.labels, config, state.epoch, ranks.count) for rows in step]
-            rehearsed = rehearse(network, course.rehearse, batches)
+            rehearsed = rehearse(network, course.rehearse, batches, MOMENTS[config.optimizer])
             if ranks.first:
                 say(f"rehearsal: {rehearsed.line(network.config.num_classes, len(batches))}")
         while not history.is_over(state.epochs, config):

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from medmambase.config import TrainConfig
+from medmambase.config import Optimizer, TrainConfig
 from medmambase.model.network import MedMambaSE
+
+# How many tensors of a weight's size the optimiser keeps of it: Adam a mean and a mean square.
+MOMENTS: dict[Optimizer, int] = {"adamw": 2, "adam": 2}
 
 
 def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
-from medmambase.config import RECIPES, ConfigError, Preprocessing, TrainConfig
+from medmambase.config import RECIPES, ConfigError, Optimizer, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.decoded.on_demand import OnDemand
 from medmambase.training import loop, optimise
@@ -175,6 +175,16 @@ def test_batches_that_are_accumulated_make_the_step_of_one_large_batch(tmp_path:
     assert not torch.allclose(large.head.weight, network().head.weight, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_the_dry_run_counts_what_each_optimiser_keeps(name: Optimizer) -> None:
+    net = network()
+    optimizer = make_optimizer(net, replace(PLAIN, optimizer=name))
+    net(torch.randn(4, 1, 16, 16)).square().mean().backward()
+    optimizer.step()
+    kept = {sum(t.shape == p.shape for t in optimizer.state[p].values()) for p in net.parameters()}
+    assert kept == {optimise.MOMENTS[name]}
+
+
 def test_long_gradients_are_cut_and_short_ones_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[float] = []
 
@@ -242,13 +252,15 @@ def test_a_rehearsal_leaves_no_trace_and_tells_what_is_to_come(tmp_path: Path) -
         loss.backward()
         return loss.item()
 
-    found = rehearse(net, learn, [torch.arange(4), torch.arange(4)])
+    found = rehearse(net, learn, [torch.arange(4), torch.arange(4)], moments=2)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items()) and all(
         p.grad is None for p in net.parameters()
     )
     weights = sum(p.numel() * 4 for p in net.parameters())
     assert found.bytes > 3 * weights and found.seconds > 0 and found.of_bytes is None
+    lean = rehearse(net, learn, [torch.arange(4), torch.arange(4)], moments=0)
+    assert found.bytes - lean.bytes == 2 * weights
     follow(replace(PLAIN, epochs=1), tmp_path, say=said.append)
     assert (
         said[0].startswith("rehearsal: first loss 1.")
