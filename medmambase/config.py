@@ -40,9 +40,9 @@ def _grey_or_rgb(channels: int) -> int:
 
 def _widths(dims: tuple[int, ...]) -> tuple[int, ...]:
     if any(dim % 2 for dim in dims):
-        raise ValueError("even widths, since each block splits its channels in two")
+        raise ValueError("even widths, because each block splits its channels in two")
     if any(wide != 2 * narrow for narrow, wide in pairwise(dims)):
-        raise ValueError("widths of which each is twice the one before, since patch merging doubles it")
+        raise ValueError("widths that double from stage to stage, because patch merging doubles them")
     return dims
 
 
@@ -115,7 +115,7 @@ class ModelConfig(_Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.depths) != len(self.dims):
-            raise ConfigError(f"depths {self.depths} and dims {self.dims} must be as long as each other")
+            raise ConfigError(f"depths {self.depths} and dims {self.dims} must have the same length")
         if self.se_hidden is not None and len(self.se_hidden) != sum(self.depths):
             raise ConfigError(
                 f"se_hidden is {self.se_hidden}; it must give a width for each of the {sum(self.depths)} blocks, or be "

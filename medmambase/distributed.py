@@ -126,7 +126,7 @@ def joined(device_type: str) -> Iterator[Ranks]:
         ):
             raise
         raise RankError(
-            f"process {distributed.get_rank()} has lost the others; their own messages say why "
+            f"process {distributed.get_rank()} lost contact with the others; their own messages say why "
             f"({str(error).splitlines()[0][:120]})"
         ) from error
     finally:

@@ -100,8 +100,8 @@ def create(runs: Path, name: str) -> Path:
         )
         if error.errno == errno.ENOSPC:
             advice = f"free some space there, or {advice}"
-        raise RunFolderError(f"{runs}: cannot make a folder there ({error.strerror or error}); {advice}") from error
-    raise RunFolderError(f"{runs}: holds {plain}-001 to {plain}-999 already; choose another --name")
+        raise RunFolderError(f"{runs}: cannot create a folder there ({error.strerror or error}); {advice}") from error
+    raise RunFolderError(f"{runs}: already holds {plain}-001 to {plain}-999; choose another --name")
 
 
 def legal_name(name: str) -> str:
@@ -124,11 +124,11 @@ def held(run: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunFolderError(
-            f"{run}: {_holder(run)} is at work in it; wait for its end, or stop it, or choose another folder"
+            f"{run}: {_holder(run)} is using it; wait until it ends, stop it, or choose another folder"
         ) from None
     except OSError as error:
         raise RunFolderError(
-            f"{run}: cannot be written ({error.strerror or error}); choose a folder that can"
+            f"{run}: cannot be written ({error.strerror or error}); choose a writable folder"
         ) from error
     try:
         # Beside the lock, which on Windows nobody else can read.
@@ -177,9 +177,9 @@ def failed(path: Path, error: OSError) -> RunFolderError:
     advice = (
         "free some space there"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "see that its folder is there and may be written"
+        else "make sure that its folder exists and is writable"
     )
-    kept = "; what was there before is unharmed" if path.exists() else ""
+    kept = "; the previous version is unchanged" if path.exists() else ""
     return RunFolderError(
         f"{path}: cannot be written ({error.strerror or error}){kept}; {advice}, or choose another place with --runs"
     )

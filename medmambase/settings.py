@@ -84,7 +84,7 @@ class Settings:
         }
         return (
             f"# Every setting of a run. medmambase-train --config with this file repeats it, --resume with its "
-            f"folder goes on with it.\n\n{tomli_w.dumps(told)}"
+            f"folder continues it.\n\n{tomli_w.dumps(told)}"
         )
 
 
@@ -125,7 +125,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         raise ConfigError(
             f"--recipe is {flags['recipe']!r}, and {file} has recipe {written['recipe']!r}, whose other settings "
             f"would win over it; "
-            "leave out --recipe, or take it and what belongs to it out of the file"
+            "leave out --recipe, or remove it and its settings from the file"
         )
     given = {**written, **flags}
     own: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     ]
     if changed:
         raise ConfigError(
-            f"{run} was started with other settings: {'; '.join(differences)}; leave out what differs, or start a new "
+            f"{run} was started with other settings: {'; '.join(differences)}; leave them out, or start a new "
             f"run without --resume"
         )
     for name, value in flags.items():
@@ -193,7 +193,7 @@ def read(path: Path) -> dict[str, Any]:
         line = re.search(r"line (\d+)", str(error))
         backslash = line is not None and "\\" in text.splitlines()[int(line[1]) - 1]
         advice = (
-            r"; a path with backslashes stands in single quotes: data = 'C:\images'"
+            r"; put a path with backslashes in single quotes: data = 'C:\images'"
             if backslash
             else "; wanted lines such as batch_size = 32"
         )
@@ -202,7 +202,7 @@ def read(path: Path) -> dict[str, Any]:
         if name not in TYPES:
             if isinstance(value, dict):
                 raise ConfigError(
-                    f"{path}: [{name}] is a table; settings stand outside of tables, one a line, named as their "
+                    f"{path}: [{name}] is a table; write settings outside tables, one a line, named like their "
                     f"flags are: batch_size = 32"
                 )
             raise ConfigError(f"{path}: there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
@@ -215,7 +215,7 @@ def _given(values: Mapping[str, Any], name: str) -> bool:
 
 def _one_of_two(values: Mapping[str, Any], pair: tuple[str, str], shown: Callable[[str], str]) -> None:
     if all(_given(values, name) for name in pair):
-        why = "--demo draws its own images" if "demo" in pair else "weights bring the size of their own network"
+        why = "--demo makes its own images" if "demo" in pair else "the weights define the size of their network"
         left = pair[0] if "demo" in pair else pair[1]
         raise ConfigError(f"{shown(left)} is {values[left]!r}, but {why}; leave out one of {' and '.join(pair)}")
 
@@ -234,7 +234,7 @@ def _check(settings: Settings) -> None:
         wanted = (
             f"with --folds {settings.folds} it must be 0 to {settings.folds - 1}"
             if settings.folds
-            else "it counts --folds, which is not given"
+            else "give --folds too"
         )
         raise ConfigError(f"--fold is {settings.fold}; {wanted}")
     if settings.group_regex is not None:

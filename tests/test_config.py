@@ -63,10 +63,10 @@ def test_what_is_wrong_inside_a_list_is_named_with_its_place(depths: list[object
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dims": [96, 190]}, "dims is (96, 190); it must be widths of which each is twice the one before"),
+        ({"dims": [96, 190]}, "dims is (96, 190); it must be widths that double from stage to stage"),
         ({"dims": [3, 6], "depths": [1, 1]}, "dims is (3, 6); it must be even widths"),
         ({"dims": [0, 0]}, "dims[0] is 0; it must be at least 2"),
-        ({"dims": [96, 192]}, "depths (2, 2, 4, 2) and dims (96, 192) must be as long as each other"),
+        ({"dims": [96, 192]}, "depths (2, 2, 4, 2) and dims (96, 192) must have the same length"),
         ({"dims": [], "depths": []}, "depths is (); it must be a list of at least 1"),
         ({"in_chans": 2}, "in_chans is 2; it must be 1 (grey) or 3 (RGB)"),
         ({"in_chans": True}, "in_chans is True; it must be a whole number"),

@@ -48,21 +48,21 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
     [
         ("epochs = 3\nbatchsize = 4", "there is no setting 'batchsize'; the nearest is 'batch_size'"),
         ("batch-size = 4", "there is no setting 'batch-size'; the nearest is 'batch_size'"),
-        ("[training]\nepochs = 3", "[training] is a table; settings stand outside of tables"),
+        ("[training]\nepochs = 3", "[training] is a table; write settings outside tables"),
         ('epochs = "3"', "epochs is '3'; it must be a whole number"),
         ("epochs = 0", "epochs is 0; it must be at least 1"),
         ("demo = 1", "demo is 1; it must be true or false"),
         ("depths = [2, 2.5]", "depths[1] is 2.5; it must be a whole number"),
         ("on_bad = 'ignore'", "on_bad is 'ignore'; it must be one of 'skip' or 'error'"),
         ("recipe = 'fast'", "recipe is 'fast'; it must be one of 'ultrasound', 'readme', 'notebook', 'medmamba'"),
-        ("demo = true\ndata = 'x'", "data is 'x', but --demo draws its own images; leave out one of data and demo"),
-        ("weights = 'x'\nmodel = 'nano'", "model is 'nano', but weights bring the size of their own network"),
+        ("demo = true\ndata = 'x'", "data is 'x', but --demo makes its own images; leave out one of data and demo"),
+        ("weights = 'x'\nmodel = 'nano'", "model is 'nano', but the weights define the size of their network"),
         (
             "epochs 3",
             "is not TOML (Expected '=' after a key in a key/value pair (at line 1, column 8)); wanted lines such as "
             "batch_size = 32",
         ),
-        ('epochs = 3\ndata = "C:\\Users\\x"', r"a path with backslashes stands in single quotes: data = 'C:\images'"),
+        ('epochs = 3\ndata = "C:\\Users\\x"', r"put a path with backslashes in single quotes: data = 'C:\images'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_the_file(text: str, message: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
         ({"batchsize": 3}, "there is no setting 'batchsize'; the nearest is 'batch_size'"),
         ({"folds": 1}, "--folds is 1; it must be at least 2, or 0 for none"),
         ({"folds": 5, "fold": 5}, "--fold is 5; with --folds 5 it must be 0 to 4"),
-        ({"fold": 1}, "--fold is 1; it counts --folds, which is not given"),
+        ({"fold": 1}, "--fold is 1; give --folds too"),
         ({"group_regex": "("}, "--group-regex is '(', which is not a valid regular expression"),
         (
             {"freeze": "backbone"},
@@ -185,8 +185,8 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
     with pytest.raises(
         ConfigError,
-        match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave out what "
-        "differs",
+        match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave them out, or "
+        "start a new run",
     ):
         of_run(tmp_path, {"epochs": 6, "name": "y", "data": "x"})
     network = MedMambaSE(ModelConfig(dims=(4, 8), depths=(1, 1)))
@@ -217,8 +217,8 @@ def test_a_choice_that_is_offered_is_one_that_exists() -> None:
 
 def test_the_help_tells_each_default() -> None:
     text = " ".join(train_flags.parser().format_help().split())
-    assert "--epochs N at most so many passes over the training images (50)" in text
-    assert "--select auc|balanced_accuracy|accuracy validation figure that picks the best epoch (auc)" in text
+    assert "--epochs N maximum number of passes over the training images (50)" in text
+    assert "--select auc|balanced_accuracy|accuracy validation metric that chooses the best epoch (auc)" in text
     assert Settings().training == TrainConfig() == RECIPES["ultrasound"]
 
 
@@ -257,7 +257,7 @@ def test_a_flag_of_another_type_is_refused(words: list[str], message: str) -> No
     [
         (["x", "--epoch", "3"], "there is no flag --epoch; the nearest is --epochs"),
         (["x", "--batchsize=3"], "there is no flag --batchsize; the nearest is --batch-size"),
-        (["x", "y"], "one DATA is wanted, and 'y' is another"),
+        (["x", "y"], "give one DATA only; 'y' is a second one"),
         (["x", "--epochs"], "--epochs: expected one argument"),
         (["--resume", "x", "--config", "y"], "--resume takes its settings from x; leave out --config y"),
     ],

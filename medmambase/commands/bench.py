@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compare", type=_at_least(0.0), metavar="M",
-        help="also time the original's way in eager PyTorch, up to M million state elements (batch x directions x "
+        help="also time the original code in eager PyTorch, up to M million state elements (batch x directions x "
         "channels x states x length), which take about 40 bytes each (default: 32 on a CPU, 512 on a GPU; 0: never)",
     )  # fmt: skip  # one argument list
     parser.add_argument(
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="measure a few small cases, which takes seconds on a laptop"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
     return parser
 
 
@@ -181,7 +181,7 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
                 results["network"] = bench_tables.print_table(bench_tables.NETWORK_COLUMNS, shown, times)
     if options.json is not None:
         run_folder.write_json(options.json, results)
-        print(bench_tables.ascii_only(f"\nevery figure: {options.json}"))
+        print(bench_tables.ascii_only(f"\nall measurements: {options.json}"))
     failed = any(row["failed"] for table in ("rows", "network") for row in results.get(table, ()))
     return 1 if wrong or failed else 0
 
@@ -189,14 +189,14 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
 def _device(wish: str | None) -> torch.device:
     device = console.device(wish)
     if device.type not in COMPARE:
-        raise ConfigError(f"--device {wish} has no clock here; give cpu or cuda")
+        raise ConfigError(f"cannot time --device {wish} here; give cpu or cuda")
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _check_backends(backends: dict[str, str], sweep: bool) -> None:
     triton = [backend.startswith("triton") for backend in backends.values()]
     if os.environ.get("TRITON_INTERPRET") == "1" and any(triton):
-        raise ConfigError("TRITON_INTERPRET=1 runs the kernels in Python, whose times mean nothing; unset it")
+        raise ConfigError("TRITON_INTERPRET=1 runs the kernels in Python, so times are meaningless; unset it")
     if sweep and not all(triton):
         raise ConfigError(
             f"--sweep times launches of the Triton kernels, and the backend is {'; '.join(backends.values())}; leave "

@@ -19,17 +19,17 @@ from medmambase.training import session
 
 CLEAN, FOUND = 0, 1
 SETTINGS = {
-    "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)"',
-    "group_column": "the column of a CSV that names the patient",
-    "image_size": "pixels, square, at which pictures are compared (128)",
-    "seed": "of the splits that the data does not tell (0)",
-    "runs": "where the folder of the report is made (runs)",
-    "name": "name of that folder (the data's, and -check)",
+    "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',
+    "group_column": "the CSV column that names the patient",
+    "image_size": "width and height, in pixels, at which images are compared (128)",
+    "seed": "random seed for splits that the data does not define (0)",
+    "runs": "folder in which the report folder is created (runs)",
+    "name": "name of the report folder (default: the name of the data, with -check)",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command. Returns its exit code: 0 nothing found, 1 something found, 2 usage,
+    """Run the console command. Returns its exit code: 0 no problems found, 1 problems found, 2 usage,
     3 data, 4 environment, 130 interrupted."""
     folder: Path | None = None
 
@@ -71,24 +71,24 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     session.write_intake(intake, manifest, folder)
     of_a_run.draw_duplicates(intake.images, found, folder)
     if not len(intake.images.labels):
-        raise DataError(f"{settings.data}: not one image can be read; see {folder / run_folder.DATA_REPORT}")
+        raise DataError(f"{settings.data}: no image can be read; see {folder / run_folder.DATA_REPORT}")
     bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
-    say(f"\n{'found something' if bad else 'nothing found'}; all of it is in {folder}")
+    say(f"\n{'problems found' if bad else 'no problems found'}; details are in {folder}")
     return FOUND if bad else CLEAN
 
 
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-check",
-        description="Look through images before training: files that cannot be read, duplicates, duplicates of "
+        description="Check images before training: find files that cannot be read, duplicates, duplicates of "
         "different classes, patients in two splits.",
-        epilog="exit code: 0 nothing found, 1 something found, 2 usage, 3 data, 4 environment",
+        epilog="exit code: 0 no problems found, 1 problems found, 2 usage, 3 data, 4 environment",
         allow_abbrev=False,
     )
     found.add_argument(
         "data",
         metavar="DATA",
-        help="whatever medmambase-train takes: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB",
+        help="anything that medmambase-train accepts: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB",
     )
     for name, words in SETTINGS.items():
         found.add_argument(flag(name), metavar="X", help=words)

@@ -59,10 +59,10 @@ def _compare(options: argparse.Namespace) -> int:
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
         if min(len(firsts), len(seconds)) == 1:
             print(
-                "of one side there is one training alone: how much another seed would change it is not in its intervals"
+                "one side has only one run: its intervals do not include the variation between seeds"
             )
     else:
-        print("\none training of each: another seed may give another answer; give several runs of each to know")
+        print("\none run on each side: another seed may change the result; give several runs of each to find out")
     tests = _tests(firsts, seconds)
     if options.json:
         write_json(options.json, {
@@ -79,7 +79,7 @@ def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> lis
     told: list[dict[str, object]] = []
     classes = firsts[0].classes
     columns = [1] if len(classes) == 2 else range(len(classes))
-    print("\nrun by run; these two tests take every image for a patient of its own:")
+    print("\neach pair of runs; these two tests treat every image as a separate patient:")
     for number, (one, other) in enumerate(zip(firsts, seconds, strict=False), start=1):
         called = comparison.mcnemar(one, other)
         areas = {classes[column]: comparison.delong_test(one, other, column) for column in columns}
@@ -106,7 +106,7 @@ def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
         return _matching(options.runs), _matching(options.against)
     if len(options.runs) != 2:
         raise ConfigError(
-            f"{len(options.runs)} runs are given; give two, or several of each: medmambase-compare A1 A2 A3 "
+            f"got {len(options.runs)} runs; give two, or several of each: medmambase-compare A1 A2 A3 "
             f"--against B1 B2 B3"
         )
     return _matching(options.runs[:1]), _matching(options.runs[1:])
@@ -120,7 +120,7 @@ def _matching(patterns: Sequence[str]) -> list[Path]:
         matching = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may begin at the root, which Path.glob refuses
         if not matching:
             raise ConfigError(
-                f"{pattern}: there is no such run, and nothing fits it as a pattern; give folders of runs, or files "
+                f"{pattern}: no run has this name, and no file matches it as a pattern; give run folders, or files "
                 f"of predictions"
             )
         found += matching
@@ -143,15 +143,15 @@ def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-compare",
         usage="medmambase-compare A B, or medmambase-compare A1 A2 A3 --against B1 B2 B3",
-        description="Compare two networks on the same test images: every figure with the interval of its difference, "
+        description="Compare two networks on the same test images: every metric with the interval of its difference, "
         "DeLong's and McNemar's tests.",
-        epilog="A run's folder, or a predictions.csv; several with other seeds on each side make the answer one "
-        "about the networks, not about two trainings.",
+        epilog="Each RUN is a run folder or a predictions.csv. With several seeds on each side, the answer is about "
+        "the networks, not about two training runs.",
         allow_abbrev=False,
     )
-    found.add_argument("runs", nargs="+", metavar="RUN", help='a run, or a pattern in quotes such as "runs/plain-*"')
-    found.add_argument("--against", nargs="+", metavar="RUN", help="the runs of the other side")
-    found.add_argument("--json", type=Path, metavar="FILE", help="all of it as a file")
+    found.add_argument("runs", nargs="+", metavar="RUN", help='a run folder, or a quoted pattern: "runs/plain-*"')
+    found.add_argument("--against", nargs="+", metavar="RUN", help="the runs of side B")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a JSON file")
     return found
 
 

@@ -63,7 +63,7 @@ def positive(text: str) -> int:
     """For argparse: a whole number, at least 1."""
     number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
 
 
@@ -85,7 +85,7 @@ def sentence(error: Exception, run: Path | None) -> str:
 def too_much(error: Exception) -> str:
     """The line for memory that does not suffice."""
     return (
-        f"there is too little memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, "
+        f"not enough memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, "
         f"or add --recompute"
     )
 

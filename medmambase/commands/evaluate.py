@@ -64,7 +64,7 @@ def _again(run: Path) -> int:
     if not (test / PREDICTIONS).is_file():
         raise DataError(
             f"{test / PREDICTIONS}: there is no such file; give the folder of a run that had test images, or "
-            f"DATA to try its network on"
+            f"DATA to test its network on"
         )
     predictions = read_predictions(test / PREDICTIONS)
     found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
@@ -84,14 +84,14 @@ def _again(run: Path) -> int:
     ]
     if changed:
         print(
-            f"\nwhat was recorded is not what the predictions say, and has been put right: "
+            f"\nthe recorded metrics did not match the predictions and have been corrected: "
             f"{', '.join(changed[:_MOST_DIFFERENCES])}"
         )
         if len(changed) > _MOST_DIFFERENCES:
             print(f"and {len(changed) - _MOST_DIFFERENCES} more")
         return DIFFERENT
     if before[METRICS] is not None:
-        print("every figure is the recorded one, to the last digit")
+        print("every metric matches the recorded one, to the last digit")
     return 0
 
 
@@ -126,7 +126,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     print(f"\n{summary(metrics)}")
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
-    print(f"\nall of it: {folder.resolve()}")
+    print(f"\nresults: {folder.resolve()}")
     return 0
 
 
@@ -158,9 +158,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="with a predictions.csv: write every figure and interval to a file such as the test/metrics.json of a run",
     )
-    found.add_argument("--name", help="of the folder below RUN/evaluations (the data's)")
-    found.add_argument("--group-regex", help="what finds the patient in an image's path: intervals then count patients")
-    found.add_argument("--group-column", help="the column of a CSV that names the patient")
+    found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
+    found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
+    found.add_argument("--group-column", help="the CSV column that names the patient")
     found.add_argument("--batch-size", type=console.positive, default=32, help="images at a time (%(default)s)")
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return found

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an image, or a folder; below a folder of a class's name it is taken to be of that class",
     )
     found.add_argument(
-        "--most", type=console.positive, default=MOST, help="images to look at, at the most (%(default)s)"
+        "--most", type=console.positive, default=MOST, help="maximum number of images to explain (%(default)s)"
     )
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return found

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-predict",
         description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
-        "For research only: no diagnosis.",
+        "For research only, not for diagnosis.",
         epilog="columns: path, predicted, probability, prob_<class> for each class, error. Exit code: 0 ok, 2 usage, "
         "3 data, 4 environment, 130 interrupted",
         allow_abbrev=False,
@@ -78,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="OUT.csv",
-        help="the table, which is replaced if it is there",
+        help="the CSV file to write; an existing file is replaced",
     )
     found.add_argument(
         "--calibrated",
         action="store_true",
-        help="probabilities at the temperature that the run's validation images told",
+        help="calibrate the probabilities with the temperature fitted on the run's validation images",
     )
     found.add_argument("--batch-size", type=console.positive, default=16, help="images at a time (%(default)s)")
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")

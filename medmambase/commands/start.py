@@ -52,8 +52,8 @@ def _start(command: str) -> int:
         main = import_module(f"medmambase.commands.{command}").main
     except (ImportError, OSError) as error:  # OSError: Windows does not find a DLL that PyTorch needs
         print(
-            f"medmambase-{command}: a part of it does not load ({' '.join(str(error).split())}); medmambase-doctor "
-            f"says how to fix that",
+            f"medmambase-{command}: an import failed ({' '.join(str(error).split())}); medmambase-doctor "
+            f"says how to fix this",
             file=sys.stderr,
         )
         return guard.ENVIRONMENT

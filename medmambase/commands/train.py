@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def advice(error: Exception) -> str:
         resumable = run and isinstance(error, CAN_GO_ON) and checkpoint.position(run / run_folder.LAST)
-        return f"; then go on with {_resume(run)}" if run and resumable else ""
+        return f"; then continue with {_resume(run)}" if run and resumable else ""
 
     return console.guarded(
         "medmambase-train", act, where=lambda: run, advice=advice, interrupted=lambda: _interrupted(run)
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupted(run: Path | None) -> str:
     if run is None or not (run / run_folder.CONFIG).is_file():
-        return "interrupted: nothing was made"
+        return "interrupted before a run folder was created"
     position = checkpoint.position(run / run_folder.LAST)
     if position is None:
-        return f"interrupted before anything was learned; {run} can be deleted, or begun again with {_resume(run)}"
+        return f"interrupted before the first step was saved; delete {run}, or start it again with {_resume(run)}"
     epoch, step = position
     done = f"step {step} of epoch {epoch}" if step else f"epoch {epoch - 1}"
-    return f"interrupted: all is saved up to {done}; go on with {_resume(run)}"
+    return f"interrupted: saved up to {done}; continue with {_resume(run)}"
 
 
 def _resume(run: Path) -> str:

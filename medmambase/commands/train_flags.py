@@ -14,61 +14,61 @@ from medmambase.settings import TYPES, Settings, flag, from_text
 # A setting that is of no group can be set in a file only: the blocks and depths that belong to one
 # published network.
 GROUPS: dict[str, dict[str, str]] = {
-    "most runs need no more than these": {
+    "most used settings": {
         "model": "size of the network; nano and micro suit a machine without a GPU (default: tiny)",
-        "se": "off: without squeeze-and-excitation, and all else the same",
-        "recipe": "how to train: ours, or one of the originals'",
-        "epochs": "at most so many passes over the training images",
-        "image_size": "pixels, square",
-        "name": "name of the run folder (default: the data's)",
+        "se": "squeeze-and-excitation gates; off: the same network without them",
+        "recipe": "training recipe: ours, or the one published with an original network",
+        "epochs": "maximum number of passes over the training images",
+        "image_size": "width and height of the network's input, in pixels",
+        "name": "name of the run folder (default: the name of DATA)",
     },
-    "data: which images, and whose they are": {
-        "demo": "train on drawn ultrasound-like images: no data needed, minutes without a GPU",
-        "group_regex": 'what finds the patient in an image\'s path, such as "(patient\\d+)": no patient then comes '
-        "into two splits",
-        "group_column": "the column of a CSV that names the patient",
-        "folds": "cross-validation in so many parts, stratified and grouped; each run does one",
-        "fold": "which of them this run tests on, or validates on where the data has a test split of its own; "
-        "counted from 0",
-        "allow_leak": "go on although a patient is in two splits",
-        "on_bad": "what an image that cannot be read costs: a line, or the run",
-        "in_chans": "1 grey, 3 RGB, auto: 1 if every image is grey",
-        "resize": "pad to a square, or distort",
-        "high_depth": "16-bit and float images become 8-bit by each image's own percentiles, or by the full range",
-        "cache": "decoded images stay in memory; disk: for the next run too; off: decode each again when it is used",
+    "data: images and patients": {
+        "demo": "train on synthetic ultrasound-like images: needs no data, takes minutes without a GPU",
+        "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"; '
+        "keeps each patient in one split",
+        "group_column": "the CSV column that names the patient; keeps each patient in one split",
+        "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
+        "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
+        "validates on it instead",
+        "allow_leak": "continue even if a patient is in two splits",
+        "on_bad": "if an image cannot be read: skip it with a message, or stop with an error",
+        "in_chans": "input channels: 1 grey, 3 RGB, auto: 1 if every image is grey",
+        "resize": "how to make an image square: pad it, or stretch it",
+        "high_depth": "conversion of 16-bit and float images to 8 bits: by their own percentiles, or by the full range",
+        "cache": "where to keep decoded images: in memory, or on disk for later runs too; off: decode at each use",
     },
-    "network: what to begin with": {
-        "weights": "begin with a network of ours (runs/x-001/best), or a MedMamba or MedMambaSE checkpoint (.pth, "
-        ".safetensors)",
-        "freeze": "what does not learn: the patch embedding, or all but the classifier",
+    "network: initial weights": {
+        "weights": "start from a network of ours (runs/x-001/best), or from a MedMamba or MedMambaSE checkpoint "
+        "(.pth, .safetensors)",
+        "freeze": "layers to leave untrained: the patch embedding, or everything except the classifier",
     },
-    "training: other than the recipe has it": {
-        "batch_size": "images in a batch",
-        "accumulate": "batches that make a step together: a larger batch in the same memory",
-        "optimizer": "",
-        "lr": "learning rate, at its highest",
-        "schedule": "how it falls",
-        "warmup": "epochs in which it rises",
-        "weight_decay": "",
-        "clip_norm": "longest gradient taken as it is; 0: any",
-        "label_smoothing": "",
-        "ema": "decay, a step, of the moving average of weights, which is then validated and kept; 0: off",
-        "balance": "let every class count alike: by weights of the loss, or by how often its images are drawn",
-        "augmentation": "how training images are varied",
-        "laterality": "left stays left: no image is mirrored",
-        "select": "validation figure that picks the best epoch",
-        "select_after": "the part of the epochs before which none is picked",
-        "patience": "stop after so many epochs without a better one; 0: never",
-        "seed": "of splits, order, augmentation and first weights",
+    "training: override the recipe": {
+        "batch_size": "images per batch",
+        "accumulate": "batches per optimiser step: acts like a larger batch in the same memory",
+        "optimizer": "optimiser",
+        "lr": "peak learning rate",
+        "schedule": "how the learning rate decreases",
+        "warmup": "epochs over which the learning rate rises to its peak",
+        "weight_decay": "weight decay",
+        "clip_norm": "maximum gradient norm; longer gradients are scaled down to it; 0: no limit",
+        "label_smoothing": "label smoothing",
+        "ema": "decay per step of a moving average of the weights, which is validated and saved; 0: off",
+        "balance": "give every class equal weight: in the loss, or by sampling its images more or less often",
+        "augmentation": "augmentation of the training images",
+        "laterality": "keep left and right: never mirror an image",
+        "select": "validation metric that chooses the best epoch",
+        "select_after": "choose the best epoch only after this fraction of the epochs",
+        "patience": "stop after this many epochs without improvement; 0: never",
+        "seed": "random seed of splits, order, augmentation and initial weights",
     },
-    "this machine": {
+    "machine": {
         "device": "cpu, cuda, cuda:1 (default: the GPU if there is one)",
-        "precision": "of matrix products; auto is bfloat16 where the GPU is fast at it",
-        "backend": "engine of the scans (default: the fastest that runs here)",
-        "recompute": "spare memory: compute each block again in backward, a fifth slower",
+        "precision": "precision of matrix products; auto: bfloat16 on GPUs that are fast at it, else float32",
+        "backend": "backend of the scans (default: the fastest that runs here)",
+        "recompute": "save memory by computing each block again in the backward pass; a fifth slower",
         "save_every": "steps between checkpoints inside an epoch; 0: only after each epoch",
-        "tensorboard": "write the figures for TensorBoard too (needs medmambase[tensorboard])",
-        "runs": "where run folders are made",
+        "tensorboard": "also write the metrics for TensorBoard (needs medmambase[tensorboard])",
+        "runs": "folder in which run folders are created",
     },
 }
 
@@ -87,28 +87,27 @@ def parser() -> argparse.ArgumentParser:
         prog="medmambase-train",
         usage="medmambase-train DATA [settings], or --config settings.toml [settings], or --resume runs/data-001",
         description="Train MedMambaSE on images and write a report.",
-        epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag wins over the file, and "
-        "the file over the recipe. In brackets: "
-        "what the default recipe has. Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 "
-        "interrupted (saved: --resume goes on).",
+        epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag overrides the file, and "
+        "the file overrides the recipe. Values in brackets are those of the default recipe. "
+        "Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 "
+        "interrupted (saved: continue with --resume).",
         allow_abbrev=False,
     )
     found.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
-        help="a folder with train/, val/, test/ and in each a folder for each class, or with class folders alone; a "
-        "CSV (path,label,patient,split); a MedMNIST "
-        ".npz; FETAL_PLANES_DB",
+        help="a folder with train/, val/ and test/, each with one folder per class; or a folder of class folders; "
+        "a CSV (path,label,patient,split); a MedMNIST .npz; FETAL_PLANES_DB",
     )
     found.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="settings from a TOML file; the config.toml of a run repeats that run",
+        help="read settings from a TOML file; the config.toml of a run repeats that run",
     )
     found.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with an interrupted run, as if it had never stopped"
+        "--resume", type=Path, metavar="RUN", help="continue an interrupted run exactly where it stopped"
     )
     for title, settings in GROUPS.items():
         group = found.add_argument_group(title)
@@ -135,7 +134,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Non
         reader.error(
             f"there is no flag {wrong}; the nearest is {near[0]}"
             if wrong
-            else f"one DATA is wanted, and {rest[0]!r} is another"
+            else f"give one DATA only; {rest[0]!r} is a second one"
         )
     given = {name: value for name, value in vars(options).items() if value is not None}
     config, resume = given.pop("config", None), given.pop("resume", None)

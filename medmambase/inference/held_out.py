@@ -30,17 +30,17 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
 
     Raises DataError for a class that the network does not know, and where there is no image.
     """
-    samples, which = found.samples, "all images of it"
+    samples, which = found.samples, "all images"
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
     elif tests := _rows(run / SPLITS, "path", {"split": "test"}):
         own = tuple(sample for sample in samples if sample.name in tests)
-        samples, which = (own, "what were this run's test images") if own else (samples, which)
+        samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
     for name in {found.classes[sample.label] for sample in samples} - number.keys():
         near = difflib.get_close_matches(name, network.classes, n=1, cutoff=0)[0]
         raise DataError(
-            f"{found.root}: class {name!r} is none that the network knows; the nearest of them is {near!r}: rename "
+            f"{found.root}: the network does not know class {name!r}; its nearest class is {near!r}: rename "
             f"the class, or leave it out"
         )
     samples = tuple(replace(sample, label=number[found.classes[sample.label]], split="test") for sample in samples)
@@ -48,7 +48,7 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         samples, network.preprocessing, lambda results, total: progress(results, total, "reading images")
     )
     if not len(images.labels):
-        raise DataError(f"{found.root}: there is no image to try the network on{f'; {bad[0]}' if bad else ''}")
+        raise DataError(f"{found.root}: no image to test the network on{f'; {bad[0]}' if bad else ''}")
     pixels = _rows(run / LAST / IMAGES, "pixels", {"split": "train"}) | _rows(
         run / LAST / IMAGES, "pixels", {"split": "val"}
     )
@@ -60,11 +60,11 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         for sample, facts in zip(images.samples, images.facts, strict=True)
         if facts.digest in pixels or (sample.patient or facts.patient) in patients
     )
-    notes = [f"tried on {which}: {len(images.labels)} images", *found.notes]
+    notes = [f"tested on {which}: {len(images.labels)} images", *found.notes]
     if seen:
         notes.append(
-            f"of {len(seen)} of them the same pixels, or the patient, were in train or val: results will be told "
-            f"with and without them"
+            f"{len(seen)} of them have the same pixels as an image in train or val, or the same patient: "
+            f"results are given with and without them"
         )
     return Examination(images, seen, tuple(bad), tuple(notes))
 

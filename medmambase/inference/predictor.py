@@ -96,7 +96,7 @@ class Predictor:
         if network.features_only:
             raise ValueError("this network was built with features_only=True and has no head; load it without")
         if not 0 < temperature < math.inf:
-            raise ConfigError(f"temperature is {temperature!r}; it must be a finite number above 0, and 1 for none")
+            raise ConfigError(f"temperature is {temperature!r}; it must be a finite number above 0 (1: no effect)")
         self.device, self.temperature, self.backend = choose_device(device), temperature, backend or "auto"
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend):
@@ -129,7 +129,7 @@ class Predictor:
         temperature = None if calibrated is False else _temperature(folder)
         if calibrated and temperature is None:
             raise ConfigError(
-                f"calibrated is True, but {folder} has no {CALIBRATION}, since it had no validation images; leave it "
+                f"calibrated is True, but {folder} has no {CALIBRATION}: the run had no validation images; leave it "
                 f"out"
             )
         return cls(network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision)
@@ -173,7 +173,7 @@ class Predictor:
             if isinstance(result, str):
                 yield Prediction(index, path, self.classes, None, result)
             elif not np.isfinite(result).all():
-                yield Prediction(index, path, self.classes, None, "the network's outputs are not numbers")
+                yield Prediction(index, path, self.classes, None, "the network's outputs are non-finite")
             else:
                 calibrated = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
                 yield Prediction(index, path, self.classes, calibrated, None)
@@ -208,7 +208,7 @@ def _temperature(folder: Path) -> float | None:
             raise ValueError(f"temperature is {temperature}")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{path}: holds no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
+            f"{path}: contains no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
         ) from error
     return temperature
 

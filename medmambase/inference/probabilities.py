@@ -29,12 +29,12 @@ def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype
     """Return the dtype of matrix products and convolutions, and why; scans, norms and weights are
     always float32."""
     if wish == "float32":
-        return torch.float32, "asked for"
+        return torch.float32, "requested"
     if wish == "bfloat16":
-        return torch.bfloat16, "asked for"
+        return torch.bfloat16, "requested"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16, "the GPU computes bfloat16 at full speed"
-    return torch.float32, "the safe choice on this device"
+    return torch.float32, "the safe choice for this device"
 
 
 def logits_of(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -84,5 +84,5 @@ def predict(
     probabilities: npt.NDArray[np.float64] = ranks.sum(found).numpy()
     bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
     if len(bad):
-        raise InferenceError(f"the network's outputs for {images.samples[bad[0]].name} are not numbers")
+        raise InferenceError(f"the network's outputs for {images.samples[bad[0]].name} are non-finite")
     return probabilities

@@ -149,7 +149,7 @@ def load(
         _same_settings(path, words["description"], description)
         if words["images"] != _fingerprints(images):
             raise DataError(
-                f"{folder}: the images are not those that this training began with: "
+                f"{folder}: the images differ from those of the start: "
                 f"{_changes(folder / IMAGES, images)}; {_ADVICE}"
             )
         state = State(**words["state"])
@@ -164,11 +164,11 @@ def load(
         raise
     except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: is no checkpoint of this training, or is damaged ({' '.join(str(error).split())[:200]}); {advice}"
+            f"{path}: not a checkpoint of this training, or damaged ({' '.join(str(error).split())[:200]}); {advice}"
         ) from error
 
 
-_ADVICE = "put back what it was, or start a new run"
+_ADVICE = "restore what changed, or start a new run"
 
 
 def position(folder: Path) -> tuple[int, int] | None:
@@ -199,7 +199,7 @@ def _same_settings(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) 
     ]
     if changed:
         raise ConfigError(
-            f"{path.parent}: the settings are not those that this training began with: {'; '.join(changed)}; {_ADVICE}"
+            f"{path.parent}: the settings differ from those of the start: {'; '.join(changed)}; {_ADVICE}"
         )
 
 
@@ -219,12 +219,12 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
         with path.open(encoding="utf-8", newline="") as file:
             then = {row[1]: tuple(row) for row in list(csv.reader(file))[1:]}
     except (OSError, UnicodeDecodeError, csv.Error, IndexError):
-        return "which ones cannot be told"
+        return "which ones is unknown"
     kinds = {
         "new": [name for name in now if name not in then],
         "gone": [name for name in then if name not in now],
-        "of other pixels": [name for name in now if name in then and now[name][3] != then[name][3]],
-        "of another class": [name for name in now if name in then and now[name][2] != then[name][2]],
+        "with different pixels": [name for name in now if name in then and now[name][3] != then[name][3]],
+        "with another class": [name for name in now if name in then and now[name][2] != then[name][2]],
         "in another split": [name for name in now if name in then and now[name][0] != then[name][0]],
     }
     told = [
@@ -232,4 +232,4 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
         for kind, names in kinds.items()
         if names
     ]
-    return ", ".join(told) or "their order is another"
+    return ", ".join(told) or "their order differs"

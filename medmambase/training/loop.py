@@ -111,9 +111,9 @@ def train(
     if resume and ranks.first:
         begun = state.step or state.epochs
         say(
-            f"goes on from epoch {state.epoch}, after step {state.step}"
+            f"resuming from epoch {state.epoch}, after step {state.step}"
             if begun
-            else f"{run / 'last'} holds no checkpoint yet: begins anew"
+            else f"{run / 'last'} has no checkpoint yet: starting from the beginning"
         )
     with (
         first_interrupt_waits() as interrupted,
@@ -127,7 +127,7 @@ def train(
             batches = [rows for step in steps_of(training.labels, config, state.epoch, ranks.count) for rows in step]
             rehearsed = rehearse(network, course.rehearse, batches, MOMENTS[config.optimizer])
             if ranks.first:
-                say(f"rehearsal: {rehearsed.line(network.config.num_classes, len(batches))}")
+                say(f"dry run: {rehearsed.line(network.config.num_classes, len(batches))}")
         while not history.is_over(state.epochs, config):
             number, began = state.epoch, time.perf_counter() - state.seconds
             set_training(network, frozen)
@@ -179,7 +179,7 @@ def train(
                     # place of a good one.
                     if bad := first_nonfinite(network):
                         raise _diverged(
-                            f"{bad} is no longer finite after epoch {number}, step {state.step}",
+                            f"{bad} is non-finite after epoch {number}, step {state.step}",
                             rates[step],
                             dtype,
                             run,
@@ -196,7 +196,7 @@ def train(
                 )
                 probabilities = predict(judged, shown, config.batch_size, dtype, ranks)
                 if bad := first_nonfinite(network):
-                    raise TrainingError(f"{bad} is no longer finite")
+                    raise TrainingError(f"{bad} is non-finite")
             except (InferenceError, TrainingError) as error:
                 raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None
             metrics, val_loss = _figures(
@@ -280,7 +280,7 @@ def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: Train
 
 def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Sequence[Epoch]) -> TrainingError:
     kept = (
-        f"the last good network lies in {run / 'last'}" if epochs else "no epoch was finished, so no network was kept"
+        f"the last good network is in {run / 'last'}" if epochs else "no epoch was finished, so no network was saved"
     )
     return TrainingError(
         f"{what} with learning rate {rate:.2g}; {kept}; try a smaller "

@@ -45,7 +45,7 @@ class Run:
         before it was written."""
         path = self.folder / run_folder.REPORT
         if not path.is_file():
-            raise RunFolderError(f"{path}: not there, since the training has not ended; go on with resume()")
+            raise RunFolderError(f"{path}: not written yet: the training has not ended; continue with resume()")
         return path
 
     @property
@@ -115,8 +115,8 @@ def train(
     if data == "demo":
         if Path("demo").exists():
             raise ConfigError(
-                "data is 'demo', and there is a folder or file of that name; give './demo' for it, or demo=True for "
-                "drawn images"
+                "data is 'demo', and a folder or file has that name; give './demo' for it, or demo=True for "
+                "synthetic images"
             )
         data, settings = None, {**settings, "demo": True}
     given = _checked({"data": data, **settings})

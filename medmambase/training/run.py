@@ -67,7 +67,7 @@ def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started
     CheckpointError; and RunFolderError or RankError.
     """
     if not (settings.data or settings.demo):
-        raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on drawn images")
+        raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on synthetic images")
     device = choose_device(settings.device, "--device")
     with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
         own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
@@ -83,7 +83,7 @@ def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: P
     config = settings.training
     if resumed and settings.data and not Path(settings.data).exists():
         raise DataError(
-            f"{settings.data}: the data of {resumed} is not there; say where it lies now: medmambase-train DATA "
+            f"{settings.data}: the data of {resumed} was not found; give its new place: medmambase-train DATA "
             f"--resume {resumed}"
         )
     dtype, why = choose_precision(config.precision, device)
@@ -188,7 +188,7 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
         f"{parameters / 1e6:.2f} M parameters"
     )
     say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
-    say(f"engine:    {plan.engine}")
+    say(f"backend:   {plan.engine}")
     say(f"precision: {plan.precision}")
     return {
         "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
@@ -214,7 +214,7 @@ def _manifest(settings: Settings) -> Manifest:
 
 def _demo(folder: Path, seed: int, ranks: Ranks, say: Say) -> Manifest:
     if ranks.first:
-        say(f"drawing {len(phantom.CLASSES) * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {folder}")
+        say(f"generating {len(phantom.CLASSES) * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {folder}")
         phantom.write_phantom(folder, images_per_class=DEMO_IMAGES_PER_CLASS, seed=seed)
     ranks.agree("drawn")  # the others wait here
     return read_manifest(folder, seed=seed)

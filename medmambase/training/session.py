@@ -75,7 +75,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     for error in intake.bad[:MOST_LINES]:
         say(f"skipped: {error}")
     if len(intake.bad) > MOST_LINES:
-        say(f"skipped: {len(intake.bad) - MOST_LINES} more, all named in {run / run_folder.DATA_REPORT}")
+        say(f"skipped: {len(intake.bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():
         say(
             f"{split + ':':6} {sum(of_class.values())} images "
@@ -93,7 +93,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
         )
         if which
     )
-    where = f"; all named in {run / run_folder.DATA_REPORT}" if told else ""
+    where = f"; all listed in {run / run_folder.DATA_REPORT}" if told else ""
     say(f"audit:     {told or 'no duplicates, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():
         say(f"found: {line}")
@@ -124,17 +124,17 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
     """
     if intake.bad and not skip_bad:
         more = (
-            f", and {len(intake.bad) - 1} more named in {run / run_folder.DATA_REPORT}" if len(intake.bad) > 1 else ""
+            f", and {len(intake.bad) - 1} more listed in {run / run_folder.DATA_REPORT}" if len(intake.bad) > 1 else ""
         )
         raise DataError(
-            f"{intake.bad[0]}{more}; fix or remove what cannot be read, or go on without it with --on-bad skip"
+            f"{intake.bad[0]}{more}; fix or remove unreadable files, or skip them with --on-bad skip"
         )
     if intake.audit.patients and not allow_leak:
         raise DataError(
-            f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, as the files themselves "
-            f"tell, so test results would be too good; "
-            f"they are named in {run / run_folder.DATA_REPORT}; split by patient in a CSV "
-            f"(path,label,patient,split), or go on with --allow-leak"
+            f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, according to the image "
+            f"files, so test results would be too good; "
+            f"they are listed in {run / run_folder.DATA_REPORT}; split by patient in a CSV "
+            f"(path,label,patient,split), or continue with --allow-leak"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]
@@ -155,9 +155,9 @@ def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelC
             if recipe.block is None or as_coded(recipe.block) == as_coded(found.block)
         )
         raise ConfigError(
-            f"--weights {path} is a network of block {found.block!r}, and --recipe {config.recipe} trains "
+            f"--weights {path} has blocks of type {found.block!r}, but --recipe {config.recipe} trains "
             f"{config.block!r}, "
-            f"whose convolutions are ordered otherwise; choose a recipe that fits ({fitting}), or other weights"
+            f"whose convolutions are in another order; choose a matching recipe ({fitting}), or other weights"
         )
     # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it
     # is.
@@ -204,7 +204,7 @@ def model_of(run: Path) -> ModelConfig:
         return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
         raise CheckpointError(
-            f"{path}: does not tell the network of this run ({error}); restore the file, or start a new run"
+            f"{path}: does not describe the network of this run ({error}); restore the file, or start a new run"
         ) from error
 
 

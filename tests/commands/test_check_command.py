@@ -35,7 +35,7 @@ def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(
     said = capsys.readouterr().out
     assert (
         code == 0
-        and "nothing found; all of it is in" in said
+        and "no problems found; details are in" in said
         and "audit:     no duplicates, and no patient in two splits" in said
     )
     assert (
@@ -55,7 +55,7 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
     (data / "val" / "brain" / "broken.png").write_bytes(b"no picture")
     code, folder = run(data, "--group-regex", r"(p\d+)_")
     said = capsys.readouterr().out
-    assert code == 1 and "found something; all of it is in" in said
+    assert code == 1 and "\nproblems found; details are in" in said
     assert f"skipped: {data / 'val' / 'brain' / 'broken.png'}: " in said
     pair = f"train/brain/{first.name} (train, brain) and test/femur/twin $_{{x.png (test, femur): the same pixels"
     assert (
@@ -87,7 +87,7 @@ def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.
         (["DATA", "--image-size", "many"], 2, "--image-size is 'many'; it must be a whole number"),
         (["DATA", "--group-regex", "("], 2, "--group-regex is '(', which is not a valid regular expression"),
         (["DATA", "--group-regex", "zzz"], 3, "finds nothing in any of 36 names"),
-        (["DATA", "--runs", "FILE"], 4, "cannot make a folder there"),
+        (["DATA", "--runs", "FILE"], 4, "cannot create a folder there"),
     ],
 )
 def test_bad_input_ends_in_a_code_and_a_sentence(
@@ -108,7 +108,7 @@ def test_a_folder_without_one_readable_image_is_data_that_cannot_be_used(
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     code, _ = run(data)
-    assert code == 3 and "not one image can be read; see" in capsys.readouterr().err
+    assert code == 3 and "no image can be read; see" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_in_a_sentence(

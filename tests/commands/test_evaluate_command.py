@@ -57,7 +57,7 @@ def test_every_recorded_figure_comes_out_of_the_predictions_again(
         if path.suffix != ".json":
             path.unlink()
     assert evaluate.main([str(run)]) == 0
-    assert "every figure is the recorded one, to the last digit" in capsys.readouterr().out
+    assert "every metric matches the recorded one, to the last digit" in capsys.readouterr().out
     page = str(run.name).encode()
     assert all(path.read_bytes() == content for path, content in recorded.items() if path.name != "report.html")
     assert (run / "report.html").read_bytes().replace(page, b"") == kept[run / "report.html"].replace(b"se-001", b"")
@@ -201,14 +201,14 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     alone = capsys.readouterr().out
     assert (
         "6 test images; intervals at 95 %" in alone
-        and "another seed may give another answer" in alone
+        and "another seed may change the result" in alone
         and "McNemar: right in A alone" in alone
     )
     assert (
         compare.main([str(trained / "plain-*"), "--against", str(trained / "se-*"), "--json", str(tmp_path / "c.json")])
         == 0
     )
-    assert "of one side there is one training alone" in capsys.readouterr().out
+    assert "one side has only one run: its intervals" in capsys.readouterr().out
     found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert len(found["second"]) == 2 and found["figures"]["accuracy"]["difference"] == pytest.approx(
         np.mean(
@@ -235,7 +235,7 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
             evaluate.main,
             ["RUN", "STRANGE"],
             3,
-            "class 'brian' is none that the network knows; the nearest of them is 'brain'",
+            "the network does not know class 'brian'; its nearest class is 'brain'",
         ),
         (evaluate.main, ["RUN", "IMAGES", "--device", "cuda:9"], 2, "--device cuda:9 cannot be used"),
         (evaluate.main, ["BAD.csv"], 3, r"BAD\.csv: the first line is"),
@@ -255,8 +255,8 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
             "o.csv cannot be written: its folder does not",
         ),
         (predict.main, ["PLAIN", "IMAGES", "-o", "o.csv", "--calibrated"], 2, r"has no calibration\.json"),
-        (compare.main, ["RUN"], 2, "1 runs are given; give two"),
-        (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: there is no such run, and nothing fits it"),
+        (compare.main, ["RUN"], 2, "got 1 runs; give two"),
+        (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: no run has this name, and no file matches it"),
         (compare.main, ["RUN", "EMPTY"], 3, r"EMPTY.*predictions\.csv"),
     ],
 )

@@ -171,7 +171,7 @@ def test_run_folders_have_names_that_windows_takes(name: str, legal: str) -> Non
 
 def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
     assert [run_folder.create(tmp_path, "x").name for _ in range(3)] == ["x-001", "x-002", "x-003"]
-    with pytest.raises(run_folder.RunFolderError, match="cannot make a folder"):
+    with pytest.raises(run_folder.RunFolderError, match="cannot create a folder"):
         (tmp_path / "file").write_text("", encoding="utf-8")
         run_folder.create(tmp_path / "file" / "runs", "x")
 

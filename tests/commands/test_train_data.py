@@ -107,7 +107,7 @@ def test_patients_that_only_the_files_know_are_kept_apart_too(
     monkeypatch.setattr(session, "decode", decode)
     assert train.main([str(images), *small, "--name", "a"]) == 3
     said = capsys.readouterr().err
-    assert "7 patients are in two splits, as the files themselves tell" in said and "--allow-leak" in said
+    assert "7 patients are in two splits, according to the image files" in said and "--allow-leak" in said
     assert not (tmp_path / "a-001" / "metrics.csv").exists()
     assert train.main([str(images), *small, "--name", "a", "--allow-leak", "--epochs", "1"]) == 0
 
@@ -192,7 +192,7 @@ def test_an_image_that_cannot_be_read_can_cost_the_run_before_it_begins(
         (tmp_path / "data" / "val" / "brain" / name).write_bytes(b"no picture")
     assert train.main([str(tmp_path / "data"), *small, "--on-bad", "error"]) == 3
     said = capsys.readouterr().err
-    assert "a.png: " in said and "and 1 more named in" in said and "--on-bad skip" in said
+    assert "a.png: " in said and "and 1 more listed in" in said and "--on-bad skip" in said
     run = tmp_path / "data-001"
     assert len(json.loads((run / "data_report.json").read_text(encoding="utf-8"))["skipped"]) == 2
     assert not (run / "metrics.csv").exists()

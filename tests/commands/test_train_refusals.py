@@ -52,11 +52,11 @@ def one_class(folder: Path) -> list[str]:
             "batch_size is 1, and images of 32 px shrink to maps of 1x1",
         ),
         (lambda folder: [], 2, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),
-        (lambda folder: ["x", "--demo"], 2, "DATA is 'x', but --demo draws its own images"),
+        (lambda folder: ["x", "--demo"], 2, "DATA is 'x', but --demo makes its own images"),
         (
             lambda folder: ["x", "--weights", "y.pth", "--model", "nano"],
             2,
-            "--model is 'nano', but weights bring the size of their own network",
+            "--model is 'nano', but the weights define the size of their network",
         ),
         (lambda folder: ["--demo", "--model", "huge"], 2, "--model is 'huge'; it must be one of 'nano',"),
         (lambda folder: ["--demo", "--seed", "1e23"], 2, "--seed is '1e23'; it must be a whole number"),
@@ -125,7 +125,7 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("make_plan", "interrupted: nothing was made"), ("loop.train", "interrupted before anything was learned")],
+    [("make_plan", "interrupted before a run folder was created"), ("loop.train", "interrupted before the first step was saved")],
 )
 def test_an_interrupt_promises_only_what_there_is(
     place: str,
@@ -160,12 +160,12 @@ def test_an_interrupt_promises_only_what_there_is(
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried\nlong story"),
             4,
-            "too little memory (CUDA out of memory. Tried); halve --batch-size and double",
+            "not enough memory (CUDA out of memory. Tried); halve --batch-size and double",
         ),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             4,
-            "there is too little memory (DefaultCPUAllocator",
+            "not enough memory (DefaultCPUAllocator",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_weights_that_contradict_the_recipe_are_found_before_anything_is_made(
     )
     said = capsys.readouterr().err
     assert (
-        "best is a network of block 'notebook', and --recipe readme trains 'medmambase'" in said
+        "best has blocks of type 'notebook', but --recipe readme trains 'medmambase'" in said
         and "(ultrasound, notebook)" in said
     )
     assert not (tmp_path / "runs").exists()
@@ -229,7 +229,7 @@ def test_unreadable_validation_images_are_noted_and_a_diverged_epoch_is_one_line
     )
     captured = capsys.readouterr()
     assert "can be read: the last epoch is kept as the best" in captured.out
-    assert "no longer finite after epoch 1" in captured.err or "are not numbers after epoch 1" in captured.err
-    assert "no epoch was finished, so no network was kept; try a smaller --lr\n" in captured.err
+    assert "non-finite after epoch 1" in captured.err or "are non-finite after epoch 1" in captured.err
+    assert "no epoch was finished, so no network was saved; try a smaller --lr\n" in captured.err
     notes = json.loads((data / "runs" / "data-001" / "data_report.json").read_text(encoding="utf-8"))["notes"]
     assert sum("images of val can be read" in note for note in notes) == 1

@@ -238,7 +238,7 @@ def test_a_run_brings_its_temperature_and_its_best_folder_does_too(
 @pytest.mark.parametrize("content", ["{}", "nonsense", '{"temperature": 0}', '{"temperature": "NaN"}', "[1]"])
 def test_a_damaged_calibration_is_named(content: str, run: Path) -> None:
     (run / "calibration.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"calibration\.json: holds no temperature .*medmambase-evaluate"):
+    with pytest.raises(DataError, match=r"calibration\.json: contains no temperature .*medmambase-evaluate"):
         Predictor.load(run, device="cpu")
     assert Predictor.load(run, device="cpu", calibrated=False).temperature == 1.0
 
@@ -284,7 +284,7 @@ def test_outputs_that_are_no_numbers_are_a_problem(images: Path) -> None:
     with torch.no_grad():
         spoiled.head.bias.fill_(float("nan"))
     (found,) = Predictor(spoiled, device="cpu")(images / "0.png")
-    assert found.problem == "the network's outputs are not numbers" and found.label is None
+    assert found.problem == "the network's outputs are non-finite" and found.label is None
 
 
 def test_a_stream_is_read_ahead_by_some_batches_and_no_further(network: MedMambaSE, images: Path) -> None:

@@ -208,7 +208,7 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_
     assert (
         (tmp_path / "said")
         .read_text(encoding="utf-8")
-        .startswith("process 0 has lost the others; their own messages say why (")
+        .startswith("process 0 lost contact with the others; their own messages say why (")
     )
     assert checkpoint.position(tmp_path / "run" / "last") is not None
 

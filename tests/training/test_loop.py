@@ -197,7 +197,7 @@ def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(
     spoiled_at = 4  # two steps an epoch: at the end of the second
     with pytest.raises(
         loop.TrainingError,
-        match=r"not numbers after epoch 2 .*the last good network lies in .*last; try a smaller --lr$",
+        match=r"non-finite after epoch 2 .*the last good network is in .*last; try a smaller --lr$",
     ):
         follow(PLAIN, data, data if validated else data.split("val"), tmp_path, network)
     for name in ("best", "last"):
@@ -210,7 +210,7 @@ def test_a_network_spoiled_by_the_last_step_of_an_epoch_is_not_kept(
     calls.clear()
     spoiled_at, network, empty = 2, small_network(), tmp_path / "first"
     empty.mkdir()
-    with pytest.raises(loop.TrainingError, match="no epoch was finished, so no network was kept"):
+    with pytest.raises(loop.TrainingError, match="no epoch was finished, so no network was saved"):
         follow(PLAIN, data, data if validated else data.split("val"), empty, network)
     assert not list(empty.iterdir())
 
@@ -219,7 +219,7 @@ def test_a_running_statistic_that_overflowed_is_found_though_the_outputs_are_num
     network, data = small_network(), image_set(8)
     network.stages[0].blocks[0].conv_branch[0].running_var.fill_(float("inf"))
     with pytest.raises(
-        loop.TrainingError, match=r"stages\.0\.blocks\.0\.conv_branch\.0\.running_var is no longer finite after epoch 1"
+        loop.TrainingError, match=r"stages\.0\.blocks\.0\.conv_branch\.0\.running_var is non-finite after epoch 1"
     ):
         follow(PLAIN, data, data, tmp_path, network)
 

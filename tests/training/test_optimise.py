@@ -237,10 +237,10 @@ def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(
     assert announced == [24, 24]  # so that threads decode them while the network is busy
     assert (
         len(asked) == 2 * 24 + 2 * 8
-    )  # each once an epoch, and two batches for the rehearsal: none was decoded in vain
+    )  # each once an epoch, and two batches for the dry run: none was decoded in vain
 
 
-def test_a_rehearsal_leaves_no_trace_and_tells_what_is_to_come(tmp_path: Path) -> None:
+def test_a_dry_run_leaves_no_trace_and_predicts_memory_and_time(tmp_path: Path) -> None:
     net = network(drop_path=0.3, drop_rate=0.2).train()
     before, said = {name: t.clone() for name, t in net.state_dict().items()}, []
     torch.manual_seed(5)
@@ -263,7 +263,7 @@ def test_a_rehearsal_leaves_no_trace_and_tells_what_is_to_come(tmp_path: Path) -
     assert found.bytes - lean.bytes == 2 * weights
     follow(replace(PLAIN, epochs=1), tmp_path, say=said.append)
     assert (
-        said[0].startswith("rehearsal: first loss 1.")
+        said[0].startswith("dry run: first loss 1.")
         and "(guessing among 3 classes: 1.099); a step needs about 0.0" in said[0]
     )
 
@@ -287,7 +287,7 @@ def test_where_numbers_end_is_named(spoil: Callable[[MedMambaSE], object], said:
     spoil(net)
     with pytest.raises(
         loop.TrainingError,
-        match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was kept; try a smaller --lr$",
+        match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was saved; try a smaller --lr$",
     ):
         follow(PLAIN, tmp_path, net)
 

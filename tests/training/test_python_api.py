@@ -129,7 +129,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
     assert loop.predict is original
     run = Run(tmp_path / "b-001")
     assert run.metrics is None
-    with pytest.raises(RunFolderError, match=r"report\.html: not there, since the training has not ended"):
+    with pytest.raises(RunFolderError, match=r"report\.html: not written yet: the training has not ended"):
         assert run.report
     said: list[str] = []
     with pytest.raises(ConfigError, match="--epochs is 9 and was 2"):
@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
         run.resume(sav_every=9)
     again = run.resume(say=said.append, save_every=0)
     assert again.folder == run.folder and again.report.is_file()
-    assert "goes on from epoch 1, after step 2" in said
+    assert "resuming from epoch 1, after step 2" in said
     for name in ("metrics.csv", "last/model.safetensors", "test/predictions.csv"):
         assert (run.folder / name).read_bytes() == (finished[0].folder / name).read_bytes()
 
@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(
         ({"data": "x", "in_chans": 2}, ConfigError, "--in-chans is 2; it must be"),
         ({"data": "nowhere"}, DataError, "nowhere: there is no such file or folder"),
         ({}, ConfigError, "give a folder of images"),
-        ({"data": "x", "demo": True}, ConfigError, "DATA is 'x', but --demo draws its own images"),
+        ({"data": "x", "demo": True}, ConfigError, "DATA is 'x', but --demo makes its own images"),
         ({"data": "x", "config": "nowhere.toml"}, ConfigError, "nowhere.toml: there is no such file"),
         ({"data": "demo", "device": "toaster"}, ConfigError, "device toaster cannot be used"),
     ],
@@ -169,7 +169,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(
 def test_a_folder_called_demo_is_not_taken_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    with pytest.raises(ConfigError, match=r"data is 'demo', and there is a folder or file of that name; give './demo'"):
+    with pytest.raises(ConfigError, match=r"data is 'demo', and a folder or file has that name; give './demo'"):
         medmambase.train("demo")
     with pytest.raises(DataError, match="demo: no images found"):
         medmambase.train("./demo")

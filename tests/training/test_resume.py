@@ -86,15 +86,15 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
         assert train.main([str(images), *small, "--name", "cut"]) == 130
     run = tmp_path / "cut-001"
     said = capsys.readouterr().err.strip()
-    assert said.startswith("interrupted: all is saved up to ") and said.endswith(
-        f"go on with medmambase-train --resume {run}"
+    assert said.startswith("interrupted: saved up to ") and said.endswith(
+        f"continue with medmambase-train --resume {run}"
     )
     assert {1: "to step 2 of epoch 1;", 5: "to step 3 of epoch 2;", 6: "to epoch 2;"}[
         step
     ] in said  # the step after the one that had just ended is done, too
     assert train.main(["--resume", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "goes on from epoch" in said and ("epoch   1  train" in said) == (
+    assert "resuming from epoch" in said and ("epoch   1  train" in said) == (
         step == 1
     )  # what was done is not done again
     assert same(tmp_path / "whole-001", run) == []
@@ -138,7 +138,7 @@ def test_a_run_goes_on_without_the_weights_it_started_from(
 def change_pixels(data: Path) -> str:
     path = min((data / "train").rglob("*.png"))
     Image.effect_noise((32, 32), 50).save(path)
-    return f"1 of other pixels ({path.relative_to(data).as_posix()})"
+    return f"1 with different pixels ({path.relative_to(data).as_posix()})"
 
 
 def add_image(data: Path) -> str:
@@ -236,9 +236,9 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
         patch.setattr(history, "line", vanish)
         assert train.main([str(tmp_path / "data"), *small, "--name", "cut", "--cache", "off"]) == 3
     run = tmp_path / "cut-001"
-    assert capsys.readouterr().err.rstrip().endswith(f"; then go on with medmambase-train --resume {run}")
+    assert capsys.readouterr().err.rstrip().endswith(f"; then continue with medmambase-train --resume {run}")
     assert train.main(["--resume", str(run)]) == 3
-    assert f"data: the data of {run} is not there; say where it lies now" in capsys.readouterr().err
+    assert f"data: the data of {run} was not found; give its new place" in capsys.readouterr().err
     (tmp_path / "away").rename(tmp_path / "data")
     assert train.main(["--resume", str(run)]) == 0
     assert (run / "metrics.csv").read_bytes() == (tmp_path / "whole-001" / "metrics.csv").read_bytes()

@@ -45,7 +45,7 @@ def test_an_interrupted_run_goes_on_to_the_figures_that_it_would_have_had(
     before: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main(["--resume", "cut-001"]) == 0
-    assert "goes on from epoch 2, after step 3" in capsys.readouterr().out
+    assert "resuming from epoch 2, after step 3" in capsys.readouterr().out
     found = rows(before / "cut-001" / "metrics.csv")
     losses = [(float(row["train_loss"]), float(row["val_loss"])) for row in found]
     assert np.abs(np.array(losses) - np.array(LOSSES)).max() < CLOSE
@@ -69,7 +69,7 @@ def test_a_finished_run_is_evaluated_to_the_last_digit_of_what_is_recorded(
     before: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main(["whole-001"]) == 0
-    assert "every figure is the recorded one, to the last digit" in capsys.readouterr().out
+    assert "every metric matches the recorded one, to the last digit" in capsys.readouterr().out
     assert "looked at once" in (before / "whole-001" / "report.html").read_text(encoding="utf-8")
 
 

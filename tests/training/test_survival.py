@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished
     assert checkpoint.position(run / "last") is not None
     with pytest.raises(
         run_folder.RunFolderError,
-        match=rf"another run \(process {process.pid}, since .*\) is at work in it; wait for its end",
+        match=rf"another run \(process {process.pid}, since .*\) is using it; wait until it ends",
     ):
         train(run, CONFIG)
     process.kill()
@@ -132,7 +132,7 @@ def test_a_folder_that_refuses_files_is_named_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "last").write_text("a file", encoding="utf-8")
     with pytest.raises(
         run_folder.RunFolderError,
-        match=r"last.*: cannot be written \(.*\); what was there before is unharmed; see that its folder",
+        match=r"last.*: cannot be written \(.*\); the previous version is unchanged; make sure that its folder",
     ):
         train(tmp_path, SHORT)
 
@@ -155,7 +155,7 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_written_after_it(
     refusals += [1, 2, 3, 4]
     with pytest.raises(
         run_folder.RunFolderError,
-        match=r"a\.txt: cannot be written \(Access is denied\); what was there before is unharmed",
+        match=r"a\.txt: cannot be written \(Access is denied\); the previous version is unchanged",
     ):
         run_folder.write_text(tmp_path / "a.txt", "b")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text(
@@ -196,8 +196,8 @@ def stopped(tmp_path: Path) -> Path:
 def test_other_settings_are_refused_and_named(changes: dict[str, object], said: str, stopped: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=rf"last: the settings are not those that this training began with: {re.escape(said)}; put back what it "
-        rf"was",
+        match=rf"last: the settings differ from those of the start: {re.escape(said)}; restore what changed, "
+        rf"or start a new run",
     ):
         train(stopped, replace(SHORT, **changes))
     assert checkpoint.position(stopped / "last") == (2, 0)
@@ -212,7 +212,7 @@ def refused(run: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., ob
     import kill_test
 
     monkeypatch.setattr(kill_test, "image_set", change)
-    with pytest.raises(DataError, match=r"last: the images are not those that this training began with: ") as caught:
+    with pytest.raises(DataError, match=r"last: the images differ from those of the start: ") as caught:
         train(run, SHORT)
     return str(caught.value)
 
@@ -230,13 +230,13 @@ def test_other_images_are_refused_and_named(stopped: Path, monkeypatch: pytest.M
     def another_order(count: int, split: str, size: int = 16):
         return image_set(count, split, size).rows([1, 0, *range(2, count)])
 
-    assert "began with: 2 of other pixels (train/3.png, val/3.png); put back" in refused(
+    assert "of the start: 2 with different pixels (train/3.png, val/3.png); restore" in refused(
         stopped, monkeypatch, other_pixels
     )
-    assert "began with: 2 gone (val/9.png, val/10.png); put back" in refused(stopped, monkeypatch, fewer)
-    assert "began with: their order is another; put back" in refused(stopped, monkeypatch, another_order)
+    assert "of the start: 2 gone (val/9.png, val/10.png); restore" in refused(stopped, monkeypatch, fewer)
+    assert "of the start: their order differs; restore" in refused(stopped, monkeypatch, another_order)
     (stopped / "last" / run_folder.IMAGES).unlink()
-    assert "began with: which ones cannot be told; put back" in refused(stopped, monkeypatch, fewer)
+    assert "of the start: which ones is unknown; restore" in refused(stopped, monkeypatch, fewer)
 
 
 def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(
             checkpoint.CheckpointError,
-            match=rf"{re.escape(str(path))}: is no checkpoint of this training, or is damaged .*; delete it",
+            match=rf"{re.escape(str(path))}: not a checkpoint of this training, or damaged .*; delete it",
         ) as caught:
             train(stopped, SHORT)
         assert len(str(caught.value).splitlines()) == 1

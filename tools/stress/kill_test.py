@@ -214,7 +214,7 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
             failures += wrong is not None
             moment = f"write {kill.write} {kill.moment}" if kill else "any moment"
             print(
-                f"run {turn}, {moment}: goes on from "
+                f"run {turn}, {moment}: resumes from "
                 f"{place or 'the beginning'}{f'; UNREADABLE: {wrong}' if wrong else ''}"
             )
         code = finish(start(run, save_every))
