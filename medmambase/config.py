@@ -29,7 +29,7 @@ CHANGE_NO_RESULT = ("cache", "save_every", "tensorboard")
 
 
 class ConfigError(ValueError):
-    """An invalid setting: the message names it, what was got and what is wanted."""
+    """A setting is invalid; the message names it, its value, and what is valid."""
 
 
 def _grey_or_rgb(channels: int) -> int:
@@ -59,7 +59,7 @@ Widths = Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_widt
 
 
 class _Config:
-    """Checks every field, and reads and writes plain dictionaries."""
+    """Check every field; read and write plain dictionaries."""
 
     def __post_init__(self) -> None:
         for name, wanted in get_type_hints(type(self), include_extras=True).items():
@@ -71,8 +71,8 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Invert ``to_dict``. Raises ConfigError for a key that does not exist, with the nearest
-        one that does, and for an invalid value."""
+        """Invert ``to_dict``. Raises ConfigError for an unknown key, naming the nearest known one,
+        and for an invalid value."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
         for name in values:
             if name not in known:
@@ -147,8 +147,8 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Preprocessing(_Config):
-    """How an image file becomes the network's input; saved with the weights, so that prediction
-    does the same as training.
+    """Define how an image file becomes the network's input; saved with the weights, so that
+    prediction and training do the same.
 
     ``channels`` 1 or 3; ``size`` in pixels, square; ``resize`` pads to a square first
     (``letterbox``) or distorts (``stretch``). ``high_depth``: how 16-bit and float images become

@@ -1,5 +1,5 @@
-"""Train on several processes, as torchrun starts them: each takes its share of every batch, and all
-do the same step.
+"""Train on several processes started by torchrun: each takes a share of every batch, and all take
+the same step.
 
 Gradients are averaged by PyTorch's DistributedDataParallel; BatchNorm sees
 the whole batch, on any device. So two processes do what one would do with twice the batch, up to
@@ -23,13 +23,13 @@ from medmambase.run_folder import RunFolderError
 
 
 class RankError(Exception):
-    """Another process of the same training is gone."""
+    """Another process of the same training has ended."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of ``count`` processes this is, and on its own machine which: ``local``. Rank 0 is the
-    ``first``: it alone writes files and speaks."""
+    """The rank of this process among ``count``, and its rank ``local`` on its own machine. Rank 0
+    is the ``first``: only it writes files and prints."""
 
     rank: int = 0
     count: int = 1
@@ -37,15 +37,15 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch's rows (b,)."""
+        """Return this process's share of a batch's rows (b,)."""
         return rows.tensor_split(self.count)[self.rank]
 
     def sum(self, t: Tensor) -> Tensor:
-        """``t`` summed over all processes, each of which gets the same bits."""
+        """Sum ``t`` over all processes; each gets the same bits."""
         if self.count == 1:
             return t
         # NCCL knows GPUs alone.
@@ -54,7 +54,7 @@ class Ranks:
         return total.to(t.device)
 
     def agree(self, text: str) -> str:
-        """The first process's text, on every process."""
+        """Return the first process's text on every process."""
         if self.count == 1:
             return text
         content = text.encode("utf-8", "surrogatepass")
@@ -63,7 +63,7 @@ class Ranks:
         return bytes(self.sum(letters).tolist()).decode("utf-8", "surrogatepass")
 
     def write(self, action: Callable[[], object]) -> None:
-        """Let the first process write. Where it cannot, no process goes on: it raises its own
+        """Let the first process write. If it cannot, every process stops: the first raises its own
         error, the others RunFolderError."""
         failed: Exception | None = None
         if self.first:
@@ -78,7 +78,8 @@ class Ranks:
             raise RunFolderError("the first process cannot write the run folder; its message says why")
 
     def learner(self, network: nn.Module) -> nn.Module:
-        """The network, its gradients averaged over all processes after each backward pass."""
+        """Wrap the network so that gradients are averaged over all processes after each backward
+        pass."""
         if self.count == 1:
             return network
         synchronise_batch_norms(network)
@@ -93,15 +94,15 @@ ALONE = Ranks()
 
 
 def local_gradients(learner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    """Within, ``learner`` keeps its gradients for itself where ``wanted``: they are averaged once a
-    step, with those of its last batch."""
+    """Keep the gradients of ``learner`` local if ``wanted``: they are averaged once per step, with
+    its last batch."""
     return learner.no_sync() if wanted and isinstance(learner, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
 def joined(device_type: str) -> Iterator[Ranks]:
-    """The processes of this training, as torchrun tells by environment variables; a process started
-    otherwise is ALONE.
+    """Join the processes of this training, described by torchrun's environment variables; a process
+    started otherwise is ALONE.
 
     They meet through NCCL for "cuda" on Linux, otherwise through Gloo. Raises RankError where one
     of the others ends in between.
@@ -137,13 +138,14 @@ def joined(device_type: str) -> Iterator[Ranks]:
 
 
 def _sum_over_ranks(t: Tensor) -> Tensor:
-    """The sum, through which gradients flow."""
+    """Sum over all processes, with gradients."""
     total: Tensor = _SumOverRanks.apply(t)  # type: ignore[no-untyped-call]  # torch's own
     return total
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Every process gets the sum, so every process's gradient reaches each summand."""
+    """Sum the gradients over all processes, because every process's output contains each
+    summand."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:
@@ -159,8 +161,8 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes: PyTorch's own does this on GPUs alone. It shares
-    parameters and statistics with the one it replaces."""
+    """BatchNorm over the images of all processes, also on CPUs, where PyTorch's own does not work.
+    It shares parameters and statistics with the one it replaces."""
 
     def __init__(self, plain: nn.BatchNorm2d) -> None:
         super().__init__(plain.num_features, plain.eps, plain.momentum)
@@ -198,7 +200,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:
-    """Replace every BatchNorm in ``network`` by one over all processes; names and values stay."""
+    """Replace every BatchNorm in ``network`` with one over all processes; names and values stay."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:

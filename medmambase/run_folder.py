@@ -1,5 +1,4 @@
-"""The folder of one run: the name of everything in it, who is at work in it, and how files get into
-it.
+"""Create, lock and write the folder of one run, and name every file in it.
 
 Every file is written beside its place and moved there, so that a kill at any byte never spoils what
 is there.
@@ -71,12 +70,12 @@ _RESERVED = {
 
 
 class RunFolderError(Exception):
-    """The folder of a run cannot be made or written; the message names it."""
+    """The folder of a run cannot be created or written; the message names it."""
 
 
 def create(runs: Path, name: str) -> Path:
-    """Make ``runs/<name>-001``, or the first number that is free. Raises RunFolderError if it
-    cannot be made."""
+    """Create ``runs/<name>-001``, or the first free number. Raises RunFolderError if it cannot be
+    created."""
     plain = legal_name(name)
     if len(f"{plain}-001".encode("utf-8", "surrogatepass")) > 255:  # what the file systems of all three systems take
         raise RunFolderError(
@@ -105,7 +104,7 @@ def create(runs: Path, name: str) -> Path:
 
 
 def legal_name(name: str) -> str:
-    """``name`` as a file name that Windows, macOS and Linux all take; never empty."""
+    """Turn ``name`` into a file name that is valid on Windows, macOS and Linux; never empty."""
     plain = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", name).strip(" .-")
     # Windows takes a device's name for the device, whatever follows after a dot.
     return f"run-{plain}" if plain.partition(".")[0].rstrip().casefold() in _RESERVED else plain or "run"
@@ -113,8 +112,8 @@ def legal_name(name: str) -> str:
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Within, ``run`` belongs to this process. Raises RunFolderError if another one is at work in
-    it, or if it cannot be written.
+    """Lock ``run`` for this process. Raises RunFolderError if another process is using it, or if it
+    cannot be written.
 
     The lock is the operating system's, so it ends with its process, however that ends: nothing is
     left to clear away after a kill.
@@ -159,7 +158,7 @@ def logged(path: Path, say: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """As ``files.write_bytes``. Raises RunFolderError."""
+    """Write as ``files.write_bytes`` does. Raises RunFolderError."""
     with _told(path):
         files.write_bytes(path, content)
 
@@ -173,7 +172,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def failed(path: Path, error: OSError) -> RunFolderError:
-    """The one line for a file that cannot be written."""
+    """Return the error for a file that cannot be written."""
     advice = (
         "free some space there"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -186,19 +185,19 @@ def failed(path: Path, error: OSError) -> RunFolderError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As ``files.write_text``. Raises RunFolderError."""
+    """Write as ``files.write_text`` does. Raises RunFolderError."""
     with _told(path):
         files.write_text(path, text)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """As ``files.write_json``. Raises RunFolderError."""
+    """Write as ``files.write_json`` does. Raises RunFolderError."""
     with _told(path):
         files.write_json(path, values)
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file, as ``write_text``; None becomes an empty cell."""
+    """Write a CSV file as ``write_text`` does; None becomes an empty cell."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -31,8 +31,7 @@ _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by f
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a run, as a person gave it: paths are texts, and None leaves the choice to
-    us.
+    """All settings of a run, as the user gave them: paths are strings, and None means automatic.
 
     ``data``: whatever ``data/sources.py`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
@@ -58,7 +57,7 @@ class Settings:
     training: TrainConfig = field(default_factory=TrainConfig)
 
     def network(self) -> ModelConfig:
-        """The network where no weights are given, but for its classes and channels."""
+        """Return the network to train without ``weights``; classes and channels are set later."""
         return self.training.model(PRESETS[self.model or "tiny"])
 
     def value(self, name: str) -> Any:
@@ -71,7 +70,7 @@ class Settings:
         return replace(self, **change) if name in _OWN else replace(self, training=replace(self.training, **change))
 
     def to_toml(self) -> str:
-        """Return the text of a TOML file that sets all of this."""
+        """Return the text of a TOML file with all of these settings."""
         import tomli_w
 
         lines = {name: self.value(name) for name in TYPES}

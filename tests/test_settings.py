@@ -185,8 +185,8 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
     with pytest.raises(
         ConfigError,
-        match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave them out, or "
-        "start a new run",
+        match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave them "
+        "out, or start a new run",
     ):
         of_run(tmp_path, {"epochs": 6, "name": "y", "data": "x"})
     network = MedMambaSE(ModelConfig(dims=(4, 8), depths=(1, 1)))

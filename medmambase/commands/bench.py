@@ -1,4 +1,4 @@
-"""``medmambase-bench``: whether the operators are right on this machine, how fast they are, and how
+"""``medmambase-bench``: check the operators on this machine, and measure how fast they are and how
 fast they could be.
 
 Parse, call, print. ``medmambase_kernels.bench`` measures the operators, ``model/measure.py`` a
@@ -229,7 +229,7 @@ def _sweep(bench: Bench, right: Sequence[Case]) -> Iterator[dict[str, Any]]:
 
 
 def _machine(device: torch.device) -> tuple[dict[str, Any], Card | float]:
-    """Describe what a figure may depend on; return the card too, or the CPU's measured peak in
+    """Describe what a measurement may depend on; return the card too, or the CPU's measured peak in
     GFLOP/s."""
     machine: dict[str, Any] = dict(environment(device))
     with suppress(PackageNotFoundError):

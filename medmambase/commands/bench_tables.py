@@ -110,5 +110,5 @@ def figure(value: float) -> str:
 
 
 def ascii_only(text: str) -> str:
-    """Escape what a console may not know: a backend's message may hold any letter."""
+    """Escape characters that a console may not show: a backend's message may hold any."""
     return text.encode("ascii", "backslashreplace").decode("ascii")

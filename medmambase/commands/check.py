@@ -1,4 +1,4 @@
-"""``medmambase-check data/``: look through images before training on them.
+"""``medmambase-check data/``: check images before training on them.
 
 The same files are read in the same way, and the same is found, as by ``medmambase-train``; see
 ``data/audit.py``.
@@ -29,8 +29,8 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command. Returns its exit code: 0 no problems found, 1 problems found, 2 usage,
-    3 data, 4 environment, 130 interrupted."""
+    """Run the console command. Returns its exit code: 0 no problems found, 1 problems found,
+    2 usage, 3 data, 4 environment, 130 interrupted."""
     folder: Path | None = None
 
     def act() -> int:

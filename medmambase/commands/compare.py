@@ -58,9 +58,7 @@ def _compare(options: argparse.Namespace) -> int:
             )
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
         if min(len(firsts), len(seconds)) == 1:
-            print(
-                "one side has only one run: its intervals do not include the variation between seeds"
-            )
+            print("one side has only one run: its intervals do not include the variation between seeds")
     else:
         print("\none run on each side: another seed may change the result; give several runs of each to find out")
     tests = _tests(firsts, seconds)
@@ -74,8 +72,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> list[dict[str, object]]:
-    """DeLong's and McNemar's test for each pair of runs, printed and returned. Both take every
-    image for one of its own."""
+    """Print and return DeLong's and McNemar's test for each pair of runs. Both treat every image as
+    a separate patient."""
     told: list[dict[str, object]] = []
     classes = firsts[0].classes
     columns = [1] if len(classes) == 2 else range(len(classes))
@@ -113,8 +111,8 @@ def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
 
 
 def _matching(patterns: Sequence[str]) -> list[Path]:
-    """Paths as they are; where there is none of that name, whatever fits it as a pattern: on
-    Windows no console does that."""
+    """Return paths as they are, and expand patterns that are no path: no console on Windows does
+    that."""
     found = []
     for pattern in patterns:
         matching = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may begin at the root, which Path.glob refuses

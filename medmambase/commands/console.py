@@ -60,7 +60,7 @@ def guarded(
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number, at least 1."""
+    """Convert an argument to a whole number of at least 1, for argparse."""
     number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
@@ -83,7 +83,7 @@ def sentence(error: Exception, run: Path | None) -> str:
 
 
 def too_much(error: Exception) -> str:
-    """The line for memory that does not suffice."""
+    """Return the line that says that memory is not enough."""
     return (
         f"not enough memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, "
         f"or add --recompute"
@@ -96,5 +96,5 @@ def say(line: str) -> None:
 
 
 def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-    """A bar, where somebody watches."""
+    """Show a progress bar in a terminal."""
     return tqdm(items, description, total, leave=False, disable=None)

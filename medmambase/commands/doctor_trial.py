@@ -1,5 +1,5 @@
-"""Try in a process of its own whether PyTorch loads, which backend runs, whether it is right, and
-how fast it is; print a JSON line after each.
+"""Test in a separate process whether PyTorch loads, which backend runs, whether it is right, and
+how fast it is; print one JSON line after each test.
 
 doctor/facts.py starts it as ``python -m medmambase.commands.doctor_trial``.
 """

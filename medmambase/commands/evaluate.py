@@ -1,4 +1,4 @@
-"""``medmambase-evaluate RUN``: compute every figure of a run again from its predictions; with DATA,
+"""``medmambase-evaluate RUN``: compute every metric of a run again from its predictions; with DATA,
 test its network on other images."""
 
 import argparse
@@ -39,7 +39,7 @@ _MOST_DIFFERENCES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command. Returns its exit code: 0 ok, 1 recorded figures are not those of the
+    """Run the console command. Returns its exit code: 0 ok, 1 recorded metrics did not match the
     predictions, 2 usage, 3 data, 4 environment, 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _again(run: Path) -> int:
-    """From the predictions to everything that is made of them."""
+    """Compute metrics, figures and report again from the predictions."""
     test, val = run / TEST, run / VAL / PREDICTIONS
     if not (test / PREDICTIONS).is_file():
         raise DataError(
@@ -104,7 +104,7 @@ def _recorded(path: Path) -> dict[str, object] | None:
 
 
 def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """The run's network on images of DATA; results into a folder of their own."""
+    """Test the run's network on images of DATA; write the results to a new folder."""
     run, source = options.run, options.data
     network, device = load_network(run), console.device(options.device)
     found = read_images(source, group_regex=options.group_regex, group_column=options.group_column)

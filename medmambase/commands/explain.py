@@ -1,5 +1,5 @@
-"""``medmambase-explain RUN IMAGES``: draw what a network looks at, and measure whether that can be
-believed."""
+"""``medmambase-explain RUN IMAGES``: draw what a network looks at, and measure whether to trust
+it."""
 
 import argparse
 import sys

@@ -14,7 +14,7 @@ USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
 
 
 class UsageError(ValueError):
-    """The command was called with something that cannot be; the message says what can."""
+    """An argument of the command is invalid; the message says what is valid."""
 
 
 # What a person should do about each kind of failure is in its message; the exit code says which

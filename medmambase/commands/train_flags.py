@@ -1,5 +1,5 @@
-"""The flags of ``medmambase-train``: each is a setting of ``settings.py``, sorted here by idea,
-with the words that ``--help`` says about it."""
+"""Define the flags of ``medmambase-train``: each is a setting of ``settings.py``, in groups, with
+its help text."""
 
 import argparse
 import difflib
@@ -74,15 +74,15 @@ GROUPS: dict[str, dict[str, str]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for what cannot be read: the usage of some forty flags would only hide it."""
+    """Report an invalid flag in one line: the usage of some forty flags would only hide it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; {self.prog} --help lists everything\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """All flags, in groups; nothing is converted, so that every message comes from
-    ``settings.py``."""
+    """Return a parser of all flags, in groups; it converts nothing, so that every message comes
+    from ``settings.py``."""
     found = _Parser(
         prog="medmambase-train",
         usage="medmambase-train DATA [settings], or --config settings.toml [settings], or --resume runs/data-001",
@@ -120,10 +120,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | None]:
-    """The settings given by hand, the file of ``--config`` and the folder of ``--resume``.
+    """Return the settings given as flags, the file of ``--config`` and the folder of ``--resume``.
 
-    Raises ConfigError for a value that cannot be meant, and SystemExit, with code 2 and one line,
-    for an unknown flag.
+    Raises ConfigError for an invalid value, and SystemExit, with code 2 and one line, for an
+    unknown flag.
     """
     reader = parser()
     options, rest = reader.parse_known_args(words)

@@ -1,2 +1,1 @@
-"""Inference: what a trained network says of images, one at a time, as a stream, or of a whole
-split."""
+"""Predict images with a trained network: one at a time, as a stream, or a whole split."""

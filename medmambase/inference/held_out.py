@@ -1,5 +1,5 @@
-"""Find the images of other data that a finished network can be tested on, and which of them it has
-seen before."""
+"""Find images of other data on which a trained network can be tested, and those that it has seen
+before."""
 
 import csv
 import difflib
@@ -16,7 +16,7 @@ from medmambase.run_folder import IMAGES, LAST, SPLITS
 @dataclass(frozen=True)
 class Examination:
     """Images to test on, the names of those that the network was trained or selected on (or whose
-    patient was), unreadable files, and one line for each oddity."""
+    patient was), unreadable files, and notes of one line each."""
 
     images: ImageSet
     seen: frozenset[str]
@@ -25,8 +25,8 @@ class Examination:
 
 
 def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress) -> Examination:
-    """Decode the test images of ``found``: its own test split; where it has none, those that were
-    this run's test images; else all.
+    """Decode the test images of ``found``: its own test split; without one, those that were this
+    run's test images; else all images.
 
     Raises DataError for a class that the network does not know, and where there is no image.
     """
@@ -70,8 +70,8 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
 
 
 def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
-    """The values of a column in a file of a run, of the rows that are so; nothing where there is no
-    such file."""
+    """Return the values of a column in a CSV file of a run, for rows that match; an empty set
+    without that file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return {

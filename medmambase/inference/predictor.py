@@ -39,7 +39,7 @@ WANTED = (
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of one image.
+    """The prediction of a network for one image.
 
     ``index``: its position in what was given, from 0. ``path``: its file, None where a picture or
     an array was given. ``label``: the name of the most probable class, and ``probabilities``
@@ -129,8 +129,7 @@ class Predictor:
         temperature = None if calibrated is False else _temperature(folder)
         if calibrated and temperature is None:
             raise ConfigError(
-                f"calibrated is True, but {folder} has no {CALIBRATION}: the run had no validation images; leave it "
-                f"out"
+                f"calibrated is True, but {folder} has no {CALIBRATION}: the run had no validation images; leave it out"
             )
         return cls(network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision)
 
@@ -140,8 +139,8 @@ class Predictor:
         return self.network.classes
 
     def __call__(self, images: OneImage | Iterable[OneImage], batch_size: int = 16) -> Iterator[Prediction]:
-        """Predict images one after the other, in the order given; of a stream of any length only
-        some batches are in memory.
+        """Predict images in the order given; of a stream of any length, only a few batches are in
+        memory.
 
         ``images``: a path to an image; a folder, of which every image at any depth is taken; an
         array or tensor of uint8 (height, width) or (height, width, 3); a Pillow image; or any
@@ -199,8 +198,8 @@ def load_network(run: Path) -> MedMambaSE:
 
 
 def _temperature(folder: Path) -> float | None:
-    """The temperature of a run, also when its network's folder ``best`` was given: it was learned
-    for that network."""
+    """Read the temperature of a run, also when its network's folder ``best`` is given: it was
+    fitted for that network."""
     path = (folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent) / CALIBRATION
     try:
         temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"]) if path.is_file() else None
@@ -214,7 +213,7 @@ def _temperature(folder: Path) -> float | None:
 
 
 def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:
-    """What was given, as a stream of single images; what can be known to be wrong is said here."""
+    """Turn the given images into a stream of single images; invalid arguments are refused here."""
     if isinstance(images, str | os.PathLike):
         source = Path(images)
         if not source.exists():
@@ -239,7 +238,8 @@ def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:
 
 
 def _pixels(image: OneImage, high_depth: str) -> npt.NDArray[np.uint8]:
-    """A picture or an array as uint8 (h, w) or (h, w, 3). Raises TypeError or ValueError."""
+    """Convert a Pillow image or an array to uint8 (h, w) or (h, w, 3). Raises TypeError or
+    ValueError."""
     if isinstance(image, Image.Image):
         return picture_pixels(image, high_depth)
     if not isinstance(image, np.ndarray | Tensor):

@@ -1,4 +1,4 @@
-"""Compute class probabilities: the only softmax of the project, and the precision it is fed in.
+"""Compute class probabilities: the project's only softmax, and the precision of its inputs.
 
 ``predict`` is for images that are decoded already, such as the validation split after an epoch;
 ``stream.py`` is for files and arrays of any number.
@@ -21,7 +21,7 @@ _LEAST = np.finfo(np.float64).tiny
 
 
 class InferenceError(Exception):
-    """A network cannot be used for prediction, or its outputs are not numbers; the message says
+    """A network cannot be used for prediction, or its outputs are non-finite; the message says
     which and what to do."""
 
 
@@ -51,8 +51,8 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def log_probabilities(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the logits of probabilities (..., classes), up to a constant that a softmax does not
-    see."""
+    """Return the logits of probabilities (..., classes), up to a constant that does not change a
+    softmax."""
     logits: npt.NDArray[np.float64] = np.log(np.maximum(probabilities, _LEAST))
     return logits
 

@@ -1,4 +1,4 @@
-"""Predict a stream of images of any length, with some batches of it in memory."""
+"""Predict a stream of images of any length, with only a few batches in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,1 +1,2 @@
-"""Training: ``loop`` is the one visible loop, ``run_folder`` is where its results lie."""
+"""Train networks: ``loop`` is the training loop, and ``run`` surrounds it from settings to
+report."""

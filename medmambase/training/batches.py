@@ -14,12 +14,12 @@ from medmambase.model.network import last_map
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed that depends on the numbers alone, and on each of them."""
+    """Return a seed that depends on each of the numbers, and on nothing else."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def batches_per_epoch(images: int, batch_size: int, ranks: int = 1) -> int:
-    """Into how many batches of nearly equal size an epoch is cut. A batch holds at most
+    """Return the number of batches of nearly equal size in an epoch. A batch holds at most
     ``batch_size`` images for each of the ``ranks`` processes, but never one alone where two were
     asked for, and never fewer than there are processes.
 
@@ -31,8 +31,8 @@ def batches_per_epoch(images: int, batch_size: int, ranks: int = 1) -> int:
 
 
 def check_batches(images: int, size: int, batch_size: int, model: ModelConfig, ranks: int = 1) -> None:
-    """Raises ConfigError where a batch of one image meets maps of 1x1, in which BatchNorm has no
-    variance to measure, or where a process has no image."""
+    """Refuse batches that cannot be trained on. Raises ConfigError where a batch of one image meets
+    maps of 1x1, in which BatchNorm has no variance to measure, or where a process has no image."""
     if images < ranks:
         raise ConfigError(
             f"{images} training images cannot be shared by {ranks} processes; start at most {images} of them with "
@@ -48,8 +48,8 @@ def check_batches(images: int, size: int, batch_size: int, model: ModelConfig, r
 
 
 def steps_of(labels: Tensor, config: TrainConfig, epoch: int, ranks: int = 1) -> list[list[Tensor]]:
-    """The steps of an epoch: each one or, with ``accumulate``, several batches, each torch.int64
-    (b,).
+    """Return the steps of an epoch: each is one batch or, with ``accumulate``, several, each
+    torch.int64 (b,).
 
     A number is the image's row in the training set; what ``balance="sampler"`` draws for the second
     time is the row plus the number of images, for the third time plus twice that, so that every
@@ -63,8 +63,8 @@ def steps_of(labels: Tensor, config: TrainConfig, epoch: int, ranks: int = 1) ->
 
 
 def _balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """As many images as there are, equally many of each class: of a large class a part, of a small
-    one each image as often as any other, or once more."""
+    """Draw as many images as there are, equally many of each class: part of a large class; of a
+    small one, each image as often as any other, or once more."""
     images = len(labels)
     classes = [rows for rows in ((labels == label).nonzero()[:, 0] for label in labels.unique()) if len(rows)]
     share, left = divmod(images, len(classes))

@@ -1,4 +1,4 @@
-"""Save and load ``last/state.safetensors``: all that a training needs to go on as if it had never
+"""Save and load ``last/state.safetensors``: everything needed to resume a training exactly where it
 stopped.
 
 One file in one step, so its parts always belong together, and a kill at any byte leaves the file
@@ -36,8 +36,7 @@ class CheckpointError(Exception):
 
 @dataclass
 class State:
-    """How far a training has come: ``step`` steps of ``epoch`` are done, and ``epochs`` are
-    finished.
+    """Progress of a training: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
 
     ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is
     what it took so far.
@@ -52,7 +51,7 @@ class State:
 
 @dataclass
 class Learning:
-    """A network and all that is learned with it."""
+    """A network, its optimiser and the average of its weights."""
 
     network: MedMambaSE
     optimizer: torch.optim.Optimizer
@@ -60,11 +59,11 @@ class Learning:
 
     @property
     def judged(self) -> MedMambaSE:
-        """The network that is validated and kept: the average, where there is one."""
+        """The network that is validated and saved: the average, where there is one."""
         return self.average.network if self.average else self.network
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors; a name begins with whose it is."""
+        """Return all tensors by name; a prefix names their owner."""
         found = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         if self.average:
             found |= {f"average.{name}": t for name, t in self.average.network.state_dict().items()}
@@ -73,7 +72,7 @@ class Learning:
         return found
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of ``tensors``. Raises KeyError or RuntimeError for those of another
+        """Load what ``tensors`` returned. Raises KeyError or RuntimeError for tensors of another
         training."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         for key, t in tensors.items():
@@ -95,7 +94,7 @@ class Learning:
 
 
 def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
-    """All that decides a training's result besides its images, by names that a person can read."""
+    """Return everything that decides a training's result besides its images, by readable names."""
     own = {name: value for name, value in config.to_dict().items() if name not in CHANGE_NO_RESULT}
     parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
     flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -109,8 +108,8 @@ def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, proce
 def save(
     folder: Path, learning: Learning, state: State, description: Mapping[str, Any], images: Mapping[str, ImageSet]
 ) -> None:
-    """Write the state into ``folder`` in one step. Raises RunFolderError; the one before is then
-    still there."""
+    """Write the state into ``folder`` atomically. Raises RunFolderError; the previous state then
+    remains."""
     from safetensors.torch import save as as_bytes
 
     if not (folder / STATE).exists():
@@ -129,7 +128,7 @@ def save(
 def load(
     folder: Path, learning: Learning, description: Mapping[str, Any], images: Mapping[str, ImageSet]
 ) -> State | None:
-    """Fill ``learning`` with the state in ``folder``; None if there is none.
+    """Load the state in ``folder`` into ``learning``; return None if there is none.
 
     Raises ConfigError or DataError, with the differences, where settings or images are not those
     that the training began with, and CheckpointError.
@@ -149,8 +148,7 @@ def load(
         _same_settings(path, words["description"], description)
         if words["images"] != _fingerprints(images):
             raise DataError(
-                f"{folder}: the images differ from those of the start: "
-                f"{_changes(folder / IMAGES, images)}; {_ADVICE}"
+                f"{folder}: the images differ from those of the start: {_changes(folder / IMAGES, images)}; {_ADVICE}"
             )
         state = State(**words["state"])
         state.epochs = [Epoch(**epoch) for epoch in words["state"]["epochs"]]
@@ -172,8 +170,8 @@ _ADVICE = "restore what changed, or start a new run"
 
 
 def position(folder: Path) -> tuple[int, int] | None:
-    """The epoch from which the training in ``folder`` would go on, and after which of its steps;
-    None where it would begin."""
+    """Return the epoch and step from which the training in ``folder`` would resume; None if it
+    would start from the beginning."""
     try:
         state = _words((folder / STATE).read_bytes())["state"]
         return int(state["epoch"]), int(state["step"])
@@ -182,7 +180,8 @@ def position(folder: Path) -> tuple[int, int] | None:
 
 
 def _words(content: bytes) -> dict[str, Any]:
-    """The JSON in a checkpoint. Raises ValueError, LookupError or TypeError for another file."""
+    """Read the JSON in a checkpoint. Raises ValueError, LookupError or TypeError for another
+    file."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     words: dict[str, Any] = json.loads(header["__metadata__"]["training"])
     return words
@@ -213,7 +212,7 @@ def _listed(split: str, images: ImageSet) -> list[tuple[str, str, str, str]]:
 
 
 def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
-    """Which images came, went or changed since ``path`` was written."""
+    """Describe which images were added, removed or changed since ``path`` was written."""
     now = {row[1]: row for split, part in images.items() for row in _listed(split, part)}
     try:
         with path.open(encoding="utf-8", newline="") as file:

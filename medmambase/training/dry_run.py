@@ -1,5 +1,5 @@
-"""Try two batches before the first epoch, to find out whether memory suffices, how long an epoch
-will take, and whether the first loss is that of guessing.
+"""Try two batches before the first epoch, to find out whether memory is enough, how long an epoch
+takes, and whether the first loss is that of guessing.
 
 Afterwards weights, BatchNorm's statistics, gradients and random numbers are
 what they were.
@@ -25,7 +25,7 @@ class Rehearsal:
     of_bytes: int | None
 
     def line(self, classes: int, batches: int) -> str:
-        """One line for a person; ``batches`` in an epoch."""
+        """Return one line for the log; an epoch has ``batches`` batches."""
         memory = f"{self.bytes / 1e9:.2f} GB" + (f" of {self.of_bytes / 1e9:.0f} GB" if self.of_bytes else "")
         minutes, seconds = divmod(round(self.seconds * batches), 60)
         lasts = f"{minutes} min {seconds} s" if minutes else f"{max(seconds, 1)} s"
@@ -36,8 +36,9 @@ class Rehearsal:
 def rehearse(
     network: nn.Module, learn: Callable[[Tensor], float], batches: Sequence[Tensor], moments: int
 ) -> Rehearsal:
-    """``learn(rows)`` adds the gradients of a batch and returns its mean loss. Of ``batches`` the
-    first two are used, the only one twice.
+    """Measure the loss, time and memory of two batches. ``learn(rows)`` adds the gradients of a
+    batch and returns its mean loss. Of ``batches`` the first two are used; a single one is used
+    twice.
 
     Memory is the GPU's peak, elsewhere what is kept for backward, with the weights, their
     gradients, and the ``moments`` that the optimiser keeps of each.

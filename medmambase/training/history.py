@@ -1,4 +1,4 @@
-"""Keep the history of a training: its epochs, which of them is the best, and whether to go on."""
+"""Record the epochs of a training, choose the best one, and decide when to stop."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,8 +10,8 @@ from medmambase.config import TrainConfig
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of ``metrics.csv``; the figures of validation are None where there is nothing to
-    measure.
+    """One line of ``metrics.csv``; validation metrics are None where there are no validation
+    images.
 
     ``seconds`` stays out of the file: the same training gives the same file, however long it took
     and however often it was resumed.
@@ -30,7 +30,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All epochs, and which one's network lies in ``best/`` with what score of which figure."""
+    """All epochs, the one whose network is in ``best/``, its score, and the metric of that
+    score."""
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -39,10 +40,10 @@ class Outcome:
 
 
 def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
-    """The best, of the epochs that ``config.select_after`` lets choose from, is the one with the
-    highest selecting figure; among equals with the highest balanced accuracy, and then with the
-    lowest loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that
-    did. Where nothing is validated, or may be chosen yet, it is the last epoch.
+    """Choose the best of the epochs that ``config.select_after`` allows: the one with the highest
+    selecting metric; among equals with the highest balanced accuracy, and then with the lowest
+    loss, so that a figure that has reached its 1.0 does not hold on to the first epoch that did.
+    Where nothing is validated, or may be chosen yet, it is the last epoch.
 
     A figure that is undefined (one class in validation, say) gives way to the next that is defined.
     """
@@ -68,13 +69,14 @@ def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
 
 
 def is_over(epochs: Sequence[Epoch], config: TrainConfig) -> bool:
-    """Whether the last epoch is done, or ``patience`` epochs have passed without a better one."""
+    """Return whether the last epoch is done, or ``patience`` epochs have passed without
+    improvement."""
     waited = len(epochs) - outcome(epochs, config).best_epoch
     return len(epochs) >= config.epochs or bool(config.patience and waited >= config.patience)
 
 
 def line(epoch: Epoch) -> str:
-    """Show an epoch in one line."""
+    """Describe an epoch in one line."""
     return (
         f"epoch {epoch.epoch:3}  train loss {epoch.train_loss:.3f}  accuracy {epoch.train_accuracy:.3f}   val loss "
         f"{_wide(epoch.val_loss)}  "
@@ -88,6 +90,6 @@ def _wide(value: float | None) -> str:
 
 
 def write(path: Path, epochs: Sequence[Epoch]) -> None:
-    """``metrics.csv``: the column names, then a line for each epoch."""
+    """Write ``metrics.csv``: the column names, then one line per epoch."""
     rows = [{name: value for name, value in asdict(epoch).items() if name != "seconds"} for epoch in epochs]
     run_folder.write_rows(path, list(rows[0]), [list(row.values()) for row in rows])

@@ -1,4 +1,4 @@
-"""Handle Ctrl-C: the first one waits until the step is done, a second one does not.
+"""Handle Ctrl-C: the first one stops after the current step, a second one stops at once.
 
 The loop then saves and ends.
 """
@@ -17,7 +17,7 @@ _SECOND = 0.5
 
 @contextmanager
 def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only makes the function that is handed out true; a second one raises
+    """Delay the first Ctrl-C: it only makes the yielded function return true; a second one raises
     KeyboardInterrupt at once.
 
     Elsewhere than in the main thread, where no signal arrives, and where Ctrl-C is ignored, nothing

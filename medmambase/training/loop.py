@@ -1,4 +1,4 @@
-"""Train a network: the one loop, from a batch to a step, an epoch and a checkpoint.
+"""Train a network: the loop over batches, steps and epochs, with checkpoints.
 
 Decoded images are varied by ``data/augment.py`` and go through the network to the loss and a step;
 after each epoch the validation split is evaluated, and a line of ``metrics.csv``, the network in
@@ -54,7 +54,7 @@ from medmambase.training.tensorboard import board
 
 
 class TrainingError(Exception):
-    """Training cannot go on; the message says at which step, why, and what to try."""
+    """Training cannot continue; the message says at which step, why, and what to try."""
 
 
 def train(
@@ -71,7 +71,7 @@ def train(
     say: Callable[[str], object] = lambda line: None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train ``network`` where it is, writing ``metrics.csv``, ``best/`` and ``last/`` into ``run``
+    """Train ``network`` in place, and write ``metrics.csv``, ``best/`` and ``last/`` into ``run``
     after each epoch.
 
     ``last/`` also holds the state of the training, every ``config.save_every`` steps if that is
@@ -222,8 +222,8 @@ def train(
 
 @dataclass(frozen=True)
 class _Course:
-    """What stays the same from step to step; ``learner`` is the network or what averages its
-    gradients, ``weights`` (classes,) those of the loss."""
+    """Everything that stays the same from step to step; ``learner`` is the network or its wrapper
+    that averages gradients, ``weights`` (classes,) are those of the loss."""
 
     network: MedMambaSE
     learner: nn.Module
@@ -234,12 +234,12 @@ class _Course:
     ranks: Ranks
 
     def weight_of(self, rows: Tensor) -> float:
-        """The sum of the weights of a batch, all processes together."""
+        """Return the sum of the weights of a batch over all processes."""
         return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
 
     def loss(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Of this process's share of a batch: the weighted sum of losses, and how many images were
-        recognised."""
+        """Return the weighted sum of losses of this process's share of a batch, and the number of
+        correct predictions."""
         device, mine = next(self.network.parameters()).device, self.ranks.share(rows)
         places = mine % len(self.training.labels)
         labels = self.training.labels[places].to(device)
@@ -254,21 +254,21 @@ class _Course:
         return loss, (logits.detach().argmax(1) == labels).sum().float()
 
     def rehearse(self, rows: Tensor) -> float:
-        """Add the gradients of a batch that counts for nothing; its mean loss."""
+        """Add the gradients of a batch in the dry run; return its mean loss."""
         loss, _ = self.loss(rows, 0)
         (loss * (self.ranks.count / self.weight_of(rows))).backward()
         return self.ranks.sum(loss.detach()).item() / self.weight_of(rows)
 
     @torch.no_grad()
     def again(self, batches: Sequence[Tensor], epoch: int, step: int) -> None:
-        """The same forward passes as those of a step."""
+        """Repeat the forward passes of a step."""
         torch.manual_seed(seed_of(self.config.seed, epoch, step, self.ranks.rank))
         for rows in batches:
             self.loss(rows, epoch)
 
 
 def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:
-    """What an epoch leaves behind: its line of ``metrics.csv``, and its network."""
+    """Save the results of an epoch: its line of ``metrics.csv``, and its network."""
     try:
         if history.outcome(epochs, config).best_epoch == epochs[-1].epoch:
             network.save(run / BEST)
@@ -279,9 +279,7 @@ def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: Train
 
 
 def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Sequence[Epoch]) -> TrainingError:
-    kept = (
-        f"the last good network is in {run / 'last'}" if epochs else "no epoch was finished, so no network was saved"
-    )
+    kept = f"the last good network is in {run / 'last'}" if epochs else "no epoch was finished, so no network was saved"
     return TrainingError(
         f"{what} with learning rate {rate:.2g}; {kept}; try a smaller "
         f"--lr{'' if dtype == torch.float32 else ' or --precision float32'}"
@@ -299,8 +297,8 @@ def _figures(
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Within, cuDNN convolves with algorithms that give the same bits each time; the kernels of
-    this project always do."""
+    """Make cuDNN use deterministic algorithms; the kernels of this project always are
+    deterministic."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False

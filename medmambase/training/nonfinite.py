@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 def first_nonfinite(network: nn.Module) -> str | None:
-    """The first weight or running statistic that is no number: some of them do not show in the
-    outputs yet."""
+    """Return the name of the first non-finite weight or running statistic; not every one shows in
+    the outputs yet."""
     return next((name for name, t in network.state_dict().items() if _is_bad(t)), None)
 
 
 def first_bad_tensor(network: nn.Module, again: Callable[[], object]) -> str:
-    """Where the numbers of a step ended, in words: in a weight, in the output of a module when
-    ``again`` computes the step once more, or in a gradient.
+    """Describe the first non-finite tensor of a step: a weight, the output of a module when
+    ``again`` computes the step once more, or a gradient.
 
     Gradients are those of the step. BatchNorm's statistics are not asked: they are spoiled by what
     came before them.

@@ -19,7 +19,8 @@ MOMENTS: dict[Optimizer, int] = {"adamw": 2, "adam": 2}
 
 
 def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:
-    """The parts that ``config.freeze`` keeps as they are; their parameters get no gradient."""
+    """Freeze the parts that ``config.freeze`` names, and return them; their parameters get no
+    gradient."""
     parts: dict[str, list[nn.Module]] = {
         "none": [],
         "embedding": [network.embedding],
@@ -31,15 +32,15 @@ def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:
 
 
 def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
-    """Training mode but for what is frozen: there BatchNorm keeps its statistics, and no path is
-    dropped."""
+    """Set training mode except for frozen parts, where BatchNorm keeps its statistics and no path
+    is dropped."""
     network.train()
     for part in frozen:
         part.eval()
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over what is not frozen."""
+    """Make the optimiser, Adam or AdamW, of the parameters that are not frozen."""
     # Decay pulls towards zero, which is a preference only for the weights of linear maps and
     # convolutions.
     decayed: list[nn.Parameter] = []
@@ -63,8 +64,8 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
-    """The rate at a moment counted in epochs: linear warm-up, then constant or a half cosine to a
-    hundredth."""
+    """Return the learning rate at a moment counted in epochs: linear warm-up, then constant or a
+    half cosine to a hundredth."""
     warmup = min(config.warmup, config.epochs / 5)  # a short training is not spent on warming up
     if epoch < warmup:
         return config.lr * max(epoch / warmup, 0.01)
@@ -75,9 +76,9 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 
 
 def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
-    """torch.float32 (classes,), the weights of the loss: ones, or with ``balance="weights"`` such
-    that each class has the same part in it, with mean 1 over all images; a class without images
-    then weighs nothing.
+    """Return the class weights of the loss, torch.float32 (classes,): ones, or with
+    ``balance="weights"`` such that each class has the same part in it, with mean 1 over all images;
+    a class without images then weighs nothing.
     """
     if config.balance != "weights":
         return torch.ones(classes)
@@ -102,8 +103,8 @@ class Average:
 
     @torch.no_grad()
     def follow(self, steps: int) -> None:
-        """After each step, of which ``steps`` are done. The first ones count less far back, or the
-        average would long be one of random weights."""
+        """Update the average after a step; ``steps`` are done. Early on it looks back less far, or
+        it would long be an average of random weights."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         get_ema_multi_avg_fn(decay)([mine for mine, _ in self._floats], [theirs for _, theirs in self._floats], 0)
         for mine, theirs in self._counters:

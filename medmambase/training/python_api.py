@@ -1,4 +1,4 @@
-"""Train from Python: ``run = medmambase.train("scans", epochs=20)``, and what a run then holds."""
+"""Train from Python, and read the results: ``run = medmambase.train("scans", epochs=20)``."""
 
 import json
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def metrics(self) -> Metrics | None:
-        """The figures of the test images, with intervals; None where there are no test images, or
+        """The metrics of the test images, with intervals; None where there are no test images, or
         the training has not ended. Raises MetricsError for a damaged file."""
         path = self.folder / run_folder.TEST / run_folder.METRICS
         try:
@@ -71,12 +71,12 @@ class Run:
         backend: str | None = None,
         precision: Precision = "auto",
     ) -> Predictor:
-        """Return what predicts images with the best network; arguments and errors are those of
+        """Return a predictor with the best network; arguments and errors are those of
         ``Predictor.load``."""
         return Predictor.load(self, device=device, calibrated=calibrated, backend=backend, precision=precision)
 
     def resume(self, *, say: Say | None = None, progress: Progress | None = None, **settings: Any) -> "Run":
-        """Go on with an interrupted training, as if it had never stopped.
+        """Continue an interrupted training exactly where it stopped.
 
         ``settings``: those that change no result, which are ``data`` (where the images lie now),
         ``device``, ``cache``, ``save_every`` and ``tensorboard``. The rest, and the errors, are
@@ -133,7 +133,8 @@ def _train(
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a file would give them. Raises ConfigError for one that does not exist."""
+    """Convert settings to the form that a file gives. Raises ConfigError for one that does not
+    exist."""
     given: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in known.TYPES:
@@ -149,9 +150,9 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(function: str, given: dict[str, Any]) -> str:
-    """How the training was started, as a line of Python."""
+    """Return the line of Python that started the training."""
     return f"medmambase.{function}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def _silent(line: str) -> None:
-    """Say nothing."""
+    """Print nothing."""

@@ -1,4 +1,4 @@
-"""Train a run from its settings to its report: everything that surrounds the loop."""
+"""Train a run, from its settings to its report: everything around the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -34,8 +34,9 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before anything is made. ``manifest`` is None for the demo, ``tensors`` where
-    the network is a new one; ``precision`` and ``engine`` are lines for a person."""
+    """Everything that is known before a folder is created. ``manifest`` is None for the demo,
+    ``tensors`` where the network is a new one; ``precision`` and ``engine`` are lines for a
+    person."""
 
     settings: Settings
     model: ModelConfig
@@ -49,8 +50,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Started:
-    """A run whose folder belongs to this process, ready to be trained; ``resumes`` one that was
-    begun before."""
+    """A run that is ready to be trained, its folder locked by this process; ``resumes`` if it was
+    started before."""
 
     plan: Plan
     folder: Path
@@ -60,8 +61,8 @@ class Started:
 
 @contextmanager
 def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started]:
-    """Check everything that settings can be wrong about, then make the run's folder, or take up
-    ``resumed``; within, the folder is locked and the backend chosen.
+    """Check all settings, then create the run's folder, or continue ``resumed``; inside the
+    context, the folder is locked and the backend chosen.
 
     Raises, with nothing made, ConfigError, DataError, ImageError, WeightsError, BackendError and
     CheckpointError; and RunFolderError or RankError.
@@ -79,7 +80,7 @@ def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started
 
 
 def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None) -> Plan:
-    """Look at device, files and network. Raises what ``started`` raises."""
+    """Check device, files and network. Raises what ``started`` raises."""
     config = settings.training
     if resumed and settings.data and not Path(settings.data).exists():
         raise DataError(
@@ -157,7 +158,8 @@ def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
 
 
 def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: Outcome, command: str, say: Say) -> None:
-    """The best network on validation and test images, what it looks at, and the report."""
+    """Evaluate the best network on validation and test images, draw explanations, and write the
+    report."""
     plan, folder, settings = run.plan, run.folder, run.plan.settings
     best = MedMambaSE.load(folder / run_folder.BEST).to(plan.device)
     batch_size, test = settings.training.batch_size, images.split("test")
@@ -181,7 +183,7 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
 
 
 def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[str, Any]:
-    """What the settings became, said, and as the content of ``config.json``."""
+    """Print network, device, backend and precision; return the content of ``config.json``."""
     parameters = sum(p.numel() for p in network.parameters())
     say(
         f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, "
@@ -199,7 +201,7 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
 
 
 def _name(settings: Settings) -> str:
-    """What the run's folder is called."""
+    """Return the name of the run's folder, without its number."""
     data = Path(settings.data or "demo").resolve()
     return settings.name or (data.stem if data.is_file() else data.name)
 
@@ -221,9 +223,9 @@ def _demo(folder: Path, seed: int, ranks: Ranks, say: Say) -> Manifest:
 
 
 def _silent(line: str) -> None:
-    """What all but the first of several processes say."""
+    """Print nothing: only the first of several processes does."""
 
 
 def no_progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-    """Show nothing of what takes long."""
+    """Show no progress."""
     return items

@@ -1,5 +1,5 @@
-"""Prepare a training: decode and audit the images of a run, build the network that it begins with,
-and write what its folder says about both.
+"""Prepare a training: decode and audit the images of a run, build its initial network, and record
+both in its folder.
 """
 
 import json
@@ -29,8 +29,8 @@ MOST_LINES = 20  # about images that cannot be read; the report has them all
 
 @dataclass(frozen=True)
 class Intake:
-    """All images of a run, how they were prepared, what was found in them, and what is to be said
-    of it: one line each."""
+    """All images of a run, their preprocessing, the findings of the audit, and one line for each
+    note."""
 
     images: ImageSet
     preprocessing: Preprocessing
@@ -39,7 +39,7 @@ class Intake:
     notes: tuple[str, ...]
 
     def counts(self, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-        """Images by split and class, of the splits that have any."""
+        """Count images by split and class, for splits that have any."""
         found = {split: Counter(classes[s.label] for s in self.images.samples if s.split == split) for split in SPLITS}
         return {split: {name: of_class[name] for name in classes} for split, of_class in found.items() if of_class}
 
@@ -68,7 +68,7 @@ def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path
 
 
 def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:
-    """What a person should know of the images before they are trained on."""
+    """Print what a person should know about the images before training."""
     say(f"data:      {manifest.method}")
     for note in intake.notes:
         say(f"note: {note}")
@@ -105,7 +105,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
 
 
 def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
-    """``data_report.json`` and ``splits.csv``, which is a manifest of the images that could be
+    """Write ``data_report.json``, and ``splits.csv``, a manifest of the images that could be
     read."""
     run_folder.write_json(
         run / run_folder.DATA_REPORT,
@@ -119,16 +119,15 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
 
 
 def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, allow_leak: bool) -> None:
-    """Raises DataError where these images cannot be trained on, where none that is bad was to be
-    skipped, or where a patient, as only the decoded files tell, is in two splits.
+    """Refuse images that cannot be trained on. Raises DataError where a class has no readable
+    training image, where an image is unreadable and ``skip_bad`` is False, or where a patient is in
+    two splits according to the decoded files.
     """
     if intake.bad and not skip_bad:
         more = (
             f", and {len(intake.bad) - 1} more listed in {run / run_folder.DATA_REPORT}" if len(intake.bad) > 1 else ""
         )
-        raise DataError(
-            f"{intake.bad[0]}{more}; fix or remove unreadable files, or skip them with --on-bad skip"
-        )
+        raise DataError(f"{intake.bad[0]}{more}; fix or remove unreadable files, or skip them with --on-bad skip")
     if intake.audit.patients and not allow_leak:
         raise DataError(
             f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, according to the image "
@@ -145,8 +144,8 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
 
 
 def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelConfig]:
-    """The tensors to start from, and their network as the recipe wants it. Raises WeightsError, or
-    ConfigError where the two contradict each other."""
+    """Read the tensors to start from, and the network that the recipe wants for them. Raises
+    WeightsError, or ConfigError where the two contradict each other."""
     tensors, found = weights.read_start(path)
     if config.block and as_coded(config.block) != as_coded(found.block):
         fitting = ", ".join(
@@ -177,7 +176,7 @@ def begin(
     preprocessing: Preprocessing,
     say: Callable[[str], object],
 ) -> MedMambaSE:
-    """A new network, or one that starts from the tensors of another."""
+    """Build a new network, or one that starts from the tensors of another."""
     if tensors is None:
         return MedMambaSE(
             replace(model, num_classes=len(classes), in_chans=preprocessing.channels),
@@ -192,13 +191,13 @@ def begin(
 
 
 def has_begun(run: Path) -> bool:
-    """Whether a training in ``run`` has come to a checkpoint."""
+    """Return whether ``run`` has a checkpoint to resume from."""
     return (run / run_folder.LAST / run_folder.STATE).is_file()
 
 
 def model_of(run: Path) -> ModelConfig:
-    """The network of a run that has begun. Raises CheckpointError where its ``config.json`` does
-    not tell."""
+    """Read the network's configuration of a run that has started. Raises CheckpointError where its
+    ``config.json`` does not have it."""
     path = run / run_folder.DESCRIPTION
     try:
         return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))["model"])
@@ -209,7 +208,8 @@ def model_of(run: Path) -> ModelConfig:
 
 
 def write_command(run: Path, command: str, goes_on: bool) -> None:
-    """``command.txt``: how the run was started, and below it how it was resumed."""
+    """Write ``command.txt``: the command that started the run, and below it those that resumed
+    it."""
     path = run / run_folder.COMMAND
     before = path.read_text(encoding="utf-8") if goes_on and path.is_file() else ""
     run_folder.write_text(path, f"{before}{command}\n")

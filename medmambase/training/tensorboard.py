@@ -1,4 +1,4 @@
-"""Write the figures of each epoch for TensorBoard, which is an extra.
+"""Write the metrics of each epoch for TensorBoard, an optional dependency.
 
 They are the numbers of ``metrics.csv``.
 """
@@ -14,8 +14,8 @@ from medmambase.training.history import Epoch
 
 @contextmanager
 def board(folder: Path, next_epoch: int) -> Iterator[Callable[[Epoch], None]]:
-    """Hands out a function that writes an epoch's figures into ``folder``. What an earlier sitting
-    wrote from ``next_epoch`` on is taken back.
+    """Yield a function that writes an epoch's metrics into ``folder``. Entries of an earlier
+    session from ``next_epoch`` on are removed.
 
     Raises ConfigError where TensorBoard is not installed.
     """

@@ -125,7 +125,10 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("make_plan", "interrupted before a run folder was created"), ("loop.train", "interrupted before the first step was saved")],
+    [
+        ("make_plan", "interrupted before a run folder was created"),
+        ("loop.train", "interrupted before the first step was saved"),
+    ],
 )
 def test_an_interrupt_promises_only_what_there_is(
     place: str,

@@ -235,9 +235,7 @@ def test_images_that_are_decoded_when_they_are_used_train_to_the_same_bits(
         follow(replace(PLAIN, balance="sampler"), tmp_path / "b", training=lazy),
     )
     assert announced == [24, 24]  # so that threads decode them while the network is busy
-    assert (
-        len(asked) == 2 * 24 + 2 * 8
-    )  # each once an epoch, and two batches for the dry run: none was decoded in vain
+    assert len(asked) == 2 * 24 + 2 * 8  # each once an epoch, and two batches for the dry run: none was decoded in vain
 
 
 def test_a_dry_run_leaves_no_trace_and_predicts_memory_and_time(tmp_path: Path) -> None:
@@ -287,7 +285,8 @@ def test_where_numbers_end_is_named(spoil: Callable[[MedMambaSE], object], said:
     spoil(net)
     with pytest.raises(
         loop.TrainingError,
-        match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was saved; try a smaller --lr$",
+        match=f"at epoch 1, step 1 of 3 .*{said}.*; no epoch was finished, so no network was saved; "
+        "try a smaller --lr$",
     ):
         follow(PLAIN, tmp_path, net)
 
