@@ -123,7 +123,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     if "recipe" in written and flags.get("recipe", written["recipe"]) != written["recipe"]:
         raise ConfigError(
             f"--recipe is {flags['recipe']!r}, and {file} has recipe {written['recipe']!r}, whose other settings "
-            f"would win over it; "
+            f"would override it; "
             "leave out --recipe, or remove it and its settings from the file"
         )
     given = {**written, **flags}

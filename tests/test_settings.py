@@ -145,7 +145,7 @@ def test_a_recipe_by_flag_does_not_only_rename_what_the_file_sets(tmp_path: Path
     file = written(tmp_path, resolve({"data": "x"}).to_toml())
     with pytest.raises(
         ConfigError,
-        match=r"--recipe is 'readme', and .* has recipe 'ultrasound', whose other settings would win over it",
+        match=r"--recipe is 'readme', and .* has recipe 'ultrasound', whose other settings would override it",
     ):
         resolve({"recipe": "readme"}, file)
     assert resolve({"recipe": "readme"}, written(tmp_path, "epochs = 2")).training == replace(

@@ -82,7 +82,7 @@ def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> lis
         called = comparison.mcnemar(one, other)
         areas = {classes[column]: comparison.delong_test(one, other, column) for column in columns}
         print(
-            f"  pair {number}  McNemar: right in A alone {called.only_first}, in B alone {called.only_second}, p "
+            f"  pair {number}  McNemar: correct only in A {called.only_first}, only in B {called.only_second}, p "
             f"{_p(called.p)}"
         )
         for name, (difference, error, p) in areas.items():

@@ -133,35 +133,34 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-evaluate",
-        description="Compute every figure of a run again from its predictions.csv, with pictures and report; or, "
-        "with DATA, try its network on other images.",
-        epilog="exit code: 0 ok, 1 the recorded figures were not those of the predictions, 2 usage, 3 data, 4 "
-        "environment",
+        description="Compute the metrics, figures and report of a run again from its predictions.csv; or, with DATA, "
+        "test its network on other images.",
+        epilog="exit code: 0 ok, 1 the recorded metrics did not match the predictions, 2 usage, 3 data, 4 environment",
         allow_abbrev=False,
     )
     found.add_argument(
         "run",
         type=Path,
         metavar="RUN",
-        help="the folder of a run; or a predictions.csv, whose figures are then printed",
+        help="a run folder; or a predictions.csv, to print its metrics",
     )
     found.add_argument(
         "data",
         type=Path,
         nargs="?",
         metavar="DATA",
-        help="images with classes, as medmambase-train takes them: the test split, or all of them",
+        help="labelled images in any form that medmambase-train accepts: their test split, or else all of them",
     )
     found.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="with a predictions.csv: write every figure and interval to a file such as the test/metrics.json of a run",
+        help="with a predictions.csv: also write all metrics and intervals, as in test/metrics.json",
     )
     found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
     found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
     found.add_argument("--group-column", help="the CSV column that names the patient")
-    found.add_argument("--batch-size", type=console.positive, default=32, help="images at a time (%(default)s)")
+    found.add_argument("--batch-size", type=console.positive, default=32, help="images per batch (%(default)s)")
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return found
 

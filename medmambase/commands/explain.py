@@ -52,17 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         "medmambase-explain",
         description="Draw what a network looks at: evidence for the class, delta of the four scans, "
-        "squeeze-and-excitation before and after, gates of "
-        "each class; and test whether the evidence is where the network finds it.",
+        "maps before and after squeeze-and-excitation, and the gates of "
+        "each class; and measure whether the evidence map can be trusted.",
         epilog="exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted",
         allow_abbrev=False,
     )
-    found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     found.add_argument(
         "images",
         type=Path,
         metavar="IMAGES",
-        help="an image, or a folder; below a folder of a class's name it is taken to be of that class",
+        help="an image or a folder; an image below a folder named after a class counts as one of that class",
     )
     found.add_argument(
         "--most", type=console.positive, default=MOST, help="maximum number of images to explain (%(default)s)"

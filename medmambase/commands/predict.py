@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "3 data, 4 environment, 130 interrupted",
         allow_abbrev=False,
     )
-    found.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, or of a network")
+    found.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of a network")
     found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder with images at any depth")
     found.add_argument(
         "-o",
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="calibrate the probabilities with the temperature fitted on the run's validation images",
     )
-    found.add_argument("--batch-size", type=console.positive, default=16, help="images at a time (%(default)s)")
+    found.add_argument("--batch-size", type=console.positive, default=16, help="images per batch (%(default)s)")
     found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     return found
 

@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "group_column": "the CSV column that names the patient; keeps each patient in one split",
         "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
-        "validates on it instead",
+        "validates on this fold instead",
         "allow_leak": "continue even if a patient is in two splits",
         "on_bad": "if an image cannot be read: skip it with a message, or stop with an error",
         "in_chans": "input channels: 1 grey, 3 RGB, auto: 1 if every image is grey",
@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "accumulate": "batches per optimiser step: acts like a larger batch in the same memory",
         "optimizer": "optimiser",
         "lr": "peak learning rate",
-        "schedule": "how the learning rate decreases",
+        "schedule": "how the learning rate changes after the warm-up",
         "warmup": "epochs over which the learning rate rises to its peak",
         "weight_decay": "weight decay",
         "clip_norm": "maximum gradient norm; longer gradients are scaled down to it; 0: no limit",

@@ -77,7 +77,7 @@ def train(
     ``last/`` also holds the state of the training, every ``config.save_every`` steps if that is
     set; ``resume`` goes on from it, or begins where there is none yet. ``tell`` hears of each
     epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch
-    is ``best/`` is told by ``history.outcome``. With ``config.ema`` both folders hold the average
+    is ``best/`` is chosen by ``history.outcome``. With ``config.ema`` both folders hold the average
     of the weights, and it is what validation judges.
 
     Raises ConfigError where a batch of one image cannot be normalised or the resumed training had

@@ -202,7 +202,7 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     assert (
         "6 test images; intervals at 95 %" in alone
         and "another seed may change the result" in alone
-        and "McNemar: right in A alone" in alone
+        and "McNemar: correct only in A" in alone
     )
     assert (
         compare.main([str(trained / "plain-*"), "--against", str(trained / "se-*"), "--json", str(tmp_path / "c.json")])
