@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json",
         type=Path,
         metavar="FILE",
-        help="with a predictions.csv: also write all metrics and intervals, as in test/metrics.json",
+        help="with a predictions.csv: also write all metrics and intervals to FILE, as in test/metrics.json of a run",
     )
     found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
     found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
