@@ -149,7 +149,7 @@ def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> No
 def test_intervals_hold_the_truth_as_often_as_they_say(population: Population) -> None:
     found = coverage(population, 120, 60, population_size=100_000)
     # Of 60 sets 57 should hold it; 50 or fewer are expected once in 2,000 times.
-    # tools/interval_coverage.py counts thousands.
+    # tools/stress/interval_coverage.py counts thousands.
     assert {name: part for name, part in found.items() if part < 51 / 60} == {}
 
 
