@@ -33,7 +33,7 @@ _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by f
 class Settings:
     """All settings of a run, as the user gave them: paths are strings, and None means automatic.
 
-    ``data``: whatever ``data/manifest/sources.py`` reads; ``demo`` draws images instead. ``group_regex``
+    ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
     which this run is ``fold``, counted from 0 (folds 0: none). ``allow_leak``: go on with patients
     in two splits.
