@@ -17,12 +17,13 @@ from wine import Done, Wine
 # windows_check.py --quick leaves these out: numbers, drawings and pages, which are alike on every
 # system, and what its step `kernels` does too.
 ALIKE = (
-    "audit", "augment", "backend", "bench", "bench_command", "calibration", "capture", "comparison", "compile_kernels",
-    "config", "cpu_vectors", "damaged_files", "depthwise_silu", "explanation_folder", "far_memory", "figures",
-    "frozen", "gated_norm", "inference", "intervals", "loop", "mamba_grid", "maps", "measure_loader", "metrics",
-    "network", "odd_formats", "optimise", "phantom", "predictions", "published", "report", "report_damage",
-    "selective_scan", "selective_scan_2d", "selective_scan_laws", "settings", "squeeze_excite",
-    "torch_citizenship", "torch_devices", "torch_func", "upstream",
+    "arguments", "audit", "augment", "backend", "bench", "bench_command", "calibration", "capture", "comparison",
+    "compile_kernels", "config", "cpu_vectors", "damaged_files", "depthwise_silu", "docs", "explanation_folder",
+    "far_memory", "figures", "first_steps", "frozen", "gated_norm", "inference", "intervals", "loop", "mamba_grid",
+    "maps", "measure", "measure_loader", "metrics", "network", "odd_formats", "operators", "optimise", "original",
+    "phantom", "predictions", "published", "report", "report_damage", "selective_scan", "selective_scan_2d",
+    "selective_scan_laws", "selective_scan_module", "settings", "squeeze_excite", "torch_citizenship",
+    "torch_devices", "torch_func", "upstream", "validation",
 )  # fmt: skip  # names
 
 
