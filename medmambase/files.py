@@ -1,4 +1,5 @@
-"""Write a file beside its place, then move it there: no kill at any byte spoils what is there."""
+"""Write files atomically: beside their place, then moved there, so that a kill at any byte spoils
+nothing."""
 
 import json
 import os
@@ -9,8 +10,7 @@ from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The file at once, or not at all. Raises OSError, and then what was there before is
-    unharmed."""
+    """Write a whole file, or nothing. Raises OSError; the previous file is then unchanged."""
     beside = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,19 +26,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 with plain line ends, as ``write_bytes``."""
+    """Write UTF-8 with LF line ends, as ``write_bytes`` does."""
     # A file name that is no valid Unicode is written with escapes: it must not cost the run.
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Readable JSON, as ``write_bytes``; NaN is refused, since it is no JSON."""
+    """Write indented JSON, as ``write_bytes`` does; NaN is refused, because JSON has none."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def move(beside: Path, path: Path) -> None:
-    """``os.replace`` with patience: on Windows a virus scanner or an indexer may have the old file
-    open for a moment. Raises OSError."""
+    """Replace a file, and retry for a while: on Windows a virus scanner or an indexer may have the
+    old file open for a moment. Raises OSError."""
     for pause in (0.05, 0.2, 1.0):
         try:
             return os.replace(beside, path)

@@ -1,4 +1,4 @@
-"""This machine: the device that computes, and the versions that a result may depend on."""
+"""Describe this machine: the device that computes, and the versions that a result may depend on."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ _PACKAGES = ("medmambase", "medmambase-kernels", "torch", "triton", "triton-wind
 
 
 def choose_device(wish: str | torch.device | None, argument: str = "device") -> torch.device:
-    """Return the device wished for, or the GPU if there is one, else the CPU. Raises ConfigError,
+    """Return the requested device, or the GPU if there is one, else the CPU. Raises ConfigError,
     naming ``argument``, where it cannot be used."""
     try:
         found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -33,8 +33,8 @@ _WANTED = {
 
 
 def check(name: str, value: object, wanted: Any, error: type[Exception], typed: bool = False) -> Any:
-    """``value`` as the annotation ``wanted`` has it. Raises ``error`` with one line: what ``name``
-    or a part of it is, and what it must be.
+    """Validate ``value`` against the annotation ``wanted``, and return it. Raises ``error`` with
+    one line: what ``name`` or a part of it is, and what it must be.
 
     ``typed``: the value is what a person typed, so "3" is a whole number.
     """
@@ -46,7 +46,7 @@ def check(name: str, value: object, wanted: Any, error: type[Exception], typed: 
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that a person most likely meant."""
+    """Return the name in ``known`` that the user most likely meant."""
     return get_close_matches(name, sorted(known), n=1, cutoff=0)[0]
 
 
@@ -56,7 +56,7 @@ def _adapter(wanted: Any) -> TypeAdapter[Any]:
 
 
 def _in_words(name: str, error: ErrorDetails) -> str:
-    """One of pydantic's errors for a person."""
+    """Describe one of pydantic's errors for the user."""
     place = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
     if error["type"] == "missing":
         return f"{place} is missing"
