@@ -1,4 +1,5 @@
-"""The rules of docs/architecture.md: its map shows every file, and its walks name what exists.
+"""The rules of two pages that name files: docs/architecture.md, whose map shows every file and
+whose walks name what exists, and tests/planted_faults.md, which names tests that exist.
 test_house.py applies them, and shows each a planted fault."""
 
 import ast
@@ -12,6 +13,7 @@ from house_source import sources, tree
 
 PACKAGES = ("medmambase", "kernels/medmambase_kernels")
 PAGE = "docs/architecture.md"
+PLANTED = "tests/planted_faults.md"
 
 
 def the_map_shows_every_file(root: Path) -> Iterator[str]:
@@ -49,8 +51,31 @@ def the_walks_name_what_exists(root: Path) -> Iterator[str]:
                 yield f"{PAGE}: none of the files in {item.splitlines()[0]!r} defines {span}"
 
 
-def _found(root: Path, name: str) -> Path | None:
-    return next((path for base in ("", *PACKAGES) if (path := root / base / name).is_file()), None)
+def the_planted_faults_name_tests_that_exist(root: Path) -> Iterator[str]:
+    """The second column names files, below tests/ or from the root, and behind ``::`` what they
+    define; ``test_{a,b}.py`` are two files."""
+    page = (root / PLANTED).read_text(encoding="utf-8")
+    for row in page.partition("|---|---|---|\n")[2].partition("\n\n")[0].splitlines():
+        fault, caught, *_ = [*row.strip("| ").split(" | "), "", ""]
+        named = [name for span in re.findall(r"`([^`]+\.py[^`]*)`", caught) for name in _one_by_one(span)]
+        if not named:
+            yield f"{PLANTED}: {fault!r} names no test"
+        for file, _, test in (name.partition("::") for name in named):
+            path = _found(root, file, ("tests", ""))
+            if not path:
+                yield f"{PLANTED}: there is no file {file}"
+            elif test and test not in _names(path):
+                yield f"{PLANTED}: {file} defines no {test}"
+
+
+def _one_by_one(span: str) -> list[str]:
+    before, brace, rest = span.partition("{")
+    inside, _, after = rest.partition("}")
+    return [f"{before}{one}{after}" for one in inside.split(",")] if brace else [span]
+
+
+def _found(root: Path, name: str, bases: tuple[str, ...] = ("", *PACKAGES)) -> Path | None:
+    return next((path for base in bases if (path := root / base / name).is_file()), None)
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -67,4 +92,8 @@ def _names(path: Path) -> Iterator[str]:
         yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
 
 
-MAP_RULES: tuple[Rule, ...] = (the_map_shows_every_file, the_walks_name_what_exists)
+MAP_RULES: tuple[Rule, ...] = (
+    the_map_shows_every_file,
+    the_walks_name_what_exists,
+    the_planted_faults_name_tests_that_exist,
+)

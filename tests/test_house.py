@@ -5,7 +5,12 @@ from pathlib import Path
 import house_rules
 import pytest
 from house_imports import IMPORT_RULES, imports_keep_their_direction, no_import_leads_back
-from house_map import MAP_RULES, the_map_shows_every_file, the_walks_name_what_exists
+from house_map import (
+    MAP_RULES,
+    the_map_shows_every_file,
+    the_planted_faults_name_tests_that_exist,
+    the_walks_name_what_exists,
+)
 from house_rooms import ROOM_RULES, commands_do_no_work, run_folder_names_its_files, softmax_lives_in_inference
 from house_rules import (
     Rule,
@@ -50,6 +55,11 @@ kernels/medmambase_kernels/
 1. `config.py` has `Bare`.
 2. `model/layers.py` and
    `_cpu/scan.py`.
+"""
+PLANTED = """| Fault | Caught by | Again |
+|---|---|---|
+| D x forgotten | `test_scan.py::test_it_is_exact` | - |
+| A file moved while it is open | `{test_scan,test_map}.py` under `tools/under.py` | 2026-11-28 |
 """
 FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (imports_keep_their_direction, "medmambase/config.py", "import medmambase.model.network"),
@@ -130,6 +140,15 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (the_map_shows_every_file, "docs/architecture.md", MAP.replace("  config.py", "  gone.py  left\n  config.py")),
     (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("config.py` has", "configs.py` has")),
     (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("`Bare`", "`Clothed`")),
+    *(
+        (the_planted_faults_name_tests_that_exist, "tests/planted_faults.md", PLANTED.replace(name, wrong))
+        for name, wrong in (
+            ("::test_it_is", "::test_it_was"),
+            ("`test_scan.py", "`test_gone.py"),
+            (",test_map", ",test_maps"),
+            ("`test_scan.py::test_it_is_exact`", "a test"),
+        )
+    ),
 )
 BACKEND = """import importlib
 
@@ -148,6 +167,10 @@ def house(tmp_path: Path) -> Path:
     )
     files = dict.fromkeys(empty, "") | {
         "docs/architecture.md": MAP,
+        "tests/planted_faults.md": PLANTED,
+        "tests/test_scan.py": "def test_it_is_exact() -> None: ...\n",
+        "tests/test_map.py": "",
+        "tools/under.py": "",
         "medmambase/__init__.py": "__all__ = ['VERSION']\n",
         "medmambase/config.py": "class Bare: ...\n",
         "medmambase/run_folder.py": "BEST, REPORT = 'best', 'report.html'\n",
