@@ -187,7 +187,7 @@ def test_what_all_pictures_of_a_probe_share_makes_no_duplicates() -> None:
     assert audit(images, found).near == (("002.png", "005.png"),)
 
 
-@pytest.mark.parametrize(("share", "found_twice"), [(0.55, False), (0.85, True)])
+@pytest.mark.parametrize(("share", "found_twice"), [(0.55, False), (0.72, False), (0.75, True), (0.85, True)])
 def test_a_picture_that_is_partly_another_is_its_duplicate_only_if_it_is_that_nearly(
     share: float, found_twice: bool
 ) -> None:

@@ -81,8 +81,11 @@ def test_shares_are_near_70_15_15_in_every_class() -> None:
     assert done.method == "split 70/15/15 into train, val and test by patient, stratified, seed 1" and done.notes == ()
 
 
-def test_the_split_depends_on_names_and_seed_not_on_the_order_of_the_images() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["by patient", "by image"])
+def test_the_split_depends_on_names_and_seed_not_on_the_order_of_the_images(known: bool) -> None:
     found = patients(40, 4)
+    if not known:
+        found = replace(found, samples=tuple(replace(sample, patient="") for sample in found.samples))
     shuffled = replace(found, samples=tuple(random.Random(1).sample(found.samples, len(found.samples))))
 
     def of(one: Manifest, seed: int) -> dict[str, str]:
