@@ -58,6 +58,8 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="cp1252")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("truncated.jpg") == 1
+    shown = images.name.encode("cp1252", "replace").decode("cp1252")  # a question mark for what cp1252 has not
+    assert "?" not in (done.stdout + done.stderr).replace(shown, "")
     return runs / "lauf-1-001"
 
 
