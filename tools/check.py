@@ -100,7 +100,9 @@ def main(arguments: Sequence[str]) -> int:
 def cores() -> int:
     """Count the cores that this process may use, eight at most: each process of tests wants half a
     gigabyte."""
-    return min(8, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    if sys.platform == "linux":
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
 
 
 def _how(jobs: int, fast: bool) -> list[str]:
