@@ -173,7 +173,7 @@ def test_what_is_no_image_in_a_stream_is_a_problem_and_the_stream_goes_on(networ
     good = np.zeros((8, 8), dtype=np.uint8)
     bad = [
         (images / "nowhere.png", "No such file"),
-        (images, "directory"),
+        (images, "a folder, not an image"),
         (np.zeros((8, 8)), r"an image is float64 (8, 8); wanted"),
         (np.zeros((3, 8, 8), dtype=np.uint8), "move the channels to the end"),
         (np.zeros((5, 8, 8), dtype=np.uint8), "give several grey images as a list"),

@@ -212,7 +212,8 @@ def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, in
                 return dicom.read(path, high_depth, _room_for)
             return _decode_by_pillow(stream, high_depth)
     except Exception as error:  # damaged files make Pillow raise nearly every type there is
-        raise ImageError(path, _reason(error)) from error
+        # Windows says of a folder only that permission is denied.
+        raise ImageError(path, "a folder, not an image" if path.is_dir() else _reason(error)) from error
 
 
 def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:
