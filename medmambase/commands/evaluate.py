@@ -91,7 +91,8 @@ def _again(run: Path) -> int:
             print(f"and {len(changed) - _MOST_DIFFERENCES} more")
         return DIFFERENT
     if before[METRICS] is not None:
-        print("every metric matches the recorded one, to the last digit")
+        how = "to the last digit" if before == after else "up to rounding"
+        print(f"every metric matches the recorded one, {how}")
     return 0
 
 

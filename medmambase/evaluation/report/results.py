@@ -7,6 +7,7 @@ A training does so when it ends, and ``medmambase-evaluate`` at any time.
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -147,13 +148,24 @@ def _access_log(run: Path) -> Path:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], below: Sequence[str] = ()) -> list[str]:
-    """List the values of one file that differ from those of another, by their names; every digit
-    counts."""
+    """List the values of one file that differ from those of another, by their names.
+
+    Numbers are alike to a millionth: another processor, system or version of NumPy rounds
+    otherwise.
+    """
     found = []
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
             found += differences(one, other, (*below, name))
-        elif one != other:
+        elif one != other and not _nearly(one, other):
             found.append("/".join((*below, name)))
     return found
+
+
+def _nearly(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_nearly, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(one == other)
