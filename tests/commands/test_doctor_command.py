@@ -101,7 +101,7 @@ def test_a_python_whose_torch_does_not_load_hears_why_and_no_traceback(tmp_path:
         assert done.returncode == 4
         assert done.stderr.count("\n") == 1
         assert f"medmambase-{name}: " in done.stderr
-        assert "medmambase-doctor says how to fix that" in done.stderr
+        assert "medmambase-doctor says how to fix this" in done.stderr
 
 
 def test_every_console_command_begins_where_its_main_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

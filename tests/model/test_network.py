@@ -252,9 +252,9 @@ def test_drop_path_drops_whole_images_in_training_only_and_keeps_the_mean() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dims": (16, 30, 64, 128)}, "twice"),
+        ({"dims": (16, 30, 64, 128)}, "that double"),
         ({"dims": (15, 30, 60, 120)}, "even"),
-        ({"depths": (1, 1)}, "as long as"),
+        ({"depths": (1, 1)}, "must have the same length"),
         ({"in_chans": 2}, "in_chans is 2"),
         ({"block": "mamba"}, "block is 'mamba'"),
         ({"drop_path": 1.0}, "drop_path"),
