@@ -50,6 +50,7 @@ def test_every_figure_equals_scikit_learn_on_six_classes() -> None:
         assert one.auc == pytest.approx(sk.roc_auc_score(labels == index, probabilities[:, index]), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), count=st.integers(1, 30), classes=st.integers(2, 4))
 def test_every_figure_equals_scikit_learn_whatever_the_weights(data: st.DataObject, count: int, classes: int) -> None:

@@ -124,6 +124,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(
         write_report(run)
 
 
+@pytest.mark.slow
 def test_a_picture_with_any_bytes_changed_is_named_or_shown(run: Path) -> None:
     good = (run / "curves.png").read_bytes()
     chance = random.Random(0)

@@ -128,6 +128,7 @@ def test_bfloat16_is_no_further_off_than_twice_a_loop_in_bfloat16(engine: str) -
         assert relative_error(actual, exact[name]) <= 2 * relative_error(loop[name], exact[name]) + rounding, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["scan_l1", "scan_n1", "scan_s4d", "scan_slow", "scan_stiff"])
 def test_the_original_operator_is_reproduced(engine: str, name: str, shared) -> None:

@@ -64,6 +64,7 @@ def test_one_fullgraph_compilation_serves_every_batch_and_length(operator: str) 
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("g++") is None,
     reason="inductor wants a C++ compiler even where it has nothing to compile",

@@ -122,6 +122,7 @@ def test_innermost_loops_are_counted_and_outer_ones_are_not() -> None:
     assert loops(text) == [Loop(instructions=25, shuffles=4, barriers=4, local=4, exps=4, memory=4)]
 
 
+@pytest.mark.slow
 @has_report
 def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code_and_no_other_kernel(
     tmp_path: Path,

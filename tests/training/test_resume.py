@@ -71,6 +71,7 @@ def test_an_unknown_key_is_found_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 5, 6])  # of three an epoch
 def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
     step: int,
@@ -183,6 +184,7 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
     assert list((tmp_path / "cache").rglob("*.shard"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform == "win32",
     reason="torchrun's meeting place needs a PyTorch built with libuv, which not every Windows wheel is",

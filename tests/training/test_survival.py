@@ -79,6 +79,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_bytes(
         assert [epoch.epoch for epoch in outcome.epochs] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_gives_its_folder_free_and_its_work_is_finished_by_the_next(tmp_path: Path) -> None:
     run = tmp_path / "run ü"
     process = start(run, 1, hold=6)
