@@ -38,7 +38,8 @@ class MedMambaSE(Classifier):
 
     ``recompute`` (False; set it to True) keeps only the input of each block in training and
     computes the block again in backward: the same gradients to the bit. What waits for backward
-    shrinks to an eighth, and a step takes a fifth longer (`tiny`, 128 px, batch 16, on a CPU).
+    shrinks to an eighth, and a step takes half as long again (`tiny`, 128 px, batch 16, two threads
+    of a CPU).
 
     Raises ValueError if ``classes`` are not ``config.num_classes`` or the image is not (b,
     in_chans, h, w).
