@@ -84,7 +84,7 @@ def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_lo
 
 
 def test_a_program_that_runs_beside_others_keeps_its_output_and_reads_no_input() -> None:
-    said = "import sys; print('ü', sys.stdin.read()); print('err', file=sys.stderr); sys.exit(3)"
+    said = "import sys; print('ü', sys.stdin.read(), flush=True); print('err', file=sys.stderr); sys.exit(3)"
     code, seconds, printed = check._run([sys.executable, "-X", "utf8", "-c", said])
     assert (code, printed.split()) == (3, ["ü", "err"]) and seconds > 0
 
