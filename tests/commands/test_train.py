@@ -108,6 +108,7 @@ def test_the_saved_network_gives_the_predictions_again(finished: Path, images: P
     assert np.abs(again.numpy() - predictions.probabilities[:4]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> None:
     arguments = [str(images), "--runs", str(tmp_path), "--name", "a", *QUICK]

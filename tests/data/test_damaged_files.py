@@ -234,6 +234,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
     assert not images._large.locked()
 
 
+@pytest.mark.slow
 def test_the_tool_reports_a_process_that_dies_a_file_that_hangs_and_an_error_let_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -227,7 +227,12 @@ def in_a_child(seed: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    "method", [method for method in ("fork", "spawn") if method in multiprocessing.get_all_start_methods()]
+    "method",
+    [
+        pytest.param(method, marks=[pytest.mark.slow] * (method == "spawn"))  # it imports torch four times
+        for method in ("fork", "spawn")
+        if method in multiprocessing.get_all_start_methods()
+    ],
 )
 def test_four_processes_work_at_once_however_they_were_started(method: str, threads) -> None:
     if method == "fork" and torch.cuda.is_initialized():

@@ -81,6 +81,7 @@ def test_the_triton_kernels_equal_the_definition(engine: str, args: list[Tensor]
     assert_equal_to_the_definition(args, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("h", "w", "d", "n", "r"),
@@ -145,6 +146,7 @@ def test_an_image_cut_into_many_launches_of_long_chunks_is_exact(
     assert all(len(piece) > 1 for piece in pieces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 def test_an_image_beyond_the_reach_of_32_bit_indices_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import scan as scan_launch_triton

@@ -210,6 +210,7 @@ def compile_and_export(block: str) -> None:
     assert relative_error(exported(image), expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["medmambase", "notebook"])
 def test_a_plan_is_compiled_and_exported(block: str) -> None:
     # In a process of its own: the compiler keeps what it first saw as torch.empty_like, which may

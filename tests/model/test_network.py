@@ -83,7 +83,7 @@ def test_every_box_is_wired_as_it_was_when_the_originals_were_reproduced(block: 
 
 
 @pytest.mark.parametrize("name", ["medmamba", "se_nb", "se_mm"])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("reference", marks=pytest.mark.slow)])
 def test_the_originals_logits_and_gradients_are_reproduced(name: str, backend: str, shared) -> None:
     folder = shared / "parity"
     inputs, expected = np.load(folder / "inputs.npz"), np.load(folder / f"{name}.ref.npz")
@@ -141,7 +141,10 @@ def check_gradients(network: MedMambaSE, mode: str, inputs, expected, keys: list
     [
         "cpu",
         "reference",
-        pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")),
+        pytest.param(
+            "triton",
+            marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")],
+        ),
     ],
 )
 def test_the_originals_ss2d_is_reproduced(name: str, backend: str, shared) -> None:

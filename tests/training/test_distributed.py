@@ -196,6 +196,7 @@ def test_two_processes_go_on_where_they_stopped_to_the_last_bit(tmp_path: Path) 
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+@pytest.mark.slow
 @meeting
 def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_kept(tmp_path: Path) -> None:
     spawn, port = multiprocessing.get_context("spawn"), free_port()
@@ -231,6 +232,7 @@ def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_pa
         )
 
 
+@pytest.mark.slow
 @meeting
 def test_all_take_the_first_ones_word_and_none_goes_on_when_it_cannot_write(tmp_path: Path) -> None:
     assert both("agree", tmp_path) == ["run ü\udcff"] * 2

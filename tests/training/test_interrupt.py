@@ -82,6 +82,7 @@ def test_a_training_goes_on_where_ctrl_c_is_ignored(tmp_path: Path, undisturbed:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there a process can send Ctrl-C to a whole console only")
 @pytest.mark.parametrize(("disposition", "code"), [("ctrl_c", -signal.SIGINT), ("ignored_ctrl_c", 0)])
 def test_a_process_ends_at_ctrl_c_unless_it_was_started_with_ctrl_c_ignored(

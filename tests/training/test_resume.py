@@ -50,6 +50,7 @@ def same(first: Path, second: Path) -> list[str]:
     return [name for name in RESULTS if (first / name).read_bytes() != (second / name).read_bytes()]
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_repeats_it_and_flags_win_over_the_file(
     images: Path, small: list[str], tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_never_came_to_a_checkpoint_begins_again(
     images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again(
     assert same(tmp_path / "whole-001", tmp_path / "cut-001") == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_weights_it_started_from(
     images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +156,9 @@ def relabel(data: Path) -> str:
     return "1 gone (val/brain/"
 
 
-@pytest.mark.parametrize("change", [change_pixels, add_image, relabel])
+@pytest.mark.parametrize(
+    "change", [add_image, *(pytest.param(one, marks=pytest.mark.slow) for one in (change_pixels, relabel))]
+)
 def test_a_run_does_not_go_on_with_other_data_or_settings(
     change: Callable[[Path], str],
     images: Path,
@@ -222,6 +227,7 @@ def test_a_run_that_another_process_holds_is_left_alone(
     assert "a-001: another run (process" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
     images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_training_killed_inside_any_write_ends_with_the_same_bytes(tmp_path: P
     assert write > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [0, 1, 3])
 def test_a_training_killed_at_any_step_ends_with_the_same_bytes(
     save_every: int, tmp_path: Path, undisturbed: Path
@@ -112,6 +113,7 @@ def failing(number: int, code: int) -> Callable[[int], None]:
     return fails
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(tmp_path: Path, undisturbed: Path) -> None:
     config = replace(SHORT, save_every=1)
     for number in range(8, 18):
