@@ -28,3 +28,24 @@ def test_only_a_machine_without_wine_is_let_off(
     monkeypatch.setattr(Wine, "stop", lambda self: None)
     assert windows_check.main(["--folder", str(tmp_path / "w")]) == code
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "words"), [([], ["-k", "scan"]), (["--quick"], ["-m", "not slow", "-k", "scan"])])
+def test_the_quick_way_leaves_out_the_slow_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: list[str], words: list[str]
+) -> None:
+    heard: list[list[str]] = []
+
+    def hears(*arguments: object) -> bool:
+        heard.append(list(arguments[-1]))  # type: ignore[call-overload]  # the last is the words for pytest
+        return True
+
+    monkeypatch.setattr("environment.prepare", lambda folder, test: Path("python"))
+    monkeypatch.setattr(Wine, "set_up", lambda self, uv: None)
+    monkeypatch.setattr(Wine, "stop", lambda self: None)
+    monkeypatch.setattr(windows_check, "_copy", lambda wine: tmp_path)
+    monkeypatch.setattr(windows_check, "_install", lambda wine, copy, uv: None)
+    monkeypatch.setattr(windows_check, "choose_files", lambda copy, patterns, quick: [])
+    monkeypatch.setattr(windows_check, "run_files", hears)
+    assert windows_check.main(["--folder", str(tmp_path / "w"), "--only", "tests", *flags, "--", "-k", "scan"]) == 0
+    assert heard == [words]

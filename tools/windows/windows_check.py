@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="leave out the tests of numbers and drawings, and most compilations of kernels",
+        help="leave out the tests of numbers and drawings, those marked slow, and most compilations of kernels",
     )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="files of tests to run at a time (default: %(default)s)"
@@ -110,6 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         "--lock", action="store_true", help=f"choose the newest wheels that fit, write them to {WHEELS.name}, and end"
     )
     chosen = parser.parse_args(ours)
+    words = [*(["-m", "not slow"] if chosen.quick else []), *theirs]
     python = environment.prepare(chosen.venv.absolute(), test=True)
     uv = [str(python), "-m", "uv"]
     if chosen.lock:
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
             "doctor": lambda: _doctor(wine, copy),
             "training": lambda: _training(wine, copy),
             "tests": lambda: run_files(
-                wine, copy, python, choose_files(copy, chosen.files, chosen.quick), chosen.jobs, theirs
+                wine, copy, python, choose_files(copy, chosen.files, chosen.quick), chosen.jobs, words
             ),
         }
         results = {name: steps[name]() for name in chosen.only}
