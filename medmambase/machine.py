@@ -1,6 +1,10 @@
 """Describe this machine: the device that computes, and the versions that a result may depend on."""
 
+import ctypes
+import os
 import platform
+import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -28,6 +32,29 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def load() -> float | None:
+    """Return how many processors all programs together keep busy, more than there are where some
+    wait: on Linux and macOS the mean of the last minute, on Windows of a fifth of a second; None
+    where the system does not say."""
+    if sys.platform == "win32":
+        first, second = _windows_times(), (time.sleep(0.2), _windows_times())[1]
+        idle, total = (after - before for before, after in zip(first, second, strict=True))
+        return (os.cpu_count() or 1) * (1 - idle / total) if total else None
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _windows_times() -> tuple[int, int]:
+    """Return how long all processors have been idle, and how long they have been there, in units
+    of 100 ns since Windows started."""
+    idle, kernel, user = (ctypes.c_uint64() for _ in range(3))
+    if sys.platform == "win32":
+        ctypes.WinDLL("kernel32").GetSystemTimes(ctypes.byref(idle), ctypes.byref(kernel), ctypes.byref(user))
+    return idle.value, kernel.value + user.value  # the kernel's time contains the idle one
 
 
 def environment(device: torch.device) -> dict[str, str]:

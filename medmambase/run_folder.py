@@ -6,6 +6,7 @@ is there.
 
 import csv
 import errno
+import glob
 import io
 import json
 import os
@@ -101,6 +102,11 @@ def create(runs: Path, name: str) -> Path:
             advice = f"free some space there, or {advice}"
         raise RunFolderError(f"{runs}: cannot create a folder there ({error.strerror or error}); {advice}") from error
     raise RunFolderError(f"{runs}: already holds {plain}-001 to {plain}-999; choose another --name")
+
+
+def existing(runs: Path, name: str) -> list[Path]:
+    """Return the folders that ``create`` made for this name, the newest first."""
+    return sorted(runs.glob(f"{glob.escape(legal_name(name))}-[0-9][0-9][0-9]"), reverse=True)
 
 
 def legal_name(name: str) -> str:

@@ -173,6 +173,17 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def is_run_of(run: Path, settings: Settings) -> bool:
+    """Return whether ``run`` was started with these settings, apart from those that may change when
+    it is resumed. Its data lie where they lay."""
+    try:
+        begun = resolve({}, run / CONFIG)
+    except ConfigError:  # made, and nothing written in it yet; or not by us
+        return False
+    names = [name for name in TYPES if name == "data" or name not in MAY_CHANGE]
+    return all(begun.value(name) == settings.value(name) for name in names)
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read a TOML file of settings, each of the type it must have. Raises ConfigError naming the
     file."""

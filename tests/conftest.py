@@ -138,6 +138,23 @@ def ignored_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(params=[name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)])
+def end(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal by which the system ends a process, with the disposition of a process started by a
+    shell; under nohup, say, the tests themselves would ignore SIGHUP."""
+    number = signal.Signals[request.param]
+    before = signal.signal(number, signal.SIG_DFL)
+    yield number
+    signal.signal(number, before)
+
+
+@pytest.fixture
+def ignored_end(end: signal.Signals) -> signal.Signals:
+    """The same signal, ignored by this process and those it starts."""
+    signal.signal(end, signal.SIG_IGN)
+    return end
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small phantom set, in a folder with a blank and letters outside ASCII; never changed."""

@@ -25,7 +25,7 @@ from medmambase import run_folder
 from medmambase.commands import bench_tables, console, guard
 from medmambase.config import PRESETS, ConfigError
 from medmambase.doctor.torch_build import driver_and_clock
-from medmambase.machine import environment
+from medmambase.machine import environment, load
 from medmambase.model.measure import network_rows, new_network, operators_of
 from medmambase_kernels import BACKENDS, describe_backend, use_backend
 from medmambase_kernels.bench.cases import OPERATORS, SIZES, Case, cases, reduced
@@ -232,6 +232,7 @@ def _machine(device: torch.device) -> tuple[dict[str, Any], Card | float]:
     """Describe what a measurement may depend on; return the card too, or the CPU's measured peak in
     GFLOP/s."""
     machine: dict[str, Any] = dict(environment(device))
+    machine |= {"threads": torch.get_num_threads(), "processors": os.cpu_count(), "load": load()}
     with suppress(PackageNotFoundError):
         machine["mamba-ssm"] = version("mamba-ssm")
     if device.type == "cpu":

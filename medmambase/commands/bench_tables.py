@@ -43,6 +43,8 @@ def print_head(machine: dict[str, Any], backends: dict[str, str], why_mamba: str
             f"device: {machine['device']}, {machine['multiprocessors']} SMs, {clock or '?'} GHz, {bandwidth or '?'} "
             f"GB/s, driver {machine['driver'] or '?'}"
         )
+    load = "unknown" if machine["load"] is None else f"{machine['load']:.1f}"
+    print(f"threads: {machine['threads']} on {machine['processors']} processors, of which {load} were busy before")
     for dtype, backend in backends.items():
         print(f"backend: {backend} ({dtype})")
     print(f"mamba_ssm: {why_mamba}")

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medmambase.training.interrupt import Terminated, termination_raises
+
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
 
 
@@ -51,17 +53,25 @@ def guarded(
     """Return the exit code of ``act``, and print one line on the error stream where it fails.
 
     ``codes``: the exit code of each error that is expected, the first that fits; others are raised.
-    ``sentence``: the line of an error. ``interrupted``: the line after Ctrl-C.
+    ``sentence``: the line of an error. ``interrupted``: the line after Ctrl-C, and where the system
+    asks the process to end.
     """
     prepare()
     try:
-        return act()
-    except KeyboardInterrupt:
-        print(f"\n{interrupted()}", file=sys.stderr)
-        return INTERRUPTED
+        with termination_raises():
+            return act()
+    except KeyboardInterrupt as error:
+        by = f"interrupted by {error}" if isinstance(error, Terminated) else "interrupted"
+        print(f"\n{interrupted().replace('interrupted', by, 1)}", file=sys.stderr)
+        return code_of(error)
     except tuple(codes) as error:
         print(f"{program}: {' '.join(sentence(error).splitlines())}", file=sys.stderr)
         return next(code for kind, code in codes.items() if isinstance(error, kind))
+
+
+def code_of(interruption: KeyboardInterrupt) -> int:
+    """Return the exit code after Ctrl-C, 130; 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + interruption.number if isinstance(interruption, Terminated) else INTERRUPTED
 
 
 def check_file(flag: str, path: Path) -> None:

@@ -49,9 +49,9 @@ def _predict(options: argparse.Namespace) -> int:
                     writer.writerow([name, "", "", *("" for _ in predictor.classes), one.problem])
                 if (good + bad) % options.batch_size == 0:
                     file.flush()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             print(f"\ninterrupted: the first {good + bad} rows are in {part}", file=sys.stderr)
-            return guard.INTERRUPTED
+            return guard.code_of(error)
     move(part, out)
     print(f"{good} images predicted{f', {bad} could not be read' if bad else ''}: {out.resolve()}")
     return 0

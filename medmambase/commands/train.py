@@ -7,13 +7,13 @@ from pathlib import Path
 
 from medmambase import distributed, run_folder
 from medmambase.commands import console
-from medmambase.commands.train_flags import parse
+from medmambase.commands.train_flags import AUTO, parse
 from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.report.report import ReportError
 from medmambase.settings import of_run, resolve
 from medmambase.training import checkpoint
-from medmambase.training.run import started, train_run
+from medmambase.training.run import is_finished, latest, started, train_run
 
 # What has nothing to do with the settings, so that the run can go on once it is put right.
 CAN_GO_ON = (ImageError, run_folder.RunFolderError, distributed.RankError, FigureError, ReportError, OSError)
@@ -21,13 +21,17 @@ CAN_GO_ON = (ImageError, run_folder.RunFolderError, distributed.RankError, Figur
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 1 training failed, 2 usage, 3 data, 4
-    environment, 130 interrupted."""
+    environment, 130 interrupted, 143 or 129 ended by the system."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     run: Path | None = None
 
     def act() -> int:
         nonlocal run
-        given, file, resumed = parse(words)
+        given, file, wish = parse(words)
+        resumed = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
+        if wish == AUTO and resumed and is_finished(resumed):
+            console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to train anew")
+            return 0
         settings = of_run(resumed, given) if resumed else resolve(given, file)
         with started(settings, resumed) as begun:
             run = begun.folder

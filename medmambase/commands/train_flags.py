@@ -11,6 +11,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from medmambase.config import RECIPES
 from medmambase.settings import TYPES, Settings, flag, from_text
 
+Auto = Literal["auto"]
+AUTO: Auto = "auto"  # in the place of a folder: that of the last run of the same command
+
 # A setting that is of no group can be set in a file only: the blocks and depths that belong to one
 # published network.
 GROUPS: dict[str, dict[str, str]] = {
@@ -90,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag overrides the file, and "
         "the file overrides the recipe. Values in brackets are those of the default recipe. "
         "Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 "
-        "interrupted (saved: continue with --resume).",
+        "interrupted, 143 or 129 ended by the system (saved: continue with --resume).",
         allow_abbrev=False,
     )
     found.add_argument(
@@ -107,7 +110,10 @@ def parser() -> argparse.ArgumentParser:
         help="read settings from a TOML file; the config.toml of a run repeats that run",
     )
     found.add_argument(
-        "--resume", type=Path, metavar="RUN", help="continue an interrupted run exactly where it stopped"
+        "--resume",
+        metavar="RUN|auto",
+        help="continue an interrupted run exactly where it stopped; auto: continue the last run of this same command, "
+        "or start the first one, as a cluster does when it starts a job again (a folder of that name: ./auto)",
     )
     for title, settings in GROUPS.items():
         group = found.add_argument_group(title)
@@ -119,8 +125,9 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | None]:
-    """Return the settings given as flags, the file of ``--config`` and the folder of ``--resume``.
+def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Auto | None]:
+    """Return the settings given as flags, the file of ``--config`` and the folder of ``--resume``,
+    or AUTO.
 
     Raises ConfigError for an invalid value, and SystemExit, with code 2 and one line, for an
     unknown flag.
@@ -138,12 +145,12 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Non
         )
     given = {name: value for name, value in vars(options).items() if value is not None}
     config, resume = given.pop("config", None), given.pop("resume", None)
-    if config and resume:
+    if config and resume not in (None, AUTO):
         reader.error(f"--resume takes its settings from {resume}; leave out --config {config}")
     return (
         {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()},
         config,
-        resume,
+        resume if resume in (None, AUTO) else Path(resume),
     )
 
 

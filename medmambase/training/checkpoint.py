@@ -39,7 +39,7 @@ class State:
     """Progress of a training: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
 
     ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is
-    what it took so far.
+    what it took so far. ``threads``: how many the epoch is computed with; 0: not chosen yet.
     """
 
     epoch: int = 1
@@ -47,6 +47,7 @@ class State:
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
     seconds: float = 0.0
     epochs: list[Epoch] = field(default_factory=list)
+    threads: int = 0
 
 
 @dataclass

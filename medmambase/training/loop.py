@@ -39,7 +39,7 @@ from medmambase.training.batches import check_batches, seed_of, steps_of
 from medmambase.training.checkpoint import Learning, State
 from medmambase.training.dry_run import rehearse
 from medmambase.training.history import Epoch, Outcome
-from medmambase.training.interrupt import first_interrupt_waits
+from medmambase.training.interrupt import first_interrupt_waits, of_signal
 from medmambase.training.nonfinite import first_bad_tensor, first_nonfinite
 from medmambase.training.optimise import (
     MOMENTS,
@@ -51,6 +51,7 @@ from medmambase.training.optimise import (
     set_training,
 )
 from medmambase.training.tensorboard import board
+from medmambase.training.threads import crew_of
 
 
 class TrainingError(Exception):
@@ -83,8 +84,8 @@ def train(
     Raises ConfigError where a batch of one image cannot be normalised or the resumed training had
     other settings, DataError where it had other images, CheckpointError where its state cannot be
     read, RunFolderError where ``run`` cannot be written, TrainingError if the loss, the gradients
-    or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C, when all is
-    saved; what lay in ``run`` is then still good.
+    or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C (Terminated
+    after SIGTERM or SIGHUP), when all is saved; what lay in ``run`` is then still good.
     """
     check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
     device = next(network.parameters()).device
@@ -117,6 +118,7 @@ def train(
         )
     with (
         first_interrupt_waits() as interrupted,
+        crew_of(device, ranks) as crew,
         _repeatable(),
         board(run / TENSORBOARD, state.epoch)
         if config.tensorboard and ranks.first
@@ -125,9 +127,13 @@ def train(
         if not history.is_over(state.epochs, config):
             set_training(network, frozen)
             batches = [rows for step in steps_of(training.labels, config, state.epoch, ranks.count) for rows in step]
-            rehearsed = rehearse(network, course.rehearse, batches, MOMENTS[config.optimizer])
+            rehearsed = crew.begin(
+                state.threads, partial(rehearse, network, course.rehearse, batches, MOMENTS[config.optimizer])
+            )
+            state.threads = crew.count
             if ranks.first:
-                say(f"dry run: {rehearsed.line(network.config.num_classes, len(batches))}")
+                for line in (f"dry run: {rehearsed.line(network.config.num_classes, len(batches))}", *crew.told()):
+                    say(line)
         while not history.is_over(state.epochs, config):
             number, began = state.epoch, time.perf_counter() - state.seconds
             set_training(network, frozen)
@@ -187,7 +193,7 @@ def train(
                         )
                     ranks.write(partial(checkpoint.save, run / LAST, learning, state, description, images))
                 if stop:
-                    raise KeyboardInterrupt
+                    raise of_signal(interrupted())
             try:
                 shown = (
                     validation
@@ -208,6 +214,10 @@ def train(
                 metrics.auc, time.perf_counter() - began
             )  # fmt: skip  # one line of the file
             state = State(number + 1, epochs=[*state.epochs, epoch])
+            if not history.is_over(state.epochs, config):
+                set_training(network, frozen)
+                crew.again()
+            state.threads = crew.count
             ranks.write(partial(_keep, judged, run, state.epochs, config))
             # The state comes last: what it tells of is then there, and a kill before it only means
             # that the end of this epoch is done again.
@@ -215,8 +225,10 @@ def train(
             if ranks.first:
                 show(epoch)
                 tell(epoch)
+                for line in crew.told():
+                    say(line)
             if ranks.sum(torch.tensor([float(interrupted())])).item():
-                raise KeyboardInterrupt
+                raise of_signal(interrupted())
     return history.outcome(state.epochs, config)
 
 

@@ -16,7 +16,7 @@ from medmambase.evaluation.predictions import MetricsError
 from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import RunFolderError
-from medmambase.training.run import Say, no_progress, started, train_run
+from medmambase.training.run import Say, is_finished, latest, no_progress, started, train_run
 from medmambase.validation import nearest
 
 
@@ -92,6 +92,7 @@ def train(
     config: str | PathLike[str] | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a network on images, evaluate it, and write its report into a new folder.
@@ -104,7 +105,9 @@ def train(
     default), and ``progress(items, total, description)`` may wrap what takes long, as tqdm does.
     Everything that is said is also kept in the folder's ``train.log``.
 
-    Ctrl-C saves the training and raises KeyboardInterrupt; ``Run(folder).resume()`` goes on. Under
+    Ctrl-C, SIGTERM and SIGHUP save the training and raise KeyboardInterrupt (of the class
+    ``training.interrupt.Terminated`` for the latter two); ``Run(folder).resume()`` goes on. With
+    ``resume`` the last run of the same settings goes on, where there is one. Under
     torchrun all processes train one run together.
 
     Raises ConfigError for a setting that does not exist (with the nearest that does) or cannot be
@@ -121,7 +124,13 @@ def train(
         data, settings = None, {**settings, "demo": True}
     given = _checked({"data": data, **settings})
     resolved = known.resolve(given, None if config is None else Path(config))
-    return _train(resolved, None, _call("train", given | ({"config": str(config)} if config else {})), say, progress)
+    begun = latest(resolved) if resume else None
+    if begun and is_finished(begun):
+        return Run(begun)
+    extra = ({"config": str(config)} if config else {}) | ({"resume": True} if resume else {})
+    return _train(
+        known.of_run(begun, given) if begun else resolved, begun, _call("train", given | extra), say, progress
+    )
 
 
 def _train(

@@ -21,7 +21,7 @@ from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, device_name, environment
 from medmambase.model.network import MedMambaSE
-from medmambase.settings import Settings
+from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
 from medmambase.training.history import Outcome
 from medmambase_kernels import describe_backend, use_backend
@@ -77,6 +77,18 @@ def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started
         folder = resumed or Path(ranks.agree(name))
         with run_folder.held(folder) if ranks.first else nullcontext():
             yield Started(plan, folder, ranks, resumes=resumed is not None)
+
+
+def latest(settings: Settings) -> Path | None:
+    """Return the newest run of these settings, finished or not: there the same command goes on when
+    it is started again. None where there is none."""
+    found = run_folder.existing(Path(settings.runs), _name(settings))
+    return next((folder for folder in found if is_run_of(folder, settings)), None)
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
+    return (run / run_folder.REPORT).is_file()
 
 
 def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None) -> Plan:

@@ -45,6 +45,9 @@ def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert code == 0
     assert out.isascii()
+    machine = written["environment"]
+    assert machine["threads"] == torch.get_num_threads() and machine["processors"] >= 1 and machine["load"] >= 0
+    assert f"threads: {machine['threads']} on {machine['processors']} processors" in out
     assert [(row["operator"], row["passes"]) for row in written["rows"]] == [
         (name, passes) for name in OPERATORS for passes in bench.PASSES
     ]
@@ -297,6 +300,9 @@ def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(
     machine, card = command._machine(torch.device("cuda"))
     bench_tables.print_head(machine, {}, "")
     assert "device: Some GPU, 10 SMs, 1.0 GHz, 100.0 GB/s, driver 580.1" in capsys.readouterr().out
+    for busy, said in ((None, "unknown"), (0.25, "0.2"), (12.0, "12.0")):
+        bench_tables.print_head(machine | {"threads": 3, "processors": 8, "load": busy}, {}, "")
+        assert f"threads: 3 on 8 processors, of which {said} were busy before\n" in capsys.readouterr().out
     row = next(bench.Bench(CPU, repeat=3, card=card).rows(small("selective_scan")))
     floors = card.floors(
         bench.work_of(small("selective_scan"), bench_cases.operator(small("selective_scan"), CPU), backward=False)

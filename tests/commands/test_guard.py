@@ -2,13 +2,17 @@
 code everywhere."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from medmambase.commands import bench, console, doctor, guard
+from medmambase.training.interrupt import Terminated
 from medmambase_kernels import BackendError
 
 
@@ -26,7 +30,8 @@ def fails(error: BaseException):
         (OSError(errno.ENOSPC, "No space left", "x.json"), 4, "x.json: No space left; free some space there"),
         (PermissionError(errno.EACCES, "Permission denied", "x.json"), 4, "x.json: Permission denied"),
         (guard.UsageError("give\nanother"), 2, "give another"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (Terminated(15), 143, "\ninterrupted by SIGTERM\n"),
     ],
 )
 def test_the_same_failure_has_the_same_exit_code_in_every_command(
@@ -57,6 +62,56 @@ def test_a_file_that_cannot_be_made_is_usage(path: str, tmp_path: Path) -> None:
     guard.check_file("--json", tmp_path / "x.json")
     with pytest.raises(guard.UsageError, match=r"^--json .* cannot be written"):
         guard.check_file("--json", tmp_path / path)
+
+
+def test_a_command_that_the_system_ends_says_so_in_one_line(
+    end: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> int:
+        signal.raise_signal(end)
+        return 0
+
+    assert guard.guarded("x", act, interrupted=lambda: "interrupted: all is saved") == 128 + end
+    assert capsys.readouterr().err == f"\ninterrupted by {end.name}: all is saved\n"
+    assert signal.getsignal(end) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a terminal that closes is a console's event")
+def test_a_command_whose_terminal_closes_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
+    code = """if True:
+        import fcntl, sys, termios, time
+        from pathlib import Path
+        from medmambase.commands import guard
+
+        def act():
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            print("ready", flush=True)
+            while True:
+                time.sleep(0.01)
+
+        def last_line():
+            Path(sys.argv[1]).write_text("told", encoding="utf-8")
+            return "interrupted"
+
+        sys.exit(guard.guarded("x", act, interrupted=last_line))"""
+    terminal, end_of_it = os.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "told")],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=end_of_it,
+            stdout=end_of_it,
+            stderr=end_of_it,
+            start_new_session=True,
+        )
+        os.close(end_of_it)
+        assert os.read(terminal, 7).startswith(b"ready")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.close(terminal)
+    assert process.wait(PATIENCE) == 129
+    assert (tmp_path / "told").read_text(encoding="utf-8") == "told"
 
 
 def test_the_doctor_and_the_guard_need_nothing_but_python() -> None:

@@ -15,8 +15,10 @@ import torch
 from conftest import PATIENCE, SMALL
 from PIL import Image
 
+import medmambase
 from medmambase import run_folder
 from medmambase.commands import train
+from medmambase.commands.train_flags import AUTO, parse
 from medmambase.config import PRESETS, Preprocessing
 from medmambase.model.network import MedMambaSE
 from medmambase.training import history, session
@@ -102,6 +104,42 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
     assert same(tmp_path / "whole-001", run) == []
     assert (run / "command.txt").read_text(encoding="utf-8").splitlines()[1].startswith("medmambase-train --resume")
     assert (run / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_same_command_with_resume_auto_goes_on_by_itself(
+    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([str(images), *small, "--name", "whole"]) == 0
+    command = [str(images), *small, "--name", "cut", "--resume", "auto"]
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        assert train.main(command) == 130  # nothing was there: it began anew
+    (tmp_path / "cut-002").mkdir()  # of a run that was killed before it wrote anything
+    assert train.main([*command, "--epochs", "1"]) == 0  # another command
+    assert train.main([*command, "--save-every", "1"]) == 0  # which changes no result
+    said = capsys.readouterr().out
+    assert "cut-001/last has no" not in said.replace("\\", "/") and "resuming from epoch 2" in said
+    assert sorted(path.name for path in tmp_path.glob("cut-*")) == ["cut-001", "cut-002", "cut-003"]
+    assert same(tmp_path / "whole-001", tmp_path / "cut-001") == ["config.json"]  # which tells of --save-every
+    before = (tmp_path / "cut-001" / "test_access_log.csv").read_bytes()
+    assert train.main(command) == 0
+    assert "cut-001 is finished: nothing is left to do" in capsys.readouterr().out
+    assert (tmp_path / "cut-001" / "test_access_log.csv").read_bytes() == before
+    assert medmambase.train(images, config=tmp_path / "small.toml", runs=tmp_path, name="cut", resume=True).folder == (
+        tmp_path / "cut-001"
+    )
+    assert len(list(tmp_path.glob("cut-*"))) == 3
+
+
+def test_resume_auto_stands_beside_a_file_of_settings_and_a_folder_does_not(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse([*small, "--resume", "auto"])[1:] == (Path(small[1]), AUTO)
+    assert parse(["--resume", "./auto"])[2] == Path("auto") and isinstance(parse(["--resume", "./auto"])[2], Path)
+    with pytest.raises(SystemExit):
+        parse([*small, "--resume", "./auto"])
+    assert "--resume takes its settings from ./auto; leave out --config" in capsys.readouterr().err
 
 
 @pytest.mark.slow

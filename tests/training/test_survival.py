@@ -14,7 +14,23 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kill_test import CONFIG, MOMENTS, Kill, at_step, at_work, differing, finish, image_set, readable, start, train
+from kill_test import (
+    CONFIG,
+    FULL,
+    MOMENTS,
+    WAYS,
+    Kill,
+    ask,
+    at_step,
+    at_work,
+    differing,
+    expected,
+    finish,
+    image_set,
+    readable,
+    start,
+    train,
+)
 from medmambase import run_folder
 from medmambase.config import ConfigError, TrainConfig
 from medmambase.data.manifest.folders import DataError
@@ -290,3 +306,40 @@ def test_a_checkpoint_holds_everything_that_was_learned(undisturbed: Path) -> No
         f"optimizer.{name}.{what}" for name in learned for what in ("step", "exp_avg", "exp_avg_sq")
     }
     assert isinstance(SHORT, TrainConfig) and all(t.dtype in (torch.float32, torch.int64) for t in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "right"),
+    [
+        ("SIGKILL", -9, True),
+        ("SIGTERM", 143, True),
+        ("SIGTERM", -15, False),
+        ("SIGTERM", 1, False),
+        ("SIGTERM twice", 143, True),
+        ("SIGTERM twice", -15, True),
+        ("SIGTERM twice", 1, False),
+        ("the disk is full", 4, True),
+        ("the disk is full", 1, False),
+    ],
+)
+def test_the_stress_test_knows_which_exit_code_each_end_has(way: str, code: int, right: bool) -> None:
+    assert expected(way, code) == right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "SIGKILL"])  # which has a test of its own
+def test_a_process_that_ends_in_one_of_the_other_ways_is_finished_by_the_next(way: str, tmp_path: Path) -> None:
+    run, kill = tmp_path / "run ü", Kill(5, FULL, int) if way == FULL else None
+    process = start(run, 1, kill, pause=1.8 if way == "SIGTERM twice" else None, hold=None if kill else 6)
+    if kill is None:
+        at_work(process)
+        ask(process)
+    if way == "SIGTERM twice":
+        time.sleep(0.6)
+        ask(process)
+    code = finish(process)
+    assert expected(way, code), code
+    assert readable(run) is None and checkpoint.position(run / "last") is not None
+    train(run, replace(CONFIG, save_every=1))
+    train(tmp_path / "undisturbed", CONFIG)
+    assert differing(run, tmp_path / "undisturbed") == []

@@ -1,15 +1,19 @@
-"""Kill a small training again and again, resume it each time, and compare the result with an
+"""End a small training again and again, resume it each time, and compare the result with an
 undisturbed training.
 
     python tools/stress/kill_test.py --kills 40
 
-Some kills come from outside at a random moment; the others strike inside a write: half of a file is
-on the disk, or all of it but not yet in its place, or just moved there. After each kill the folder
-must hold nothing that cannot be read, and at the end the weights and metrics.csv must have the
-bytes of the undisturbed training. Exit code 1 where they have not.
+A training ends in one of four ways, in turn. It is killed (SIGKILL), at a random moment or inside a
+write, where half of a file is on the disk, or all of it but not yet in its place, or just moved
+there; it is asked to end (SIGTERM; on Windows Ctrl-Break); it is asked twice; or its disk is full
+from some write on. After each end the exit code must be that of its way, the folder must hold
+nothing that cannot be read, and at last the weights and metrics.csv must have the bytes of the
+undisturbed training. Exit code 1 where that is not so.
 """
 
 import argparse
+import errno
+import itertools
 import os
 import random
 import signal
@@ -17,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +38,23 @@ from medmambase.data.decoded.image_set import ImageSet, Progress
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.reading.images import Facts
 from medmambase.training import checkpoint, history, loop
+from medmambase.training.interrupt import Terminated, termination_raises
 
 COMPARED = ("metrics.csv", "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json")
 CONFIG = TrainConfig(
     lr=1e-2, epochs=4, batch_size=4, image_size=16, warmup=1.0, ema=0.9, accumulate=2, balance="sampler", patience=0
 )
 MOMENTS = ("half written", "not moved yet", "just moved")
+FULL = "the disk is full"
+WAYS = ("SIGKILL", "SIGTERM", "SIGTERM twice", FULL)
+_TERMINATED, _NO_SPACE = 128 + signal.SIGTERM, 4  # exit codes
+_AGAIN = 0.6  # seconds between two signals; sooner it is the same request
 
 
 @dataclass
 class Kill:
-    """Strike at the write of this number, counted from 0, and at one of MOMENTS. ``die`` does not
-    return."""
+    """Strike at the write of this number, counted from 0, and at one of MOMENTS: ``die`` does not
+    return. With FULL the disk has no space from this write on."""
 
     write: int
     moment: str
@@ -55,7 +66,11 @@ class Kill:
         synced, moved = iter(range(1_000_000)), iter(range(1_000_000))
 
         def fsync_or_die(file: int) -> None:
-            if next(synced) == self.write and self.moment == "half written":
+            number = next(synced)
+            if number >= self.write and self.moment == FULL:
+                os.ftruncate(file, os.fstat(file).st_size // 2)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if number == self.write and self.moment == "half written":
                 os.ftruncate(file, os.fstat(file).st_size // 2)
                 self.die()
             fsync(file)
@@ -133,13 +148,20 @@ def differing(run: Path, reference: Path) -> list[str]:
     return [name for name in COMPARED if (run / name).read_bytes() != (reference / name).read_bytes()]
 
 
-def start(run: Path, save_every: int, kill: Kill | None = None, hold: int | None = None) -> subprocess.Popen[str]:
+def start(
+    run: Path, save_every: int, kill: Kill | None = None, hold: int | None = None, pause: float | None = None
+) -> subprocess.Popen[str]:
     """Start the small training in a process of its own; returns when its imports are done and it
-    begins."""
+    begins. ``pause``: seconds that a step lasts at least."""
     words = [sys.executable, str(Path(__file__).resolve()), "--child", str(run), "--save-every", str(save_every)]
     words += ["--write", str(kill.write), "--moment", kill.moment] if kill else []
     words += ["--hold", str(hold)] if hold is not None else []
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    words += ["--pause", str(pause)] if pause is not None else []
+    # A group of its own is what Windows sends Ctrl-Break to.
+    group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", creationflags=group
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n", "the small training cannot begin"
     return process
 
@@ -156,21 +178,48 @@ def finish(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def kill_once(run: Path, save_every: int, kill: Kill | None, chance: random.Random, seconds: float) -> bool:
-    """Resume the training in ``run`` and kill it: by ``kill``, or from outside within so many
-    seconds. Returns False if it ended before that."""
-    process = start(run, save_every, kill)
+def ask(process: subprocess.Popen[str]) -> None:
+    """Ask a process to end, as a cluster does."""
+    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
+
+def end_once(
+    run: Path, save_every: int, way: str, kill: Kill | None, chance: random.Random, seconds: float
+) -> int | None:
+    """Resume the training in ``run`` and end it in one of WAYS: by ``kill``, or from outside within
+    so many seconds. Returns the exit code; None if it was done before that."""
+    twice = way == "SIGTERM twice"
+    process = start(run, save_every, kill, pause=3 * _AGAIN if twice else None)
     if kill is None:
-        time.sleep(chance.uniform(0, seconds))
-        process.kill()
-    return finish(process) != 0
+        time.sleep(chance.uniform(0, 3 * seconds if twice else seconds))
+        if way == "SIGKILL":
+            process.kill()
+        else:
+            ask(process)
+    if twice:
+        time.sleep(_AGAIN)
+        ask(process)
+    code = finish(process)
+    done = checkpoint.position(run / "last") == (CONFIG.epochs + 1, 0)
+    return None if code == 0 or (done and code == -signal.SIGTERM) else code
+
+
+def expected(way: str, code: int) -> bool:
+    """Return whether a training that ended in this way may end with this exit code. A second
+    SIGTERM may come when Python itself is ending after the first one."""
+    if way == "SIGKILL":
+        return code != 0
+    if way == FULL:
+        return code == _NO_SPACE
+    return code == _TERMINATED or (way == "SIGTERM twice" and code == -signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0 if every training ended with the bytes of the
     undisturbed one, and no folder was ever unreadable."""
     parser = argparse.ArgumentParser(
-        description="Kill a small training again and again, and compare what comes out with an undisturbed one.",
+        description="End a small training again and again, in four ways, and compare what comes out with an "
+        "undisturbed one.",
         allow_abbrev=False,
     )
     parser.add_argument("--kills", type=int, default=40, help="at least so many (default: 40)")
@@ -179,16 +228,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-every", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--moment", choices=MOMENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--moment", choices=(*MOMENTS, FULL), help=argparse.SUPPRESS)
+    parser.add_argument("--pause", type=float, default=0.05, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
         if options.moment:
             Kill(
                 options.write, options.moment, lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             ).arm()
-        print("ready", flush=True)
-        progress = _slowly if options.hold is None else at_step(options.hold, _hold)
-        train(options.child, changed(CONFIG, save_every=options.save_every), progress)
+        progress = partial(_slowly, options.pause) if options.hold is None else at_step(options.hold, _hold)
+        try:
+            with termination_raises():
+                print("ready", flush=True)
+                train(options.child, changed(CONFIG, save_every=options.save_every), progress)
+        except Terminated as end:
+            return 128 + end.number
+        except run_folder.RunFolderError:
+            return _NO_SPACE
         return 0
     with tempfile.TemporaryDirectory(prefix="kill test ü ") as folder:
         return _kill_often(Path(folder), options.kills, random.Random(options.seed))
@@ -201,22 +257,28 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
         return 1
     seconds = time.perf_counter() - began
     print(f"the undisturbed training takes {seconds:.1f} s")
-    kills = inside = failures = turn = 0
-    while kills < wanted:
+    ends: Counter[str] = Counter()
+    failures = turn = 0
+    inside = itertools.cycle((False, True))
+    while min(ends[way] for way in WAYS) * len(WAYS) < wanted:
         turn += 1
         run, save_every = folder / f"run {turn}", turn % 2
-        for attempt in range(5):
-            kill = Kill(chance.randrange(12), chance.choice(MOMENTS), int) if attempt % 2 else None
-            if not kill_once(run, save_every, kill, chance, seconds):
+        for _ in range(5):
+            way = min(WAYS, key=lambda way: ends[way])  # the first of those that are behind
+            moment = FULL if way == FULL else chance.choice(MOMENTS)
+            strikes = way == FULL or (way == "SIGKILL" and next(inside))
+            kill = Kill(chance.randrange(12), moment, int) if strikes else None
+            code = end_once(run, save_every, way, kill, chance, seconds)
+            if code is None:
                 break
-            kills, inside = kills + 1, inside + (kill is not None)
+            ends[way] += 1
             wrong, place = readable(run), checkpoint.position(run / "last")
+            if not expected(way, code):
+                wrong = f"exit code {code}"
             failures += wrong is not None
-            moment = f"write {kill.write} {kill.moment}" if kill else "any moment"
-            print(
-                f"run {turn}, {moment}: resumes from "
-                f"{place or 'the beginning'}{f'; UNREADABLE: {wrong}' if wrong else ''}"
-            )
+            where = f", write {kill.write}{'' if way == FULL else f' {kill.moment}'}" if kill else ""
+            told = f"resumes from {place or 'the beginning'}{f'; WRONG: {wrong}' if wrong else ''}"
+            print(f"run {turn}, {way}{where}: {told}", flush=True)
         code = finish(start(run, save_every))
         different = ["it failed"] if code else differing(run, folder / "undisturbed")
         failures += bool(different)
@@ -224,7 +286,8 @@ def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
             f"run {turn}, saved {'after each step' if save_every else 'after each epoch'}: "
             f"{', '.join(different) if different else 'ends with the same bytes'}"
         )
-    print(f"{kills} kills, {inside} of them inside a write, in {turn} trainings: {failures} failures")
+    counts = ", ".join(f"{ends[way]} {way}" for way in WAYS)
+    print(f"{sum(ends.values())} ends ({counts}) in {turn} trainings: {failures} failures")
     return int(failures > 0)
 
 
@@ -234,10 +297,10 @@ def _hold() -> None:
     sys.stdin.read()
 
 
-def _slowly(items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
+def _slowly(pause: float, items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
     """Make steps last long enough to be killed in."""
     for item in items:
-        time.sleep(0.05)
+        time.sleep(pause)
         yield item
 
 
