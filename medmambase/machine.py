@@ -39,8 +39,9 @@ def load() -> float | None:
     wait: on Linux and macOS the mean of the last minute, on Windows of a fifth of a second; None
     where the system does not say."""
     if sys.platform == "win32":
-        first, second = _windows_times(), (time.sleep(0.2), _windows_times())[1]
-        idle, total = (after - before for before, after in zip(first, second, strict=True))
+        before = _windows_times()
+        time.sleep(0.2)
+        idle, total = (now - then for then, now in zip(before, _windows_times(), strict=True))
         return (os.cpu_count() or 1) * (1 - idle / total) if total else None
     try:
         return os.getloadavg()[0]

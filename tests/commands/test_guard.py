@@ -68,6 +68,7 @@ def test_a_command_that_the_system_ends_says_so_in_one_line(
     end: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def act() -> int:
+        assert signal.getsignal(end) is not signal.SIG_DFL  # which would end all tests
         signal.raise_signal(end)
         return 0
 
