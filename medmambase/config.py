@@ -22,10 +22,11 @@ Freeze = Literal["none", "embedding", "backbone"]
 Caching = Literal["ram", "disk", "off"]
 Metric = Literal["auc", "balanced_accuracy", "accuracy"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Graphs = Literal["auto", "off"]
 
 
 # Settings that change no result: a run may be resumed with others.
-CHANGE_NO_RESULT = ("cache", "save_every", "tensorboard")
+CHANGE_NO_RESULT = ("graphs", "cache", "save_every", "tensorboard")
 
 
 class ConfigError(ValueError):
@@ -184,6 +185,7 @@ class TrainConfig(_Config):
     classifier.
     ``laterality``: left stays left, so no image is mirrored. ``recompute``: spare memory by
     computing each block again in backward.
+    ``graphs``: replay steps as CUDA graphs where that gives the same bits.
     ``cache``: decoded images stay in memory; ``disk`` also keeps them for the next run; ``off``
     decodes each again whenever it is used.
     ``save_every``: steps between checkpoints inside an epoch (0: only after each epoch).
@@ -216,6 +218,7 @@ class TrainConfig(_Config):
     select_after: Part = 0.5
     precision: Precision = "auto"
     recompute: bool = False
+    graphs: Graphs = "auto"
     cache: Caching = "ram"
     save_every: Count = 0
     tensorboard: bool = False

@@ -128,6 +128,7 @@ def test_a_whole_number_will_do_where_any_number_does_and_a_list_for_a_tuple() -
         ("high_depth", "window"),
         ("schedule", "step"),
         ("save_every", -1),
+        ("graphs", "on"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(name: str, value: object) -> None:

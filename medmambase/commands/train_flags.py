@@ -69,6 +69,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "precision": "precision of matrix products; auto: bfloat16 on GPUs that are fast at it, else float32",
         "backend": "backend of the scans (default: the fastest that runs here)",
         "recompute": "save memory by computing each block again in the backward pass; steps take half as long again",
+        "graphs": "CUDA graphs, which launch a whole step at once on an NVIDIA GPU; auto: if they change no bit of the "
+        "result",
         "save_every": "steps between checkpoints inside an epoch; 0: only after each epoch",
         "tensorboard": "also write the metrics for TensorBoard (needs medmambase[tensorboard])",
         "runs": "folder in which run folders are created",

@@ -47,7 +47,18 @@ def augment(
             f"indices are {indices.dtype} {tuple(indices.shape)}; they must be torch.int64 ({len(images)},), one for "
             f"each image"
         )
-    keys = _keys(seed, epoch, indices.to(images.device))
+    return augment_by_keys(images, kind, keys_of(seed, epoch, indices.to(images.device)), laterality=laterality)
+
+
+def augment_by_keys(images: Tensor, kind: Augmentation, keys: Tensor, *, laterality: bool = False) -> Tensor:
+    """Augment a batch as ``augment`` does, from ``keys_of`` its images, torch.int64 (b,) on the
+    device of the batch.
+
+    On a GPU nothing in it waits for the host, and no number in it changes from step to step but the
+    keys: it can be part of a CUDA graph.
+    """
+    if kind == "none":
+        return images
     if kind == "crop_flip":
         return _warp(images, _crop_flip(keys, laterality))
     if kind == "ultrasound":
@@ -64,8 +75,9 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ ((z >> 31) & (2**33 - 1))
 
 
-def _keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """int64 (b,): where each image's own sequence of numbers begins."""
+def keys_of(seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """Return where each image's own sequence of random numbers begins, torch.int64 (b,).
+    ``indices``: as ``augment`` takes them; the keys lie on the same device."""
     key = torch.zeros((), dtype=torch.int64)
     for number in (torch.tensor(seed), torch.tensor(epoch), indices):
         key = _mix(

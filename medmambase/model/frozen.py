@@ -4,18 +4,16 @@ The boxes are those of ``layers.py``, under the same names and in the same order
 computed once is computed once: BatchNorm is folded into its convolution, A taken from its
 logarithm, each weight laid out for the processor at hand.
 
-A small image on a CPU is captured the first time that its size is met, and replayed from then on:
-Python's share of a prediction falls from half to a few per cent. Hence the rule for every step
-below: it is a launch of our kernels, or goes through ``_step``; what else is computed in between
-stays as it was at the capture.
+A small image on a CPU is captured the first time that its size is met, and replayed from then on
+(``captures.py``): Python's share of a prediction falls from half to a few per cent. Hence the rule
+for every step below: it is a launch of our kernels, or goes through ``_step``; what else is
+computed in between stays as it was at the capture. On a GPU a CUDA graph has all that is computed.
 """
 
-import threading
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from math import prod
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from einops import rearrange
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from medmambase.model.captures import Captures, GraphCaptures, can_be_captured, can_be_graphed
 from medmambase.model.classifier import Classifier
 from medmambase.model.layers import (
     DIRECTIONS,
@@ -42,14 +41,10 @@ from medmambase_kernels import (
     FrozenConv2d,
     FrozenLayerNorm,
     depthwise_silu,
-    describe_backend,
     gated_norm,
     selective_scan_2d,
     space_to_depth,
 )
-
-_MOST = 4  # sizes of images whose captures are kept, each with all its maps
-_NUMBERS = 1 << 18  # of an image and its batch up to which Python's share is worth a capture
 
 
 class FrozenNetwork(Classifier):
@@ -57,8 +52,8 @@ class FrozenNetwork(Classifier):
     gradients; ``MedMambaSE.for_prediction`` makes one.
 
     It can be neither trained nor saved: keep the network that it came from. On a CPU a small batch
-    is captured the first time that its size is met and then only replayed: hooks of the parts are
-    not called again, and weights must stay as they are.
+    is captured the first time that its size is met and then only replayed, on a GPU the second
+    time: hooks of the parts are not called again, and weights must stay as they are.
     """
 
     embedding: "FrozenPatchEmbedding"
@@ -68,7 +63,7 @@ class FrozenNetwork(Classifier):
         self.embedding = FrozenPatchEmbedding(cast(PatchEmbedding, network.embedding))
         self.stages = nn.ModuleList(FrozenStage(stage) for stage in cast(Iterable[Stage], network.stages))
         self.head = deepcopy(network.head)
-        self._captures = Captures()
+        self._captures, self._graphs = Captures(), GraphCaptures()
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -78,6 +73,8 @@ class FrozenNetwork(Classifier):
         patches = self.embedding.patches(image)
         if can_be_captured(self, image):
             return self._captures(self._maps_of, patches, last=not self.features_only)
+        if can_be_graphed(self, image):
+            return self._graphs(self._maps_of, patches, last=not self.features_only)
         return self._maps_of(patches)
 
     def _maps_of(self, patches: Tensor) -> list[Tensor]:
@@ -86,6 +83,11 @@ class FrozenNetwork(Classifier):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert all tensors; what was captured with them where they lay is forgotten."""
+        self._captures, self._graphs = Captures(), GraphCaptures()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch gives it no types
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode. Raises RuntimeError if training mode is asked for."""
@@ -284,53 +286,3 @@ def _pad(x: Tensor, out: Tensor | None = None) -> Tensor:
         return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     out.zero_()[:, : x.shape[1], : x.shape[2]].copy_(x)
     return out
-
-
-class Captures:
-    """From an image's patches to the stages' maps, by one capture for each size of image that was
-    met. A copy has none: its weights will be others."""
-
-    def __init__(self) -> None:
-        self._of_size: dict[tuple[int, ...], tuple[Capture, Tensor, list[Tensor]]] = {}
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Captures, ()  # of a copy, and of a pickle
-
-    def __len__(self) -> int:
-        return len(self._of_size)
-
-    @torch.inference_mode()
-    def __call__(self, compute: Callable[[Tensor], list[Tensor]], patches: Tensor, last: bool) -> list[Tensor]:
-        """What ``compute`` makes of patches (b, h, w, c): each stage's map, or the last alone."""
-        key = (*patches.shape, torch.get_num_threads())
-        with self._lock:
-            if key not in self._of_size:
-                while len(self._of_size) >= _MOST:
-                    del self._of_size[next(iter(self._of_size))]
-                start = patches.clone(memory_format=torch.contiguous_format)
-                with Capture() as capture:
-                    self._of_size[key] = capture, start, compute(start)
-            else:
-                capture, start, _ = self._of_size[key]
-                start.copy_(patches)
-                capture.replay()
-            maps = self._of_size[key][2]
-            return [each.clone() for each in (maps[-1:] if last else maps)]
-
-
-def can_be_captured(network: Classifier, image: Tensor) -> bool:
-    """Whether every step from there on is one that can be replayed: vector code on whole vectors,
-    float32, and nobody who watches."""
-    watched = (
-        torch.compiler.is_compiling()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state()
-    )
-    return (
-        image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype and not watched
-        and type(image) is Tensor
-        and 0 < len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * network.config.dims[0] <= _NUMBERS
-        and network.config.dims[0] % 32 == 0 and describe_backend("cpu").startswith("cpu:")
-    )  # fmt: skip  # a list of conditions

@@ -9,9 +9,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,7 @@ def rehearse(
             torch.cuda.reset_peak_memory_stats(device)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             loss = learn(batches[0])
-        _wait(device)
-        began = time.perf_counter()
-        learn(batches[min(1, len(batches) - 1)])
-        _wait(device)
-        seconds = time.perf_counter() - began
+        _, seconds = clock(device, lambda: learn(batches[min(1, len(batches) - 1)]))
     network.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in network.named_buffers():
@@ -76,6 +75,15 @@ def rehearse(
             torch.cuda.mem_get_info(device)[1],
         )
     return Rehearsal(loss, seconds, sum(kept.values()) + (1 + moments) * learned, None)
+
+
+def clock(device: torch.device, call: Callable[[], Result]) -> tuple[Result, float]:
+    """Return what ``call`` returns, and how many seconds it keeps ``device`` busy."""
+    _wait(device)
+    began = time.perf_counter()
+    result = call()
+    _wait(device)
+    return result, time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:

@@ -13,24 +13,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmambase import run_folder
 from medmambase.config import TrainConfig
-from medmambase.data.augment import augment
 from medmambase.data.decoded.image_set import ImageSet, Progress
-from medmambase.data.reading.images import normalise
-from medmambase.distributed import ALONE, Ranks, local_gradients
+from medmambase.distributed import ALONE, Ranks
 from medmambase.evaluation.metrics import Metrics, evaluate
-from medmambase.inference.probabilities import InferenceError, logits_of, predict
+from medmambase.inference.probabilities import InferenceError, predict
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import BEST, HISTORY, LAST, TENSORBOARD
@@ -38,6 +33,7 @@ from medmambase.training import checkpoint, history
 from medmambase.training.batches import check_batches, seed_of, steps_of
 from medmambase.training.checkpoint import Learning, State
 from medmambase.training.dry_run import rehearse
+from medmambase.training.graph import Graphs, capture_steps
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.interrupt import first_interrupt_waits, of_signal
 from medmambase.training.nonfinite import first_bad_tensor, first_nonfinite
@@ -48,8 +44,10 @@ from medmambase.training.optimise import (
     freeze,
     learning_rate,
     make_optimizer,
+    set_rate,
     set_training,
 )
+from medmambase.training.step import Step
 from medmambase.training.tensorboard import board
 from medmambase.training.threads import crew_of
 
@@ -88,22 +86,15 @@ def train(
     after SIGTERM or SIGHUP), when all is saved; what lay in ``run`` is then still good.
     """
     check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
-    device = next(network.parameters()).device
     lay_out(network)
     network.recompute = config.recompute
     frozen = freeze(network, config)
     learner = ranks.learner(network)
     learning = Learning(network, make_optimizer(network, config), Average(network, config.ema) if config.ema else None)
-    optimizer, average, judged = learning.optimizer, learning.average, learning.judged
-    course = _Course(
-        network,
-        learner,
-        training,
-        config,
-        dtype,
-        class_weights(training.labels, network.config.num_classes, config),
-        ranks,
-    )
+    average, judged = learning.average, learning.judged
+    weights = class_weights(training.labels, network.config.num_classes, config)
+    course = Step(learning, learner, training, config, dtype, weights, ranks)
+    graphs = Graphs(course, {})
     images, description = (
         {"train": training, "val": validation},
         checkpoint.describe(config, network, dtype, ranks.count),
@@ -118,7 +109,7 @@ def train(
         )
     with (
         first_interrupt_waits() as interrupted,
-        crew_of(device, ranks) as crew,
+        crew_of(course.device, ranks) as crew,
         _repeatable(),
         board(run / TENSORBOARD, state.epoch)
         if config.tensorboard and ranks.first
@@ -131,8 +122,10 @@ def train(
                 state.threads, partial(rehearse, network, course.rehearse, batches, MOMENTS[config.optimizer])
             )
             state.threads = crew.count
+            graphs = capture_steps(course, batches)
             if ranks.first:
-                for line in (f"dry run: {rehearsed.line(network.config.num_classes, len(batches))}", *crew.told()):
+                dry_run = graphs.rehearsed(rehearsed).line(network.config.num_classes, len(batches))
+                for line in (f"dry run: {dry_run}", *graphs.told(), *crew.told()):
                     say(line)
         while not history.is_over(state.epochs, config):
             number, began = state.epoch, time.perf_counter() - state.seconds
@@ -145,22 +138,10 @@ def train(
                 % len(training.labels)
             )
             for step in progress(to_do, len(to_do), f"epoch {number}/{config.epochs}") if ranks.first else to_do:
-                for group in optimizer.param_groups:
-                    group["lr"] = rates[step]
+                set_rate(learning.optimizer, rates[step])
                 torch.manual_seed(seed_of(config.seed, number, step, ranks.rank))
-                whole, sums = sum(map(course.weight_of, steps[step])), torch.zeros(2, device=device)
-                for rows in steps[step]:
-                    with local_gradients(learner, wanted=rows is not steps[step][-1]):
-                        loss, hits = course.loss(rows, number)
-                        (
-                            loss * (ranks.count / whole)
-                        ).backward()  # the mean over all images of the step: DDP divides by the count of processes
-                    sums += torch.stack([loss.detach(), hits])
-                norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-                # One exchange, and one wait for the GPU, a step: every process then knows the same
-                # and decides the same.
-                sums = ranks.sum(torch.cat([sums, sums.new_tensor([interrupted()])]))
-                lost, hit, stop, length = torch.cat([sums, norm[None]]).tolist()
+                whole = sum(map(course.weight_of, steps[step]))
+                lost, hit, stop, length = graphs.take(steps[step], number, whole, interrupted)
                 if not (math.isfinite(lost) and math.isfinite(length)):
                     what = (
                         f"the norm of the gradient is {length}"
@@ -168,14 +149,8 @@ def train(
                         else f"the loss is {lost / whole}"
                     )
                     what += f" at epoch {number}, step {step + 1} of {len(steps)}"
-                    where = first_bad_tensor(network, partial(course.again, steps[step], number, step))
+                    where = first_bad_tensor(network, partial(course.again, steps[step], number, step, whole))
                     raise _diverged(f"{what} (first bad tensor: {where})", rates[step], dtype, run, state.epochs)
-                # not before: a length that is no number would spoil all gradients, also those that
-                # can tell where it began
-                if config.clip_norm:
-                    nn.utils.clip_grads_with_norm_(network.parameters(), config.clip_norm, norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
                 if average:
                     average.follow((number - 1) * len(steps) + step)
                 state.step, state.sums = step + 1, (state.sums[0] + lost, state.sums[1] + hit, state.sums[2] + whole)
@@ -230,53 +205,6 @@ def train(
             if ranks.sum(torch.tensor([float(interrupted())])).item():
                 raise of_signal(interrupted())
     return history.outcome(state.epochs, config)
-
-
-@dataclass(frozen=True)
-class _Course:
-    """Everything that stays the same from step to step; ``learner`` is the network or its wrapper
-    that averages gradients, ``weights`` (classes,) are those of the loss."""
-
-    network: MedMambaSE
-    learner: nn.Module
-    training: ImageSet
-    config: TrainConfig
-    dtype: torch.dtype
-    weights: Tensor
-    ranks: Ranks
-
-    def weight_of(self, rows: Tensor) -> float:
-        """Return the sum of the weights of a batch over all processes."""
-        return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
-
-    def loss(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of losses of this process's share of a batch, and the number of
-        correct predictions."""
-        device, mine = next(self.network.parameters()).device, self.ranks.share(rows)
-        places = mine % len(self.training.labels)
-        labels = self.training.labels[places].to(device)
-        images = normalise(self.training.images[places].to(device), self.network.preprocessing)
-        images = augment(
-            images, self.config.augmentation, self.config.seed, epoch, mine, laterality=self.config.laterality
-        )
-        logits = logits_of(self.learner, images, self.dtype)
-        loss = F.cross_entropy(
-            logits, labels, self.weights.to(device), label_smoothing=self.config.label_smoothing, reduction="sum"
-        )
-        return loss, (logits.detach().argmax(1) == labels).sum().float()
-
-    def rehearse(self, rows: Tensor) -> float:
-        """Add the gradients of a batch in the dry run; return its mean loss."""
-        loss, _ = self.loss(rows, 0)
-        (loss * (self.ranks.count / self.weight_of(rows))).backward()
-        return self.ranks.sum(loss.detach()).item() / self.weight_of(rows)
-
-    @torch.no_grad()
-    def again(self, batches: Sequence[Tensor], epoch: int, step: int) -> None:
-        """Repeat the forward passes of a step."""
-        torch.manual_seed(seed_of(self.config.seed, epoch, step, self.ranks.rank))
-        for rows in batches:
-            self.loss(rows, epoch)
 
 
 def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:

@@ -18,15 +18,13 @@ def first_nonfinite(network: nn.Module) -> str | None:
 
 def first_bad_tensor(network: nn.Module, again: Callable[[], object]) -> str:
     """Describe the first non-finite tensor of a step: a weight, the output of a module when
-    ``again`` computes the step once more, or a gradient.
+    ``again`` computes the step once more, or a gradient that ``again`` leaves.
 
-    Gradients are those of the step. BatchNorm's statistics are not asked: they are spoiled by what
-    came before them.
+    BatchNorm's statistics are not asked: they are spoiled by what came before them.
     """
     for name, parameter in network.named_parameters():
         if _is_bad(parameter):
             return f"the weight {name}"
-    gradients = [(name, parameter.grad) for name, parameter in network.named_parameters() if parameter.grad is not None]
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -43,7 +41,9 @@ def first_bad_tensor(network: nn.Module, again: Callable[[], object]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    found += [f"the gradient of {name}" for name, gradient in gradients if _is_bad(gradient)]
+    found += [
+        f"the gradient of {name}" for name, p in network.named_parameters() if p.grad is not None and _is_bad(p.grad)
+    ]
     return found[0] if found else "the loss itself"
 
 

@@ -50,17 +50,33 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
         if parameter.requires_grad:
             (free if spared else decayed).append(parameter)
     if config.optimizer == "adam":
-        return torch.optim.Adam(
-            [p for p in network.parameters() if p.requires_grad],
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
+        learning = [p for p in network.parameters() if p.requires_grad]
+        made: torch.optim.Optimizer = torch.optim.Adam(
+            learning, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    else:
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        made = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    device = next(network.parameters()).device
+    if device.type in ("cuda", "meta"):  # meta: tensors without numbers, which stand for those of a GPU
+        # A CUDA graph would go on with a Python number as it was, so the rate is a tensor; with or
+        # without a graph, because it is rounded to float32 by that.
+        rate = torch.tensor(config.lr, dtype=torch.float32).to(device)
+        for group in made.param_groups:
+            group.update(lr=rate, capturable=True)
+    return made
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:

@@ -79,8 +79,9 @@ class Run:
         """Continue an interrupted training exactly where it stopped.
 
         ``settings``: those that change no result, which are ``data`` (where the images lie now),
-        ``device``, ``cache``, ``save_every`` and ``tensorboard``. The rest, and the errors, are
-        those of ``train``; CheckpointError is raised where the saved state cannot be used.
+        ``device``, ``graphs``, ``cache``, ``save_every`` and ``tensorboard``. The rest, and the
+        errors, are those of ``train``; CheckpointError is raised where the saved state cannot be
+        used.
         """
         given = _checked(settings)
         return _train(known.of_run(self.folder, given), self.folder, _call("Run.resume", given), say, progress)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medmambase.config import Augmentation
-from medmambase.data.augment import _bits, _keys, _normals, _probe_motion, _sector, _uniforms, _warp, augment
+from medmambase.data.augment import _bits, _normals, _probe_motion, _sector, _uniforms, _warp, augment, keys_of
 
 KINDS = get_args(Augmentation)
 
@@ -89,8 +89,8 @@ def test_an_image_is_varied_alike_in_any_batch(
         # Vector units take the last few values of an array one by one, with another rounding: the
         # numbers drawn are the same bits.
         assert torch.allclose(picture, whole[index], atol=1e-5, rtol=0)
-    assert torch.equal(_bits(_keys(seed, epoch, torch.tensor(part)), 0, 40),
-    _bits(_keys(seed, epoch, torch.tensor(indices)), 0, 40)[
+    assert torch.equal(_bits(keys_of(seed, epoch, torch.tensor(part)), 0, 40),
+    _bits(keys_of(seed, epoch, torch.tensor(indices)), 0, 40)[
         [indices.index(index) for index in part]
     ])  # fmt: skip  # one claim
 
@@ -173,12 +173,12 @@ def test_no_motion_puts_a_rim_on_an_image_that_fills_its_frame() -> None:
     full = torch.full((64, 1, 24, 24), 0.2)
     apex, on_black = _sector(full)
     assert not on_black.any()
-    assert torch.allclose(_warp(full, _probe_motion(_keys(0, 1, places(64)), apex, False), on_black), full, atol=1e-5)
+    assert torch.allclose(_warp(full, _probe_motion(keys_of(0, 1, places(64)), apex, False), on_black), full, atol=1e-5)
     bars = torch.full((64, 1, 24, 24), 0.2)
     bars[:, :, :3] = bars[:, :, -3:] = -1  # a wide picture that fills its letterbox
     apex, on_black = _sector(bars)
     assert not on_black.any() and torch.allclose(apex[0], torch.tensor([0.0, -0.75]), atol=1e-6)
-    moved = _warp(bars, _probe_motion(_keys(0, 1, places(64)), apex, False), on_black)
+    moved = _warp(bars, _probe_motion(keys_of(0, 1, places(64)), apex, False), on_black)
     assert moved[:, 0, 10:14].amin() > 0.15, "no black comes in from the sides"
 
 
@@ -195,7 +195,7 @@ def test_the_probe_is_found_where_the_sector_begins() -> None:
 
 
 def test_zooming_leaves_the_probe_in_its_place_and_the_sector_its_angle() -> None:
-    keys = _keys(0, 1, places(200))
+    keys = keys_of(0, 1, places(200))
     apex = torch.tensor([0.1, -0.9]).expand(200, 2)
     turn, _, x, y, _ = _uniforms(keys, 0, 5)
     maps = _probe_motion(keys, apex, True)
@@ -219,18 +219,18 @@ def test_no_tissue_is_drawn_out_of_a_sector_that_touches_the_frame() -> None:
     picture[:, :, -2:, 31:33] = 1.0  # 4 bright pixels of tissue at the lower edge
     apex, on_black = _sector(picture)
     assert on_black.all()
-    moved = _warp(picture, _probe_motion(_keys(0, 1, places(300)), apex, False), on_black)
+    moved = _warp(picture, _probe_motion(keys_of(0, 1, places(300)), apex, False), on_black)
     bright = (moved > 0.6).sum((1, 2, 3))
     assert 4 <= bright.max() <= 12, (
         "4 pixels are 6 after the largest zoom, and some on their rims; drawn out they are a stripe"
     )
-    drawn = _warp(picture, _probe_motion(_keys(0, 1, places(300)), apex, False))
+    drawn = _warp(picture, _probe_motion(keys_of(0, 1, places(300)), apex, False))
     assert (drawn > 0.6).sum((1, 2, 3)).max() > 24, "this is what the black ground is for"
 
 
 def test_black_stays_black_beside_a_sector() -> None:
     picture = sector(64).expand(200, 1, 64, 64)
-    maps = _probe_motion(_keys(0, 1, places(200)), _sector(picture)[0], False)
+    maps = _probe_motion(keys_of(0, 1, places(200)), _sector(picture)[0], False)
     before = torch.zeros(200, 1, 64, 64).masked_fill_(picture > -0.9, 1.0)
     reach = torch.nn.functional.grid_sample(
         before, torch.nn.functional.affine_grid(maps, [200, 1, 64, 64], align_corners=False), align_corners=False
@@ -255,11 +255,11 @@ def test_the_hash_is_splitmix64() -> None:
 def test_random_numbers_are_uniform_and_neighbours_know_nothing_of_each_other(along: str) -> None:
     n = 1 << 14
     if along == "index":
-        numbers = torch.stack(_uniforms(_keys(0, 1, places(n)), 0, 4))
+        numbers = torch.stack(_uniforms(keys_of(0, 1, places(n)), 0, 4))
     elif along == "number":
-        numbers = torch.stack(_uniforms(_keys(0, 1, places(4)), 0, n), 1)
+        numbers = torch.stack(_uniforms(keys_of(0, 1, places(4)), 0, n), 1)
     else:
-        rows = [_keys(*((0, value) if along == "epoch" else (value, 1)), places(1)) for value in range(n)]
+        rows = [keys_of(*((0, value) if along == "epoch" else (value, 1)), places(1)) for value in range(n)]
         numbers = torch.stack(_uniforms(torch.cat(rows), 0, 4))
     assert numbers.min() >= 0 and numbers.max() < 1
     for row in numbers:
@@ -277,13 +277,13 @@ def test_random_numbers_are_uniform_and_neighbours_know_nothing_of_each_other(al
 @pytest.mark.parametrize("bit", range(0, 40, 3))
 def test_one_bit_of_the_index_changes_half_of_the_bits(bit: int) -> None:
     indices = places(256) * 977
-    changed = _keys(0, 1, indices) ^ _keys(0, 1, indices ^ (1 << bit))
+    changed = keys_of(0, 1, indices) ^ keys_of(0, 1, indices ^ (1 << bit))
     ones = torch.stack([(changed >> place) & 1 for place in range(64)]).double()
     assert abs(ones.mean() - 0.5) < 0.02 and (ones.mean(1) - 0.5).abs().max() < 0.2
 
 
 def test_speckle_is_normal_and_differs_from_pixel_to_pixel_and_image_to_image() -> None:
-    noise = _normals(_keys(5, 2, places(64)), 24, 4096).double()
+    noise = _normals(keys_of(5, 2, places(64)), 24, 4096).double()
     n = noise.numel()
     assert abs(noise.mean()) < 5 / n**0.5 and abs(noise.var() - 1) < 5 * (2 / n) ** 0.5
     assert abs((noise**3).mean()) < 5 * (15 / n) ** 0.5 and abs((noise**4).mean() - 3) < 5 * (96 / n) ** 0.5
@@ -297,7 +297,7 @@ def test_speckle_is_normal_and_differs_from_pixel_to_pixel_and_image_to_image() 
     ):
         assert abs(correlation(first, second)) < 5 / first.numel() ** 0.5
         assert abs(correlation(first**2, second**2)) < 5 / first.numel() ** 0.5
-    assert _normals(_keys(5, 2, places(3)), 24, 15).shape == (3, 15)
+    assert _normals(keys_of(5, 2, places(3)), 24, 15).shape == (3, 15)
 
 
 @pytest.mark.parametrize("kind", ["crop_flip", "ultrasound"])
@@ -333,5 +333,5 @@ def test_a_gpu_gives_the_same_pictures_as_the_cpu(kind: Augmentation) -> None:
     assert there.is_cuda and torch.allclose(there.cpu(), augment(images, kind, 0, 1, places(16)), atol=1e-4)
     for seed in (0, 2**63 - 1):
         assert torch.equal(
-            _bits(_keys(seed, 1, places(999).cuda()), 0, 99).cpu(), _bits(_keys(seed, 1, places(999)), 0, 99)
+            _bits(keys_of(seed, 1, places(999).cuda()), 0, 99).cpu(), _bits(keys_of(seed, 1, places(999)), 0, 99)
         )

@@ -1,0 +1,154 @@
+"""Take one training step: from a batch to the loss, its gradients, and new weights.
+
+``gradients`` and ``update`` are functions of tensors that stay in their places. On a GPU nothing in
+them waits for a result, copies from the host, or depends on a Python number that differs from step
+to step. So the same two functions are a step of their own, and what ``graph.py`` captures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmambase.config import TrainConfig
+from medmambase.data.augment import augment_by_keys, keys_of
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.reading.images import normalise
+from medmambase.distributed import Ranks, local_gradients
+from medmambase.inference.probabilities import logits_of
+from medmambase.model.network import MedMambaSE
+from medmambase.training.batches import seed_of
+from medmambase.training.checkpoint import Learning
+
+
+class Batch(NamedTuple):
+    """Everything that a step gets from the host: images torch.uint8 (b, c, s, s); labels
+    torch.int64 (b,); keys torch.int64 (b,), from which augmentation draws; and torch.float32 (),
+    the factor by which the sum of the losses is multiplied before its gradients are taken."""
+
+    images: Tensor
+    labels: Tensor
+    keys: Tensor
+    factor: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on ``device``."""
+        return Batch(*(t.to(device) for t in self))
+
+
+class Outcome(NamedTuple):
+    """What became of a step, summed over all processes: the weighted losses, the correct
+    predictions, and how many processes are to stop; and the norm of the gradients."""
+
+    loss: float
+    hits: float
+    stops: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything that stays the same from step to step. ``learner`` is the network or its wrapper
+    that averages gradients; ``weights`` (classes,), on the CPU, are those of the loss."""
+
+    learning: Learning
+    learner: nn.Module
+    training: ImageSet
+    config: TrainConfig
+    dtype: torch.dtype
+    weights: Tensor
+    ranks: Ranks
+
+    @property
+    def network(self) -> MedMambaSE:
+        """The network that learns."""
+        return self.learning.network
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def _weights_there(self) -> Tensor:
+        return self.weights.to(self.device)
+
+    def weight_of(self, rows: Tensor) -> float:
+        """Return the sum of the weights of a batch over all processes."""
+        return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
+
+    def batch(self, rows: Tensor, epoch: int, whole: float) -> Batch:
+        """Gather this process's share of a batch, on the CPU. ``whole``: the weight of the images
+        of the whole step; its loss is their mean."""
+        mine = self.ranks.share(rows)
+        places = mine % len(self.training.labels)
+        # DDP divides by the count of processes.
+        factor = torch.tensor(self.ranks.count / whole, dtype=torch.float32)
+        keys = keys_of(self.config.seed, epoch, mine)
+        return Batch(self.training.images[places], self.training.labels[places], keys, factor)
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Add the gradients of a batch on the network's device. Returns torch.float32 (2,): the
+        weighted sum of its losses, and the number of correct predictions."""
+        images = augment_by_keys(
+            normalise(batch.images, self.network.preprocessing), self.config.augmentation, batch.keys,
+            laterality=self.config.laterality,
+        )  # fmt: skip  # one call in another
+        logits = logits_of(self.learner, images, self.dtype)
+        loss = F.cross_entropy(
+            logits, batch.labels, self._weights_there, label_smoothing=self.config.label_smoothing, reduction="sum"
+        )
+        (loss * batch.factor).backward()
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == batch.labels).sum().float()])
+
+    def update(self, sums: Tensor) -> Tensor:
+        """Update the weights by their gradients, and take these away; leave the weights as they are
+        if a sum or the norm of the gradients is non-finite.
+
+        ``sums``, torch.float32 (k,), are known to all processes. Returns torch.float32 (k + 1,):
+        the sums and the norm.
+        """
+        network, optimizer = self.network, self.learning.optimizer
+        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        if self.config.clip_norm:
+            nn.utils.clip_grads_with_norm_(network.parameters(), self.config.clip_norm, norm)
+        found = torch.cat([sums, norm[None]])
+        # The fused optimiser skips its step by itself where this is 1: no host has to be asked.
+        optimizer.found_inf = (~torch.isfinite(found).all()).float()  # type: ignore[attr-defined]  # as torch.amp does
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def whole(self, batch: Batch) -> Tensor:
+        """Take a step of one batch on one process. Returns torch.float32 (3,): the weighted sum of
+        the losses, the number of correct predictions, the norm of the gradients."""
+        return self.update(self.gradients(batch))
+
+    def take(self, batches: Sequence[Tensor], epoch: int, whole: float, interrupted: Callable[[], int]) -> Outcome:
+        """Take a step of the rows of one batch or several. Every process learns the same of it, and
+        decides the same."""
+        sums = self._sums(batches, epoch, whole)
+        # One exchange, and one wait for the GPU, a step.
+        sums = self.ranks.sum(torch.cat([sums, sums.new_tensor([bool(interrupted())])]))
+        return Outcome(*self.update(sums).tolist())
+
+    def again(self, batches: Sequence[Tensor], epoch: int, step: int, whole: float) -> None:
+        """Repeat the forward and backward passes of a step that was not taken."""
+        torch.manual_seed(seed_of(self.config.seed, epoch, step, self.ranks.rank))
+        self._sums(batches, epoch, whole)
+
+    def rehearse(self, rows: Tensor) -> float:
+        """Add the gradients of a batch in the dry run; return its mean loss."""
+        whole = self.weight_of(rows)
+        return self.ranks.sum(self._sums([rows], 0, whole)[0]).item() / whole
+
+    def _sums(self, batches: Sequence[Tensor], epoch: int, whole: float) -> Tensor:
+        sums = torch.zeros(2, device=self.device)
+        for rows in batches:
+            with local_gradients(self.learner, wanted=rows is not batches[-1]):
+                sums += self.gradients(self.batch(rows, epoch, whole).to(self.device))
+        return sums
