@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from medmambase_kernels._triton.numerics import LN2, LOG2E
-from medmambase_kernels._triton.scan_forward import place_at, route, step_delta, step_on
+from medmambase_kernels._triton.scan_forward import STAGES, place_at, route, step_delta, step_on
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def _rebuild(
     """Forward again by groups of STEPS steps, each group's first state into its slot of the strip:
     the state, position and place afterwards."""
     state = tl.arange(0, N)
-    for group in range(slot, slots):
+    for group in tl.range(slot, slots, num_stages=STAGES):
         tl.store(strip + group * (N * BD), h)
         xs, raws, Bs = (), (), ()
         for _ in tl.static_range(STEPS):
@@ -233,7 +233,7 @@ def _recede(
     """The adjoint over so many groups of STEPS steps back, with nothing but itself: it, the sum of
     deltas, position and place afterwards."""
     state = tl.arange(0, N)
-    for _group in range(0, groups):
+    for _group in tl.range(0, groups, num_stages=STAGES):
         raws, dys, Cs = (), (), ()
         for _ in tl.static_range(STEPS):
             raws += (tl.load(delta_row + p * d * K).to(tl.float32) + bias,)

@@ -6,8 +6,10 @@ image, with its [state, channel] tile in registers.
 
 A2 = A log2(e), so that one exp2 instruction is the whole decay.
 
-A lane holds one channel and all its states: no shuffle, no barrier, no shared memory. A direction
-is a signed stride over the one image, so no turned copy exists. Bytes an element of x and
+A lane holds one channel and all its states: no shuffle. A direction is a signed stride over the one
+image, so no turned copy exists. What a loop loads is copied ahead into shared memory (STAGES): left
+to itself, the assembler moves every load of a group of steps down to its use, and the group waits
+for memory five to seven times. Bytes an element of x and
 direction, float32: x 4 (from the cache after the first direction), y 4, given delta 4; and 16 n /
 CHUNK for the states kept for backward. B, C and the rank of delta come as rows (b, l, k g, [B | C |
 rank]) in float32, padded to powers of two: bfloat16 rows would cost 3 instructions a state in
@@ -27,6 +29,10 @@ from medmambase_kernels._triton.numerics import LOG2E, softplus
 WHOLE = tl.constexpr(0)
 ENDS = tl.constexpr(1)
 CHUNKS = tl.constexpr(2)
+
+# Turns of a loop whose loads are under way, this one included. With 2, a copy is begun at the end
+# of the turn before and waited for at once; 4 is no better than 3, by the predicted cycles.
+STAGES = tl.constexpr(3)
 
 
 @triton.jit
@@ -66,14 +72,21 @@ def step_delta(raw, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def _advance(
-    h, total, p, place, begin, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner, step, wrap, d,
+    h, total, p, place, begin, end, x_row, delta_row, row, y_row, entry, A2, B, C, W, D, bias, in_d, inner, step,
+    wrap, d,
     K: tl.constexpr, ROW: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, VARY_B: tl.constexpr,
-    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, MODE: tl.constexpr, ADDS: tl.constexpr, STEPS: tl.constexpr,
+    VARY_C: tl.constexpr, SOFTPLUS: tl.constexpr, MODE: tl.constexpr, KEEPS: tl.constexpr, ADDS: tl.constexpr,
+    STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip  # what changes; where from and to; what stays; switches and tile sizes
     """The steps from begin to end, a multiple of STEPS: the state, the sum of deltas, the position
-    and its place in its line afterwards."""
+    and its place in its line afterwards. KEEPS stores the state that enters each chunk; ADDS adds
+    to the y that is there, which no turn of the same loop has written."""
     state, low = tl.arange(0, N), tl.arange(0, RANK if RANK > 0 else 1)
-    for _at in range(begin, end, STEPS):  # not _, which the loops inside bind: older Tritons mind
+    for at in tl.range(begin, end, STEPS, num_stages=STAGES):
+        if KEEPS:  # noqa: SIM102  # the first is the compiler's, the second the kernel's
+            if at % CHUNK == 0:
+                kept = entry + tl.full([], at // CHUNK, p.dtype) * (N * d)
+                tl.store(kept, h, mask=in_d[None, :] & (state >= 0)[:, None])
         ps, xs, raws, Bs, Cs, before = (), (), (), (), (), ()
         for _ in tl.static_range(STEPS):  # every load of a group before its first store: loads may not move over stores
             ps += (p,)
@@ -148,34 +161,35 @@ def forward(
         if not VARY_C:
             C = tl.load(C_ptr + tile)
         h = tl.zeros([N, BD], tl.float32)
-        from_chunk, to_chunk = i_c.to(tl.int32), i_c.to(tl.int32) + 1
+        begin = i_c.to(tl.int32) * CHUNK
+        end = tl.minimum(begin + CHUNK, l)
         if MODE == WHOLE:  # i_c is 0
-            to_chunk = chunks
+            end = l
             if INITIAL:
                 h = tl.load(initial_ptr + i_b * N * d + tile)
         if MODE == CHUNKS:
             h = tl.load(entry + i_c * N * d + tile)
         first, inner, step, wrap = route(i_k, height, width)
         first, inner, step, wrap = first.to(INDEX), inner.to(INDEX), step.to(INDEX), wrap.to(INDEX)
-        p, place = place_at(from_chunk * CHUNK, first, inner, step, wrap)
-        for chunk in range(from_chunk, to_chunk):
-            if MODE == WHOLE and SAVE:
-                tl.store(entry + (tl.full([], chunk, INDEX) * (N * d) + tile), h, mask=in_tile)
-            total = tl.zeros([BD], tl.float32)
-            begin, end = chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, l)
-            whole = end if EVEN else begin + (end - begin) // STEPS * STEPS
+        p, place = place_at(begin, first, inner, step, wrap)
+        total = tl.zeros([BD], tl.float32)
+        whole = end if EVEN else begin + (end - begin) // STEPS * STEPS
+        h, total, p, place = _advance(
+            h, total, p, place, begin, whole, x_row, delta_row, row, y_row, entry + tile, A2, B, C, W, D, bias, in_d,
+            inner, step, wrap, d,
+            K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, MODE == WHOLE and SAVE, i_pair > 0, STEPS, CHUNK,
+        )  # fmt: skip  # line by line the function's parameters
+        if not EVEN:
             h, total, p, place = _advance(
-                h, total, p, place, begin, whole, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner,
-                step, wrap, d, K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, STEPS,
+                h, total, p, place, whole, end, x_row, delta_row, row, y_row, entry + tile, A2, B, C, W, D, bias,
+                in_d, inner, step, wrap, d,
+                K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, MODE == WHOLE and SAVE, i_pair > 0, 1, CHUNK,
             )  # fmt: skip  # line by line the function's parameters
-            if not EVEN:
-                h, total, p, place = _advance(
-                    h, total, p, place, whole, end, x_row, delta_row, row, y_row, A2, B, C, W, D, bias, in_d, inner,
-                    step, wrap, d, K, ROW, N, RANK, VARY_B, VARY_C, SOFTPLUS, MODE, i_pair > 0, 1,
-                )  # fmt: skip  # line by line the function's parameters
-            if MODE == ENDS:
-                tl.store(entry + (tl.full([], chunk, INDEX) * (N * d) + tile), h, mask=in_tile)
-                tl.store(total_ptr + ((i_b * K + i_k) * chunks + chunk) * d + channel, total, mask=in_d)
+        if MODE == ENDS:
+            tl.store(entry + (i_c * N * d + tile), h, mask=in_tile)
+            tl.store(total_ptr + ((i_b * K + i_k) * chunks + i_c) * d + channel, total, mask=in_d)
+        if i_pair + 1 < PAIR:
+            tl.debug_barrier()  # the second sweep's copies ahead have no order with the stores of the first
         if MODE == WHOLE and K == 1:
             tl.store(last_ptr + i_b * N * d + tile, h, mask=in_tile)
 
@@ -199,7 +213,7 @@ def carry(
     entry = entry_ptr + (i_b * K + i_k) * chunks * N * d + tile
     total = total_ptr + (i_b * K + i_k) * chunks * d + channel
     h = tl.load(initial_ptr + i_b * N * d + tile) if INITIAL else tl.zeros([N, BD], tl.float32)
-    for n_th in range(0, chunks):
+    for n_th in tl.range(0, chunks, num_stages=STAGES):  # of chunks that no turn has stored yet
         chunk = tl.full([], chunks - 1 - n_th if REVERSE else n_th, tl.int64)
         made = tl.load(entry + chunk * N * d)
         decay = tl.exp2(tl.load(total + chunk * d)[None, :] * A2)
