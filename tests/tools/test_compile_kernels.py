@@ -81,7 +81,7 @@ def test_the_scans_keep_to_their_budgets_on_both_generations_that_have_one() -> 
     for row in scans:
         instructions, shuffles, barriers = (float(figure) for figure in row[-6:-3])
         if row[0] == "scan_forward.forward":
-            assert instructions <= 8.0 and shuffles == barriers == 0, row
+            assert instructions <= 10.6 and shuffles == 0 and barriers <= 0.04, row
         elif "l49" not in row:  # there C is constant
             assert instructions <= 27.0 and shuffles <= 2.6, row
 
@@ -89,11 +89,12 @@ def test_the_scans_keep_to_their_budgets_on_both_generations_that_have_one() -> 
 @pytest.mark.parametrize(
     ("loop", "spills", "sentence"),
     [
-        (Loop(513, 0, 0, 0, 68, 44), 0, "8.02 instructions a state, 8.0 allowed"),
+        (Loop(679, 0, 2, 0, 68, 44), 0, "10.61 instructions a state, 10.6 allowed"),
         (Loop(512, 1, 0, 0, 68, 44), 0, "0.02 shuffles a state, 0 allowed"),
         (Loop(512, 0, 0, 2, 68, 44), 0, "0.03 local a state, 0 allowed"),
         (Loop(512, 0, 0, 0, 68, 44), 4, "4 bytes spilled, 0 allowed"),
-        (Loop(512, 0, 0, 0, 68, 44), 0, None),
+        (Loop(512, 0, 3, 0, 68, 44), 0, "0.05 barriers a state, 0.04 allowed"),
+        (Loop(512, 0, 2, 0, 68, 44), 0, None),
     ],
 )
 def test_a_launch_over_its_budget_is_named_with_figure_and_limit(loop: Loop, spills: int, sentence: str | None) -> None:
