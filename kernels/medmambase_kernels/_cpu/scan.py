@@ -16,6 +16,7 @@ from medmambase_kernels._cpu.scan_forward import CHUNK, Form
 # blocks of channels, and backward by cuts of the channels where images are few. Not by the threads
 # there are, on which no result may depend.
 _TASKS = 16
+_FORWARD_STATES, _BACKWARD_STATES = 8, 4  # at most, in vectors that stay in registers
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def forward(s: Scan, initial: Tensor | None, save: bool) -> tuple[Tensor, Tensor
     """y (b, l, d); the state before each chunk (b, k, chunks, n, d) in one axis, empty unless
     ``save``; the last state (b, k, n, d)."""
     (b, l, d), (_, n, _), k = s.x.shape, s.A2.shape, len(s.order)
-    form = s.form(8, initial is not None)
+    form = s.form(_FORWARD_STATES, initial is not None)
     y = empty(b, l, d)
     entry = empty(b * k * chunks_of(l) * n * d if save else 0)
     last = empty(b, k, n, d)
@@ -126,7 +127,7 @@ def backward(s: Scan, dy: Tensor, entry: Tensor, dlast: Tensor | None) -> Gradie
     """All gradients, given dy (b, l, d), the states that forward kept, and the adjoint of the last
     state (b, k, n, d), None for zero."""
     (b, l, d), (p, n, _), k = s.x.shape, s.A2.shape, len(s.order)
-    form = s.form(4, dlast is not None)
+    form = s.form(_BACKWARD_STATES, dlast is not None)
     cuts = max(1, min(_TASKS // max(b, 1), d // (form.vectors * form.lanes)))
     of_rows = empty(cuts, *s.rows.shape)
     of_state = empty(*((b, k, n, d) if dlast is not None else (0,)))
