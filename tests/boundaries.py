@@ -1,6 +1,6 @@
 """The sizes at which kernels begin another block, the places in memory that tensors may have, and
-the numbers that operators may be given: what ``kernels/test_boundaries.py`` walks, besides the small
-samples of ``operators.py``.
+the numbers that operators may be given: what ``kernels/test_boundaries.py`` walks, besides the
+small samples of ``operators.py``.
 
 A new block size is a line of BOUNDARIES, or, where it decides no result, of NO_BOUNDARIES: a test
 finds it in the source and asks for one. A further Triton file is a line of WALKED.

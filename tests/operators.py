@@ -1,8 +1,9 @@
 """The table of operators that the generic tests walk, with sample arguments, and what those tests
 share.
 
-A new operator is one row of OPERATORS. Then it is held to its definition on every backend,
-compiled, exported, checked by torch, batched, differentiated by torch.func, checkpointed and faked.
+A new operator is one row of OPERATORS, and its block sizes are lines of ``boundaries.py``. Then it
+is held to its definition on every backend, compiled, exported, checked by torch, batched,
+differentiated by torch.func, checkpointed and faked.
 """
 
 from collections.abc import Callable
