@@ -216,9 +216,10 @@ def carry(
     for n_th in tl.range(0, chunks, num_stages=STAGES):  # of chunks that no turn has stored yet
         chunk = tl.full([], chunks - 1 - n_th if REVERSE else n_th, tl.int64)
         made = tl.load(entry + chunk * N * d)
-        decay = tl.exp2(tl.load(total + chunk * d)[None, :] * A2)
+        after = tl.exp2(tl.load(total + chunk * d)[None, :] * A2) * h + made
+        # Only now: the copy of what the chunk made may be under way until it is used.
         tl.store(entry + chunk * N * d, h, mask=in_tile)
-        h = decay * h + made
+        h = after
     if K == 1:
         tl.store(last_ptr + i_b * N * d + tile, h, mask=in_tile)
 
