@@ -1,12 +1,27 @@
 """Write files atomically: beside their place, then moved there, so that a kill at any byte spoils
-nothing."""
+nothing. Open only regular files for reading."""
 
+import errno
 import json
 import os
+import stat
 import time
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for what is no regular file: devices have no end, pipes may never begin."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "a folder, a device or a pipe, not a regular file", str(path))
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading bytes. Raises OSError, for anything else too."""
+    check_regular(path)
+    return path.open("rb")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

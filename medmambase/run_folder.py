@@ -4,10 +4,8 @@ Every file is written beside its place and moved there, so that a kill at any by
 is there.
 """
 
-import csv
 import errno
 import glob
-import io
 import json
 import os
 import re
@@ -20,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medmambase import files
+from medmambase.tables import table
 
 # Folders in a run's folder. BEST and LAST are networks' folders, TEST and VAL hold results.
 BEST, LAST, TEST, VAL = "best", "last", "test", "val"
@@ -203,9 +202,5 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a CSV file as ``write_text`` does; None becomes an empty cell."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    """Write a CSV file as ``tables.table`` makes it, and as ``write_text`` does."""
+    write_text(path, table(header, rows))

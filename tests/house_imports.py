@@ -20,6 +20,7 @@ BASE = (
     "medmambase.config",
     "medmambase.validation",
     "medmambase.files",
+    "medmambase.tables",
     "medmambase.run_folder",
     "medmambase.distributed",
     "medmambase.machine",

@@ -1,7 +1,6 @@
 """``medmambase-predict RUN IMAGES -o out.csv``: predict any number of files, one row each."""
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from medmambase.commands import console, guard
 from medmambase.config import ConfigError
 from medmambase.files import move
 from medmambase.inference.predictor import Predictor
+from medmambase.tables import line
 
 COLUMNS = ("path", "predicted", "probability")
 
@@ -36,17 +36,16 @@ def _predict(options: argparse.Namespace) -> int:
     # A file name that is no valid Unicode is written with escapes. Each batch is on its way to the
     # disk at once: whatever ends this, the rows so far are there.
     with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *(f"prob_{name}" for name in predictor.classes), "error"])
+        file.write(line((*COLUMNS, *(f"prob_{name}" for name in predictor.classes), "error")))
         try:
             for one in tqdm(predictions, desc="predicting", unit=" images", leave=False, disable=None):
                 name = one.path.relative_to(root).as_posix() if one.path else ""
                 if one.problem is None:
                     good += 1
-                    writer.writerow([name, one.label, *map(repr, [one.probability, *one.by_class.values()]), ""])
+                    file.write(line((name, one.label, one.probability, *one.by_class.values(), "")))
                 else:
                     bad += 1
-                    writer.writerow([name, "", "", *("" for _ in predictor.classes), one.problem])
+                    file.write(line((name, "", "", *("" for _ in predictor.classes), one.problem)))
                 if (good + bad) % options.batch_size == 0:
                     file.flush()
         except KeyboardInterrupt as error:

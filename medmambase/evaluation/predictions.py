@@ -2,7 +2,6 @@
 Every figure can be computed from this file again."""
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from medmambase.files import write_text
+from medmambase.tables import of_cell, table
 
 COLUMNS = ("path", "label", "predicted")
 ABOUT = ("patient", "leaked")  # may be missing, as in files of other programs
@@ -85,21 +85,20 @@ class Predictions:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every
     probability to the last digit. Raises OSError."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     classes, p = predictions.classes, predictions
-    writer.writerow([*COLUMNS, *ABOUT, *(PREFIX + name for name in classes)])
-    for name, label, called, patient, leaked, row in zip(
-        p.names,
-        p.labels.tolist(),
-        p.predicted.tolist(),
-        p.patients,
-        p.leaked.tolist(),
-        p.probabilities.tolist(),
-        strict=True,
-    ):
-        writer.writerow([name, classes[label], classes[called], patient, "yes" if leaked else "no", *map(repr, row)])
-    write_text(path, text.getvalue())
+    rows = (
+        (name, classes[label], classes[called], patient, "yes" if leaked else "no", *row)
+        for name, label, called, patient, leaked, row in zip(
+            p.names,
+            p.labels.tolist(),
+            p.predicted.tolist(),
+            p.patients,
+            p.leaked.tolist(),
+            p.probabilities.tolist(),
+            strict=True,
+        )
+    )
+    write_text(path, table((*COLUMNS, *ABOUT, *(PREFIX + name for name in classes)), rows))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -117,7 +116,7 @@ def read_predictions(path: Path) -> Predictions:
             number = {name: index for index, name in enumerate(classes)}
             for cells in reader:
                 try:
-                    name, label, predicted, *rest = cells
+                    name, label, predicted, *rest = map(of_cell, cells)
                     row = [float(cell) for cell in rest[len(known) :]]
                     if len(row) != len(classes) or number[predicted] != int(np.argmax(row)):
                         raise ValueError

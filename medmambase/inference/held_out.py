@@ -11,6 +11,7 @@ from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.reading.images import ImageError
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import IMAGES, LAST, SPLITS
+from medmambase.tables import of_cell
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
             f"{len(seen)} of them have the same pixels as an image in train or val, or the same patient: "
             f"results are given with and without them"
         )
-    return Examination(images, seen, tuple(bad), tuple(notes))
+    return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
 
 
 def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
@@ -75,7 +76,7 @@ def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return {
-                row.get(column) or ""
+                of_cell(row.get(column) or "")
                 for row in csv.DictReader(file)
                 if all(row.get(name) == value for name, value in where.items())
             }

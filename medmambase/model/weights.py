@@ -93,7 +93,18 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> Non
             raise WeightsError(f"{folder / WEIGHTS}: {key} {how}; {whole}")
         if wanted != found:
             raise WeightsError(f"{folder / WEIGHTS}: {key} has shape {found}; config.json wants {wanted}; {whole}")
+        _check_finite(str(folder / WEIGHTS), key, tensors[key])
     network.load_state_dict(tensors)
+
+
+def _check_finite(source: str, key: str, t: Tensor) -> None:
+    """Raise WeightsError for a tensor with NaN or infinity: its network would predict with it."""
+    bad = int((~t.isfinite()).sum())
+    if bad:
+        raise WeightsError(
+            f"{source}: {key} holds {bad} values that are no finite numbers, of {t.numel()}; restore the file, or take "
+            f"another network"
+        )
 
 
 # Upstream's names and ours, in order of application. Shapes that differ (``_upstream_shape``) only
@@ -271,6 +282,8 @@ def match(
     for theirs, t in tensors.items():
         ours = renamed(theirs)
         target, shape = own.get(ours), tuple(t.shape)
+        if _part(ours) not in new:
+            _check_finite(source, theirs, t)
         if _part(ours) in new:
             has = "no such parameter" if target is None else f"{tuple(target.shape)}"
             skipped.append(f"{theirs} (shape {shape}, this network has {has})")

@@ -22,6 +22,7 @@ from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import IMAGES, STATE
+from medmambase.tables import of_cell
 from medmambase.training.history import Epoch
 from medmambase.training.optimise import Average
 
@@ -217,7 +218,7 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
     now = {row[1]: row for split, part in images.items() for row in _listed(split, part)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            then = {row[1]: tuple(row) for row in list(csv.reader(file))[1:]}
+            then = {row[1]: row for row in (tuple(map(of_cell, row)) for row in list(csv.reader(file))[1:])}
     except (OSError, UnicodeDecodeError, csv.Error, IndexError):
         return "which ones is unknown"
     kinds = {

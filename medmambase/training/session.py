@@ -64,7 +64,7 @@ def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest)
     notes = (*manifest.notes, *lost(manifest, images.samples), *(cache.notes if cache else ()))
-    return Intake(images, preprocessing, found, tuple(bad), notes)
+    return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
 
 
 def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:

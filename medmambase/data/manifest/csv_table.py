@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from medmambase.data.manifest.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
+from medmambase.tables import of_cell
 
 # What a column is called, in any case and with blanks or hyphens for underscores; the first is how
 # a run writes it.
@@ -53,7 +54,9 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     delimiter = max(",;\t", key=header.count)
     try:
         reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+        lines = [
+            (reader.line_num, [of_cell(cell.strip()) for cell in row]) for row in reader if any(map(str.strip, row))
+        ]
     except csv.Error as error:
         raise DataError(f"{path}: is not a CSV file ({error}); {_ADVICE}") from error
     if not lines:
@@ -64,6 +67,10 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             raise DataError(
                 f"{path}, line {line}: has {len(row)} cells, and the first line names {len(names)} columns; put a "
                 f"name with commas in quotes"
+            )
+        if "\0" in "".join(row):
+            raise DataError(
+                f"{path}, line {line}: holds a NUL character, which no file's name has; delete it, or the line"
             )
     return names, rows
 

@@ -8,10 +8,11 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmambase.data.reading.images import is_dicom
+from medmambase.data.reading.images import ImageError, is_dicom, unlisted
 from medmambase.run_folder import DESCRIPTION, HISTORY, LOG
 
 SUFFIXES = frozenset(
@@ -62,7 +63,8 @@ class Manifest:
     """Every image of a source, in the order of the names; ``notes`` are one line each.
 
     ``classes`` are sorted as the folders of train are, or stand in the order that a published set
-    gives them. ``method``: how the splits came about.
+    gives them. ``method``: how the splits came about. ``unlisted``: folders among the images whose
+    files cannot be listed.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class Manifest:
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
     method: str = ""
+    unlisted: tuple[ImageError, ...] = ()
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of "train", "val" or "test"; empty where there is none."""
@@ -96,9 +99,10 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
             f"{root}: this is a file; give the folder that holds train/, val/ and test/, or one folder for each class"
         )
     notes: list[str] = []
+    closed: list[ImageError] = []
     past = _PastRuns(root, runs)
     split_folders = _split_folders(root, notes, past)
-    found = {split: _classes_in(root, folder, notes, past) for split, folder in split_folders.items()}
+    found = {split: _classes_in(root, folder, notes, closed, past) for split, folder in split_folders.items()}
     if past.met:
         notes.append(
             f"left out, since runs of earlier trainings lie there: "
@@ -126,7 +130,7 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
         for path in paths
     ]
     samples.sort(key=lambda sample: sample.name)
-    return Manifest(root, classes, tuple(samples), tuple(notes))
+    return Manifest(root, classes, tuple(samples), tuple(notes), unlisted=tuple(closed))
 
 
 def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
@@ -165,9 +169,11 @@ class _PastRuns:
     def are_in(self, folder: Path) -> bool:
         """The same for a folder that need not be walked: whether it is a run or the runs' folder,
         or has a run in it."""
-        return folder == self.runs or any(
-            all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_subfolders(folder))
-        )
+        with suppress(OSError):  # of one that cannot be listed nobody knows
+            return folder == self.runs or any(
+                all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_listed(folder))
+            )
+        return False
 
 
 def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, Path]:
@@ -194,15 +200,21 @@ def _split_folders(root: Path, notes: list[str], past: _PastRuns) -> dict[str, P
     return splits
 
 
-def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> dict[str, list[Path]]:
-    """Class name -> its image files at any depth; classes without any are named in a note."""
+def _classes_in(
+    root: Path, folder: Path, notes: list[str], closed: list[ImageError], past: _PastRuns
+) -> dict[str, list[Path]]:
+    """Class name -> its image files at any depth; classes without any are named in a note, and in
+    ``closed`` each folder that cannot be listed. Raises DataError where that is all of a class."""
     classes: dict[str, list[Path]] = {}
     empty = []
     for child in _subfolders(folder):
-        paths, met = _images(child, past)
+        paths, met, shut = _images(child, past)
         past.met += met if paths else [child] if met else []
+        closed += shut
         if paths:
             classes[child.name] = paths
+        elif shut:
+            raise DataError(f"{shut[0]}, and so is class {child.name!r}; make it readable, or move it out of the data")
         elif not met:
             empty.append(child.name)
     if unspeakable := [name for name in classes if _UNTEXT.search(name)]:
@@ -221,14 +233,24 @@ def _classes_in(root: Path, folder: Path, notes: list[str], past: _PastRuns) -> 
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    """Folders in a folder. Raises DataError where it cannot be listed."""
+    try:
+        return _listed(folder)
+    except OSError as error:
+        raise DataError(f"{unlisted(folder, error)}; make it readable") from error
+
+
+def _listed(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if _visible(child.name) and child.is_dir())
 
 
-def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
-    """Image files at any depth, and the folders of runs that were not entered."""
+def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path], list[ImageError]]:
+    """Image files at any depth, the folders of runs that were not entered, and the folders that
+    cannot be listed."""
     found: list[Path] = []
     met: list[Path] = []
-    for parent, folders, files in os.walk(folder):
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=closed.append):
         if past.begin_at(Path(parent), files):
             met.append(Path(parent))
             folders.clear()
@@ -237,15 +259,19 @@ def _images(folder: Path, past: _PastRuns) -> tuple[list[Path], list[Path]]:
         found += [
             path for path in (Path(parent, name) for name in files) if _is_image(path.name) or _is_bare_dicom(path)
         ]
-    return found, met
+    return found, met, [unlisted(Path(error.filename), error) for error in closed]
 
 
 def image_files(folder: Path) -> Iterator[Path]:
     """Yield every image file at any depth, sorted by folder; only the names of one folder at a time
-    are kept. A single file yields itself."""
+    are kept. A single file yields itself, and so does a folder that cannot be listed: whoever reads
+    it is told."""
     if not folder.is_dir():
         yield folder
-    for parent, folders, files in os.walk(folder):
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=closed.append):
+        yield from (Path(error.filename) for error in closed)
+        closed.clear()
         folders[:] = sorted(name for name in folders if _visible(name))
         yield from (
             path
@@ -259,9 +285,12 @@ def _visible(name: str) -> bool:
 
 
 def _is_bare_dicom(path: Path) -> bool:
-    """Whether it is one of the files that scanners write without any suffix."""
+    """Whether it is one of the files that scanners write without any suffix, or may be one: a file
+    that cannot be opened counts, so that whoever reads it is told."""
     try:
         return not path.suffix and _visible(path.name) and is_dicom(path)
+    except PermissionError:
+        return path.is_file()
     except OSError:
         return False
 

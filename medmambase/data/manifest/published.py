@@ -97,7 +97,13 @@ def read_medmnist(path: Path) -> Manifest:
         samples += [
             Sample(path, int(label), split, f"{split}/{row:06d}", "", row) for row, label in enumerate(labels.ravel())
         ]
-    count = 1 + max((sample.label for sample in samples), default=0)
+    highest = max(samples, key=lambda sample: sample.label, default=None)
+    if highest is not None and highest.label >= len(samples):  # so many names of classes would fill the memory
+        raise DataError(
+            f"{path}: {highest.split}_labels holds {highest.label}; wanted the numbers of classes from 0 on, below the "
+            f"number of images, {len(samples)}"
+        )
+    count = 1 + (highest.label if highest else 0)
     known = CLASSES.get(re.sub(r"_\d+$", "", path.stem.casefold()), ())
     classes = known if len(known) == count else tuple(map(str, range(count)))
     check_classes(

@@ -1,11 +1,11 @@
 """Read any data source as images with classes, patients and splits."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
+from medmambase.data.manifest.groups import grouped
 from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
 from medmambase.data.manifest.splits import complete
 from medmambase.data.reading.dicom import patient_of
@@ -55,7 +55,7 @@ def read_images(
         )
     found = _read(source, runs, group_column)
     if group_regex is not None:
-        found = _grouped(found, group_regex)
+        found = grouped(found, group_regex)
     elif not any(sample.patient for sample in found.samples):
         found = _told_by_files(found)
     return found
@@ -89,31 +89,3 @@ def _told_by_files(found: Manifest) -> Manifest:
         for sample in found.samples
     )
     return replace(found, samples=samples)
-
-
-def _grouped(found: Manifest, group_regex: str) -> Manifest:
-    """With the patients that the names tell."""
-    pattern = re.compile(group_regex)
-    matches = {sample.name: pattern.search(sample.name) for sample in found.samples}
-    unknown = [name for name, match in matches.items() if not match or not _text(match)]
-    if len(unknown) == len(matches):
-        raise DataError(
-            f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(matches)} names, such as "
-            f"{unknown[0]}"
-        )
-    notes = found.notes
-    if unknown:
-        notes += (
-            f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images "
-            f"counts as a patient of its own",
-        )
-    patients = {name: _text(match) for name, match in matches.items() if match}
-    return replace(
-        found,
-        samples=tuple(replace(sample, patient=patients.get(sample.name, "")) for sample in found.samples),
-        notes=notes,
-    )
-
-
-def _text(match: re.Match[str]) -> str:
-    return (match[1] if match.re.groups else match[0]) or ""

@@ -6,9 +6,7 @@ StratifiedGroupKFold: both depend on the names alone, not on the order of files,
 moment.
 """
 
-import csv
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.files import write_text
+from medmambase.tables import table
 
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
@@ -109,13 +108,8 @@ def describe_leaks(leaks: Mapping[str, Counter[str]]) -> str:
 def write_splits(path: Path, manifest: Manifest) -> None:
     """Write ``path,label,patient,split`` of every image, in one step. Beside the data it is a
     manifest that gives the same splits again. Raises OSError."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label", "patient", "split"))
-    writer.writerows(
-        (sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples
-    )
-    write_text(path, text.getvalue())
+    rows = ((sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples)
+    write_text(path, table(("path", "label", "patient", "split"), rows))
 
 
 def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample, ...]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from medmambase.data.reading import dicom_decoder
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
+from medmambase.files import check_regular
 
 _TAGS = (
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PatientID", "NumberOfFrames", "Rows", "Columns",
@@ -52,6 +53,7 @@ class _Bounded(io.BufferedReader):
     would be allocated before reading."""
 
     def __init__(self, path: Path) -> None:
+        check_regular(path)
         super().__init__(io.FileIO(str(path)))
         self._size = self.seek(0, io.SEEK_END)
         self.seek(0)

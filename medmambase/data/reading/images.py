@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
+from medmambase.files import open_regular
 
 # Formats are named, because Pillow would also try formats that start other programs (EPS runs
 # Ghostscript).
@@ -141,8 +142,8 @@ def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.
 
 def is_dicom(path: Path) -> bool:
     """Return whether a file, of any name, begins as DICOM files do. Raises OSError for one that
-    cannot be opened."""
-    with path.open("rb") as stream:
+    cannot be opened, and for what is no regular file."""
+    with open_regular(path) as stream:
         return _begins_as_dicom(stream)
 
 
@@ -205,15 +206,27 @@ def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, in
     if high_depth not in ("percentile", "range"):
         raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
     try:
-        with _silence, path.open("rb") as stream:
+        with _silence, open_regular(path) as stream:
             if _begins_as_dicom(stream):
                 from medmambase.data.reading import dicom
 
                 return dicom.read(path, high_depth, _room_for)
             return _decode_by_pillow(stream, high_depth)
     except Exception as error:  # damaged files make Pillow raise nearly every type there is
-        # Windows says of a folder only that permission is denied.
-        raise ImageError(path, "a folder, not an image" if path.is_dir() else _reason(error)) from error
+        raise ImageError(path, _reason(error) if not path.is_dir() else _of_folder(path)) from error
+
+
+def _of_folder(path: Path) -> str:
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        return unlisted(path, error).reason
+    return "a folder, not an image"
+
+
+def unlisted(path: Path, error: OSError) -> ImageError:
+    """Return the error for a folder whose files cannot be listed, which may be images."""
+    return ImageError(path, f"a folder that cannot be listed ({error.strerror or error}): whatever is in it is missing")
 
 
 def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:

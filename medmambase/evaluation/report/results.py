@@ -5,7 +5,6 @@ A training does so when it ends, and ``medmambase-evaluate`` at any time.
 """
 
 import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from medmambase.run_folder import (
     ROC,
     VAL,
 )
+from medmambase.tables import line, of_cell, table
 
 _ACCESS_COLUMNS = ("when", "data", "images", "command")
 
@@ -122,12 +122,8 @@ def read_calibration(run: Path) -> Calibration | None:
 def note_access(run: Path, data: str, images: int, command: str) -> None:
     """Add a line to the run's access log: test images were looked at. Raises OSError."""
     path = _access_log(run)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not path.is_file():
-        writer.writerow(_ACCESS_COLUMNS)
-    writer.writerow([datetime.now(UTC).isoformat(timespec="seconds"), data, images, command])
-    write_text(path, (path.read_text(encoding="utf-8") if path.is_file() else "") + text.getvalue())
+    before = path.read_text(encoding="utf-8") if path.is_file() else table(_ACCESS_COLUMNS, ())
+    write_text(path, before + line((datetime.now(UTC).isoformat(timespec="seconds"), data, images, command)))
 
 
 def accesses(run: Path) -> list[dict[str, str]]:
@@ -135,7 +131,7 @@ def accesses(run: Path) -> list[dict[str, str]]:
     path = _access_log(run)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [{name: row.get(name) or "" for name in _ACCESS_COLUMNS} for row in csv.DictReader(file)]
+            return [{name: of_cell(row.get(name) or "") for name in _ACCESS_COLUMNS} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:

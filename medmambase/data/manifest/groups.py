@@ -1,0 +1,104 @@
+"""Find the patient in the names of images with a regular expression that a person wrote.
+
+Some expressions take longer than anybody lives, and Python cannot interrupt its own matching: so
+another process does it, which can be ended.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO
+
+from medmambase.data.manifest.folders import DataError, Manifest
+
+LIMIT = 10.0  # seconds for one name; it takes microseconds
+_START = 120.0  # seconds until the process is ready
+_WORKER = """
+import json, re, sys
+pattern = re.compile(json.loads(sys.stdin.readline()))
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    found = pattern.search(json.loads(line))
+    print(json.dumps("" if not found else (found[1] if pattern.groups else found[0]) or ""), flush=True)
+"""
+
+
+def grouped(found: Manifest, group_regex: str) -> Manifest:
+    """Return the images with the patient that ``group_regex`` finds in each name: its first group,
+    or without groups all that it matches.
+
+    Raises DataError where it finds nothing in any name, or takes longer than LIMIT for one.
+    """
+    names = [sample.name for sample in found.samples]
+    patients = _matched(found, group_regex, names)
+    unknown = [name for name, patient in zip(names, patients, strict=True) if not patient]
+    if len(unknown) == len(names):
+        raise DataError(
+            f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(names)} names, such as "
+            f"{unknown[0]}"
+        )
+    notes = found.notes
+    if unknown:
+        notes += (
+            f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images "
+            f"counts as a patient of its own",
+        )
+    samples = (replace(sample, patient=patient) for sample, patient in zip(found.samples, patients, strict=True))
+    return replace(found, samples=tuple(samples), notes=notes)
+
+
+def _matched(found: Manifest, group_regex: str, names: Sequence[str]) -> list[str]:
+    """The patient in each name, "" where there is none."""
+    re.compile(group_regex)  # what is no expression is an error here, not there
+    lines = "".join(f"{json.dumps(word)}\n" for word in (group_regex, *names))
+    answers: SimpleQueue[str] = SimpleQueue()
+    patients: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii"
+    ) as worker:
+        assert worker.stdin and worker.stdout
+        threads = [
+            Thread(target=_ask, args=(worker.stdin, lines), daemon=True),
+            Thread(target=_hear, args=(worker.stdout, answers), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            _answer(answers, _START)
+            patients.extend(_answer(answers, LIMIT) for _ in names)
+        except Empty as error:
+            raise DataError(
+                f"{found.root}: --group-regex {group_regex!r} does not come to an end within {LIMIT:g} s on "
+                f"{names[len(patients)]}; avoid a repetition inside a repetition, such as (a+)+"
+            ) from error
+        finally:
+            worker.kill()
+            for thread in threads:
+                thread.join()
+    return patients
+
+
+def _answer(answers: SimpleQueue[str], seconds: float) -> str:
+    """The next line of the other process. Raises Empty after so many seconds."""
+    line = answers.get(timeout=seconds)
+    if not line:
+        raise DataError("the process that looks for patients in names has ended; start again, or give a CSV")
+    text: str = json.loads(line)
+    return text
+
+
+def _ask(stdin: IO[str], lines: str) -> None:
+    with suppress(OSError), stdin:  # the process may have been ended
+        stdin.write(lines)
+
+
+def _hear(stdout: IO[str], answers: SimpleQueue[str]) -> None:
+    for line in stdout:
+        answers.put(line)
+    answers.put("")
