@@ -10,14 +10,16 @@ import json
 import os
 import re
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from medmambase import files
+from medmambase.privacy import without_paths
 from medmambase.tables import table
 
 # Folders in a run's folder. BEST and LAST are networks' folders, TEST and VAL hold results.
@@ -55,6 +57,15 @@ FAITHFULNESS, FAITHFULNESS_CURVES, GATES = "faithfulness.json", "faithfulness.pn
 SHEETS, SE_STAGES = "sheet_*.png", "se_stage*.png"  # in EXPLAIN, one for each number in place of the star
 REPORT = "report.html"
 MODEL_CARD = "MODEL_CARD.md"
+
+# What must not be passed on with the rest.
+PRIVATE = "do_not_share.toml"
+_DO_NOT_SHARE = """\
+# Do not pass this file on. With the key, whoever has a list of patients finds who is who in this run;
+# paths tell of folders and people. The run can be used without this file, but it can no longer tell
+# whether a patient of other data is one of its own, and to resume it DATA must be given.
+
+"""
 
 LOCK, LOCK_HOLDER = "run.lock", "run.lock.json"
 
@@ -151,13 +162,14 @@ def _holder(run: Path) -> str:
         return "another run"
 
 
-def logged(path: Path, say: Callable[[str], object]) -> Callable[[str], object]:
-    """Return a function that passes a line on to ``say`` and also appends it to the file."""
+def logged(path: Path, say: Callable[[str], object], shown: Callable[[str], str] = str) -> Callable[[str], object]:
+    """Return a function that passes a line on to ``say``, as ``shown`` changes it for the screen,
+    and also appends it to the file, without paths that begin at a root."""
 
     def say_and_keep(line: str) -> None:
-        say(line)
+        say(shown(line))
         with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(line + "\n")
+            file.write(without_paths(line) + "\n")
 
     return say_and_keep
 
@@ -199,6 +211,29 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write as ``files.write_json`` does. Raises RunFolderError."""
     with _told(path):
         files.write_json(path, values)
+
+
+def write_private(run: Path, values: Mapping[str, str]) -> None:
+    """Write the file of ``run`` that must not be passed on. Raises RunFolderError."""
+    import tomli_w
+
+    write_text(run / PRIVATE, _DO_NOT_SHARE + tomli_w.dumps(values))
+    with suppress(OSError):  # a file system that knows no owners
+        (run / PRIVATE).chmod(0o600)
+
+
+def read_private(run: Path) -> dict[str, str] | None:
+    """Read what ``write_private`` wrote; None where the file is not there. Raises RunFolderError
+    where it is damaged."""
+    path = run / PRIVATE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        bytes.fromhex(values.get("key", ""))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:  # what is no TOML or no UTF-8 is a ValueError
+        raise RunFolderError(f"{path}: cannot be read ({error}); restore it") from error
+    return {name: str(value) for name, value in values.items()}
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -6,13 +6,14 @@ There are no tables: nobody should need to know in which of them a setting stand
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
-from medmambase.run_folder import CONFIG
+from medmambase.privacy import names_folders
+from medmambase.run_folder import CONFIG, read_private
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
@@ -26,6 +27,7 @@ DEMO = {"image_size": 48, "epochs": 6, "in_chans": "1"}
 DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is asked for: it is then shown as it is
 DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
 MAY_CHANGE = ("data", "device", *CHANGE_NO_RESULT)  # of a run that is resumed; its data may lie elsewhere now
+_UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a path that are no UTF-8
 _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by flag takes back the other of the file
 
 
@@ -36,7 +38,8 @@ class Settings:
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
     which this run is ``fold``, counted from 0 (folds 0: none). ``allow_leak``: go on with patients
-    in two splits.
+    in two splits. ``plain_patients``: the run's files name patients as the data does, not by
+    pseudonyms.
     """
 
     data: str | None = None
@@ -46,6 +49,7 @@ class Settings:
     folds: Count = 0
     fold: Count = 0
     allow_leak: bool = False
+    plain_patients: bool = False
     on_bad: OnBad = "skip"
     in_chans: Channels = "auto"
     model: Preset | None = None
@@ -69,17 +73,24 @@ class Settings:
         change = {name: value}
         return replace(self, **change) if name in _OWN else replace(self, training=replace(self.training, **change))
 
-    def to_toml(self) -> str:
-        """Return the text of a TOML file with all of these settings."""
+    def private(self) -> dict[str, str]:
+        """Return the settings that tell of folders or people: a run keeps them in a file of its own
+        that is not passed on."""
+        paths = {name: getattr(self, name) for name in ("data", "weights", "runs")}
+        return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
+
+    def to_toml(self, leave_out: Collection[str] = ()) -> str:
+        """Return the text of a TOML file with all of these settings, but for those named in
+        ``leave_out``."""
         import tomli_w
 
-        lines = {name: self.value(name) for name in TYPES}
+        lines = {name: self.value(name) for name in TYPES if name not in leave_out}
         # TOML is Unicode: of the path of a folder whose name is none only its owner knows how to
         # write it.
         told = {
             n: list(v) if isinstance(v, tuple) else v
             for n, v in lines.items()
-            if v is not None and not re.search("[\ud800-\udfff]", str(v))
+            if v is not None and not _UNTEXT.search(str(v))
         }
         return (
             f"# Every setting of a run. medmambase-train --config with this file repeats it, --resume with its "
@@ -185,8 +196,8 @@ def is_run_of(run: Path, settings: Settings) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file of settings, each of the type it must have. Raises ConfigError naming the
-    file."""
+    """Read a TOML file of settings, each of the type it must have; of a run's ``config.toml`` also
+    those that it keeps apart. Raises ConfigError naming the file."""
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a byte order mark in front
@@ -208,6 +219,8 @@ def read(path: Path) -> dict[str, Any]:
             else "; wanted lines such as batch_size = 32"
         )
         raise ConfigError(f"{path}: is not TOML ({error}){advice}") from error
+    private = read_private(path.parent) if path.name == CONFIG else None
+    values = {name: value for name, value in (private or {}).items() if name in TYPES} | values
     for name, value in values.items():
         if name not in TYPES:
             if isinstance(value, dict):

@@ -20,6 +20,7 @@ BASE = (
     "medmambase.config",
     "medmambase.validation",
     "medmambase.files",
+    "medmambase.privacy",
     "medmambase.tables",
     "medmambase.run_folder",
     "medmambase.distributed",
@@ -31,7 +32,10 @@ IMPORTS = (
         ("medmambase.config", "medmambase.model.*", "medmambase.inference.*", "medmambase.training.*", KERNELS),
     ),
     ("medmambase.config", ("medmambase.validation",)),
-    ("medmambase.settings", ("medmambase.config", "medmambase.run_folder", "medmambase.validation")),
+    (
+        "medmambase.settings",
+        ("medmambase.config", "medmambase.privacy", "medmambase.run_folder", "medmambase.validation"),
+    ),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     # It measures a network as the kernels are measured.

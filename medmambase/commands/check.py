@@ -13,14 +13,16 @@ from medmambase import run_folder
 from medmambase.commands import console
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.evaluation.report import of_a_run
-from medmambase.settings import Settings, flag, from_text, resolve
+from medmambase.settings import TYPES, Settings, flag, from_text, resolve
 from medmambase.training import session
 
 CLEAN, FOUND = 0, 1
 SETTINGS = {
     "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',
     "group_column": "the CSV column that names the patient",
+    "plain_patients": "name patients in the report's files as the data does, instead of by pseudonyms",
     "image_size": "width and height, in pixels, at which images are compared (128)",
     "seed": "random seed for splits that the data does not define (0)",
     "runs": "folder in which the report folder is created (runs)",
@@ -61,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
-    say = run_folder.logged(folder / run_folder.CHECK_LOG, console.say)
-    intake = session.take_in(manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress)
+    called = Pseudonyms.new(settings.plain_patients)
+    say = run_folder.logged(folder / run_folder.CHECK_LOG, console.say, called.shown)
+    intake = session.take_in(
+        manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress, called
+    )
     session.say_intake(intake, manifest, folder, say)
     found = intake.audit
     for title, counted in (("sizes", found.sizes), ("modes", found.modes)):
@@ -91,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         help="anything that medmambase-train accepts: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB",
     )
     for name, words in SETTINGS.items():
-        found.add_argument(flag(name), metavar="X", help=words)
+        if TYPES[name] is bool:
+            found.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=words)
+        else:
+            found.add_argument(flag(name), metavar="X", help=words)
     return found
 
 

@@ -5,10 +5,7 @@ Parse, call, print. Needs nothing but Python, so that it can say why PyTorch doe
 
 import argparse
 import dataclasses
-import getpass
 import json
-import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from medmambase.commands import guard
 from medmambase.doctor.facts import Facts, look
 from medmambase.doctor.finding import Finding, Level
 from medmambase.doctor.findings import findings, verdict
+from medmambase.privacy import without_names
 
 READY = 0
 _MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
@@ -57,28 +55,7 @@ def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> di
         "findings": [{**dataclasses.asdict(finding), "level": finding.level.name.lower()} for finding in found],
         "facts": dataclasses.asdict(facts),
     }
-    return whole if paths else _hidden(whole)
-
-
-def _hidden(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _hidden(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hidden(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    home, user = str(Path.home()), _user()
-    for private in sorted({home, home.replace("\\", "/"), str(Path.cwd()), sys.prefix}, key=len, reverse=True):
-        value = value.replace(private, "<path>")
-    value = re.sub(r"""(?<![\w/])(?:[A-Za-z]:[\\/]|\\\\|/(?=\w))[^\n"':;,]*[\\/][^\s"':;,]*""", "<path>", value)
-    return re.sub(rf"(?i)(?<!\w){re.escape(user)}(?!\w)", "<user>", value) if len(user) > 2 else value
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user whom the system has no name for
-        return os.environ.get("USERNAME", "")
+    return whole if paths else without_names(whole)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,12 +3,11 @@ test its network on other images."""
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase import run_folder
+from medmambase import privacy, run_folder
 from medmambase.commands import console
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
@@ -33,6 +32,7 @@ from medmambase.run_folder import (
     TEST,
     VAL,
 )
+from medmambase.training import session
 
 DIFFERENT = 1
 _MOST_DIFFERENCES = 10
@@ -113,13 +113,12 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     for note in tried.notes:
         print(f"note: {note}")
     folder = run_folder.create(run / EVALUATIONS, options.name or source.resolve().stem)
-    skipped = [{"path": str(error.path), "reason": error.reason} for error in tried.bad]
-    run_folder.write_json(
-        folder / DATA_REPORT, {"root": found.root.name, "skipped": skipped, "notes": list(tried.notes)}
-    )
+    skipped, notes = session.skipped(tried.bad, found.root), list(map(privacy.without_paths, tried.notes))
+    run_folder.write_json(folder / DATA_REPORT, {"root": found.root.name, "skipped": skipped, "notes": notes})
     for error in tried.bad:
         print(f"skipped: {error}")
-    results.note_access(run, str(source), len(tried.images.labels), f"medmambase-evaluate {shlex.join(words)}")
+    command = privacy.command("medmambase-evaluate", words)
+    results.note_access(run, privacy.last_name(str(source)), len(tried.images.labels), command)
     dtype, _ = choose_precision("auto", device)
     predictions = of_a_run.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
     published = source.suffix.casefold() == ".npz"

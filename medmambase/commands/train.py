@@ -1,11 +1,10 @@
 """``medmambase-train data/``: images in, a trained network and a report out."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase import distributed, run_folder
+from medmambase import distributed, privacy, run_folder
 from medmambase.commands import console
 from medmambase.commands.train_flags import AUTO, parse
 from medmambase.data.reading.images import ImageError
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = of_run(resumed, given) if resumed else resolve(given, file)
         with started(settings, resumed) as begun:
             run = begun.folder
-            train_run(begun, f"medmambase-train {shlex.join(words)}", console.say, console.progress)
+            train_run(begun, privacy.command("medmambase-train", words), console.say, console.progress)
         return 0
 
     def advice(error: Exception) -> str:

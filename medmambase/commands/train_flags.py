@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
         "validates on this fold instead",
         "allow_leak": "continue even if a patient is in two splits",
+        "plain_patients": "name patients in the run's files as the data does, instead of by pseudonyms",
         "on_bad": "if an image cannot be read: skip it with a message, or stop with an error",
         "in_chans": "input channels: 1 grey, 3 RGB, auto: 1 if every image is grey",
         "resize": "how to make an image square: pad it, or stretch it",

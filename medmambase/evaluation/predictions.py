@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 
+from medmambase.data.pseudonyms import PSEUDONYM
 from medmambase.files import write_text
 from medmambase.tables import of_cell, table
 
@@ -64,8 +65,13 @@ class Predictions:
     def clusters(self) -> np.ndarray:
         """(n,) int64, from 0: which images belong together. An image of nobody known stands
         alone."""
-        own = (f"patient {patient}" if patient else f"image {row}" for row, patient in enumerate(self.patients))
-        return np.unique(np.array(list(own), dtype=object), return_inverse=True)[1].astype(np.int64)
+        own = [f"patient {patient}" if patient else f"image {row}" for row, patient in enumerate(self.patients)]
+        if any(map(PSEUDONYM.fullmatch, self.patients)):
+            # The order of pseudonyms is chance; that of images is not, and intervals depend on it.
+            order = sorted(range(len(own)), key=self.names.__getitem__)
+            number = {one: place for place, one in enumerate(dict.fromkeys(own[row] for row in order))}
+            return np.array([number[one] for one in own], dtype=np.int64)
+        return np.unique(np.array(own, dtype=object), return_inverse=True)[1].astype(np.int64)
 
     def rows(self, rows: Sequence[int] | np.ndarray) -> Self:
         """These images, in this order."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from medmambase.data.decoded.image_set import ImageSet, Progress, decode
 from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.model.network import MedMambaSE
-from medmambase.run_folder import IMAGES, LAST, SPLITS
+from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS
 from medmambase.tables import of_cell
 
 
@@ -31,6 +32,9 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
 
     Raises DataError for a class that the network does not know, and where there is no image.
     """
+    kept = Pseudonyms.of_run(run)
+    called = kept or Pseudonyms.new()
+    found = called.of_manifest(found)
     samples, which = found.samples, "all images"
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
@@ -48,6 +52,7 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
     images, bad = decode(
         samples, network.preprocessing, lambda results, total: progress(results, total, "reading images")
     )
+    images = replace(images, facts=called.of_facts(images.facts))
     if not len(images.labels):
         raise DataError(f"{found.root}: no image to test the network on{f'; {bad[0]}' if bad else ''}")
     pixels = _rows(run / LAST / IMAGES, "pixels", {"split": "train"}) | _rows(
@@ -62,6 +67,11 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         if facts.digest in pixels or (sample.patient or facts.patient) in patients
     )
     notes = [f"tested on {which}: {len(images.labels)} images", *found.notes]
+    if kept is None:
+        notes.append(
+            f"the patients of this run have pseudonyms, and {PRIVATE} is not there: whether a patient was in train or "
+            f"val is not known"
+        )
     if seen:
         notes.append(
             f"{len(seen)} of them have the same pixels as an image in train or val, or the same patient: "

@@ -15,6 +15,7 @@ from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
+from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError
 from medmambase.training.run import Say, is_finished, latest, no_progress, started, train_run
 from medmambase.validation import nearest
@@ -160,8 +161,10 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(function: str, given: dict[str, Any]) -> str:
-    """Return the line of Python that started the training."""
-    return f"medmambase.{function}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    """Return the line of Python that started the training, with the last name alone of each
+    path."""
+    told = {name: without_folders(value) if isinstance(value, str) else value for name, value in given.items()}
+    return f"medmambase.{function}({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
 
 def _silent(line: str) -> None:

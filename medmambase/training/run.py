@@ -21,6 +21,7 @@ from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, device_name, environment
 from medmambase.model.network import MedMambaSE
+from medmambase.privacy import last_name, without_paths
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
 from medmambase.training.history import Outcome
@@ -127,16 +128,15 @@ def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
     """
     plan, folder, ranks = run.plan, run.folder, run.ranks
     settings, config, device = plan.settings, plan.settings.training, plan.device
-    say = run_folder.logged(folder / run_folder.LOG, say) if ranks.first else _silent
+    called = session.settle(folder, settings, run.resumes, ranks.first)
+    say = run_folder.logged(folder / run_folder.LOG, say, called.shown) if ranks.first else _silent
     show = progress if ranks.first else no_progress
     begun = run.resumes and session.has_begun(folder)
     say(f"run folder: {folder}")
     if ranks.first:
         session.write_command(folder, command, run.resumes)
-        if not run.resumes:
-            run_folder.write_text(folder / run_folder.CONFIG, settings.to_toml())
     manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, config.seed, ranks, say)
-    intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show)
+    intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called)
     session.say_intake(intake, manifest, folder, say)
     if ranks.first and not begun:  # what a training began with stays what is told of it
         session.write_intake(intake, manifest, folder)
@@ -179,7 +179,8 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
         folder, of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
     )
     if len(test.labels):
-        results.note_access(folder, settings.data or "the demo", len(test.labels), command)
+        data = last_name(settings.data) if settings.data else "the demo"
+        results.note_access(folder, data, len(test.labels), command)
         published = Path(settings.data or "").suffix.casefold() == ".npz"
         predictions = of_a_run.predicted(best, test, leaked, batch_size, plan.dtype)
         metrics = of_a_run.test(folder / run_folder.TEST, predictions, test, calibration, published)
@@ -207,7 +208,7 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
     return {
         "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
         "preprocessing": network.preprocessing.to_dict(), "classes": list(network.classes),
-        "device": device_name(plan.device), "engine": plan.engine, "precision": plan.precision,
+        "device": device_name(plan.device), "engine": without_paths(plan.engine), "precision": plan.precision,
         "parameters": parameters,
     }  # fmt: skip  # the file's content
 

@@ -4,7 +4,7 @@ both in its folder.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.splits import write_splits
+from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
 from medmambase.model import weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
+from medmambase.privacy import without_paths
+from medmambase.settings import Settings
 from medmambase.training.checkpoint import CheckpointError
 
 MOST_LINES = 20  # about images that cannot be read; the report has them all
@@ -44,13 +47,16 @@ class Intake:
         return {split: {name: of_class[name] for name in classes} for split, of_class in found.items() if of_class}
 
 
-def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path, progress: Progress) -> Intake:
+def take_in(
+    manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path, progress: Progress, called: Pseudonyms
+) -> Intake:
     """Decode every image once, decide between grey and RGB, and audit them. ``in_chans`` is "1",
-    "3" or "auto": 1 if every image is grey.
+    "3" or "auto": 1 if every image is grey. Patients and images are named as they are ``called``.
 
     ``cached``: the folder of decoded images that are kept on disk, where they are. Raises DataError
     where memory does not suffice.
     """
+    manifest = called.of_manifest(manifest)
     preprocessing = Preprocessing(config.image_size, 1 if in_chans == "1" else 3, config.resize, config.high_depth)
     cache = Cache(cached) if config.cache == "disk" else None
     images, bad = decode(
@@ -60,6 +66,7 @@ def take_in(manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path
         cache,
         keep=config.cache != "off",
     )
+    images = replace(images, facts=called.of_facts(images.facts))
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest)
@@ -73,7 +80,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     for note in intake.notes:
         say(f"note: {note}")
     for error in intake.bad[:MOST_LINES]:
-        say(f"skipped: {error}")
+        say(f"skipped: {ImageError(Path(place(error.path, manifest.root)), error.reason)}")
     if len(intake.bad) > MOST_LINES:
         say(f"skipped: {len(intake.bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():
@@ -104,6 +111,11 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
         )
 
 
+def skipped(bad: Iterable[ImageError], root: Path) -> list[dict[str, str]]:
+    """Return what a run's files say of images that cannot be read, of data at ``root``."""
+    return [{"path": place(error.path, root), "reason": without_paths(error.reason)} for error in bad]
+
+
 def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
     """Write ``data_report.json``, and ``splits.csv``, a manifest of the images that could be
     read."""
@@ -111,8 +123,8 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
         run / run_folder.DATA_REPORT,
         {
             "root": manifest.root.name, "method": manifest.method, "counts": intake.counts(manifest.classes),
-            "skipped": [{"path": str(error.path), "reason": error.reason} for error in intake.bad],
-            "notes": list(intake.notes), "audit": intake.audit.to_dict(),
+            "skipped": skipped(intake.bad, manifest.root),
+            "notes": list(map(without_paths, intake.notes)), "audit": intake.audit.to_dict(),
         },
     )  # fmt: skip  # the file's content
     write_splits(run / run_folder.SPLITS, replace(manifest, samples=intake.images.samples))
@@ -188,6 +200,30 @@ def begin(
     )
     network.classes, network.preprocessing = classes, preprocessing
     return network
+
+
+def settle(run: Path, settings: Settings, resumes: bool, write: bool) -> Pseudonyms:
+    """Write the settings of a new run, and draw the key of its patients' pseudonyms; of a run that
+    is resumed read the key. Without ``write`` another process does the writing.
+
+    Raises RunFolderError, also where a resumed run has lost its key.
+    """
+    if resumes:
+        kept = Pseudonyms.of_run(run)
+        if kept is None:
+            raise run_folder.RunFolderError(
+                f"{run / run_folder.PRIVATE}: is not there, and the patients of this run have pseudonyms that were "
+                f"made with the key in it; restore it, or start a new run"
+            )
+        if write and kept.key is not None and not (run / run_folder.PRIVATE).is_file():
+            run_folder.write_private(run, {KEY: kept.key.hex()})
+        return kept
+    called, private = Pseudonyms.new(settings.plain_patients), settings.private()
+    if write:  # the key first: a run is known by its settings
+        key = {} if called.key is None else {KEY: called.key.hex()}
+        run_folder.write_private(run, key | private)
+        run_folder.write_text(run / run_folder.CONFIG, settings.to_toml(leave_out=private))
+    return called
 
 
 def has_begun(run: Path) -> bool:

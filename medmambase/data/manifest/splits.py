@@ -17,6 +17,7 @@ from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.files import write_text
 from medmambase.tables import table
 
+ALLOWED = "results are too good, and were asked for with --allow-leak"
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
 _MOST_NAMES = 5
@@ -39,7 +40,7 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
             f"--allow-leak"
         )
     if leaks:
-        notes.append(f"{describe_leaks(leaks)}: results are too good, and were asked for with --allow-leak")
+        notes.append(f"{describe_leaks(leaks)}: {ALLOWED}")
     present = {sample.split for sample in found.samples}
     official = "test" in present
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
