@@ -162,14 +162,18 @@ def _holder(run: Path) -> str:
         return "another run"
 
 
-def logged(path: Path, say: Callable[[str], object], shown: Callable[[str], str] = str) -> Callable[[str], object]:
+def logged(
+    path: Path, say: Callable[[str], object], shown: Callable[[str], str] = str, data: Path | None = None
+) -> Callable[[str], object]:
     """Return a function that passes a line on to ``say``, as ``shown`` changes it for the screen,
-    and also appends it to the file, without paths that begin at a root."""
+    and also appends it to the file: with paths below ``data`` from there on, and without others
+    that begin at a root."""
+    above = f"{data}{os.sep}" if data else ""
 
     def say_and_keep(line: str) -> None:
         say(shown(line))
         with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(without_paths(line) + "\n")
+            file.write(without_paths(line.replace(above, "") if above else line) + "\n")
 
     return say_and_keep
 

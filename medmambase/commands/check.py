@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     called = Pseudonyms.new(settings.plain_patients)
-    say = run_folder.logged(folder / run_folder.CHECK_LOG, console.say, called.shown)
+    say = run_folder.logged(folder / run_folder.CHECK_LOG, console.say, called.shown, manifest.root)
     intake = session.take_in(
         manifest, settings.training, settings.in_chans, Path(settings.runs), console.progress, called
     )

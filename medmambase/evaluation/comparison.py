@@ -15,7 +15,7 @@ import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
-from medmambase.evaluation.intervals import CONFIDENCE, bootstrap_weights
+from medmambase.evaluation.intervals import CONFIDENCE, Draws
 from medmambase.evaluation.metrics import Interval, weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
 
@@ -79,7 +79,7 @@ def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> di
     ones = np.ones((1, len(clusters)))
     plain = [[_figures(one, ones) for one in side] for side in sides]
     replicates: dict[str, list[np.ndarray]] = {name: [] for name in plain[0][0]}
-    for weights in bootstrap_weights(clusters):
+    for weights in Draws(clusters):
         first, second = ([_figures(one, weights) for one in side] for side in sides)
         for name, found in replicates.items():
             found.append(np.mean([one[name] for one in second], axis=0) - np.mean([one[name] for one in first], axis=0))

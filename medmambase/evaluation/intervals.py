@@ -17,14 +17,24 @@ Student's distribution is wider than the normal one (Hesterberg, The American St
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
-from medmambase.evaluation.metrics import Interval, Metrics, calibration_gaps, evaluate, range_of, weighted_figures
+from medmambase.evaluation.metrics import (
+    Interval,
+    Metrics,
+    brier,
+    calibration_gaps,
+    confusions,
+    evaluate,
+    range_of,
+    shares,
+    weighted_figures,
+)
 from medmambase.evaluation.predictions import Predictions
 
 CONFIDENCE = 0.95
@@ -32,64 +42,139 @@ REPLICATES = 2000
 SHARES = ("sensitivity", "specificity", "ppv", "npv")
 _SEED = 0  # the same predictions have the same intervals
 _CHUNK = 2_000_000  # weights at a time: some tens of MB
+_KEPT = 40_000_000  # counts of two bytes that are kept: 20,000 patients; for more they are drawn again
 _FEWEST = 0.5  # the part of the replicates in which a figure must be defined
 _Z = 1.959963984540054  # scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 
-def evaluate_with_intervals(predictions: Predictions) -> Metrics:
+def evaluate_with_intervals(predictions: Predictions, draws: "Draws | None" = None) -> Metrics:
     """Compute every figure with its interval, and the same without leaked images. An interval that
-    cannot be known is left out."""
+    cannot be known is left out. ``draws``: the bootstrap's, where these images have them already.
+    """
     metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
     known = len(set(predictions.patients)) if predictions.patients and all(predictions.patients) else None
     clean = predictions.clean
     return replace(
         metrics,
-        intervals=_intervals(predictions, metrics),
+        intervals=_intervals(predictions, metrics, draws or Draws(predictions.clusters)),
         patients=known,
         without_leaked=evaluate_with_intervals(clean) if clean else None,
     )
 
 
-def bootstrap_weights(clusters: np.ndarray, replicates: int = REPLICATES, seed: int = _SEED) -> Iterator[np.ndarray]:
-    """Yield the weights of bootstrap replicates over ``clusters`` (n,), int64 from 0: how often
-    each image occurs, (some replicates, n) float64, in parts."""
-    rng = np.random.default_rng(seed)
-    count = int(clusters.max()) + 1
-    size = max(1, _CHUNK // max(1, len(clusters)))
-    even = np.full(count, 1 / count)
-    for start in range(0, replicates, size):
-        yield rng.multinomial(count, even, size=min(size, replicates - start)).astype(np.float64)[:, clusters]
+class Draws:
+    """The replicates of a bootstrap over ``clusters`` (n,), int64 from 0: iterate for how often
+    each image occurs, (some replicates, n) float64, in parts; each time the same.
+
+    To draw takes longer than to compute with what was drawn, so it is kept where it is not too
+    much.
+    """
+
+    def __init__(self, clusters: np.ndarray) -> None:
+        self.clusters = clusters
+        self.count = int(clusters.max(initial=-1)) + 1
+        self._kept: list[np.ndarray] = []
+
+    @property
+    def alone(self) -> bool:
+        """Whether every image is a cluster of its own."""
+        return self.count == len(self.clusters)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for counts in self._kept or self._drawn():
+            yield counts.astype(np.float64)[:, self.clusters]
+
+    def _drawn(self) -> Iterator[np.ndarray]:
+        rng, even = np.random.default_rng(_SEED), np.full(self.count, 1 / self.count)
+        size, kept = max(1, _CHUNK // max(1, len(self.clusters))), list[np.ndarray]()
+        for start in range(0, REPLICATES, size):
+            counts = rng.multinomial(self.count, even, size=min(size, REPLICATES - start))
+            if REPLICATES * self.count <= _KEPT:
+                kept.append(counts.astype(np.uint16))
+            yield counts
+        self._kept = kept
 
 
-def _intervals(predictions: Predictions, metrics: Metrics) -> dict[str, Interval]:
-    labels, probabilities, clusters = predictions.labels, predictions.probabilities, predictions.clusters
+def calls_with_intervals(
+    calls: Sequence[tuple[np.ndarray, np.ndarray]], draws: Draws
+) -> list[dict[str, tuple[float | None, Interval | None]]]:
+    """Compute sensitivity, specificity, PPV and NPV, each with its interval, of answers yes or no:
+    pairs of what is true and what was called, (n,) bool each, all of the same images."""
+    plain = [shares(confusions(*_whole(call), 2, np.ones((1, len(draws.clusters))))) for call in calls]
+    drawn: list[list[dict[str, np.ndarray]]] = [[] for _ in calls]
+    if not draws.alone:
+        for weights in draws:
+            for call, parts in zip(calls, drawn, strict=True):
+                parts.append(shares(confusions(*_whole(call), 2, weights)))
+    found = []
+    for (truth, called), figures, parts in zip(calls, plain, drawn, strict=True):
+        of_call: dict[str, tuple[float | None, Interval | None]] = {}
+        for name, basis in (("sensitivity", truth), ("specificity", ~truth), ("ppv", called), ("npv", ~called)):
+            figure = float(figures[name][0, 1])
+            if math.isnan(figure):
+                of_call[name] = None, None
+            else:
+                replicates = np.concatenate([part[name][:, 1] for part in parts]) if parts else np.zeros(0)
+                of_call[name] = figure, _of_share(figure, replicates, basis, draws)
+        found.append(of_call)
+    return found
+
+
+def confidence_with_intervals(
+    predictions: Predictions, draws: Draws
+) -> dict[str, tuple[float | None, Interval | None]]:
+    """Compute the Brier score and the calibration error, each with its interval."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    if not len(labels):
+        return {"brier": (None, None), "ece": (None, None)}
+    ones = np.ones((1, len(labels)))
+    score = float(brier(labels, probabilities, ones)[0])
+    error = float(np.abs(calibration_gaps(labels, probabilities, ones)).sum(axis=1)[0])
+    replicates = np.concatenate([brier(labels, probabilities, weights) for weights in draws])
+    return {
+        "brier": (score, _percentiles("brier", score, replicates, draws.count, _drawn(draws))),
+        "ece": (error, _calibration(predictions, error, draws)),
+    }
+
+
+def _whole(call: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return call[0].astype(np.int64), call[1].astype(np.int64)
+
+
+def _drawn(draws: Draws) -> str:
+    return "images" if draws.alone else "patients"
+
+
+def _of_share(figure: float, replicates: np.ndarray, basis: np.ndarray, draws: Draws) -> Interval | None:
+    """The interval of a share of the images in ``basis`` (n,) bool."""
+    images = int(basis.sum())
+    if draws.alone:
+        return _wilson(figure, images, "Wilson")
+    return _share(figure, replicates, images, _count(draws.clusters[basis]))
+
+
+def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict[str, Interval]:
+    labels, probabilities, clusters = predictions.labels, predictions.probabilities, draws.clusters
     if not len(labels):
         return {}
-    alone = int(clusters.max()) + 1 == len(clusters)
-    parts = [weighted_figures(labels, probabilities, weights) for weights in bootstrap_weights(clusters)]
+    alone = draws.alone
+    parts = [weighted_figures(labels, probabilities, weights) for weights in draws]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     found: dict[str, Interval | None] = {}
     for name, figure in metrics.flat().items():
         if figure is None:
             continue
         if name == "ece":
-            found[name] = _calibration(predictions, figure)
+            found[name] = _calibration(predictions, figure, draws)
             continue
         basis = _basis(name, labels, probabilities)
         if name == "accuracy" or (name.rpartition("/")[2] in SHARES and name.partition("/")[0].isdigit()):
-            images = int(basis.sum())
-            found[name] = (
-                _wilson(figure, images, "Wilson")
-                if alone
-                else _share(figure, replicates[name], images, _count(clusters[basis]))
-            )
+            found[name] = _of_share(figure, replicates[name], basis, draws)
         elif alone and (column := _column(name, len(predictions.classes))) is not None:
             low, high = delong.interval(labels == column, probabilities[:, column], CONFIDENCE)
             found[name] = Interval(low, high, "DeLong")
         else:
-            found[name] = _percentiles(
-                name, figure, replicates[name], _count(clusters[basis]), "images" if alone else "patients"
-            )
+            found[name] = _percentiles(name, figure, replicates[name], _count(clusters[basis]), _drawn(draws))
         if found[name] is None and (column := _column(name, len(predictions.classes))) is not None:
             positive = labels == column
             low, high = delong.extreme(figure, _count(clusters[positive]), _count(clusters[~positive]), CONFIDENCE)
@@ -143,17 +228,13 @@ def _share(share: float, replicates: np.ndarray, images: int, patients: int) -> 
     return _wilson(share, min(alone, images) * wide * wide, "Wilson, of patients")
 
 
-def _calibration(predictions: Predictions, error: float) -> Interval | None:
+def _calibration(predictions: Predictions, error: float, draws: Draws) -> Interval | None:
     """The calibration error's; see above. None with fewer than two clusters."""
-    labels, probabilities, clusters = predictions.labels, predictions.probabilities, predictions.clusters
-    count = _count(clusters)
+    labels, probabilities, count = predictions.labels, predictions.probabilities, draws.count
     if count < 2:
         return None
     gaps = calibration_gaps(labels, probabilities, np.ones((1, len(labels))))
-    chance = (
-        np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in bootstrap_weights(clusters)])
-        - gaps
-    )
+    chance = np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in draws]) - gaps
     rare = float(scipy.stats.norm.cdf(-_widened(count)))
 
     def too_rare(part: float) -> float:
@@ -164,7 +245,7 @@ def _calibration(predictions: Predictions, error: float) -> Interval | None:
     return Interval(
         min(low, error),
         min(max(high, error), 1.0),
-        f"bootstrap of {'images' if count == len(clusters) else 'patients'}, gaps scaled",
+        f"bootstrap of {_drawn(draws)}, gaps scaled",
     )
 
 

@@ -20,6 +20,7 @@ ONE_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
 OVERALL = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece")
 LEAST = {"mcc": -1.0, "kappa": -1.0}  # the others begin at 0
 MOST = {"brier": 2.0}  # the others end at 1
+_CACHED = 100_000  # weights that are looked at together: less than a processor's cache
 BINS = 15  # of confidence, equally wide, for the calibration error
 
 Count = Annotated[StrictInt, Field(ge=0)]
@@ -169,7 +170,8 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
     labels, probabilities = checked(labels, probabilities, classes)
     found = weighted_figures(labels, probabilities, np.ones((1, len(labels))))
     plain: dict[str, Any] = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
-    confusion = _confusion(labels, probabilities, np.ones((1, len(labels))))[0].astype(np.int64)
+    ones = np.ones((1, len(labels)))
+    confusion = confusions(labels, probabilities.argmax(axis=1), len(classes), ones)[0].astype(np.int64)
     return Metrics(
         **{name: plain[name] for name in OVERALL},
         macro={name: plain[f"macro/{name}"] for name in ONE_CLASS},
@@ -188,17 +190,12 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
     """Compute every figure, as ``Metrics.flat`` names it, for b weightings of the n images: weights
     (b, n), at least 0, -> (b,) each; NaN where undefined."""
     count = probabilities.shape[1]
-    confusion = _confusion(labels, probabilities, weights)
+    confusion = confusions(labels, probabilities.argmax(axis=1), count, weights)
     total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
     support, called = confusion.sum(axis=2), confusion.sum(axis=1)
-    rest, wrong = total[:, None] - support, called - hits
     with np.errstate(divide="ignore", invalid="ignore"):
         curves = [_areas(labels == index, probabilities[:, index], weights) for index in range(count)]
-        of_class = {
-            "sensitivity": hits / support,
-            "specificity": (rest - wrong) / rest,
-            "ppv": hits / called,
-            "npv": (rest - wrong) / (total[:, None] - called),
+        of_class = shares(confusion) | {
             "f1": 2 * hits / (support + called),
             "auc": np.stack([auc for auc, _ in curves], axis=1),
             "ap": np.stack([ap for _, ap in curves], axis=1),
@@ -215,7 +212,7 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
             "auc": of_class["auc"][:, 1] if count == 2 else means["auc"][0],
             "mcc": np.where(spread > 0, surplus / spread, np.where(total > 0, 0.0, np.nan)),
             "kappa": (accuracy - chance) / np.where(chance < 1, 1 - chance, np.nan),
-            "brier": weights @ _squared_distance(labels, probabilities) / total,
+            "brier": brier(labels, probabilities, weights),
             "ece": np.abs(calibration_gaps(labels, probabilities, weights)).sum(axis=1),
         }
     found |= {f"macro/{name}": plain for name, (plain, _) in means.items()} | {
@@ -224,28 +221,66 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
     return found | {f"{index}/{name}": value[:, index] for index in range(count) for name, value in of_class.items()}
 
 
-def _confusion(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(b, truth, predicted)."""
-    count = probabilities.shape[1]
-    pairs = labels * count + probabilities.argmax(axis=1)
-    return np.stack([np.bincount(pairs, row, minlength=count * count) for row in weights]).reshape(-1, count, count)
+def confusions(labels: np.ndarray, called: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Count images by true and by called class: labels and called (n,) int64, weights (b, n) ->
+    (b, truth, called)."""
+    pairs = labels * classes + called
+    counted = [np.bincount(pairs, row, minlength=classes * classes) for row in weights]
+    return np.stack(counted).reshape(-1, classes, classes)
+
+
+def shares(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute sensitivity, specificity, PPV and NPV of each class from (b, truth, called): (b,
+    classes) each, NaN where undefined."""
+    hits, support, called = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2), confusion.sum(axis=1)
+    total = support.sum(axis=1, keepdims=True)
+    rest, wrong = total - support, called - hits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "sensitivity": hits / support,
+            "specificity": (rest - wrong) / rest,
+            "ppv": hits / called,
+            "npv": (rest - wrong) / (total - called),
+        }
+
+
+def brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the Brier score for weights (b, n) -> (b,)."""
+    score: np.ndarray = weights @ _squared_distance(labels, probabilities) / weights.sum(axis=1)
+    return score
 
 
 def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Below the ROC curve (ties count half), and average precision: (b,) each; NaN without images
-    on one side."""
-    if not len(scores):
-        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    on one side.
+
+    Only where an image of the class stands does either sum grow, so that the rest is a cumulative
+    sum alone; as many weightings are looked at together as a processor's cache holds.
+    """
+    auc, ap = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    if not positive.any():
+        return auc, ap
     order = np.argsort(-scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # of runs of equal scores, the highest first
-    ordered = weights[:, order]
-    ours = np.add.reduceat(ordered * positive[order], starts, axis=1)
-    theirs = np.add.reduceat(ordered, starts, axis=1) - ours
-    true, false = ours.cumsum(axis=1), theirs.cumsum(axis=1)
-    all_ours, all_theirs = true[:, -1], false[:, -1]
-    auc = (ours * (all_theirs[:, None] - false + theirs / 2)).sum(axis=1) / (all_ours * all_theirs)
-    precision = true / np.maximum(true + false, np.finfo(float).tiny)  # where nothing was called, nothing is counted
-    return auc, (ours * precision).sum(axis=1) / all_ours
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of runs of equal scores, the highest first
+    places = np.flatnonzero(positive[order])
+    runs, counts = np.unique(np.searchsorted(ends, places), return_counts=True)  # that hold one of ours
+    last = counts.cumsum() - 1
+    for start in range(0, len(weights), size := max(1, _CACHED // len(order))):
+        ordered = weights[start : start + size].take(order, axis=1)
+        reached = np.pad(ordered.cumsum(axis=1).take(ends, axis=1), ((0, 0), (1, 0)))
+        true = ordered.take(places, axis=1).cumsum(axis=1).take(last, axis=1)
+        ours, through = np.diff(true, axis=1, prepend=0), reached.take(runs + 1, axis=1)
+        theirs, false = through - reached.take(runs, axis=1) - ours, through - true
+        all_ours = true[:, -1]
+        all_theirs = reached[:, -1] - all_ours
+        pairs = (ours * (all_theirs[:, None] - false + theirs / 2)).sum(axis=1)
+        auc[start : start + size] = pairs / (all_ours * all_theirs)
+        # Zeros where none of ours stands: a sum's last digit depends on how many terms it has.
+        terms = np.zeros((len(ordered), len(ends)))
+        # Where nothing was called, nothing is counted.
+        terms[:, runs] = ours * (true / np.maximum(through, np.finfo(float).tiny))
+        ap[start : start + size] = terms.sum(axis=1) / all_ours
+    return auc, ap
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

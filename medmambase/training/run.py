@@ -129,7 +129,8 @@ def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
     plan, folder, ranks = run.plan, run.folder, run.ranks
     settings, config, device = plan.settings, plan.settings.training, plan.device
     called = session.settle(folder, settings, run.resumes, ranks.first)
-    say = run_folder.logged(folder / run_folder.LOG, say, called.shown) if ranks.first else _silent
+    data = plan.manifest.root if plan.manifest else folder / run_folder.PHANTOM
+    say = run_folder.logged(folder / run_folder.LOG, say, called.shown, data) if ranks.first else _silent
     show = progress if ranks.first else no_progress
     begun = run.resumes and session.has_begun(folder)
     say(f"run folder: {folder}")

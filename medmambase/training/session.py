@@ -80,7 +80,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     for note in intake.notes:
         say(f"note: {note}")
     for error in intake.bad[:MOST_LINES]:
-        say(f"skipped: {ImageError(Path(place(error.path, manifest.root)), error.reason)}")
+        say(f"skipped: {error}")
     if len(intake.bad) > MOST_LINES:
         say(f"skipped: {len(intake.bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():

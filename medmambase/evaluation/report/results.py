@@ -13,11 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medmambase.evaluation.calibration import Calibration, apply_operating_point, with_temperature
-from medmambase.evaluation.intervals import evaluate_with_intervals
-from medmambase.evaluation.metrics import Metrics, as_medmnist
+from medmambase.evaluation.intervals import (
+    Draws,
+    calls_with_intervals,
+    confidence_with_intervals,
+    evaluate_with_intervals,
+)
+from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import write_json, write_text
@@ -50,10 +53,11 @@ def write(folder: Path, predictions: Predictions, calibration: Calibration | Non
 
 def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
     """Write all but the predictions themselves."""
-    metrics = evaluate_with_intervals(predictions)
+    draws = Draws(predictions.clusters)
+    metrics = evaluate_with_intervals(predictions, draws)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
-        write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration))
+        write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration, draws))
     if published:
         write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
     figures.confusion(metrics, folder / CONFUSION)
@@ -66,44 +70,30 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
     return metrics
 
 
-def on_test(predictions: Predictions, metrics: Metrics, calibration: Calibration) -> dict[str, Any]:
+def on_test(
+    predictions: Predictions, metrics: Metrics, calibration: Calibration, draws: Draws | None = None
+) -> dict[str, Any]:
     """Apply the calibration learned on val to the test set: calibration errors before and after the
     temperature, and each operating point's figures, all with intervals."""
-    after = evaluate_with_intervals(with_temperature(predictions, calibration.temperature))
-    points = []
-    for point in calibration.points:
-        positive, called = apply_operating_point(predictions, point)
-        # A line drawn at the threshold makes a test with two answers, whose figures are those of
-        # two classes.
-        answer = Predictions(
-            predictions.names,
-            positive.astype(np.int64),
-            np.stack([~called, called], axis=1).astype(np.float64),
-            ("other", "this"),
-            predictions.patients,
-        )
-        answered = evaluate_with_intervals(answer)
-        points.append(
-            asdict(point)
-            | {
-                "test": {
-                    name: figure_of(answered, f"1/{name}") for name in ("sensitivity", "specificity", "ppv", "npv")
-                }
-            }
-        )
+    draws = draws or Draws(predictions.clusters)
+    before = {name: (metrics.flat()[name], metrics.intervals.get(name)) for name in ("brier", "ece")}
+    after = confidence_with_intervals(with_temperature(predictions, calibration.temperature), draws)
+    calls = [apply_operating_point(predictions, point) for point in calibration.points]
     return {
         "temperature": calibration.temperature,
-        "before": {name: figure_of(metrics, name) for name in ("brier", "ece")},
-        "after": {name: figure_of(after, name) for name in ("brier", "ece")},
-        "points": points,
+        "before": {name: _ends(*one) for name, one in before.items()},
+        "after": {name: _ends(*one) for name, one in after.items()},
+        "points": [
+            asdict(point) | {"test": {name: _ends(*one) for name, one in answered.items()}}
+            for point, answered in zip(calibration.points, calls_with_intervals(calls, draws), strict=True)
+        ],
     }
 
 
-def figure_of(metrics: Metrics, name: str) -> dict[str, float | None]:
-    """Return a figure with the ends of its interval, each None where it is unknown."""
-    interval = metrics.intervals.get(name)
+def _ends(figure: float | None, interval: Interval | None) -> dict[str, float | None]:
+    """A figure with the ends of its interval, each None where it is unknown."""
     return {
-        "figure": metrics.flat()[name],
+        "figure": figure,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
     }
