@@ -1,9 +1,8 @@
 """Divide images into train, val and test where the source does not.
 
 No patient is ever put into two parts. A part is drawn by a hash of seed and name, image by image,
-or where patients are known by scikit-learn's
-StratifiedGroupKFold: both depend on the names alone, not on the order of files, the system or the
-moment.
+or where patients are known as ``stratify.py`` does it: both depend on the names alone, not on the
+order of files, the system or the moment.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ from itertools import permutations
 from pathlib import Path
 
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.data.manifest.stratify import stratified_parts
 from medmambase.files import write_text
 from medmambase.tables import table
 
@@ -200,21 +200,9 @@ def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -
 
 
 def _patient_parts(pool: Sequence[Sample], parts: int, seed: int) -> dict[str, int]:
-    from sklearn.model_selection import (
-        StratifiedGroupKFold,
-    )  # slow to import, and importing this package must stay cheap
-
-    ordered = sorted(pool, key=lambda sample: sample.name)
-    labels, patients = [sample.label for sample in ordered], [_patient(sample) for sample in ordered]
-    parts_of: dict[str, int] = {}
-    # It wants a class to have as many images as there are parts, which matters to nobody here:
-    # repeated, it has, and their shares are the same.
-    labels, patients = labels * parts, patients * parts
-    for part, (_, chosen) in enumerate(
-        StratifiedGroupKFold(parts, shuffle=True, random_state=seed % 2**32).split(labels, labels, patients)
-    ):
-        parts_of |= {ordered[row].name: part for row in chosen if row < len(ordered)}
-    return parts_of
+    patients = [_patient(sample) for sample in pool]
+    found = stratified_parts([sample.label for sample in pool], patients, parts, seed % 2**32)
+    return {sample.name: part for sample, part in zip(pool, found, strict=True)}
 
 
 def _patient(sample: Sample) -> str:
