@@ -16,7 +16,7 @@ from medmambase.config import Preprocessing
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.on_demand import THREADS, OnDemand
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
-from medmambase.data.manifest.published import forget, pixels_of
+from medmambase.data.manifest.published import forget, pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, and what is done with them
@@ -108,10 +108,11 @@ def decode(
 
         def read(sample: Sample) -> tuple[torch.Tensor, Facts] | ImageError:
             try:
-                pixels = None if sample.row is None else pixels_of(sample)
-                if shelf is None:
-                    return load(sample.path, preprocessing, pixels)
-                return shelf.fetch(sample.path, pixels, lambda: load(sample.path, preprocessing, pixels))
+                with room_of(sample):
+                    pixels = None if sample.row is None else pixels_of(sample)
+                    if shelf is None:
+                        return load(sample.path, preprocessing, pixels)
+                    return shelf.fetch(sample.path, pixels, lambda: load(sample.path, preprocessing, pixels))
             except ImageError as error:
                 return ImageError(
                     error.path, error.reason

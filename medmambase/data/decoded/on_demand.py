@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medmambase.config import Preprocessing
 from medmambase.data.manifest.folders import Sample
-from medmambase.data.manifest.published import pixels_of
+from medmambase.data.manifest.published import pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -90,7 +90,8 @@ class OnDemand:
 
     def _decode(self, row: int) -> Tensor:
         sample = self.samples[row]
-        image, facts = load(sample.path, self.preprocessing, None if sample.row is None else pixels_of(sample))
+        with room_of(sample):
+            image, facts = load(sample.path, self.preprocessing, None if sample.row is None else pixels_of(sample))
         if facts.digest != self.facts[row].digest:
             raise ImageError(
                 sample.path,

@@ -5,17 +5,19 @@ import re
 import threading
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import DecompressionBombError
 
 from medmambase.data.manifest.csv_table import manifest_of
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample, check_classes
-from medmambase.data.reading.images import ImageError
+from medmambase.data.reading.images import MAX_PIXELS, ImageError, room_for
 
 FETAL_PLANES = "FETAL_PLANES_DB_data.csv"
 _FETAL_COLUMNS = ("image_name", "patient_num", "plane", "train")
@@ -55,7 +57,9 @@ CLASSES = {
 _MOST_BYTES = 20_000_000_000  # of pictures of one split; the largest that is published has 13.5 GB
 _MOST_LABELS = 10_000_000
 _KEYS = tuple(f"{split}_{what}" for split in SPLITS for what in ("images", "labels"))
-_arrays: dict[tuple[Path, str], npt.NDArray[np.uint8]] = {}
+_AHEAD = 64  # rows that were passed over and are kept: threads ask for them nearly in order
+_PART = 2**20  # bytes that are unpacked at a time
+_arrays: dict[tuple[Path, str], "_Rows"] = {}
 _lock = threading.Lock()
 
 
@@ -64,13 +68,18 @@ def read_medmnist(path: Path) -> Manifest:
     Raises DataError."""
     samples: list[Sample] = []
     for split in SPLITS:
-        shape, dtype = _header(path, f"{split}_images")
+        shape, _, dtype = _header(path, f"{split}_images")
         if dtype != np.uint8 or np.prod(shape, dtype=object) > _MOST_BYTES:
             raise DataError(
                 f"{path}: {split}_images is {dtype} {shape}; wanted 8-bit pictures (uint8), {_MOST_BYTES / 1e9:.0f} "
                 f"GB of them at most"
             )
-        listed, _ = _header(path, f"{split}_labels")
+        listed, *_ = _header(path, f"{split}_labels")
+        if len(shape) > 2 and shape[1] * shape[2] > MAX_PIXELS:
+            raise DataError(
+                f"{path}: {split}_images has shape {shape}; wanted pictures of {MAX_PIXELS // 1_000_000} million "
+                f"pixels at most"
+            )
         if len(listed) not in (1, 2) or np.prod(listed, dtype=object) > _MOST_LABELS:
             raise DataError(f"{path}: {split}_labels has shape {listed}; wanted one label for each image")
         labels = _array(path, f"{split}_labels")
@@ -113,29 +122,102 @@ def read_medmnist(path: Path) -> Manifest:
 
 
 def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
-    """Return the pixels of a sample that is a row of a file, uint8 (h, w) or (h, w, 3). The file is
-    read once and kept until ``forget``. Raises ImageError."""
+    """Return the pixels of a sample that is a row of a file, uint8 (h, w) or (h, w, 3).
+
+    Rows that are asked for in order, as to decode them, are unpacked one by one; in any other order
+    all rows of the split are in memory until ``forget``. Raises ImageError.
+    """
     assert sample.row is not None
-    key = sample.path, sample.name.partition("/")[0]
-    with _lock:
-        if key not in _arrays:
-            try:
-                _arrays[key] = _array(sample.path, f"{key[1]}_images")
-            except DataError as error:
-                raise ImageError(sample.path, str(error).removeprefix(f"{sample.path}: ")) from error
-        images = _arrays[key]
-    if sample.row >= len(images) or images.dtype != np.uint8:
-        raise ImageError(
-            sample.path, f"{key[1]}_images is {images.dtype} {images.shape}, without row {sample.row} in 8 bits"
-        )
-    image: npt.NDArray[np.uint8] = images[sample.row]
+    try:
+        image = _rows(sample).row(sample.row)
+    except DataError as error:
+        raise ImageError(sample.path, str(error).removeprefix(f"{sample.path}: ")) from error
     return image[..., 0] if image.shape[2:] == (1,) else image
+
+
+def room_of(sample: Sample) -> AbstractContextManager[object]:
+    """To be entered while the pixels of a sample are in use: of large rows of a file only one is
+    unpacked at a time. Raises ImageError."""
+    if sample.row is None:
+        return nullcontext()
+    try:
+        _, height, width, *_ = (*_rows(sample).shape, 1, 1, 1)
+        return room_for(width, height)
+    except DataError as error:
+        raise ImageError(sample.path, str(error).removeprefix(f"{sample.path}: ")) from error
+    except DecompressionBombError as error:  # the file has changed since its header was read
+        raise ImageError(sample.path, f"more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller") from error
 
 
 def forget() -> None:
     """Free the memory of the files that were read."""
     with _lock:
+        for rows in _arrays.values():
+            rows.close()
         _arrays.clear()
+
+
+def _rows(sample: Sample) -> "_Rows":
+    """The rows of the split that a sample is in. Raises DataError."""
+    key = sample.path, sample.name.partition("/")[0]
+    with _lock:
+        if key not in _arrays:
+            _arrays[key] = _Rows(sample.path, f"{key[1]}_images")
+        return _arrays[key]
+
+
+class _Rows:
+    """The rows of one array of a file, from any number of threads."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self.shape, self.by_columns, self.dtype = _header(path, key)
+        self.bytes = int(np.prod(self.shape[1:], dtype=object))
+        self.lock = threading.Lock()
+        self.whole: npt.NDArray[np.uint8] | None = None
+        self.passed: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+        self.next = 0
+        with _told(path, key), zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
+            while stream.read(_PART):  # at its end the checksum is compared: later it would be too late
+                pass
+        self.file: zipfile.ZipFile | None = None
+        self.stream: IO[bytes] | None = None
+
+    def row(self, number: int) -> npt.NDArray[np.uint8]:
+        """uint8 (h, w) or (h, w, channels). Raises DataError."""
+        if len(self.shape) < 3 or number >= self.shape[0] or self.dtype != np.uint8:
+            raise DataError(f"{self.path}: {self.key} is {self.dtype} {self.shape}, without row {number} in 8 bits")
+        with self.lock, _told(self.path, self.key):
+            if number in self.passed:
+                return self.passed.pop(number)
+            if self.whole is None and (number < self.next or self.by_columns):
+                self.whole = _array(self.path, self.key)
+                self.close()
+            if self.whole is not None:
+                return self.whole[number]
+            while self.next < number:
+                self.passed[self.next] = self._unpacked()
+                if len(self.passed) > _AHEAD:
+                    self.passed.popitem(last=False)
+            return self._unpacked()
+
+    def _unpacked(self) -> npt.NDArray[np.uint8]:
+        """The next row."""
+        if self.stream is None:
+            self.file = zipfile.ZipFile(self.path)
+            self.stream = self.file.open(f"{self.key}.npy")
+            _read_header(self.stream)
+        row = np.frombuffer(self.stream.read(self.bytes), dtype=np.uint8).reshape(self.shape[1:])
+        self.next += 1
+        return row
+
+    def close(self) -> None:
+        """Let go of the file and of what was passed over."""
+        self.passed.clear()
+        if self.stream is not None:
+            self.stream.close()
+        if self.file is not None:
+            self.file.close()
 
 
 def is_fetal_planes(names: Sequence[str]) -> bool:
@@ -167,14 +249,17 @@ def _array(path: Path, key: str) -> Any:
         return file[key]
 
 
-def _header(path: Path, key: str) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array that is not read yet: a small file may claim to unpack to more
-    than any memory. Raises DataError."""
+def _header(path: Path, key: str) -> tuple[tuple[int, ...], bool, Any]:
+    """Shape of an array that is not read yet, whether it lies column by column, and its dtype: a
+    small file may claim to unpack to more than any memory. Raises DataError."""
     with _told(path, key), zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-        return shape, dtype
+        return _read_header(stream)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 @contextmanager

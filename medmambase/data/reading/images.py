@@ -210,7 +210,7 @@ def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, in
             if _begins_as_dicom(stream):
                 from medmambase.data.reading import dicom
 
-                return dicom.read(path, high_depth, _room_for)
+                return dicom.read(path, high_depth, room_for)
             return _decode_by_pillow(stream, high_depth)
     except Exception as error:  # damaged files make Pillow raise nearly every type there is
         raise ImageError(path, _reason(error) if not path.is_dir() else _of_folder(path)) from error
@@ -229,9 +229,9 @@ def unlisted(path: Path, error: OSError) -> ImageError:
     return ImageError(path, f"a folder that cannot be listed ({error.strerror or error}): whatever is in it is missing")
 
 
-def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:
-    """To be entered while such an image is decoded. Raises DecompressionBombError for more than
-    MAX_PIXELS, OSError for what would take very long."""
+def room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[object]:
+    """Return what to enter while such an image is decoded. Raises DecompressionBombError for more
+    than MAX_PIXELS, OSError for what would take very long."""
     if width * height > MAX_PIXELS:
         raise Image.DecompressionBombError
     if (
@@ -242,9 +242,9 @@ def _room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager
 
 
 def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
-    with Image.open(stream, formats=FORMATS) as image, _room_for(*image.size, _scans(image, stream)):
+    with Image.open(stream, formats=FORMATS) as image, room_for(*image.size, _scans(image, stream)):
         if image.format == "TIFF":  # a small one may be one huge tile
-            _room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
+            room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
         mode = image.mode
         return _pixels(image, high_depth), mode, _frames(image), ""
 
