@@ -159,3 +159,8 @@ def test_the_index_of_a_real_set_is_read(shared: Path) -> None:
     assert [(s.name, s.label, s.split) for s in found.samples] == [
         (s.name, s.label, s.split) for s in by_folder.samples
     ]
+
+
+def test_a_nul_is_refused_with_its_line(folder: Path) -> None:
+    with pytest.raises(DataError, match="line 3: holds a NUL character, which no file's name has"):
+        read(folder, "path,label\na.png,ill\nb\0.png,well\n")

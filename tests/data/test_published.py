@@ -3,6 +3,7 @@ look like them."""
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -187,6 +188,79 @@ def test_a_row_that_has_gone_is_one_unreadable_image(tmp_path: Path) -> None:
     (tmp_path / "a.npz").unlink()
     with pytest.raises(ImageError, match=r"a.npz: there is no such file"):
         published.pixels_of(sample)
+
+
+def test_a_label_beyond_the_number_of_images_is_refused_before_its_classes_are_named(tmp_path: Path) -> None:
+    labels = np.zeros((9, 1), dtype=np.int64)
+    labels[4] = 2**62
+    np.savez(tmp_path / "a.npz", **(arrays() | {"train_labels": labels}))
+    with pytest.raises(
+        DataError, match=r"a\.npz: train_labels holds 4611686018427387904; wanted .* below the number of images, 27"
+    ):
+        read_manifest(tmp_path / "a.npz", seed=0)
+
+
+def test_pictures_too_large_for_an_image_are_too_large_in_an_array(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (9, 10_001, 10_000)})
+    np.savez(tmp_path / "a.npz", **without("train_images"))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+        file.writestr("train_images.npy", header.getvalue())
+    with pytest.raises(DataError, match="wanted pictures of 100 million pixels at most"):
+        read_manifest(tmp_path / "a.npz", seed=0)
+
+
+def test_rows_in_order_are_unpacked_one_by_one_and_in_any_other_order_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = arrays((40, 50))
+    np.savez_compressed(tmp_path / "a.npz", **held)
+    whole: list[str] = []
+    original = published._array
+    monkeypatch.setattr(published, "_array", lambda path, key: whole.append(key) or original(path, key))
+    samples = read_manifest(tmp_path / "a.npz", seed=0).samples
+    whole.clear()  # of the labels
+    images, bad = decode(samples, Preprocessing(size=40, channels=1))
+    assert len(images.labels) == 27 and not bad and whole == []
+    rows = [sample for sample in samples if sample.split == "train"]
+    for sample in (rows[0], rows[3], rows[1], rows[2], rows[4]):  # threads ask nearly in order
+        assert np.array_equal(published.pixels_of(sample), held["train_images"][sample.row])
+    assert whole == []
+    assert np.array_equal(published.pixels_of(rows[0]), held["train_images"][0]) and whole == ["train_images"]
+    assert np.array_equal(published.pixels_of(rows[8]), held["train_images"][8]) and whole == ["train_images"]
+    published.forget()
+
+
+def test_memory_is_bounded_by_a_row_not_by_the_array(tmp_path: Path) -> None:
+    count, side = 60, 1000
+    np.savez_compressed(
+        tmp_path / "zeros.npz",
+        **{f"{split}_images": np.zeros((count, side, side), np.uint8) for split in SPLITS},
+        **{f"{split}_labels": (np.arange(count) % 2)[:, None] for split in SPLITS},
+    )
+    samples = read_manifest(tmp_path / "zeros.npz", seed=0).samples
+    tracemalloc.start()
+    try:
+        images, bad = decode(samples, Preprocessing(size=16, channels=1))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(images.labels) == 3 * count and not bad
+    assert most < 40 * side * side  # of 180 rows
+
+
+def test_an_array_by_columns_and_damage_behind_the_first_rows_are_met_before_any_row_is_used(tmp_path: Path) -> None:
+    held = arrays((12, 20))
+    np.savez(tmp_path / "a.npz", **(held | {"val_images": np.asfortranarray(held["val_images"])}))
+    samples = read_manifest(tmp_path / "a.npz", seed=0).samples
+    for sample in samples:
+        assert np.array_equal(published.pixels_of(sample), held[f"{sample.split}_images"][sample.row])
+    published.forget()
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.index(held["train_images"][8].tobytes()) + 5] ^= 1  # in the last row of train
+    (tmp_path / "a.npz").write_bytes(content)
+    images, bad = decode(samples, Preprocessing(size=12))
+    assert len(images.labels) == 18 and len(bad) == 9 and "Bad CRC-32" in bad[0].reason
 
 
 PLANES = "Image_name;Patient_num;Plane;Brain_plane;Operator;US_Machine;Train \n"

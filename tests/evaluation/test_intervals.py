@@ -14,8 +14,13 @@ from scipy import stats
 
 from interval_coverage import SHOWN, Population, coverage, inside
 from medmambase.evaluation import delong, intervals
-from medmambase.evaluation.intervals import evaluate_with_intervals
-from medmambase.evaluation.metrics import evaluate, range_of
+from medmambase.evaluation.intervals import (
+    Draws,
+    calls_with_intervals,
+    confidence_with_intervals,
+    evaluate_with_intervals,
+)
+from medmambase.evaluation.metrics import _areas, evaluate, range_of
 from medmambase.evaluation.predictions import Predictions
 
 
@@ -160,3 +165,60 @@ def test_intervals_that_are_blind_to_patients_fail() -> None:
     truth = {name: evaluate(every.labels, every.probabilities, every.classes).flat()[name] for name in SHOWN}
     held = [inside(population, 120, truth, True, seed)["auc"] for seed in range(40)]
     assert sum(map(bool, held)) / 40 < 0.88
+
+
+def as_defined(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The area below the ROC curve and the average precision, sum by sum as the words have it."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    ordered = weights[:, order]
+    ours = np.add.reduceat(ordered * positive[order], starts, axis=1)
+    theirs = np.add.reduceat(ordered, starts, axis=1) - ours
+    true, false = ours.cumsum(axis=1), theirs.cumsum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        auc = (ours * (false[:, -1:] - false + theirs / 2)).sum(axis=1) / (true[:, -1] * false[:, -1])
+        precision = true / np.maximum(true + false, np.finfo(float).tiny)
+        return auc, (ours * precision).sum(axis=1) / true[:, -1]
+
+
+@pytest.mark.parametrize("images", [1, 2, 9, 130, 1500])
+@pytest.mark.parametrize("digits", [0, 1, 16])
+def test_areas_are_the_same_to_the_last_bit_as_in_their_definition(images: int, digits: int) -> None:
+    rng = np.random.default_rng(images + digits)
+    scores, weights = rng.random(images).round(digits), rng.poisson(1, (300, images)).astype(np.float64)
+    for positive in (rng.random(images) < 0.3, np.ones(images, dtype=bool), np.zeros(images, dtype=bool)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = _areas(positive, scores, weights)
+        for one, wanted in zip(found, as_defined(positive, scores, weights), strict=True):
+            assert np.array_equal(one, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("patients", [False, True])
+def test_an_operating_point_and_the_calibration_have_the_intervals_of_a_test_with_two_answers(patients: bool) -> None:
+    predictions = Population(classes=3, images=4 if patients else 1).draw(50, seed=3)
+    draws = Draws(predictions.clusters)
+    whole = evaluate_with_intervals(predictions, draws)
+    for name, (figure, interval) in confidence_with_intervals(predictions, draws).items():
+        assert (figure, interval) == (whole.flat()[name], whole.intervals[name])
+    truth = predictions.labels == 1
+    never = np.zeros(len(truth), dtype=bool)
+    calls = [(truth, predictions.probabilities[:, 1] >= 0.3), (truth, never), (never, truth)]
+    for (truth, called), found in zip(calls, calls_with_intervals(calls, draws), strict=True):
+        answer = of(truth.astype(int).tolist(), np.eye(2)[called.astype(int)], predictions.patients)
+        asked = evaluate_with_intervals(answer)
+        for name, (figure, interval) in found.items():
+            assert (figure, interval) == (asked.flat()[f"1/{name}"], asked.intervals.get(f"1/{name}"))
+
+
+def test_what_a_bootstrap_draws_is_drawn_once_and_again_only_for_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = np.arange(700) // 2
+    drawn: list[int] = []
+    original = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or original(seed))
+    draws = Draws(clusters)
+    first = np.concatenate(list(draws))
+    assert np.array_equal(np.concatenate(list(draws)), first) and len(drawn) == 1
+    monkeypatch.setattr(intervals, "_KEPT", 10)
+    draws = Draws(clusters)
+    assert all(np.array_equal(np.concatenate(list(draws)), first) for _ in range(2)) and len(drawn) == 3
+    assert first.shape == (2000, 700) and (first[:, 0] == first[:, 1]).all() and (first.sum(axis=1) == 700).all()

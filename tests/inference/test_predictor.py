@@ -310,3 +310,12 @@ def test_an_error_of_the_stream_itself_arrives(network: MedMambaSE, images: Path
 
     with pytest.raises(LookupError, match="the list of files ended"):
         list(Predictor(network, device="cpu")(breaks()))
+
+
+def test_an_image_whose_outputs_are_no_numbers_has_a_problem_and_no_class(images: Path) -> None:
+    broken = small_network().eval()
+    with torch.no_grad():
+        broken.head.bias[0] = float("nan")
+    found = list(Predictor(broken, device="cpu")(images))
+    assert {one.label for one in found} == {None} and all(one.problem for one in found)
+    assert "the network's outputs are non-finite" in {one.problem for one in found}

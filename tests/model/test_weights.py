@@ -195,3 +195,19 @@ def test_grey_weights_shared_out_for_rgb_input_give_the_same_logits() -> None:
     network, grey = network_of("medmamba", in_chans=1), torch.randn(2, 1, 64, 64)
     colour = MedMambaSE.start_from(network.state_dict(), network.config, in_chans=3, say=lambda _: None)
     assert torch.allclose(colour(grey.expand(-1, 3, -1, -1)), network(grey), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    network = MedMambaSE(SMALL, classes=CLASSES)
+    network.save(tmp_path / "net")
+    with torch.no_grad():
+        network.head.bias[1] = value
+    network.save(tmp_path / "bad")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: head\.bias holds 1 values that are no finite numbers"):
+        MedMambaSE.load(tmp_path / "bad")
+    upstream = as_upstream(network_of("medmamba"))
+    key = next(key for key in upstream if key.endswith("A_logs"))
+    upstream[key] = torch.full_like(upstream[key], value)
+    with pytest.raises(WeightsError, match=f"{key} holds .* no finite numbers"):
+        MedMambaSE.from_upstream(upstream)

@@ -1,0 +1,68 @@
+"""Patients found in names by a regular expression, which may have no end."""
+
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medmambase.data.manifest import groups
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.groups import grouped
+
+NAMES = ("a/p1_0.png", "b/p2_肺.png", "b/p2_\udcff.png", "b/nobody.png")
+
+
+def manifest(names: tuple[str, ...]) -> Manifest:
+    samples = [Sample(Path(name), row % 2, "train", name) for row, name in enumerate(names)]
+    return Manifest(Path("data"), ("a", "b"), tuple(samples), ("a note",))
+
+
+@pytest.mark.parametrize(("regex", "wanted"), [(r"(p\d)_", ("p1", "p2", "p2", "")), (r"p\d", ("p1", "p2", "p2", ""))])
+def test_the_first_group_is_the_patient_or_all_that_matches(regex: str, wanted: tuple[str, ...]) -> None:
+    found = grouped(manifest(NAMES), regex)
+    assert tuple(sample.patient for sample in found.samples) == wanted
+    assert found.notes[0] == "a note" and "no patient in 1 names, such as b/nobody.png" in found.notes[1]
+    before = [match[match.re.groups and 1] if (match := re.search(regex, name)) else "" for name in NAMES]
+    assert tuple(before) == wanted
+
+
+def test_an_expression_without_end_is_stopped_and_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "LIMIT", 0.5)
+    endless = manifest(("a/p1.png", f"a/{'a' * 60}.png", "b/p2.png"))
+    said: list[str] = []
+
+    def act() -> None:
+        with pytest.raises(DataError) as caught:
+            grouped(endless, r"p\d|(a+)+b")
+        said.append(str(caught.value))
+
+    thread = threading.Thread(target=act)  # nothing of it needs the main thread
+    thread.start()
+    thread.join()
+    assert said == [
+        f"data: --group-regex 'p\\\\d|(a+)+b' does not come to an end within 0.5 s on a/{'a' * 60}.png; avoid a "
+        f"repetition inside a repetition, such as (a+)+"
+    ]
+
+
+def test_many_names_are_one_conversation() -> None:
+    many = manifest(tuple(f"{row:05}/patient{row // 3}.png" for row in range(3000)))
+    found = grouped(many, r"(patient\d+)")
+    assert found.samples == tuple(
+        replace(sample, patient=f"patient{row // 3}") for row, sample in enumerate(many.samples)
+    )
+
+
+def test_what_finds_nothing_or_is_no_expression_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"finds nothing in any of 4 names, such as a/p1_0\.png"):
+        grouped(manifest(NAMES), "zzz")
+    with pytest.raises(re.error):
+        grouped(manifest(NAMES), "(")
+
+
+def test_a_process_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_WORKER", "print('\"ready\"')")
+    with pytest.raises(DataError, match="the process that looks for patients in names has ended"):
+        grouped(manifest(NAMES), "p")
