@@ -14,7 +14,7 @@ from typing import Any
 
 PATH, USER = "<path>", "<user>"
 # A path that begins at a root, a drive or a server, up to its last separator and the name behind.
-_ABSOLUTE = re.compile(r"""(?<![\w/])(?:[A-Za-z]:[\\/]|\\\\|/(?=\w))[^\n"':;,]*[\\/][^\s"':;,]*""")
+_ABSOLUTE = re.compile(r"""(?<![\w/])(?<!\.\.)(?:[A-Za-z]:[\\/]|\\\\|/(?=\w))[^\n"':;,]*[\\/][^\s"':;,]*""")
 
 
 def without_paths(text: str) -> str:
@@ -22,7 +22,7 @@ def without_paths(text: str) -> str:
     "<user>" where it is the name of a folder."""
     for private in sorted(_folders(), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(private)}(?!\w)", PATH, text)
-    text = _ABSOLUTE.sub(PATH, text)
+    text = re.sub(f"(?:{PATH})+", PATH, _ABSOLUTE.sub(PATH, text))
     user = re.escape(account())
     return re.sub(rf"(?i)(?<![^\\/]){user}(?=[\\/])|(?<=[\\/]){user}(?!\w)", USER, text) if user else text
 
