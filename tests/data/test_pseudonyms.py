@@ -12,11 +12,14 @@ import pytest
 from dicom_files import write
 
 from medmambase.commands import check, compare, evaluate, explain, train
+from medmambase.config import TrainConfig
 from medmambase.data.manifest.folders import Manifest, Sample
 from medmambase.data.pseudonyms import PSEUDONYM, Pseudonyms
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.predictions import Predictions, read_predictions
 from medmambase.run_folder import RunFolderError, read_private
+from medmambase.training import session
+from medmambase.training.run import no_progress
 
 ACCOUNT = "annegret"
 PATIENTS = 12
@@ -191,3 +194,16 @@ def test_a_run_without_patients_hides_those_of_other_data(tmp_path: Path) -> Non
     (tmp_path / "splits.csv").write_text("path,label,patient,split\na.png,a,x,train\n", encoding="utf-8")
     found = Pseudonyms.of_run(tmp_path)  # version 0.1.0 wrote names
     assert found is not None and found.patient("x") == "x"
+
+
+def test_patients_whom_only_the_files_know_have_pseudonyms_too(tmp_path: Path) -> None:
+    samples = []
+    for row in range(4):  # no suffix of DICOM: the patient is known when the picture is read
+        path = write(tmp_path / f"{row}.png", np.full((8, 8), 9 * row, np.uint8), PatientID=f"HOSP-{row // 2}")
+        samples.append(Sample(path, row % 2, "train", path.name))
+    called = Pseudonyms.new()
+    manifest = Manifest(tmp_path, ("a", "b"), tuple(samples), ())
+    intake = session.take_in(manifest, TrainConfig(image_size=16), "auto", tmp_path / "cache", no_progress, called)
+    patients = [facts.patient for facts in intake.images.facts]
+    assert all(map(PSEUDONYM.fullmatch, patients)) and len(set(patients)) == 2
+    assert [called.shown(patient) for patient in patients] == ["HOSP-0", "HOSP-0", "HOSP-1", "HOSP-1"]
