@@ -62,8 +62,9 @@ MODEL_CARD = "MODEL_CARD.md"
 PRIVATE = "do_not_share.toml"
 _DO_NOT_SHARE = """\
 # Do not pass this file on. With the key, whoever has a list of patients finds who is who in this run;
-# paths tell of folders and people. The run can be used without this file, but it can no longer tell
-# whether a patient of other data is one of its own, and to resume it DATA must be given.
+# paths tell of folders and people. The run can be used and evaluated without this file; but whether
+# a patient of other data is one of its own is then unknown, and where patients are known it cannot
+# be resumed.
 
 """
 
