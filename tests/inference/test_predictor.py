@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
+from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import load, normalise
@@ -319,3 +320,10 @@ def test_an_image_whose_outputs_are_no_numbers_has_a_problem_and_no_class(images
     found = list(Predictor(broken, device="cpu")(images))
     assert {one.label for one in found} == {None} and all(one.problem for one in found)
     assert "the network's outputs are non-finite" in {one.problem for one in found}
+
+
+def test_no_spreadsheet_runs_the_name_of_a_predicted_file(run: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "0.png", images / "=1+1.png")
+    assert predict.main([str(run), str(images), "-o", str(tmp_path / "out.csv"), "--device", "cpu"]) == 0
+    rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert sum(row.startswith("'=1+1.png,") for row in rows) == 1 and not any(row.startswith("=") for row in rows)

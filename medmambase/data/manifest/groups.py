@@ -60,7 +60,11 @@ def _matched(found: Manifest, group_regex: str, names: Sequence[str]) -> list[st
     answers: SimpleQueue[str] = SimpleQueue()
     patients: list[str] = []
     with subprocess.Popen(
-        [sys.executable, "-I", "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii"
+        [sys.executable, "-I", "-c", _WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # Ctrl-C reaches it too, and one traceback is one too many
+        encoding="ascii",
     ) as worker:
         assert worker.stdin and worker.stdout
         threads = [
