@@ -6,13 +6,12 @@ one is written in front of such a cell, also where apostrophes precede already, 
 away again.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 from itertools import chain
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_QUOTED = re.compile('[",\r\n]')  # Python's own writer leaves out \r, at which it splits lines when it reads
 
 
 def as_cell(text: str) -> str:
@@ -27,13 +26,14 @@ def of_cell(cell: str) -> str:
 
 def line(cells: Iterable[object]) -> str:
     """Return a row as the text of a CSV file, with its LF; None becomes an empty cell."""
-    return table(cells, ())
+    return f"{','.join(map(_written, cells))}\n"
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """Return the text of a CSV file, one ``line`` after the other."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    for cells in chain([header], rows):
-        writer.writerow([as_cell(cell) if isinstance(cell, str) else cell for cell in cells])
-    return text.getvalue()
+    return "".join(map(line, chain([header], rows)))
+
+
+def _written(value: object) -> str:
+    cell = "" if value is None else as_cell(value) if isinstance(value, str) else str(value)
+    return '"{}"'.format(cell.replace('"', '""')) if _QUOTED.search(cell) else cell

@@ -278,6 +278,7 @@ def image_files(folder: Path) -> Iterator[Path]:
             for path in (Path(parent, name) for name in sorted(files))
             if _is_image(path.name) or _is_bare_dicom(path)
         )
+    yield from (Path(error.filename) for error in closed)
 
 
 def _visible(name: str) -> bool:

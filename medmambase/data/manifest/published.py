@@ -136,15 +136,15 @@ def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
 
 
 def room_of(sample: Sample) -> AbstractContextManager[object]:
-    """To be entered while the pixels of a sample are in use: of large rows of a file only one is
-    unpacked at a time. Raises ImageError."""
+    """Return what to enter while the pixels of a sample are in use: of large rows of a file only
+    one is unpacked at a time. Raises ImageError."""
     if sample.row is None:
         return nullcontext()
     try:
         _, height, width, *_ = (*_rows(sample).shape, 1, 1, 1)
         return room_for(width, height)
-    except DataError as error:
-        raise ImageError(sample.path, str(error).removeprefix(f"{sample.path}: ")) from error
+    except DataError:
+        return nullcontext()  # pixels_of says what is wrong
     except DecompressionBombError as error:  # the file has changed since its header was read
         raise ImageError(sample.path, f"more than {MAX_PIXELS // 1_000_000} million pixels; make it smaller") from error
 
@@ -196,7 +196,8 @@ class _Rows:
             if self.whole is not None:
                 return self.whole[number]
             while self.next < number:
-                self.passed[self.next] = self._unpacked()
+                passed = self.next
+                self.passed[passed] = self._unpacked()
                 if len(self.passed) > _AHEAD:
                     self.passed.popitem(last=False)
             return self._unpacked()
