@@ -132,7 +132,7 @@ def test_a_patient_of_other_data_is_known_again_with_the_key_and_without_it_a_no
 
 
 def test_a_patient_in_two_splits_is_named_on_the_screen_alone(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = folder_of_dicom(tmp_path / "scans")
     lines = ["path,label,patient,split"]
