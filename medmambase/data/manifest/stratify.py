@@ -3,8 +3,8 @@
 One patient after the other, those whose images are most unevenly divided among the classes first,
 goes to the part that leaves each class most evenly spread over the parts. scikit-learn's
 StratifiedGroupKFold does the same, and to the last digit: the parts are the same ones. But it
-computes the spread of every class for every part and patient with NumPy, and takes minutes where
-each of 80,000 images has a patient of its own.
+computes the spread of every class for every part and patient with NumPy, whose calls take most of
+its time where every image has a patient of its own.
 """
 
 import math
