@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -94,18 +95,19 @@ def place(path: Path, root: Path) -> str:
 def _places(manifest: Manifest) -> dict[str, str]:
     """Name -> shorter name, of images that a table names by an absolute path: below the table's
     folder, else below the folder that they share."""
-    absolute = [sample for sample in manifest.samples if _is_absolute(sample)]
-    outside = [sample for sample in absolute if not sample.path.is_relative_to(manifest.root)]
-    try:
-        shared = Path(os.path.commonpath([sample.path.parent for sample in outside])) if outside else manifest.root
-    except ValueError:  # they lie on different drives
-        shared = Path()
-    found = {sample.name: place(sample.path, manifest.root) for sample in absolute}
-    return found | {sample.name: f"{PATH}/{place(sample.path, shared)}" for sample in outside}
-
-
-def _is_absolute(sample: Sample) -> bool:
-    return sample.row is None and PurePath(sample.name).is_absolute()
+    found: dict[str, str] = {}
+    outside: defaultdict[str, list[Sample]] = defaultdict(list)  # by drive
+    for sample in manifest.samples:
+        if sample.row is None and (PurePath(sample.name).is_absolute() or sample.name.startswith("/")):
+            if sample.path.is_relative_to(manifest.root):
+                found[sample.name] = place(sample.path, manifest.root)
+            else:
+                outside[sample.path.anchor].append(sample)
+    for drive, samples in outside.items():
+        shared = Path(os.path.commonpath([sample.path.parent for sample in samples]))
+        above = PATH if len(outside) == 1 else f"{PATH}/{re.sub(r'[^0-9A-Za-z]', '', drive)}"
+        found |= {sample.name: f"{above}/{place(sample.path, shared)}" for sample in samples}
+    return found
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
