@@ -268,6 +268,7 @@ def image_files(folder: Path) -> Iterator[Path]:
     it is told."""
     if not folder.is_dir():
         yield folder
+        return
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append):
         yield from (Path(error.filename) for error in closed)
