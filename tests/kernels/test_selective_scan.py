@@ -52,9 +52,9 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str
 ) -> None:
-    from medmambase_kernels._triton import scan as scan_launch_triton
+    from medmambase_kernels._triton import selective_scan as sequences
 
-    monkeypatch.setattr(scan_launch_triton, "processors", lambda t: processors)
+    monkeypatch.setattr(sequences, "processors", lambda t: processors)
     args = stiff_case(3, l, 2, -1.0, -0.5) | {"delta": torch.randn(1, 3, l), "delta_bias": torch.randn(3)}
     if kinds != "varying":
         args["B"] = torch.randn(3, 2)

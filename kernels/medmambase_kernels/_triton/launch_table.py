@@ -56,6 +56,30 @@ class BackwardLaunch:
     programs: int
 
 
+@dataclass(frozen=True)
+class SequenceForward:
+    """How the forward scan of sequences is launched: ``channels`` a program, ``steps`` a tile,
+    ``chunk`` steps between kept states; ``chunked`` as in ForwardLaunch."""
+
+    channels: int
+    steps: int
+    chunk: int
+    chunked: bool
+
+
+@dataclass(frozen=True)
+class SequenceBackward:
+    """As SequenceForward; ``ends`` steps a tile of the first pass, if ``chunked``; ``programs``
+    share the items out, so that their scratch fits into the cache."""
+
+    channels: int
+    steps: int
+    ends: int
+    chunk: int
+    chunked: bool
+    programs: int
+
+
 def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n (n >= 1)."""
     return 1 << (n - 1).bit_length()
@@ -117,6 +141,36 @@ def backward(
     return BackwardLaunch(
         width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most)
     )
+
+
+def sequence_forward(
+    batch: int, channels: int, length: int, state: int, processors: int, groups: int = 1
+) -> SequenceForward:
+    """The forward launch for u (batch, channels, length), on a GPU of so many multiprocessors."""
+    _row(_FORWARD, state)
+    programs = batch * groups * -(-channels // groups // 32)
+    chunked = (programs < 0.7 * WARPS * processors or length > _LONGEST) and chunks_of(length) > 1
+    return SequenceForward(32, _tile(length, state), chunk_of(length), chunked)
+
+
+def sequence_backward(
+    batch: int, channels: int, length: int, state: int, processors: int, groups: int = 1, constant: bool = False
+) -> SequenceBackward:
+    """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums
+    take the registers of two of the four steps."""
+    width = _row(_BACKWARD, state)
+    items, most = batch * groups * -(-channels // groups // width), 2 * WARPS * processors
+    chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
+    return SequenceBackward(
+        width, 2 if constant else 4, _tile(length, state), chunk_of(length), chunked,
+        min(items * (chunks_of(length) if chunked else 1), most),
+    )  # fmt: skip  # the tiles; the passes
+
+
+def _tile(length: int, state: int) -> int:
+    """Steps a tile of a pass with registers to spare: 8 steps are whole sectors of memory in
+    float32."""
+    return 8 if length % 8 == 0 and state <= _FORWARD[0][0] else 4
 
 
 def cut(programs: int, steps: int, state: int, processors: int) -> Iterator[tuple[int, int]]:
