@@ -20,7 +20,8 @@ sys.path.insert(
 )  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
-MODULES = ("scan_forward", "scan_backward", "squeeze_excite", "gated_norm", "depthwise_silu")  # those that hold kernels
+MODULES = ("scan_forward", "scan_backward", "sequence_pack", "sequence_forward", "sequence_backward", "squeeze_excite",
+           "gated_norm", "depthwise_silu")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
 # lengths that a group of steps divides and others
@@ -91,14 +92,14 @@ def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
     if hasattr(value, "dtype"):
         launch.signature[parameter.name] = "*" + DTYPES[str(value.dtype).removeprefix("torch.")]
         aligned = True  # as torch allocates
-    elif parameter.is_constexpr or (isinstance(value, int) and value == 1):
+    elif parameter.is_constexpr or value is None or (value == 1 and not parameter.do_not_specialize):
         launch.signature[parameter.name] = "constexpr"
         launch.constants[parameter.name] = value
         aligned = False
     else:
         launch.signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
         aligned = isinstance(value, int) and value % 16 == 0
-    if aligned and not parameter.do_not_specialize_on_alignment:
+    if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
         launch.multiples_of_16.append(i)
 
 
@@ -141,8 +142,8 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         u, A, D, state = new(b, d, l, dtype=dtype), new(d, n), new(d), new(b, d, n)
         B, C = (new(b, groups, n, l, dtype=dtype) if vary else new(d, n) for vary in (vary_B, vary_C))
         forward, backward = (
-            launch_table.forward(b, 1, d, l, n, 0, processors, groups),
-            launch_table.backward(b, 1, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
+            launch_table.sequence_forward(b, d, l, n, processors, groups),
+            launch_table.sequence_backward(b, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
         )
         kept = new(selective_scan_triton.kept_shape(u, u, A, B, C, D, D, state))
         case = f"n{n} l{l} g{groups}"

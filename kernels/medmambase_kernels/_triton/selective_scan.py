@@ -26,14 +26,11 @@ _STAGES = 3  # turns that a loop's loads are ahead, and one
 _SUMMED = 32  # parts and channels that ``totals`` adds at once
 
 
-def kept_shape(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-) -> tuple[int, ...]:  # fmt: skip  # in the operator's order
+def kept_shape(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *_: Tensor | None) -> tuple[int, ...]:
     """Shape of the states kept for backward, (b, chunks, n padded, d); empty for one chunk from a
     zero state, which the inputs suffice for. Tensors as in ``forward``."""
     chunks = launch_table.chunks_of(u.shape[2])
-    if chunks <= 1 and initial_state is None:
+    if chunks <= 1 and _[-1] is None:  # the initial state
         return (0,)
     return u.shape[0], chunks, launch_table.power_of_two(A.shape[1]), u.shape[1]
 
