@@ -83,7 +83,8 @@ class Programs:
             blocks, last = names.get("blocks", 1), grid[0] - 1
             others_read: set[int] = set()
             others_wrote: set[int] = set()
-            for program in sorted({0, *(max(0, last - j * blocks) for j in range(6))}):
+            of_rows = names.get("of_rows", 0)  # ``pack`` does two things: the ends of the first
+            for program in sorted({0, max(0, of_rows - 1), *(max(0, last - j * blocks) for j in range(6))}):
                 self.patch.setattr(
                     builder, "set_grid_idx", lambda *_, program=program: setattr(builder, "grid_idx", (program, 0, 0))
                 )
@@ -106,11 +107,14 @@ def far(monkeypatch: pytest.MonkeyPatch):
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
     from medmambase_kernels._triton import scan_backward as scan_backward_triton
     from medmambase_kernels._triton import scan_forward as scan_triton
+    from medmambase_kernels._triton import sequence_backward, sequence_forward, sequence_pack
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     stands = []
     for module, names in (
         (scan_triton, ("forward", "carry", "project")), (scan_backward_triton, ("backward", "adjoint_ends")),
+        (sequence_forward, ("forward", "carry")), (sequence_backward, ("backward", "adjoint_ends")),
+        (sequence_pack, ("pack", "unpack", "totals", "lengthwise")),
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope")),
         (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale")),
     ):  # fmt: skip  # a table
@@ -155,13 +159,14 @@ def test_a_scan_of_sequences_stays_inside_its_tensors(far, b: int, d: int, l: in
 
     n = 2
     u, A, D, state = new(b, d, l), new(d, n), new(d), new(b, d, n)
+    strided = new(l, b, d).movedim(0, 2)
     B = new(b, g, n, l) if varies else new(d, n)
     kept = new(*scan.kept_shape(u, u, A, B, B, D, D, state))
     for chunked in (False, True) if l > 64 else (False,):
-        forward = replace(launch_table.forward(b, 1, d, l, n, 0, 1, g), chunked=chunked)
-        scan.forward(u, u, A, B, B, D, D, state, True, torch.float32, True, config=forward)
-        backward = replace(launch_table.backward(b, 1, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
-        scan.backward(u, state, u, u, A, B, B, D, D, state, True, torch.float32, kept, config=backward)
+        forward = replace(launch_table.sequence_forward(b, d, l, n, 1, g), chunked=chunked)
+        scan.forward(u, strided, A, B, B, D, D, state, True, torch.float32, True, config=forward)
+        backward = replace(launch_table.sequence_backward(b, d, l, n, 1, g), chunked=chunked, programs=2**31 - 1)
+        scan.backward(strided, state, u, u, A, B, B, D, D, state, True, torch.float32, kept, config=backward)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,29 @@ def test_forward_and_backward_agree_on_the_chunks_and_the_kernels_can_run_them(
     assert forward.channels in (32,) and backward.channels in (8, 16, 32)
 
 
+@given(
+    **{name: SHAPES[name] for name in ("batch", "channels", "length")},
+    groups=st.integers(1, 4),
+    state=st.integers(1, 64),
+    processors=st.integers(1, 200),
+    constant=st.booleans(),
+)
+def test_the_scans_of_sequences_agree_on_the_chunks_and_the_kernels_can_run_them(
+    batch: int, channels: int, length: int, groups: int, state: int, processors: int, constant: bool
+) -> None:
+    sizes = (batch, channels * groups, length, state, processors, groups)
+    forward, backward = launch_table.sequence_forward(*sizes), launch_table.sequence_backward(*sizes, constant)
+    chunks = launch_table.chunks_of(length)
+    assert forward.chunk == backward.chunk == launch_table.chunk_of(length)
+    for chosen, steps in ((forward, forward.steps), (backward, backward.steps), (backward, backward.ends)):
+        assert steps in (2, 4, 8), "``columns`` knows these"
+        assert chosen.chunk % steps == 0
+        assert not (chosen.chunked and chunks == 1)
+    assert forward.channels in (32, 64) and backward.channels in (8, 16, 32)
+    assert forward.registers <= 255
+    assert backward.programs <= 8 * processors
+
+
 @given(**SHAPES, state=st.integers(1, 64))
 def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(
     batch: int, directions: int, channels: int, length: int, state: int
@@ -59,7 +82,11 @@ def test_nothing_is_kept_for_up_to_64_steps() -> None:
 
 
 def test_the_candidates_of_a_sweep_are_other_launches_of_the_same_chunks() -> None:
-    for chosen in (launch_table.forward(16, 4, 96, 1024, 16, 3, 132), launch_table.backward(16, 4, 96, 1024, 16, 132)):
+    for chosen in (
+        launch_table.forward(16, 4, 96, 1024, 16, 3, 132), launch_table.backward(16, 4, 96, 1024, 16, 132),
+        launch_table.sequence_forward(16, 384, 1024, 16, 132, 4),
+        launch_table.sequence_backward(16, 384, 1024, 16, 132, 4),
+    ):  # fmt: skip  # a table
         others = list(launch_table.candidates(chosen))
         assert len(others) >= 5
         assert {other.chunk for other in others} == {chosen.chunk}
@@ -80,7 +107,12 @@ def test_no_launch_keeps_a_display_waiting_whatever_the_input(
     second = 4 * 1.5e9  # instructions of warps a multiprocessor of the slowest cards issues
     forward = launch_table.forward(batch, directions, channels, length, state, rank, processors)
     backward = launch_table.backward(batch, directions, channels, length, state, processors)
-    for chosen, instructions in ((forward, 7.9), (backward, 34)):
+    sequences = (batch * directions, channels, length, state, processors)
+    launches = (
+        (forward, 7.9), (backward, 34), (launch_table.sequence_forward(*sequences), 9.4),
+        (launch_table.sequence_backward(*sequences), 34),
+    )  # fmt: skip  # a table
+    for chosen, instructions in launches:
         pair = 2 if chosen is forward and forward.pair else 1
         steps = chosen.chunk if chosen.chunked else length * pair
         assert steps <= 2 * 2**16
@@ -115,6 +147,8 @@ def test_more_states_than_the_kernels_take_are_refused_by_name() -> None:
     for launch in (
         lambda n: launch_table.forward(1, 1, 8, 20, n, 0, 100),
         lambda n: launch_table.backward(1, 1, 8, 20, n, 100),
+        lambda n: launch_table.sequence_forward(1, 8, 20, n, 100),
+        lambda n: launch_table.sequence_backward(1, 8, 20, n, 100),
     ):
         launch(64)
         with pytest.raises(ValueError, match=r"^A has 65 states; the Triton kernels take at most 64: ask for backend"):

@@ -48,7 +48,9 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
 
 @pytest.mark.parametrize("engine", [TRITON])
 @pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
-@pytest.mark.parametrize(("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed")])
+@pytest.mark.parametrize(
+    ("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed"), (72, "C alone"), (68, "groups")]
+)
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str
 ) -> None:
@@ -56,10 +58,12 @@ def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(
 
     monkeypatch.setattr(sequences, "processors", lambda t: processors)
     args = stiff_case(3, l, 2, -1.0, -0.5) | {"delta": torch.randn(1, 3, l), "delta_bias": torch.randn(3)}
-    if kinds != "varying":
+    if kinds in ("constant", "mixed"):
         args["B"] = torch.randn(3, 2)
-    if kinds == "constant":
+    if kinds in ("constant", "C alone"):
         args["C"] = torch.randn(3, 2)
+    if kinds == "groups":
+        args |= {name: torch.randn(1, 3, 2, l) for name in ("B", "C")}
     assert_equal_to_the_definition(args, True, engine)
 
 

@@ -59,10 +59,12 @@ class BackwardLaunch:
 @dataclass(frozen=True)
 class SequenceForward:
     """How the forward scan of sequences is launched: ``channels`` a program, ``steps`` a tile,
-    ``chunk`` steps between kept states; ``chunked`` as in ForwardLaunch."""
+    ``registers`` at most a lane, ``chunk`` steps between kept states; ``chunked`` as in
+    ForwardLaunch."""
 
     channels: int
     steps: int
+    registers: int
     chunk: int
     chunked: bool
 
@@ -78,6 +80,10 @@ class SequenceBackward:
     chunk: int
     chunked: bool
     programs: int
+
+
+Forward = ForwardLaunch | SequenceForward
+Backward = BackwardLaunch | SequenceBackward
 
 
 def power_of_two(n: int) -> int:
@@ -150,7 +156,7 @@ def sequence_forward(
     _row(_FORWARD, state)
     programs = batch * groups * -(-channels // groups // 32)
     chunked = (programs < 0.7 * WARPS * processors or length > _LONGEST) and chunks_of(length) > 1
-    return SequenceForward(32, _tile(length, state), chunk_of(length), chunked)
+    return SequenceForward(32, _tile(length, state), 168 if state <= 16 else 255, chunk_of(length), chunked)
 
 
 def sequence_backward(
@@ -181,15 +187,19 @@ def cut(programs: int, steps: int, state: int, processors: int) -> Iterator[tupl
         yield first, min(most, programs - first)
 
 
-def candidates(chosen: ForwardLaunch | BackwardLaunch) -> Iterator[ForwardLaunch | BackwardLaunch]:
+def candidates(chosen: Forward | Backward) -> Iterator[Forward | Backward]:
     """What a sweep tries beside the chosen launch, all correct for the same inputs."""
     for steps in (1, 2, 4, 8):
-        if chosen.chunk % steps == 0:
+        if chosen.chunk % steps == 0 and (steps > 1 or isinstance(chosen, ForwardLaunch | BackwardLaunch)):
             yield replace(chosen, steps=steps)
     yield replace(chosen, chunked=not chosen.chunked)
     if isinstance(chosen, ForwardLaunch):
         yield replace(chosen, pair=not chosen.pair, chunked=False)
         yield replace(chosen, rank_inside=not chosen.rank_inside)
+    elif isinstance(chosen, SequenceForward):
+        for registers in (128, 144, 168, 255):
+            yield replace(chosen, registers=registers)
+        yield replace(chosen, channels=96 - chosen.channels, steps=4)  # 64 for 32, 32 for 64
     else:
         for channels in (8, 16, 32):
             yield replace(chosen, channels=channels)

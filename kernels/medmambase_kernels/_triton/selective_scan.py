@@ -110,9 +110,7 @@ def _sizes(steps: int, l: int, *sequences: Tensor) -> tuple[bool, list[int]]:
     return even, [size // steps for size in sizes] if even else sizes
 
 
-def _carry(
-    given: _Inputs, entry: Tensor, total: Tensor, last: Tensor | None, n: int, *, reverse: bool = False
-) -> None:
+def _carry(given: _Inputs, entry: Tensor, total: Tensor, last: Tensor | None, n: int, *, reverse: bool = False) -> None:
     b, chunks, N, d = entry.shape
     blocks = triton.cdiv(d, 32)
     scan.carry[(b * blocks,)](
@@ -148,9 +146,10 @@ def forward(
     def run(mode: tl.constexpr, parts: int, steps: int) -> None:
         for first, count in launch_table.cut(b * given.groups * blocks * parts, steps, N, processors(u)):
             scan.forward[(count,)](
-                given.u, given.delta, given.rows, given.tables, given.D, given.bias, given.states, y, last, entry, total,
-                length, *strides, b, d, n, d // given.groups, blocks, 0, first,
-                SAVE=shape != (0,), MODE=mode.value, EVEN=even, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, **given.switches,
+                given.u, given.delta, given.rows, given.tables, given.D, given.bias, given.states,
+                y, last, entry, total, length, *strides, b, d, n, d // given.groups, blocks, 0, first,
+                SAVE=shape != (0,), MODE=mode.value, EVEN=even, BD=config.channels, STEPS=config.steps,
+                CHUNK=config.chunk, maxnreg=config.registers, **given.switches,
             )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:

@@ -89,10 +89,10 @@ def backward(
     CHUNKED: tl.constexpr, EVEN: tl.constexpr, INDEX: tl.constexpr, BD: tl.constexpr, STEPS: tl.constexpr,
     CHUNK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip  # tensors; results; sizes and strides; switches; tile sizes
-    """dy, u, delta of strides (b, d, 1), entry (b, chunks, N, d), None where sequences are one chunk
-    from zero, adjoint (b, N, d), or (b, chunks, N, d) if CHUNKED, to du, ddelta (b, d, l), drows
-    (blocks, b, l, g, N, those of dB and dC that vary), parts as ``totals`` reads them, for each
-    sequence or each of its chunks, and dinitial (b, d, n), unless that is None."""
+    """dy, u, delta of strides (b, d, 1), entry (b, chunks, N, d), None where sequences are one
+    chunk from zero, adjoint (b, N, d), or (b, chunks, N, d) if CHUNKED, to du, ddelta (b, d, l),
+    drows (blocks, b, l, g, N, those of dB and dC that vary), parts as ``totals`` reads them, for
+    each sequence or each of its chunks, and dinitial (b, d, n), unless that is None."""
     UNIT: tl.constexpr = STEPS if EVEN else 1
     VARIES: tl.constexpr = VARY_B + VARY_C
     ROW: tl.constexpr = GROUPS * VARIES * N

@@ -124,8 +124,8 @@ def carry(
     N: tl.constexpr, REVERSE: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes; switches and tile sizes
     """From what each chunk makes of a zero state to what enters each chunk, in place; in REVERSE
-    from the last chunk to the first, for the adjoint. What leaves the last one is stored in last (b,
-    d, n), unless that is None."""
+    from the last chunk to the first, for the adjoint. What leaves the last one is stored in last
+    (b, d, n), unless that is None."""
     i = tl.program_id(0)
     i_b = (i // blocks).to(tl.int64)
     within = i % blocks * BD + tl.arange(0, BD)

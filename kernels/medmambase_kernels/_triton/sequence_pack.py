@@ -31,8 +31,9 @@ def pack(
     l, d, n, blocks, wide, of_rows, of_tables,
     GROUPS: tl.constexpr, N: tl.constexpr, VARY_B: tl.constexpr, VARY_C: tl.constexpr, BX: tl.constexpr,
 ):  # fmt: skip  # tensors; strides; sizes; switches and tile size
-    """rows (b, l, g, [B | C] of N each, those that vary); tables (1 to 3, N, d): A log2(e) and those
-    of B and C that do not vary; turned (b, N, d) from states (b, d, n), unless these are None.
+    """rows (b, l, g, [B | C] of N each, those that vary); tables (1 to 3, N, d): A log2(e) and
+    those of B and C that do not vary; turned (b, N, d) from states (b, d, n), unless these are
+    None.
 
     The first of_rows programs make rows, the next of_tables make tables, the others turn states.
     Strides are named after tensor and axis; x is l, or d where B or C does not vary.
@@ -53,13 +54,13 @@ def pack(
         table = tables_ptr + which.to(tl.int64) * N * d
         if which == 0:
             _turn(A_ptr, A_n, A_d, table, d, 1, x, d, n, LOG2E, N)
-        if not VARY_B:
+        if not VARY_B:  # noqa: SIM102  # the first is the compiler's, the second the kernel's
             if which == 1:
                 _turn(B_ptr, B_n, B_x, table, d, 1, x, d, n, 1.0, N)
-        if not VARY_C:
+        if not VARY_C:  # noqa: SIM102  # as above
             if which == 2 - VARY_B:
                 _turn(C_ptr, C_n, C_x, table, d, 1, x, d, n, 1.0, N)
-        if states_ptr is not None:
+        if states_ptr is not None:  # noqa: SIM102  # as above
             if j >= of_tables:
                 i_b = ((j - of_tables) // wide).to(tl.int64)
                 _turn(states_ptr + i_b * states_b, states_n, states_d, turned_ptr + i_b * N * d, d, 1, x, d, n, 1.0, N)
@@ -76,10 +77,11 @@ def unpack(
     i_g, i_b = i // blocks % GROUPS, (i // blocks // GROUPS).to(tl.int64)
     t = (i % blocks).to(tl.int64) * BX + tl.arange(0, BX)
     WIDTH: tl.constexpr = (VARY_B + VARY_C) * N
-    at = drows_ptr + ((i_b * l + t) * GROUPS + i_g)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    column = tl.arange(0, WIDTH)[None, :]
+    at = drows_ptr + ((i_b * l + t) * GROUPS + i_g)[:, None] * WIDTH + column
     sums = tl.zeros([BX, WIDTH], tl.float32)
     for part in range(0, parts):
-        sums += load(at + tl.full([], part, tl.int64) * size, (t < l)[:, None])
+        sums += load(at + tl.full([], part, tl.int64) * size, (t < l)[:, None] & (column >= 0))
     state = tl.arange(0, N)
     out = (i_b * GROUPS + i_g) * n * l + state[None, :] * l + t[:, None]
     live = (t < l)[:, None] & (state < n)[None, :]
