@@ -193,7 +193,9 @@ def backward(
                     dus = (ddrive * delta + D * dy,) + dus  # noqa: RUF005  # Triton knows no unpacking
                     ddeltas = (ddelta,) + ddeltas  # noqa: RUF005  # nor here
                     at = drow + tl.full([], t + s, INDEX) * ROW
-                    live = in_n & (t + s < l)
+                    live = in_n
+                    if not EVEN:
+                        live = in_n & (tl.full([N], t + s, tl.int32) < l)
                     if VARY_B and VARY_C:  # side by side, so that a step's row is one store
                         both = tl.join(tl.sum(dB_s, 1), tl.sum(dC_s, 1))
                         tl.store(at + state[:, None] * 2 + two[None, :], both, mask=live[:, None] & (two >= 0)[None, :])
