@@ -157,6 +157,10 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
                 selective_scan_triton.backward, u, state, u, u, A, B, C, D, D, state, True, dtype, kept, config=backward
             ),
         )
+    u, B = new(16, 256, 96, dtype=dtype).transpose(1, 2), new(16, 2, 16, 256, dtype=dtype)
+    given = (u, u, new(96, 16), B, B, None, None, None, True, dtype, False)  # what a prediction may leave out
+    chosen = launch_table.sequence_forward(16, 96, 256, 16, MANY, 2)
+    yield "n16 l256 g2 channels last", partial(selective_scan_triton.forward, *given, config=chosen)
 
 
 def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
