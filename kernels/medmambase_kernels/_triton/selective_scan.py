@@ -22,7 +22,7 @@ from medmambase_kernels._triton.scan import processors
 from medmambase_kernels.reference import groups_of
 
 _REACH = 2**31  # elements that a 32-bit index reaches
-_STAGES = 3  # turns that a loop's loads are ahead, and one
+_STAGES = 3  # one more than the turns that a loop loads ahead
 _SUMMED = 32  # parts and channels that ``totals`` adds at once
 
 
@@ -69,6 +69,12 @@ class _Inputs:
         return triton.cdiv(self.u.shape[1] // self.groups, channels)
 
 
+def _width(l: int, N: int) -> int:
+    """Steps that ``pack`` and ``unpack`` turn at once: a tile fits into the registers of two
+    warps."""
+    return min(64, 2048 // N, max(16, launch_table.power_of_two(l)))
+
+
 def _lengthwise(t: Tensor) -> Tensor:
     """(b, d, l) with neighbouring steps: as it is, or a contiguous copy."""
     b, d, l = t.shape
@@ -88,7 +94,7 @@ def _pack(
     N, vary = launch_table.power_of_two(n), (B.dim() == 4, C.dim() == 4)
     rows, tables = A.new_empty(b, l, groups, sum(vary) * N), A.new_empty(3 - sum(vary), N, d)
     turned = None if states is None else A.new_empty(b, N, d)
-    width = min(64, max(16, launch_table.power_of_two(l)))
+    width = _width(l, N)
     blocks, wide = triton.cdiv(l, width), triton.cdiv(d, width)
     of_rows, of_tables = b * groups * blocks if any(vary) else 0, len(tables) * wide
     strides = [s for t in (B, C) for s in (t.stride() if t.dim() == 4 else (0, 0, t.stride(1), t.stride(0)))]
@@ -144,7 +150,8 @@ def forward(
     even, (length, *strides) = _sizes(config.steps, l, given.u, given.delta)
 
     def run(mode: tl.constexpr, parts: int, steps: int) -> None:
-        for first, count in launch_table.cut(b * given.groups * blocks * parts, steps, N, processors(u)):
+        walked = steps * config.channels // 32
+        for first, count in launch_table.cut(b * given.groups * blocks * parts, walked, N, processors(u)):
             scan.forward[(count,)](
                 given.u, given.delta, given.rows, given.tables, given.D, given.bias, given.states,
                 y, last, entry, total, length, *strides, b, d, n, d // given.groups, blocks, 0, first,
@@ -169,8 +176,8 @@ def backward(
     """Gradients of u, delta, A, B, C, D, delta_bias, initial_state, contiguous, each None where its
     argument is."""
     if not u.numel():
-        given = (u, delta, A, B, C, D, delta_bias)
-        zeros = [None if t is None else torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in given]
+        arguments = (u, delta, A, B, C, D, delta_bias)
+        zeros = [None if t is None else torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in arguments]
         return (*zeros, None if initial_state is None else dlast.clone(memory_format=torch.contiguous_format))
     (b, d, l), n = u.shape, A.shape[1]
     given = _pack(u, delta, A, B, C, D, delta_bias, dlast, delta_softplus)
@@ -208,7 +215,7 @@ def backward(
     dA, dB, dC, dD, dbias = (None if t is None else torch.empty(t.shape, dtype=t.dtype, device=u.device)
                              for t in (A, B, C, D, delta_bias))  # fmt: skip  # one a tensor
     if any(vary):
-        width = min(64, max(16, launch_table.power_of_two(l)))
+        width = _width(l, N)
         tiles = triton.cdiv(l, width)
         packing.unpack[(b * groups * tiles,)](
             drows, dB, dC, l, n, tiles, blocks, drows[0].numel(),

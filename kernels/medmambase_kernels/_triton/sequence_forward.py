@@ -117,7 +117,8 @@ def forward(
 
 
 # The loads do not depend on the recurrence, and a turn's are of a chunk that no turn before has
-# stored: so the pipeline may load ahead of the stores.
+# stored: so the pipeline may load ahead of the stores. A turn stores after it has used what it
+# loaded, since an asynchronous copy that is still under way has no order with a store.
 @triton.jit(do_not_specialize=["blocks", "chunks", "zero"])
 def carry(
     entry_ptr, total_ptr, tables_ptr, initial_ptr, last_ptr, d, n, blocks, chunks, zero,
@@ -143,8 +144,9 @@ def carry(
         chunk = tl.full([], chunks - 1 - n_th if REVERSE else n_th, tl.int64)
         made = tl.load(entry + chunk * N * d)
         decay = tl.exp2(tl.load(total + chunk * d)[None, :] * A2)
-        tl.store(entry + chunk * N * d, h, mask=in_tile)
+        entering = h
         h = decay * h + made
+        tl.store(entry + chunk * N * d, entering, mask=in_tile)
     if last_ptr is not None:
         last = last_ptr + (i_b * d + channel)[None, :] * n + state[:, None]
         tl.store(last, h, mask=in_d[None, :] & (state < n)[:, None])
