@@ -52,7 +52,7 @@ class Programs:
             sizes = {t.which: t.bytes for t in far if isinstance(t, Far)}
 
             def check(addresses, live, note: set[int]):
-                addresses = addresses[live].astype(np.uint64)
+                addresses = addresses[live.astype(bool)].astype(np.uint64)  # a mask may come as integers
                 note.update(addresses.tolist())
                 for which in np.unique(addresses >> ROOM):
                     offsets = addresses[addresses >> ROOM == which] & ((1 << ROOM) - 1)
