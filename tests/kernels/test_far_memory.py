@@ -7,6 +7,7 @@ reads or writes.
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -107,14 +108,15 @@ class Programs:
 def far(monkeypatch: pytest.MonkeyPatch):
     from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
+    from medmambase_kernels._triton import image_pack, sequence_backward, sequence_forward, sequence_pack
     from medmambase_kernels._triton import scan_backward as scan_backward_triton
     from medmambase_kernels._triton import scan_forward as scan_triton
-    from medmambase_kernels._triton import sequence_backward, sequence_forward, sequence_pack
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     stands = []
     for module, names in (
         (scan_triton, ("forward", "carry", "project")), (scan_backward_triton, ("backward", "adjoint_ends")),
+        (image_pack, ("pack", "unpack", "totals")),
         (sequence_forward, ("forward", "carry")), (sequence_backward, ("backward", "adjoint_ends")),
         (sequence_pack, ("pack", "unpack", "totals", "lengthwise")),
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope")),
@@ -138,9 +140,13 @@ def new(*shape: int) -> Tensor:
     [(12_000_000, 2, 3, 32), (1, 8, 16, 5_000_000), (700_000, 9, 11, 33)],
     ids=["images", "channels", "chunks"],
 )
-def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, d: int, r: int) -> None:
+def test_a_scan_of_images_stays_inside_its_tensors(
+    far, monkeypatch: pytest.MonkeyPatch, b: int, h: int, w: int, d: int, r: int
+) -> None:
+    from medmambase_kernels._triton import image_pack
     from medmambase_kernels._triton import selective_scan_2d as scan
 
+    monkeypatch.setattr(image_pack, "unpacked", lambda *_: (None,) * 5)  # its loops would be long: see below
     n = 2
     x, x_dbl, weights = new(b, h, w, d), new(b, h, w, 4, r + 2 * n), (new(4, d, r), new(4, d), new(4, d, n), new(4, d))
     kept = new(*scan.kept_shape(x, x_dbl, *weights))
@@ -149,6 +155,23 @@ def test_a_scan_of_images_stays_inside_its_tensors(far, b: int, h: int, w: int, 
         scan.forward(x, x_dbl, *weights, torch.float32, True, config=forward)
         backward = replace(launch_table.backward(b, 4, d, h * w, n, 1), chunked=chunked, programs=2**31 - 1)
         scan.backward(x, x, x_dbl, *weights, torch.float32, kept, config=backward)
+
+
+@pytest.mark.parametrize(
+    ("b", "d", "blocks", "parts", "other"),
+    [(36_000_000, 70, 2, 3, "totals"), (1040, 1_100_000, 1, 130, "unpack")],
+    ids=["images", "channels"],
+)
+def test_the_gradients_of_a_projection_stay_inside_their_tensors(
+    far, monkeypatch: pytest.MonkeyPatch, b: int, d: int, blocks: int, parts: int, other: str
+) -> None:
+    from medmambase_kernels._triton import image_pack
+
+    n, r, l = 2, 3, 2
+    rows, _, table = image_pack.packed(new(b, 1, l, 4, r + 2 * n), new(4, d, n), new(4, d, r))
+    given = (new(blocks, b, l, 4, n, 2), new(b, l, 4, d), new(parts, 4, n + 2, d))
+    monkeypatch.setattr(image_pack, other, MagicMock())  # whose loops would be long here
+    image_pack.unpacked(*given, rows, table, new(b, 1, l, 4, r + 2 * n), n, r)
 
 
 @pytest.mark.slow
@@ -216,7 +239,7 @@ def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.Mo
     [(64, 1, 1, 2048), (2, 4096, 1, 512), (64, 1024, 1, 256)],
     ids=["rows", "channels", "states"],
 )
-def test_positions_are_64_bits_wide_where_32_do_not_reach(n: int, d: int, r: int, side: int) -> None:
+def test_positions_are_64_bits_wide_where_32_do_not_reach(far, n: int, d: int, r: int, side: int) -> None:
     import triton.language as tl
 
     from medmambase_kernels._triton import scan as scan_launch_triton

@@ -20,8 +20,8 @@ sys.path.insert(
 )  # runs from a bare clone; spawned processes come past here too
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
-MODULES = ("scan_forward", "scan_backward", "sequence_pack", "sequence_forward", "sequence_backward", "squeeze_excite",
-           "gated_norm", "depthwise_silu")  # fmt: skip  # those that hold kernels
+MODULES = ("scan_forward", "scan_backward", "image_pack", "sequence_pack", "sequence_forward", "sequence_backward",
+           "squeeze_excite", "gated_norm", "depthwise_silu")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
 # lengths that a group of steps divides and others

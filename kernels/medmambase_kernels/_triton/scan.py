@@ -1,15 +1,13 @@
-"""Run one scan problem of either operator on the GPU, in two passes: allocate, compute the grid,
+"""Run the scan of an image on the GPU, in two passes where needed: allocate, compute the grid,
 launch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from medmambase_kernels._triton import launch_table
 from medmambase_kernels._triton import scan_backward as back
@@ -17,49 +15,43 @@ from medmambase_kernels._triton import scan_forward as scan
 
 _INTERPRETED = 100  # multiprocessors, where there is no GPU to ask
 _REACH = 2**31  # elements that a 32-bit index reaches
+K = scan.K.value
 
 
 @dataclass(frozen=True)
 class Scan:
-    """k routes over x (b, l, d), l = height * width; k = 1 is a sequence, k = 4 an image. N is n
-    padded to a power of two, k * g rows a position.
+    """K = 4 directions over x (b, l, d), l = height * width.
 
-    ``rows`` (b, l, k g, width): [B | C | rank of delta], each padded with zeros; B and C only where
-    they vary, else ``B``, ``C`` (N, d).
-    ``raw`` (b, l, k, d), what goes into the softplus but for ``bias``; None: ``W`` (k, rank padded,
-    d) times the rank. A (k, N, d); D, bias (k, d).
-    All are contiguous.
+    ``rows`` (b, l, K, width): [B | C | rank of delta], each padded with zeros to a power of two, B
+    and C to N. W (K, rank padded, d) times the rank, plus ``bias``, goes into the softplus; ``raw``
+    (b, l, K, d) is that product where it was made before the scan. A2 (K, N, d) is A log2(e); D,
+    bias (K, d). All are contiguous, and in float32: 2 bytes a lane cannot be copied ahead.
     """
 
     x: Tensor
     raw: Tensor | None
     rows: Tensor
-    W: Tensor | None
-    A: Tensor
-    B: Tensor | None
-    C: Tensor | None
+    W: Tensor
+    A2: Tensor
     D: Tensor
     bias: Tensor
-    softplus: bool
     height: int
     width: int
-    groups: int = 1
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """(b, height, width, d, channels of a group)."""
-        return self.x.shape[0], self.height, self.width, self.x.shape[2], self.x.shape[2] // self.groups
+        """(b, height, width, d)."""
+        return self.x.shape[0], self.height, self.width, self.x.shape[2]
 
     @property
     def shared(self) -> dict[str, object]:
         """The kernels' switches that do not depend on the pass."""
-        k, N, d = self.A.shape
+        N, d = self.A2.shape[1:]
         inside = self.x.shape[1] * max(
-            self.rows.shape[2] * self.rows.shape[3], k * d, N * d
+            K * self.rows.shape[3], K * d, N * d
         )  # the last for the chunks' states, of four steps or more
         return {
-            "K": k, "GROUPS": self.groups, "N": N, "WIDTH": self.rows.shape[3], "VARY_B": self.B is None,
-            "VARY_C": self.C is None, "SOFTPLUS": self.softplus, "INDEX": tl.int32 if inside < _REACH else tl.int64,
+            "N": N, "WIDTH": self.rows.shape[3], "INDEX": tl.int32 if inside < _REACH else tl.int64,
             "num_warps": 1, "enable_fp_fusion": True,
         }  # fmt: skip  # as in the kernels
 
@@ -69,143 +61,93 @@ def processors(t: Tensor) -> int:
     return torch.cuda.get_device_properties(t.device).multi_processor_count if t.is_cuda else _INTERPRETED
 
 
-def table(t: Tensor) -> Tensor:
-    """(..., d, n) weights as the kernels read them: (..., n padded, d), float32."""
-    swapped = t.transpose(-2, -1).float()
-    return F.pad(swapped, (0, 0, 0, launch_table.power_of_two(t.shape[-1]) - t.shape[-1])).contiguous()
-
-
-def rows_of(parts: Sequence[Tensor]) -> Tensor:
-    """Parts (b, l, j, n) side by side, each padded with zeros to a power of two: (b, l, j, width),
-    float32."""
-    sizes = [launch_table.power_of_two(part.shape[-1]) for part in parts]
-    rows = parts[0].new_empty(*parts[0].shape[:3], sum(sizes), dtype=torch.float32)
-    for part, room in zip(parts, rows.split(sizes, -1), strict=True):
-        room[..., : part.shape[-1]] = part
-        room[..., part.shape[-1] :] = 0
-    return rows
-
-
 def project(rows: Tensor, W: Tensor) -> Tensor:
-    """raw (b, l, k, d) in float32 from the rows, whose last columns are the rank, and W (k, rank
+    """raw (b, l, K, d) in float32 from the rows, whose last columns are the rank, and W (K, rank
     padded, d)."""
-    b, l, k, width = rows.shape
-    raw = rows.new_empty(b, l, k, W.shape[2])
+    b, l, _, width = rows.shape
+    raw = rows.new_empty(b, l, K, W.shape[2])
     blocks = triton.cdiv(W.shape[2], 64)
-    scan.project[(triton.cdiv(b * l, 32) * k * blocks,)](
-        rows,
-        W,
-        raw,
-        b * l,
-        W.shape[2],
-        blocks,
-        K=k,
-        WIDTH=width,
-        RANK=W.shape[1],
-        BL=32,
-        BD=64,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+    scan.project[(triton.cdiv(b * l, 32) * K * blocks,)](
+        rows, W, raw, b * l, W.shape[2], blocks,
+        WIDTH=width, RANK=W.shape[1], BL=32, BD=64, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip  # line by line the kernel's parameters
     return raw
 
 
-def forward(
-    s: Scan, config: launch_table.ForwardLaunch, initial: Tensor | None, save: bool, out_dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts of y (1, 2 or 4, b, l, d), to be added; the state before each chunk (b, k, chunks, N,
-    d); the last state (b, N, d) where k = 1."""
-    (k, N, d), (b, l, _) = s.A.shape, s.x.shape
-    chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d // s.groups, config.channels)
-    pair = 2 if config.pair and k == 4 and not config.chunked else 1
-    y = torch.empty(k // pair, b, l, d, dtype=out_dtype, device=s.x.device)
-    entry = s.A.new_empty((b, k, chunks, N, d) if save or config.chunked else 0)
-    total = s.A.new_empty((b, k, chunks, d) if config.chunked else 0)
-    last = s.A.new_empty((b, N, d) if k == 1 else 0)
-    raw = s.rows if s.raw is None else s.raw
+def forward(s: Scan, config: launch_table.ForwardLaunch, save: bool) -> tuple[Tensor, Tensor]:
+    """Parts of y (2 or 4, b, l, d) in float32, to be added; the state before each chunk (b, K,
+    chunks, N, d)."""
+    N, (b, l, d) = s.A2.shape[1], s.x.shape
+    chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d, config.channels)
+    pair = 2 if config.pair and not config.chunked else 1
+    y = s.A2.new_empty(K // pair, b, l, d)
+    entry = s.A2.new_empty((b, K, chunks, N, d) if save or config.chunked else 0)
+    total = s.A2.new_empty((b, K, chunks, d) if config.chunked else 0)
 
     def run(mode: tl.constexpr, programs: int, steps: int) -> None:
-        for first, count in launch_table.cut(programs * s.groups * blocks, steps, N, processors(s.x)):
+        for first, count in launch_table.cut(programs * blocks, steps, N, processors(s.x)):
             scan.forward[(count,)](
-                s.x, raw, s.rows, s.D if s.W is None else s.W, s.A, s.A if s.B is None else s.B,
-                s.A if s.C is None else s.C, s.D, s.bias, s.A if initial is None else initial, y, last, entry, total,
+                s.x, s.rows if s.raw is None else s.raw, s.rows, s.W, s.A2, s.D, s.bias, y, entry, total,
                 *s.sizes, blocks, 0, first,
-                RANK=0 if s.W is None else s.W.shape[1], INITIAL=initial is not None, SAVE=save, MODE=mode.value,
-                PAIR=pair, BD=config.channels, STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0,
-                **s.shared,
+                RANK=s.W.shape[1] if s.raw is None else 0, SAVE=save, MODE=mode.value, PAIR=pair, BD=config.channels,
+                STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
             )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:
-        run(scan.ENDS, b * k * chunks, config.chunk)
-        _carry(s, entry, total, initial, last, reverse=False)
-        run(scan.CHUNKS, b * k * chunks, config.chunk)
+        run(scan.ENDS, b * K * chunks, config.chunk)
+        _carry(s, entry, total, reverse=False)
+        run(scan.CHUNKS, b * K * chunks, config.chunk)
     else:
-        run(scan.WHOLE, b * (k // pair), l * pair)
-    return y, entry, last
+        run(scan.WHOLE, b * (K // pair), l * pair)
+    return y, entry
 
 
-def _carry(s: Scan, entry: Tensor, total: Tensor, initial: Tensor | None, last: Tensor, reverse: bool) -> None:
-    b, k, chunks, N, d = entry.shape
+def _carry(s: Scan, entry: Tensor, total: Tensor, reverse: bool) -> None:
+    b, _, chunks, N, d = entry.shape
     blocks = triton.cdiv(d, 32)
-    scan.carry[(b * k * blocks,)](
-        entry, total, s.A, s.A if initial is None else initial, last, d, blocks, chunks, 0,
-        K=k, N=N, INITIAL=initial is not None, REVERSE=reverse, BD=32, num_warps=1, enable_fp_fusion=True,
-    )  # fmt: skip  # line by line the kernel's parameters
+    scan.carry[(b * K * blocks,)](
+        entry, total, s.A2, d, blocks, chunks, 0, N=N, REVERSE=reverse, BD=32, num_warps=1, enable_fp_fusion=True
+    )
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of one Scan. ``x`` (k, b, l, d), to be added over k; ``rows`` (b, l, k g, [B and C by turns])
-    of those that vary; B, C (N, d) where constant;
-
-    ``state`` (b, N, d), that of the initial state, where k = 1. The others are shaped as in Scan.
-    """
+    """Of one Scan. ``x`` (K, b, l, d), to be added over K; ``raw`` as in Scan; ``rows`` (blocks of
+    channels, b, l, K, N, [B | C]), to be added over the blocks; ``parts`` (parts, K, [A: N | D: 1 |
+    bias: 1], d), to be added over the parts."""
 
     x: Tensor
     raw: Tensor
     rows: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    bias: Tensor
-    state: Tensor
+    parts: Tensor
 
 
-def backward(
-    s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Tensor, dlast: Tensor | None, draw: Tensor
-) -> Gradients:
-    """Gradients for dy (b, l, d), contiguous; draw (b, l, k, d) receives the gradient of raw, and
-    may be raw itself."""
+def backward(s: Scan, config: launch_table.BackwardLaunch, dy: Tensor, entry: Tensor | None) -> Gradients:
+    """Gradients for dy (b, l, d), contiguous, in float32. ``entry`` is the state before each chunk;
+    None: there is one chunk, which starts from zero. The gradient of raw takes raw's place."""
     assert s.raw is not None
-    (k, N, d), (b, l, _), varies = s.A.shape, s.x.shape, (s.B is None) + (s.C is None)
-    chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d // s.groups, config.channels)
-    dx = s.A.new_empty(k, b, l, d, dtype=torch.float32 if k > 1 else s.x.dtype)
-    state = s.A.new_empty((b, N, d) if k == 1 else 0)
-    adjoint = dlast
+    N, (b, l, d) = s.A2.shape[1], s.x.shape
+    chunks, blocks = triton.cdiv(l, config.chunk), triton.cdiv(d, config.channels)
+    dx, adjoint = s.A2.new_empty(K, b, l, d), s.A2
     if config.chunked:
-        adjoint, total = s.A.new_empty(b, k, chunks, N, d), s.A.new_empty(b, k, chunks, d)
-        steps, width = min(4, config.steps), triton.cdiv(d // s.groups, 32)
-        for first, count in launch_table.cut(b * k * s.groups * width * chunks, config.chunk, N, processors(s.x)):
+        adjoint, total = s.A2.new_empty(b, K, chunks, N, d), s.A2.new_empty(b, K, chunks, d)
+        steps, width = min(4, config.steps), triton.cdiv(d, 32)
+        for first, count in launch_table.cut(b * K * width * chunks, config.chunk, N, processors(s.x)):
             back.adjoint_ends[(count,)](
-                dy, s.raw, s.rows, s.A, s.A if s.C is None else s.C, s.bias, adjoint, total,
+                dy, s.raw, s.rows, s.A2, s.bias, adjoint, total,
                 *s.sizes, width, 0, first, BD=32, STEPS=steps, CHUNK=config.chunk, EVEN=l % steps == 0, **s.shared,
             )  # fmt: skip  # line by line the kernel's parameters
-        _carry(s, adjoint, total, dlast, state, reverse=True)
-    part = (chunks if config.chunked else 1, b)
-    drows = s.A.new_empty(blocks, b, l, k * s.groups, varies * N)
-    dA, dD, dbias = s.A.new_empty(*part, k, N, d), s.A.new_empty(*part, k, d), s.A.new_empty(*part, k, d)
-    dB, dC = (s.A.new_empty((*part, N, d) if t is not None else 0) for t in (s.B, s.C))
-    items = b * k * s.groups * blocks * part[0]
+        _carry(s, adjoint, total, reverse=True)
+    per_image = chunks if config.chunked else 1
+    drows, parts = s.A2.new_empty(blocks, b, l, K, N, 2), s.A2.new_empty(per_image * b, K, N + 2, d)
+    items = b * K * blocks * per_image
     programs = min(items, config.programs)
-    strip = s.A.new_empty(programs, config.chunk // config.steps + config.steps - 1, N, config.channels)
+    strip = s.A2.new_empty(programs, config.chunk // config.steps + config.steps - 1, N, config.channels)
     for first, count in launch_table.cut(items, config.chunk if config.chunked else l, N, processors(s.x)):
         back.backward[(min(count, programs),)](
-            dy, s.x, s.raw, s.rows, s.A, s.A if s.B is None else s.B, s.A if s.C is None else s.C, s.D, s.bias, entry,
-            s.A if adjoint is None else adjoint, strip, dx, draw, drows, dA, dB, dC, dD, dbias, state,
-            first + count, *s.sizes, blocks, 0, first,
-            ADJOINT=adjoint is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps,
+            dy, s.x, s.raw, s.rows, s.A2, s.D, s.bias, s.A2 if entry is None else entry, adjoint, strip,
+            dx, drows, parts, first + count, *s.sizes, blocks, 0, first,
+            ENTRY=entry is not None, CHUNKED=config.chunked, BD=config.channels, STEPS=config.steps,
             CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
         )  # fmt: skip  # line by line the kernel's parameters
-    dA, dB, dC, dD, dbias = (t.sum((0, 1)) if t.numel() else t for t in (dA, dB, dC, dD, dbias))
-    return Gradients(dx, draw, drows.sum(0), dA, dB, dC, dD, dbias, state)
+    return Gradients(dx, s.raw, drows, parts)

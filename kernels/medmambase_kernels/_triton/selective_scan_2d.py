@@ -7,8 +7,7 @@ p runs over the positions in direction k's order.
 
 The directions' results are stored apart in float32, or a direction and its reverse added in place,
 and summed in a fixed order. A small rank of delta is multiplied inside the scan; a larger one
-before it, as backward always does, in float32 in a kernel of ours, so that no matmul setting
-reaches it.
+before it, as backward always does. Half precision is widened before the scan and rounded after it.
 Kept for backward: nothing for up to 64 positions, else the state before every 32, 2 bytes an
 element of x and direction at n = 16.
 """
@@ -16,7 +15,7 @@ element of x and direction at n = 16.
 import torch
 from torch import Tensor
 
-from medmambase_kernels._triton import launch_table
+from medmambase_kernels._triton import image_pack, launch_table
 from medmambase_kernels._triton import scan as scans
 
 
@@ -27,26 +26,17 @@ def kept_shape(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: 
     return (x.shape[0], A.shape[0], chunks, launch_table.power_of_two(A.shape[2]), x.shape[3]) if chunks > 1 else (0,)
 
 
+def _positions(t: Tensor) -> Tensor:
+    """(b, h, w, d) as (b, l, d), contiguous, in float32: a copy unless it was so."""
+    return t.to(torch.float32, memory_format=torch.contiguous_format).contiguous().flatten(1, 2)
+
+
 def _scan(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, rank_inside: bool
 ) -> scans.Scan:
-    n = A.shape[2]
-    low, B, C = x_dbl.flatten(1, 2).split([dt_weight.shape[2], n, n], -1)
-    rows, W = scans.rows_of((B, C, low)), scans.table(dt_weight)
+    rows, A2, W = image_pack.packed(x_dbl, A, dt_weight)
     raw = None if rank_inside else scans.project(rows, W)
-    return scans.Scan(
-        x.contiguous().flatten(1, 2),
-        raw,
-        rows,
-        W if rank_inside else None,
-        scans.table(A),
-        None,
-        None,
-        D.contiguous(),
-        dt_bias.contiguous(),
-        True,
-        *x.shape[1:3],
-    )
+    return scans.Scan(_positions(x), raw, rows, W, A2, D.contiguous(), dt_bias.contiguous(), *x.shape[1:3])
 
 
 def forward(
@@ -60,9 +50,7 @@ def forward(
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(shape)
     b, h, w, d = x.shape
     config = config or launch_table.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
-    parts, entry, _ = scans.forward(
-        _scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, None, shape != (0,), torch.float32
-    )
+    parts, entry = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, shape != (0,))
     return parts.sum(0).to(out_dtype).view(x.shape), entry if shape != (0,) else A.new_empty(0)
 
 
@@ -78,16 +66,6 @@ def backward(
     (b, h, w, d), n, r = x.shape, A.shape[2], dt_weight.shape[2]
     config = config or launch_table.backward(b, 4, d, h * w, n, scans.processors(x))
     scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, rank_inside=False)
-    assert scan.raw is not None
-    entry = kept if kept.numel() else A.new_zeros(b, 4, 1, scan.A.shape[1], d)
-    g = scans.backward(scan, config, dy.contiguous().flatten(1, 2), entry, None, scan.raw)
-    draw, low = (
-        g.raw.permute(2, 0, 1, 3).flatten(1, 2),
-        x_dbl[..., :r].float().permute(3, 0, 1, 2, 4).flatten(1, 3),
-    )  # (k, b l, d), (k, b l, r)
-    dx_dbl = torch.empty(x_dbl.shape, dtype=x_dbl.dtype, device=x.device)
-    dx_dbl[..., :r] = torch.bmm(draw, dt_weight.float()).view(4, b, h, w, r).permute(1, 2, 3, 0, 4)
-    dBC = g.rows.view(b, h, w, 4, -1, 2)[..., :n, :]
-    dx_dbl[..., r : r + n], dx_dbl[..., r + n :] = dBC[..., 0], dBC[..., 1]
-    dW = torch.bmm(draw.transpose(1, 2), low)
-    return g.x.sum(0).to(x.dtype).view(x.shape), dx_dbl, dW, g.bias, g.A[:, :n].transpose(1, 2).contiguous(), g.D
+    g = scans.backward(scan, config, _positions(dy), kept if kept.numel() else None)
+    dx_dbl, dW, dbias, dA, dD = image_pack.unpacked(g.rows, g.raw, g.parts, scan.rows, scan.W, x_dbl, n, r)
+    return g.x.sum(0).to(x.dtype).view(x.shape), dx_dbl, dW, dbias, dA, dD
