@@ -201,7 +201,7 @@ def test_parts_of_gradients_are_added_inside_their_tensors(far) -> None:
     gradients, blocks = (new(d, n), new(d, n), new(d, n), new(d), new(d)), -(-d // 32)
     sizes = {"N": n, "VARY_B": False, "VARY_C": False, "BP": 32, "BD": 32}
     sequence_pack.totals[(8 * blocks,)](new(parts, 8, d), *gradients, parts, d, n, blocks, **sizes)
-    b, g, l, parts = 6_000_000, 3, 6, 6
+    b, g, l, parts = 60_000_000, 3, 6, 6
     drows, dB = new(parts, b, l, g, n, 2), new(b, g, n, l)
     sizes = {"GROUPS": g, "N": n, "VARY_B": True, "VARY_C": True, "BX": 16}
     sequence_pack.unpack[(b * g,)](drows, dB, new(b, g, n, l), l, n, 1, parts, drows[0].numel(), **sizes)
