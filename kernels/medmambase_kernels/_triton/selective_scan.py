@@ -150,7 +150,7 @@ def forward(
     even, (length, *strides) = _sizes(config.steps, l, given.u, given.delta)
 
     def run(mode: tl.constexpr, parts: int, steps: int) -> None:
-        walked = steps * config.channels // 32
+        walked = triton.cdiv(steps * config.channels, 32)  # each lane has a channel, or two, or half of one
         for first, count in launch_table.cut(b * given.groups * blocks * parts, walked, N, processors(u)):
             scan.forward[(count,)](
                 given.u, given.delta, given.rows, given.tables, given.D, given.bias, given.states,
