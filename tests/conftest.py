@@ -3,10 +3,11 @@ reference numbers."""
 
 import os
 
-# A process of tests keeps one core busy; where a test starts more threads, those that wait leave
-# the core to others. OpenMP reads this when torch loads it, here and in the processes that tests
-# start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A process of tests keeps one core busy, however it was started: with more threads, a training
+# takes as many as are fast at the moment, which decides its last digits. Where a test itself starts
+# more, those that wait leave the core to others. OpenMP reads this when torch loads it, here and in
+# the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
