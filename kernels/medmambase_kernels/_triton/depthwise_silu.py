@@ -65,11 +65,13 @@ def _stencil(
     tiles,
     blocks,
     x_l,
+    taps_d,
+    taps_t,
     TURNED: tl.constexpr,
     BL: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """y = silu(bias + taps * x), taps (9, d); TURNED: y = taps turned by half a turn * x, which
+    """y = silu(bias + taps * x), taps (d, 9); TURNED: y = taps turned by half a turn * x, which
     takes dv to dx."""
     i = tl.program_id(0)
     position, row, column = _places(i // blocks, tiles, batch, h, w, BL)
@@ -78,7 +80,7 @@ def _stencil(
     at = x_ptr + position[:, None] * x_l + channel[None, :]
     v = tl.zeros([BL, BD], tl.float32)
     for tap in tl.static_range(9):
-        weight = load(taps_ptr + (8 - tap if TURNED else tap) * d + channel, in_d)
+        weight = load(taps_ptr + channel * taps_d + (8 - tap if TURNED else tap) * taps_t, in_d)
         v += weight[None, :] * _neighbour(at, row, column, in_d, h, w, x_l, tap)
     if not TURNED:
         v += load(bias_ptr + channel, in_d)[None, :]
@@ -107,10 +109,13 @@ def _slope(
     steps,
     dy_l,
     x_l,
+    taps_d,
+    taps_t,
     BL: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """dv of a strip of tiles, and its sums for the nine taps and the bias: part (strips, 10, d)."""
+    """dv of a strip of tiles, and its sums for the nine taps and the bias: part (strips, 10 d), as
+    weight and bias lie in memory."""
     i = tl.program_id(0)
     i_strip = i // blocks
     channel = i % blocks * BD + tl.arange(0, BD)
@@ -118,7 +123,7 @@ def _slope(
     bias = load(bias_ptr + channel, in_d)[None, :]
     weights, sums = (), (tl.zeros([BL, BD], tl.float32),)
     for tap in tl.static_range(9):
-        weights += (load(taps_ptr + tap * d + channel, in_d)[None, :],)
+        weights += (load(taps_ptr + channel * taps_d + tap * taps_t, in_d)[None, :],)
         sums += (tl.zeros([BL, BD], tl.float32),)
     for step in range(0, steps):
         position, row, column = _places(i_strip * steps + step, tiles, batch, h, w, BL)
@@ -135,14 +140,10 @@ def _slope(
         for tap in tl.static_range(9):
             grown += (sums[tap] + dv * xs[tap],)
         sums = grown + (sums[9] + dv,)  # noqa: RUF005  # Triton knows no unpacking
-    part = part_ptr + i_strip.to(tl.int64) * 10 * d + channel
-    for tap in tl.static_range(10):
-        tl.store(part + tap * d, tl.sum(sums[tap], 0), mask=in_d)
-
-
-def _taps(weight: Tensor) -> Tensor:
-    """(d, 1, 3, 3) as (9, d): neighbouring channels in one load."""
-    return weight.flatten(1).t().contiguous()
+    part = part_ptr + i_strip.to(tl.int64) * 10 * d
+    for tap in tl.static_range(9):
+        tl.store(part + channel * 9 + tap, tl.sum(sums[tap], 0), mask=in_d)
+    tl.store(part + 9 * d + channel, tl.sum(sums[9], 0), mask=in_d)
 
 
 def _convolve(x: Tensor, taps: Tensor, bias: Tensor, turned: bool, y: Tensor) -> Tensor:
@@ -150,8 +151,9 @@ def _convolve(x: Tensor, taps: Tensor, bias: Tensor, turned: bool, y: Tensor) ->
     (b, h, w, d), xs = x.shape, as_rows(x)
     tiles, blocks = triton.cdiv(h * w, _STENCIL["BL"]), triton.cdiv(d, _STENCIL["BD"])
     _stencil[(b * tiles * blocks,)](
-        xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), TURNED=turned, **_STENCIL
-    )
+        xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), *taps.stride(),
+        TURNED=turned, **_STENCIL,
+    )  # fmt: skip  # the kernel's parameters, its switches
     return y
 
 
@@ -165,7 +167,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
     """y (b, h, w, d) in x's dtype, and an empty tensor. Arguments as in
     reference.depthwise_silu."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return _convolve(x, _taps(weight), bias, False, y) if x.numel() else y, weight.new_empty(0)
+    return _convolve(x, weight.flatten(1), bias, False, y) if x.numel() else y, weight.new_empty(0)
 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,10 +175,10 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not x.numel():
         return dx, torch.zeros_like(weight), torch.zeros_like(bias)
-    (b, h, w, d), dys, xs, taps = x.shape, as_rows(dy), as_rows(x), _taps(weight)
+    (b, h, w, d), dys, xs, taps = x.shape, as_rows(dy), as_rows(x), weight.flatten(1)
     tiles, blocks = triton.cdiv(h * w, _SLOPE["BL"]), triton.cdiv(d, _SLOPE["BD"])
     strips, steps = _strips(b * tiles, blocks)
-    dv, part = weight.new_empty(x.shape), weight.new_empty(strips, 10, d)
+    dv, part = weight.new_empty(x.shape), weight.new_empty(strips, 10 * d)
     _slope[(strips * blocks,)](
         dys,
         xs,
@@ -193,6 +195,8 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
         steps,
         dys.stride(0),
         xs.stride(0),
+        *taps.stride(),
         **_SLOPE,
     )
-    return _convolve(dv, taps, bias, True, dx), part[:, :9].sum(0).t().reshape(weight.shape), part[:, 9].sum(0)
+    dweight, dbias = part.sum(0).split([9 * d, d])
+    return _convolve(dv, taps, bias, True, dx), dweight.view(weight.shape), dbias
