@@ -37,6 +37,7 @@ IMPORTS = (
         ("medmambase.config", "medmambase.privacy", "medmambase.run_folder", "medmambase.validation"),
     ),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
+    ("medmambase.data.augment", (*BASE, "medmambase.data*", KERNELS)),  # which has kernels of its own on a GPU
     ("medmambase.data*", (*BASE, "medmambase.data*")),
     # It measures a network as the kernels are measured.
     ("medmambase.model.measure", (*BASE, "medmambase.model*", KERNELS, f"{KERNELS}.bench*")),

@@ -113,6 +113,15 @@ def wide_gate(b: int, l: int) -> list[Tensor]:
     return gate(b, l, c=16)
 
 
+def shuffled_gate(b: int, l: int, c: int = 6) -> list[Tensor]:
+    tensors = gate(b, l, c=c)
+    return [*tensors, torch.randn_like(tensors[0])]
+
+
+def wide_shuffled_gate(b: int, l: int) -> list[Tensor]:
+    return shuffled_gate(b, l, c=16)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One way to call an operator.
@@ -137,6 +146,8 @@ OPERATORS = {
     "four directions": Sample("selective_scan_2d", four_directions, image),
     "gate": Sample("squeeze_excite", squeeze_excite, gate),
     "gate in lanes": Sample("squeeze_excite", squeeze_excite, wide_gate),
+    "gate, shuffle and residual": Sample("squeeze_excite", squeeze_excite, shuffled_gate),
+    "gate, shuffle and residual in lanes": Sample("squeeze_excite", squeeze_excite, wide_shuffled_gate),
     "norm": Sample("gated_norm", gated_norm, odd_norm, 4.0),
     "norm in lanes": Sample("gated_norm", gated_norm, norm, 4.0),
     "convolution": Sample("depthwise_silu", depthwise_silu, odd_convolution),

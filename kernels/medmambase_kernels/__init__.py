@@ -9,7 +9,7 @@ state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w``
 
 import medmambase_kernels.process  # noqa: F401  # before any thread starts: it notes the process
 from medmambase_kernels._cpu.capture import Capture
-from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, use_backend
+from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, triton_kernels, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
 from medmambase_kernels.inference import FrozenConv2d, FrozenLayerNorm, space_to_depth
@@ -35,6 +35,7 @@ __all__ = [
     "selective_scan_2d",
     "space_to_depth",
     "squeeze_excite",
+    "triton_kernels",
     "use_backend",
 ]
 

@@ -189,6 +189,21 @@ def engine(operator: str, name: str) -> ModuleType:
         ) from error
 
 
+def triton_kernels(name: str, x: torch.Tensor) -> ModuleType | None:
+    """Find the Triton kernels of a computation that is no operator, such as "augment".
+
+    Args:
+        name: of their file. x: the tensor that they would take, of any shape, dtype and device.
+
+    Returns:
+        Their module, or None where backend "triton" is not the one that is chosen for x.
+
+    Raises:
+        BackendError: backend "triton" was asked for and cannot run, or does not load.
+    """
+    return engine(name, "triton") if choose(None, x.device, x.dtype, None).name == "triton" else None
+
+
 def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
     """Call a backend's ``step``, "forward" or "backward", on the device of the first argument and
     in the backend's own precision.

@@ -11,7 +11,8 @@ schema:
     backward(*gradients of the outputs, *tensors, *options, kept) -> a gradient for each tensor
     kept_shape(*tensors) -> the shape of what forward keeps for backward if ``save``; else (0,)
 
-All results are new tensors; the gradient of a tensor that is None may be None.
+All results are new tensors; the gradient of a tensor that is None, or that is added to the output
+as it is, may be None.
 """
 
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def register(
     *,
     kept_like: str,
     returns: int = 1,
+    added: str = "",
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Make ``medmambase::<name>`` and ``medmambase::<name>_backward`` of the backends' files.
 
@@ -43,6 +45,8 @@ def register(
         outputs: takes tensors and options, and returns the shape and dtype of each output.
         kept_like: the name of a tensor whose dtype is that of the arithmetic, and of what is kept.
         returns: the number of outputs.
+        added: the name of a tensor that the first output contains as a summand, in its dtype and
+        shape: its gradient is that of the output, and no backend computes it.
 
     Returns:
         A function of all tensors and options and the backend's name, in that order and without
@@ -50,6 +54,7 @@ def register(
     """
     names = [argument.split()[1] for argument in tensors.split(", ")]
     count, like = len(names), names.index(kept_like)
+    summand = names.index(added) if added else None
     declared = f"{tensors}, {options}" if options else tensors
     of_outputs = ", ".join(f"Tensor d_output_{i}" for i in range(returns))
 
@@ -70,7 +75,8 @@ def register(
     def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         first, *others = arguments[returns : returns + count]
         return first.new_empty(first.shape), *(
-            first.new_empty(0) if t is None else t.new_empty(t.shape) for t in others
+            first.new_empty(0) if t is None or i == summand else t.new_empty(t.shape)
+            for i, t in enumerate(others, start=1)
         )
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -92,7 +98,9 @@ def register(
             d_outputs = tuple(zero if d is None else d for d, zero in zip(d_outputs, zeros, strict=True))
         if not ctx.saved:
             kept = call_forward(*given, True, ctx.backend)[-1]
-        found = call_backward(*d_outputs, *given, kept, ctx.backend)
+        found = list(call_backward(*d_outputs, *given, kept, ctx.backend))
+        if summand is not None:
+            found[summand] = d_outputs[0]
         return *(None if t is None else d for t, d in zip(saved, found, strict=True)), *nothing
 
     def no_setup(ctx: Any, inputs: Any, output: Any) -> None:

@@ -87,15 +87,20 @@ def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tens
     return y.reshape(x.shape)
 
 
-def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> Tensor:
-    """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)).
+def squeeze_excite(
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float
+) -> Tensor:
+    """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)); with ``residual``, that
+    plus the product with the two halves of its channels interleaved.
 
-    x (b, h, w, c); squeeze (hidden, c); excite (c, hidden). Returns (b, h, w, c) in float64.
+    x, residual (b, h, w, c); squeeze (hidden, c); excite (c, hidden). Returns (b, h, w, c) in
+    float64.
     """
     x = x.double()
     hidden = F.relu(x.mean((1, 2)) @ squeeze.double().t())
     gate = scale * torch.sigmoid(hidden @ excite.double().t())
-    return x * gate[:, None, None, :]
+    gated = x * gate[:, None, None, :]
+    return gated if residual is None else residual.double() + gated.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
 
 
 def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -16,36 +16,45 @@ from medmambase_kernels.custom_op import register
 
 
 def squeeze_excite(
-    x: Tensor, squeeze: Tensor, excite: Tensor, *, scale: float = 1.0, backend: str | None = None
+    x: Tensor,
+    squeeze: Tensor,
+    excite: Tensor,
+    residual: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    backend: str | None = None,
 ) -> Tensor:
-    """x * scale * sigmoid(excite . relu(squeeze . mean of x over positions)).
+    """x * scale * sigmoid(excite . relu(squeeze . mean of x over positions)); with ``residual``, its
+    channels are shuffled and added to that.
 
     Args:
         x: (b, h, w, c), channels last, at least one position. A map (b, c, h, w) is refused where
         its width is not c; where it is, no shape can tell.
         squeeze: (hidden, c). excite: (c, hidden).
+        residual: (b, h, w, c), c even, or None. The product's two halves of channels are interleaved
+        (channel 2i is its i, 2i + 1 its c / 2 + i) and added to it: the end of a block in one pass.
         scale: what a gate of sigmoid 1 multiplies by; with 2, zero ``excite`` weights change
         nothing.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Tensors are float32, bfloat16, float16 or float64, each its own: x alone decides the dtype of
-    the result and of the arithmetic, float64 for a float64 x, else float32. A gradient has the
-    dtype of its argument.
+    the arithmetic, float64 for a float64 x, else float32. A gradient has the dtype of its argument.
 
     Returns:
-        (b, h, w, c) in x's dtype, rounded once.
+        (b, h, w, c) in x's dtype, or in that of ``residual``, rounded once.
 
     Raises:
         TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
         fit, or a scale of 0 or less. BackendError: the backend asked for cannot run.
     """
-    _check(x, squeeze, excite, scale)
+    _check(x, squeeze, excite, residual, scale)
     choice = engines.choose("squeeze_excite", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     squeeze, excite = squeeze.to(work), excite.to(work)
     if choice.name == "reference":
-        return reference.squeeze_excite(x, squeeze, excite, scale).to(x.dtype)
-    (y,) = _gate(x, squeeze, excite, scale, choice.name)
+        dtype = x.dtype if residual is None else residual.dtype
+        return reference.squeeze_excite(x, squeeze, excite, residual, scale).to(dtype)
+    (y,) = _gate(x, squeeze, excite, residual, scale, choice.name)
     return y
 
 
@@ -86,9 +95,10 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Parameter(nn.init.kaiming_uniform_(squeeze, nonlinearity="relu"))
         self.excite = nn.Parameter(nn.init.xavier_uniform_(excite) if scale == 1.0 else excite)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> (b, h, w, channels)."""
-        return squeeze_excite(x, self.squeeze, self.excite, scale=self.scale, backend=self.backend)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels); with ``residual`` of the same shape, shuffled
+        and added to it, see ``squeeze_excite``."""
+        return squeeze_excite(x, self.squeeze, self.excite, residual, scale=self.scale, backend=self.backend)
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor of each channel, (b, channels), for x (b, h, w, channels): what ``forward``
@@ -103,21 +113,31 @@ class SqueezeExcite(nn.Module):
         return f"{channels}, hidden={hidden}, scale={self.scale}{backend}"
 
 
-def _check(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float) -> None:
-    check_tensors({"x": x, "squeeze": squeeze, "excite": excite})
+def _check(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float) -> None:
+    check_tensors({"x": x, "squeeze": squeeze, "excite": excite, "residual": residual}, optional=["residual"])
     sizes = check_shapes(
-        ("x", x, MAP), ("squeeze", squeeze, ("hidden", "channels")), ("excite", excite, ("channels", "hidden"))
+        ("x", x, MAP),
+        ("squeeze", squeeze, ("hidden", "channels")),
+        ("excite", excite, ("channels", "hidden")),
+        ("residual", residual, MAP),
     )
+    if residual is not None and sizes["channels"] % 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; with residual it must have an even number of channels")
     if sizes["height"] * sizes["width"] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must have at least one position")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale is {scale}; it must be a number above 0")
 
 
-def _outputs(x, squeeze, excite, scale):  # type: ignore[no-untyped-def]  # the schema types it
-    return ((x.shape, x.dtype),)
+def _outputs(x, squeeze, excite, residual, scale):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((x.shape, x.dtype if residual is None else residual.dtype),)
 
 
 _gate = register(
-    "squeeze_excite", "Tensor x, Tensor squeeze, Tensor excite", "float scale", _outputs, kept_like="squeeze"
+    "squeeze_excite",
+    "Tensor x, Tensor squeeze, Tensor excite, Tensor? residual",
+    "float scale",
+    _outputs,
+    kept_like="squeeze",
+    added="residual",
 )

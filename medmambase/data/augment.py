@@ -10,12 +10,14 @@ promise that; torchvision and what stands on it pin torch.
 """
 
 import math
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medmambase.config import Augmentation
+from medmambase_kernels import triton_kernels
 
 _BLACK = -1.0
 _DARK = _BLACK + 0.1  # darker than this is ground, not tissue: compressed files are not quite black around the sector
@@ -54,17 +56,21 @@ def augment_by_keys(images: Tensor, kind: Augmentation, keys: Tensor, *, lateral
     """Augment a batch as ``augment`` does, from ``keys_of`` its images, torch.int64 (b,) on the
     device of the batch.
 
-    On a GPU nothing in it waits for the host, and no number in it changes from step to step but the
-    keys: it can be part of a CUDA graph.
+    On a GPU where Triton runs these are two kernels (``_triton/augment.py``), held to what is
+    written here. Nothing in it waits for the host, and no number in it changes from step to step
+    but the keys: it can be part of a CUDA graph.
     """
     if kind == "none":
         return images
+    if kind not in get_args(Augmentation):
+        raise ValueError(f"augmentation is {kind!r}; it must be 'ultrasound', 'crop_flip' or 'none'")
+    if (kernels := triton_kernels("augment", images)) is not None:
+        augmented: Tensor = kernels.augment(images, keys, kind == "ultrasound", laterality)
+        return augmented
     if kind == "crop_flip":
         return _warp(images, _crop_flip(keys, laterality))
-    if kind == "ultrasound":
-        apex, on_black = _sector(images)
-        return _echoes(_warp(images, _probe_motion(keys, apex, laterality), on_black), keys)
-    raise ValueError(f"augmentation is {kind!r}; it must be 'ultrasound', 'crop_flip' or 'none'")
+    apex, on_black = _sector(images)
+    return _echoes(_warp(images, _probe_motion(keys, apex, laterality), on_black), keys)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -183,11 +183,12 @@ class FrozenSSConvSSM(nn.Module):
         conv, ssm = y.chunk(2, -1)
         self.conv_branch(conv_in, conv)
         self.ssm_branch(self.ssm_norm(ssm_in), ssm_in if self.inner_residual else None, ssm)
-        if self.se is not None:
-            y = self.se(y)
         if self.mix is not None:
-            mixed: Tensor = self.mix(y, x)
+            mixed: Tensor = self.mix(y if self.se is None else self.se(y), x)
             return mixed
+        if self.se is not None:
+            shuffled: Tensor = self.se(y, x)
+            return shuffled
         pairs = interleaved(y)
         return _step(torch.add, pairs.shape, x.unflatten(-1, (-1, 2)), pairs).flatten(-2)
 

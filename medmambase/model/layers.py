@@ -107,10 +107,13 @@ class SSConvSSM(nn.Module):
         if self.inner_residual:
             ssm = ssm + ssm_in
         y = torch.cat([conv, ssm], -1)
-        if self.se is not None:
-            y = self.se(y)
-        y = channel_shuffle(y) if self.mix is None else self.mix(y)
-        return x + y
+        if self.mix is not None:
+            mixed: Tensor = self.mix(y if self.se is None else self.se(y))
+            return x + mixed
+        if self.se is None:
+            return x + channel_shuffle(y)
+        shuffled: Tensor = self.se(y, x)  # and added to x, in one pass
+        return shuffled
 
 
 class ConvBranch(nn.Sequential):

@@ -10,7 +10,7 @@ from copy import deepcopy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmambase.model.layers import SS2D, SSConvSSM
+from medmambase.model.layers import SS2D, SSConvSSM, channel_shuffle
 from medmambase.model.network import MedMambaSE
 from medmambase_kernels import SqueezeExcite
 
@@ -43,9 +43,10 @@ class OriginalGate(nn.Module):
         super().__init__()
         self.ours, self.gate = ours, gate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> the same shape."""
-        return self.ours.scale * self.gate(x, self.ours.squeeze, self.ours.excite)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x, residual (b, h, w, channels) -> the same shape; see ``SqueezeExcite``."""
+        gated = self.ours.scale * self.gate(x, self.ours.squeeze, self.ours.excite)
+        return gated if residual is None else residual + channel_shuffle(gated)
 
 
 def with_original_operators(network: MedMambaSE, scan_2d: Scan2D, gate: Gate) -> MedMambaSE:

@@ -144,6 +144,7 @@ def calls(
         "constant B": (selective_scan, [*sequence[:3], torch.randn(d, n), *sequence[4:]]),
         "constant C": (selective_scan, [*sequence[:4], torch.randn(d, n), sequence[5]]),
         "gate": (squeeze_excite, [x, torch.randn(4, d), torch.randn(d, 4)]),
+        "gate and residual": (squeeze_excite, [x, torch.randn(4, d), torch.randn(d, 4), torch.randn(b, h, w, d)]),
         "norm": (gated_norm, [x, torch.randn(b, h, w, 2 * d)[..., d:], torch.randn(d), torch.randn(d)]),
         "convolution": (
             depthwise_silu,

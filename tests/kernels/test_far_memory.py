@@ -120,7 +120,7 @@ def far(monkeypatch: pytest.MonkeyPatch):
         (sequence_forward, ("forward", "carry")), (sequence_backward, ("backward", "adjoint_ends")),
         (sequence_pack, ("pack", "unpack", "totals", "lengthwise")),
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope")),
-        (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale")),
+        (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_weights", "_scale", "_scale_back")),
     ):  # fmt: skip  # a table
         for name in names:
             stands.append(Programs(getattr(module, name), monkeypatch))
@@ -230,8 +230,9 @@ def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.Mo
     gated_norm_triton.forward(x, x, row, row, 1e-5, True)
     gated_norm_triton.backward(x, x, x, row, row, 1e-5, statistics)
     squeeze, excite, means = new(8, 64), new(64, 8), new(2, 5_000_000, 64)
-    squeeze_excite_triton.forward(x, squeeze, excite, 2.0, True)
-    squeeze_excite_triton.backward(x, x, squeeze, excite, 2.0, means)
+    for residual in (None, x):
+        squeeze_excite_triton.forward(x, squeeze, excite, residual, 2.0, True)
+        squeeze_excite_triton.backward(x, x, squeeze, excite, residual, 2.0, means)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from medmambase.training.optimise import Average, make_optimizer
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 BATCH, SIZE, CLASSES = 16, 128, 6
-A_STEP, A_PREDICTION = 600, 120
+A_STEP, A_PREDICTION = Traceback, 360
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,10 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[2] / "kernels")
 )  # runs from a bare clone; spawned processes come past here too
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32"}  # torch's name: Triton's
+# torch's name: Triton's
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32", "int64": "i64"}
 MODULES = ("scan_forward", "scan_backward", "image_pack", "sequence_pack", "sequence_forward", "sequence_backward",
-           "squeeze_excite", "gated_norm", "depthwise_silu")  # fmt: skip  # those that hold kernels
+           "squeeze_excite", "gated_norm", "depthwise_silu", "augment")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
 # lengths that a group of steps divides and others
@@ -171,8 +172,9 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     new = partial(torch.empty, device="meta")
     for c, hidden in GATES:
         x, squeeze, excite, kept = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, 2, c)
-        yield f"c{c}", partial(squeeze_excite_triton.forward, x, squeeze, excite, 2.0, True)
-        yield f"c{c}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, 2.0, kept)
+        for residual, way in ((None, ""), (new(2, 14, 14, c), " residual")):
+            yield f"c{c}{way}", partial(squeeze_excite_triton.forward, x, squeeze, excite, residual, 2.0, True)
+            yield f"c{c}{way}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, residual, 2.0, kept)
 
 
 def _norms(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -201,6 +203,21 @@ def _convolutions(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         yield f"d{d}", partial(depthwise_silu_triton.backward, x, x, taps, row, new(0))
 
 
+def _augmentations(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels._triton import augment as augment_triton
+
+    if dtype != torch.float32:
+        return  # images are float32 whatever the network computes in
+    keys = torch.empty(2, dtype=torch.int64, device="meta")
+    for c, side in ((1, 128), (3, 129)):
+        images = torch.empty(2, c, side, side, device="meta")
+        for ultrasound, laterality in ((True, False), (True, True), (False, False)):
+            kind = "ultrasound" if ultrasound else "crop"
+            yield f"{kind} c{c} {side}", partial(augment_triton.forward, images, keys, ultrasound, laterality)
+
+
 def _way(config: Any) -> str:
     return " chunked" if config.chunked else " pair" if getattr(config, "pair", False) else ""
 
@@ -211,6 +228,7 @@ CALLS = {  # of each operator
     "squeeze_excite": _gates,
     "gated_norm": _norms,
     "depthwise_silu": _convolutions,
+    "augment": _augmentations,
 }
 
 

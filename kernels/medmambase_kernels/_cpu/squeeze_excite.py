@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels._cpu import compiler
+from medmambase_kernels._cpu.capture import Capture
 from medmambase_kernels._cpu.compiler import Program, compiled, empty, rows
 from medmambase_kernels._cpu.language import Kernel
 from medmambase_kernels._cpu.numerics import sigmoid
@@ -54,7 +55,7 @@ def _sums(lanes: int, products: bool) -> Program:
     return compiled(kernel)
 
 
-def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[int, ...]:
+def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None) -> tuple[int, ...]:
     """Shape of the pooled means and the gates, (2, b, c)."""
     return (2, x.shape[0], x.shape[3])
 
@@ -116,10 +117,20 @@ def _gate(lanes: int) -> Program:
     return compiled(kernel)
 
 
-def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
+def _added(residual: Tensor, gated: Tensor) -> Tensor:
+    """residual plus the gated map with its channels shuffled, in residual's dtype."""
+    pairs, capture = portable.interleaved(gated), Capture.current()
+    if capture is not None and residual.dtype == torch.float32:
+        return capture.call(torch.add, tuple(pairs.shape), residual.unflatten(-1, (-1, 2)), pairs).flatten(-2)
+    return (residual.unflatten(-1, (-1, 2)) + pairs).flatten(-2).to(residual.dtype)
+
+
+def forward(
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, save: bool
+) -> tuple[Tensor, Tensor]:
     """y (b, h, w, c) and, if ``save``, the pooled means and the gate in float32."""
     if not _in_vectors(x):
-        return portable.forward(x, squeeze, excite, scale, save)
+        return portable.forward(x, squeeze, excite, residual, scale, save)
     (b, h, w, c), hidden = x.shape, len(squeeze)
     if h * w * c <= _SMALL:
         x_rows, out, kept = rows(x), empty(*x.shape), empty(2, b, c)
@@ -129,16 +140,19 @@ def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool
             out=out, pooled=kept[0], gate=kept[1], positions=h * w, channels=c, hidden=hidden,
             x_stride=x_rows.stride(0),
         )  # fmt: skip  # as in the kernel
-        return out.to(x.dtype), kept if save else kept.new_empty(0)
+        y = out.to(x.dtype) if residual is None else _added(residual, out)
+        return y, kept if save else kept.new_empty(0)
     pooled = _over_positions(x, None) / (h * w)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
     kept = torch.stack((pooled, gate)) if save else pooled.new_empty(0)
-    return (x * gate[:, None, None]).to(x.dtype), kept
+    gated = x * gate[:, None, None]
+    return gated.to(x.dtype) if residual is None else _added(residual, gated), kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, squeeze and excite."""
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, kept: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, squeeze and excite; that of residual is dy."""
+    dy = dy if residual is None else portable.deinterleaved(dy)
     dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
     return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, kept)

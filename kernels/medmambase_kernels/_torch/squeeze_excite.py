@@ -11,34 +11,51 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[int, ...]:
+def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None) -> tuple[int, ...]:
     """Shape of the pooled means and the gates, (2, b, c)."""
     return (2, x.shape[0], x.shape[3])
 
 
-def forward(x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, save: bool) -> tuple[Tensor, Tensor]:
+def interleaved(x: Tensor) -> Tensor:
+    """x (..., c) with the two halves of its channels interleaved, as a view in pairs (..., c / 2,
+    2)."""
+    return x.unflatten(-1, (2, -1)).transpose(-1, -2)
+
+
+def deinterleaved(y: Tensor) -> Tensor:
+    """What ``interleaved`` made pairs of: y (..., c) with every other channel first."""
+    return y.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+
+
+def forward(
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, save: bool
+) -> tuple[Tensor, Tensor]:
     """y (b, h, w, c) and, if ``save``, the pooled means and the gate in the working precision."""
     pooled = x.mean((1, 2), dtype=squeeze.dtype)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
     kept = torch.stack((pooled, gate)) if save else pooled.new_empty(0)
-    return (x * gate[:, None, None]).to(x.dtype), kept
+    gated = x * gate[:, None, None]
+    if residual is None:
+        return gated.to(x.dtype), kept
+    return (residual.unflatten(-1, (-1, 2)) + interleaved(gated)).flatten(-2).to(residual.dtype), kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, squeeze and excite."""
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, kept: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, squeeze and excite; that of residual is dy."""
+    dy = dy if residual is None else deinterleaved(dy)
     return back_from_gate((dy.to(kept.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, kept)
 
 
 def back_from_gate(
     dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``backward``, given the gradient of the gate (b, c)."""
+) -> tuple[Tensor | None, ...]:
+    """``backward``, given the gradient of the gate (b, c) and dy in the order of x's channels."""
     pooled, gate = kept
     hidden = F.relu(pooled @ squeeze.t())
     dlogit = dgate * gate * (1 - gate / scale)
     dhidden = (dlogit @ excite) * (hidden > 0)
     dpooled = (dhidden @ squeeze) / (x.shape[1] * x.shape[2])
     dx = torch.addcmul(dpooled[:, None, None], dy.to(gate.dtype), gate[:, None, None])
-    return dx.to(x.dtype), dhidden.t() @ pooled, dlogit.t() @ hidden
+    return dx.to(x.dtype), dhidden.t() @ pooled, dlogit.t() @ hidden, None

@@ -147,8 +147,8 @@ def _watched(model: nn.Module, hooks: list[tuple[nn.Module, Hook]]) -> Iterator[
 def _keep(found: dict[int, Recalibration], number: int) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, SqueezeExcite)
-        (x,) = inputs
-        before, after = (t.float().abs().mean(-1).cpu() for t in (x, output))
-        found[number] = Recalibration(stage=number, before=before, after=after, gates=module.gate(x).float().cpu())
+        x, gates = inputs[0], module.gate(inputs[0])  # the output may be shuffled and added to the block's input
+        before, after = (t.float().abs().mean(-1).cpu() for t in (x, x * gates[:, None, None]))
+        found[number] = Recalibration(stage=number, before=before, after=after, gates=gates.float().cpu())
 
     return hook
