@@ -203,5 +203,5 @@ def synchronise_batch_norms(network: nn.Module) -> None:
     """Replace every BatchNorm in ``network`` with one over all processes; names and values stay."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
+            if isinstance(child, nn.BatchNorm2d) and not isinstance(child, SynchronisedBatchNorm):
                 setattr(module, name, SynchronisedBatchNorm(child))

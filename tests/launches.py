@@ -3,8 +3,8 @@ every operation that reaches a device is noted.
 
 Views and allocations launch nothing. An operation over a list of tensors is counted as the kernels
 that PyTorch cuts it into. An operator of ours runs its launchers, with a counter in the place of
-each Triton kernel. Every other operation counts once, a convolution's bias and each of its gradients
-apart: cuDNN and cuBLAS may make more of one, never less. Copies from the host are no launches.
+each Triton kernel. Every other operation counts once, a convolution's bias and each of its
+gradients apart: cuDNN and cuBLAS may make more of one. Copies from the host are no launches.
 """
 
 import importlib

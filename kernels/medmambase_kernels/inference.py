@@ -106,9 +106,10 @@ class FrozenConv2d(nn.Module):
                 self._packed = engine.lanes(), engine.pack(self.weight, self.bias)
             y: Tensor = engine.convolve(x, self._packed[1], self.relu, add, out)
             return y
-        y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=self.weight.shape[2] // 2).permute(
-            0, 2, 3, 1
-        )
+        if self.weight.shape[2] == 1:
+            y = F.linear(x, self.weight.flatten(1), self.bias)
+        else:
+            y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
         y = y.relu() if self.relu else y
         y = y if add is None else y + add
         return y if out is None else out.copy_(y)

@@ -87,11 +87,9 @@ def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tens
     return y.reshape(x.shape)
 
 
-def squeeze_excite(
-    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float
-) -> Tensor:
-    """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)); with ``residual``, that
-    plus the product with the two halves of its channels interleaved.
+def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float) -> Tensor:
+    """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)); with ``residual``,
+    that plus the product with the two halves of its channels interleaved.
 
     x, residual (b, h, w, c); squeeze (hidden, c); excite (c, hidden). Returns (b, h, w, c) in
     float64.

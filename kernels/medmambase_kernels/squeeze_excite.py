@@ -24,15 +24,15 @@ def squeeze_excite(
     scale: float = 1.0,
     backend: str | None = None,
 ) -> Tensor:
-    """x * scale * sigmoid(excite . relu(squeeze . mean of x over positions)); with ``residual``, its
-    channels are shuffled and added to that.
+    """x * scale * sigmoid(excite . relu(squeeze . mean of x over positions)); with ``residual``,
+    that plus the product with its channels shuffled.
 
     Args:
         x: (b, h, w, c), channels last, at least one position. A map (b, c, h, w) is refused where
         its width is not c; where it is, no shape can tell.
         squeeze: (hidden, c). excite: (c, hidden).
-        residual: (b, h, w, c), c even, or None. The product's two halves of channels are interleaved
-        (channel 2i is its i, 2i + 1 its c / 2 + i) and added to it: the end of a block in one pass.
+        residual: (b, h, w, c), c even, or None. The product's two halves of channels are
+        interleaved (channel 2i is its i, 2i + 1 its c / 2 + i) and added to it.
         scale: what a gate of sigmoid 1 multiplies by; with 2, zero ``excite`` weights change
         nothing.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
@@ -96,8 +96,8 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Parameter(nn.init.xavier_uniform_(excite) if scale == 1.0 else excite)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (b, h, w, channels) -> (b, h, w, channels); with ``residual`` of the same shape, shuffled
-        and added to it, see ``squeeze_excite``."""
+        """x (b, h, w, channels) -> (b, h, w, channels); with ``residual`` of the same shape,
+        shuffled and added to it, see ``squeeze_excite``."""
         return squeeze_excite(x, self.squeeze, self.excite, residual, scale=self.scale, backend=self.backend)
 
     def gate(self, x: Tensor) -> Tensor:

@@ -51,13 +51,14 @@ class Stage(nn.Module):
         self.merging = None if first else PatchMerging(channels // 2, pad=config.odd == "pad")
         self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate, width) for rate, width in blocks)
 
-    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
-        """x (b, h, w, c) -> (b, h', w', channels). ``recompute``: keep of each block its input
-        alone, and compute the block again in backward."""
+    def forward(self, x: Tensor, factors: Sequence[Tensor | None] | None = None, recompute: bool = False) -> Tensor:
+        """x (b, h, w, c) -> (b, h', w', channels). ``factors``: for each block, see its
+        ``forward``. ``recompute``: keep of each block its input alone, and compute the block again
+        in backward."""
         if self.merging is not None:
             x = self.merging(x)
-        for block in self.blocks:
-            x = recomputed(block, x) if recompute else block(x)
+        for block, factor in zip(self.blocks, factors or [None] * len(self.blocks), strict=True):
+            x = recomputed(block, x, factor) if recompute else block(x, factor)
         return x
 
 
@@ -99,11 +100,12 @@ class SSConvSSM(nn.Module):
             self.se = SqueezeExcite(channels, reduction=channels, hidden_min=gate_width, scale=se_scale(config))
         self.mix = Projection(channels, channels) if as_coded(config.block) else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> (b, h, w, channels)."""
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels). ``factor``: that of the SSM branch of each
+        image, from ``draw_paths``."""
         conv_in, ssm_in = x.chunk(2, -1)
         conv = self.conv_branch(conv_in)
-        ssm = self.drop_path(self.ssm_branch(self.ssm_norm(ssm_in)))
+        ssm = self.drop_path(self.ssm_branch(self.ssm_norm(ssm_in)), factor)
         if self.inner_residual:
             ssm = ssm + ssm_in
         y = torch.cat([conv, ssm], -1)
@@ -122,9 +124,9 @@ class ConvBranch(nn.Sequential):
 
     def __init__(self, channels: int, norm_first: bool) -> None:
         def conv_norm_relu() -> list[nn.Module]:
-            return [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+            return [nn.Conv2d(channels, channels, 3, padding=1), BatchNorm(channels), nn.ReLU()]
 
-        before: list[nn.Module] = [nn.BatchNorm2d(channels)] if norm_first else []
+        before: list[nn.Module] = [BatchNorm(channels)] if norm_first else []
         after: list[nn.Module] = [nn.ReLU()] if norm_first else []
         super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
 
@@ -133,6 +135,25 @@ class ConvBranch(nn.Sequential):
         x = rearrange(x, "b h w c -> b c h w")
         y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch gives it no types
         return rearrange(y, "b c h w -> b h w c")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Normalise each channel over a batch and its positions. Batches are not counted here but by
+    ``count_batch``, for all layers at once: a launch on a GPU instead of thirty."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, channels, h, w) -> the same shape."""
+        assert self.momentum is not None  # without it the counter would weigh the batches
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+
+def count_batch(network: nn.Module) -> None:
+    """Count a batch in every BatchNorm of ``network`` that is in training mode."""
+    norms = [module for module in network.modules() if type(module) is BatchNorm and module.training]
+    if counters := [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]:
+        torch._foreach_add_(counters, 1)
 
 
 class SS2D(nn.Module):
@@ -204,12 +225,29 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, ...) -> the same shape."""
-        if self.rate == 0 or not self.training:
-            return x
-        kept = torch.rand((len(x),) + (1,) * (x.dim() - 1), device=x.device, dtype=torch.float32) >= self.rate
-        return x * (kept.to(x.dtype) / (1 - self.rate))
+    def forward(self, x: Tensor, factor: Tensor | None) -> Tensor:
+        """x (b, ...) -> the same shape, times the factor (b,) of each image that ``draw_paths`` has
+        drawn."""
+        return x if factor is None else x * factor.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
+
+
+def draw_paths(paths: Sequence[DropPath], x: Tensor) -> list[Tensor | None]:
+    """Draw for a batch x (b, ...) which branches are dropped: for each path the factors (b,), 0 or
+    1 / (1 - rate), in x's dtype; None for a path that drops nothing.
+
+    All are drawn at once, in a few launches on a GPU instead of as many for each.
+    """
+    factors: list[Tensor | None] = [None] * len(paths)
+    places = [i for i, path in enumerate(paths) if path.training and path.rate > 0]
+    if places:
+        rates = [paths[i].rate for i in places]
+        drawn = torch.rand(len(places), len(x), device=x.device, dtype=torch.float32)
+        torch._foreach_sub_(list(drawn.unbind()), rates)
+        kept = (drawn >= 0).to(x.dtype)
+        torch._foreach_div_(list(kept.unbind()), [1 - rate for rate in rates])
+        for i, factor in zip(places, kept.unbind(), strict=True):
+            factors[i] = factor
+    return factors
 
 
 class Projection(nn.Linear):
@@ -244,16 +282,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Compute ``block(x)``, and once more in backward instead of keeping what is inside it, with
-    the same random numbers."""
+def recomputed(block: nn.Module, x: Tensor, factor: Tensor | None) -> Tensor:
+    """Compute ``block(x, factor)``, and once more in backward instead of keeping what is inside
+    it."""
     runs = count()
 
     def run(x: Tensor) -> Tensor:
         # A batch counts once: from the second run on, copies of BatchNorm's running statistics take
         # it.
         stand_ins = {name: t.clone() for name, t in block.named_buffers()} if next(runs) else {}
-        y: Tensor = functional_call(block, stand_ins, (x,))
+        y: Tensor = functional_call(block, stand_ins, (x, factor))
         return y
 
     y: Tensor = checkpoint(run, x, use_reentrant=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from medmambase.model import weights
 from medmambase.model.classifier import Classifier
 from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PATCH, PatchEmbedding, Stage, as_coded
+from medmambase.model.layers import PATCH, DropPath, PatchEmbedding, Stage, as_coded, count_batch, draw_paths
 from medmambase.run_folder import DESCRIPTION
 
 
@@ -76,10 +76,13 @@ class MedMambaSE(Classifier):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """image (b, in_chans, h, w) -> the map of each stage, (b, h', w', dims[i])."""
+        if self.training:
+            count_batch(self)
         x = self.dropout(self.embedding(image))
         maps, recompute = [], self.recompute and self.training and torch.is_grad_enabled()
+        factors = iter(draw_paths([module for module in self.modules() if isinstance(module, DropPath)], x))
         for stage in self.stages:
-            x = stage(x, recompute)
+            x = stage(x, list(islice(factors, len(cast(Stage, stage).blocks))), recompute)
             maps.append(x)
         return maps
 

@@ -123,5 +123,5 @@ class Average:
         it would long be an average of random weights."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         get_ema_multi_avg_fn(decay)([mine for mine, _ in self._floats], [theirs for _, theirs in self._floats], 0)
-        for mine, theirs in self._counters:
-            mine.copy_(theirs)
+        if self._counters:
+            torch._foreach_copy_([mine for mine, _ in self._counters], [theirs for _, theirs in self._counters])

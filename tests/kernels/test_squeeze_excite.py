@@ -142,3 +142,36 @@ def test_the_gate_of_a_large_map_and_of_a_small_one_are_the_same() -> None:
         for image in (x, x.repeat(1, 2, 1, 1)):
             expected = squeeze_excite(image, squeeze, excite, scale=2.0, backend="reference")
             assert relative_error(squeeze_excite(image, squeeze, excite, scale=2.0, backend="cpu"), expected) < 1e-6
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=10)
+@given(case=cases(), wide=st.booleans())
+def test_with_a_residual_the_shuffled_product_is_added_in_the_residuals_dtype(engine: str, case, wide: bool) -> None:
+    (x, squeeze, excite), scale = case
+    if x.shape[3] % 2:
+        x, squeeze, excite = x.repeat(1, 1, 1, 2), squeeze.repeat(1, 2), excite.repeat(2, 1)
+    residual = torch.randn(*x.shape[:3], 2 * x.shape[3])[..., ::2].to(torch.float32 if wide else x.dtype)
+    found, expected = (
+        [t.detach().to(engine_device(name)).requires_grad_() for t in (x, squeeze, excite, residual)]
+        for name in (engine, "reference")
+    )
+    plain = squeeze_excite(*expected[:3], scale=scale, backend="reference").double()
+    halves = torch.stack(plain.chunk(2, -1), -1).flatten(-2)
+    results = []
+    for leaves, name in ((found, engine), (expected, "reference")):
+        y = squeeze_excite(*leaves, scale=scale, backend=name)
+        y.float().square().sum().backward()
+        results.append([y, *(t.grad for t in leaves)])
+    assert relative_error(results[1][0], residual.double() + halves) <= 2 * TOLERANCE[x.dtype]
+    for actual, wanted in zip(*results, strict=True):
+        assert actual.dtype == wanted.dtype
+        assert relative_error(actual, wanted) <= 4 * TOLERANCE[x.dtype]
+
+
+def test_an_odd_number_of_channels_cannot_be_shuffled() -> None:
+    x, squeeze, excite = torch.randn(1, 2, 2, 5), torch.randn(2, 5), torch.randn(5, 2)
+    with pytest.raises(ValueError, match=r"x has shape \(1, 2, 2, 5\); with residual it must have an even number"):
+        squeeze_excite(x, squeeze, excite, x)
+    with pytest.raises(ValueError, match="residual has shape"):
+        squeeze_excite(x[..., :4], squeeze[:, :4], excite[:4], x)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medmambase import PRESETS, MedMambaSE, ModelConfig, use_backend
 from medmambase.config import ConfigError
-from medmambase.model.layers import channel_shuffle
+from medmambase.model.layers import DropPath, channel_shuffle, draw_paths
 from medmambase.model.weights import renamed
 
 SMALL = ModelConfig(num_classes=6, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), in_chans=3)
@@ -241,15 +241,15 @@ def test_channels_of_both_branches_alternate_after_the_shuffle() -> None:
 
 
 def test_drop_path_drops_whole_images_in_training_only_and_keeps_the_mean() -> None:
-    from medmambase.model.layers import DropPath
-
     layer = DropPath(0.25)
     x = torch.ones(4000, 2, 2)
-    y = layer(x)
+    other, factor, none = draw_paths([DropPath(0.5), layer, DropPath(0.0)], x)
+    assert none is None and not torch.equal(other > 0, factor > 0)
+    y = layer(x, factor)
     assert y.unique().tolist() == [0.0, pytest.approx(4 / 3)]
     assert torch.equal(y.amin((1, 2)), y.amax((1, 2)))
     assert abs(y.mean().item() - 1) < 0.05
-    assert torch.equal(layer.eval()(x), x)
+    assert draw_paths([layer.eval()], x) == [None] and torch.equal(layer(x, None), x)
 
 
 @pytest.mark.parametrize(
@@ -325,3 +325,16 @@ def test_a_network_that_recomputes_predicts_and_is_saved_as_any_other(tmp_path: 
     assert torch.equal(network(image), expected)
     network.save(tmp_path)
     assert MedMambaSE.load(tmp_path).recompute is False
+
+
+def test_a_batch_is_counted_by_the_layers_that_learn_from_it_alone() -> None:
+    network = MedMambaSE(SMALL).train()
+    network.stages[0].eval()
+    network(torch.randn(2, 3, 32, 32))
+    counts = {
+        (number, int(module.num_batches_tracked))
+        for number, stage in enumerate(network.stages)
+        for module in stage.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    assert counts == {(0, 0), (1, 1), (2, 1), (3, 1)}

@@ -129,6 +129,7 @@ def _vary(
     key = tl.load(keys_ptr + i_b + tl.arange(0, 1))
     base_x, base_y = (2 * column + 1).to(tl.float32) / w - 1.0, (2 * row + 1).to(tl.float32) / h - 1.0
     side = 1.0
+    exponent, factor, black = 1.0, 1.0, False  # of crops
     if not LATERALITY:
         side = tl.where(_between(key, 4, 0.0, 1.0) < 0.5, -1.0, 1.0)
     if ULTRASOUND:

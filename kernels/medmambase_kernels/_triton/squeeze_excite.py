@@ -78,7 +78,9 @@ def _gate(pooled_ptr, squeeze_ptr, excite_ptr, gate_ptr, hidden, c, scale, ROWS:
         live = (row < hidden)[:, None] & in_c[None, :]
         unit = tl.sum(tl.load(squeeze_ptr + tile, mask=live, other=0.0) * pooled[None, :], 1)
         unit = tl.where(unit > 0, unit, 0.0)
-        logit += tl.sum(tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * unit[:, None], 0)
+        logit += tl.sum(
+            tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * unit[:, None], 0
+        )
     tl.store(gate_ptr + i_b * c + channel, scale * sigmoid(logit), mask=in_c)
 
 
@@ -103,7 +105,9 @@ def _gate_back(
         live = (row < hidden)[:, None] & in_c[None, :]
         squeeze = tl.load(squeeze_ptr + tile, mask=live, other=0.0)
         unit = tl.sum(squeeze * pooled[None, :], 1)
-        dunit = tl.sum(tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * dlogit[None, :], 1)
+        dunit = tl.sum(
+            tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * dlogit[None, :], 1
+        )
         dunit = tl.where(unit > 0, dunit, 0.0)
         dpooled += tl.sum(squeeze * dunit[:, None], 0)
         tl.store(unit_ptr + i_b * hidden + row, tl.where(unit > 0, unit, 0.0), mask=row < hidden)
@@ -149,9 +153,7 @@ def _scale(
     y = load(x_ptr + i_b * x_b + position[:, None] * x_l + channel[None, :] * x_c, live)
     y *= tl.load(gate_ptr + i_b * c + channel, mask=in_c, other=0.0)[None, :]
     if RESIDUAL:
-        y += load(
-            residual_ptr + i_b * residual_b + position[:, None] * residual_l + place[None, :] * residual_c, live
-        )
+        y += load(residual_ptr + i_b * residual_b + position[:, None] * residual_l + place[None, :] * residual_c, live)
     tl.store(y_ptr + (i_b * l + position[:, None]) * c + place[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
 
 
