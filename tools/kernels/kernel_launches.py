@@ -6,6 +6,7 @@ compile_kernels.py compiles it.
 """
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -50,6 +51,10 @@ class Launch:
     constants: dict[str, object] = field(default_factory=dict)
     multiples_of_16: list[int] = field(default_factory=list)
     options: dict[str, object] = field(default_factory=dict)
+    # Of this launch alone: programs, numbers given at run time, bytes of all its tensors.
+    programs: int = field(default=0, compare=False)
+    sizes: dict[str, int] = field(default_factory=dict, compare=False)
+    bytes: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
@@ -58,8 +63,9 @@ class Launch:
 
     @property
     def states(self) -> float:
-        """States a lane passes in one turn of a scan's loop; 0 for a kernel that is no scan."""
-        steps, states, channels = (self.constants.get(name) for name in ("STEPS", "N", "BD"))
+        """States a lane passes in one turn of a scan's loop, over steps or over chunks; 0 for a
+        kernel that is no scan."""
+        steps, states, channels = self.constants.get("STEPS", 1), *(self.constants.get(name) for name in ("N", "BD"))
         return (
             steps * states * channels / 32
             if isinstance(steps, int) and isinstance(states, int) and isinstance(channels, int)
@@ -74,10 +80,10 @@ class _Recorder:
         self.kernel, self.label, self.launches = kernel, label, launches
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return self.note
+        return partial(self.note, math.prod(grid))
 
-    def note(self, *args: object, **options: object) -> None:
-        launch = Launch(*self.label)
+    def note(self, programs: int, /, *args: object, **options: object) -> None:
+        launch = Launch(*self.label, programs=programs)
         given = dict(zip(self.kernel.arg_names, args, strict=False))  # the rest came by name
         for i, parameter in enumerate(self.kernel.params):
             _specialise(
@@ -92,6 +98,7 @@ def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
     or a multiple of 16."""
     if hasattr(value, "dtype"):
         launch.signature[parameter.name] = "*" + DTYPES[str(value.dtype).removeprefix("torch.")]
+        launch.bytes += value.numel() * value.element_size()
         aligned = True  # as torch allocates
     elif parameter.is_constexpr or value is None or (value == 1 and not parameter.do_not_specialize):
         launch.signature[parameter.name] = "constexpr"
@@ -100,6 +107,8 @@ def _specialise(launch: Launch, i: int, parameter: Any, value: Any) -> None:
     else:
         launch.signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
         aligned = isinstance(value, int) and value % 16 == 0
+    if isinstance(value, int) and not parameter.is_constexpr:
+        launch.sizes[parameter.name] = value
     if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
         launch.multiples_of_16.append(i)
 
@@ -243,23 +252,29 @@ def kernels_of(module: str) -> dict[str, Any]:
     }
 
 
+def launches_of(call: Callable[[], object], dtype: str, case: str = "") -> list[Launch]:
+    """Call a launcher on tensors without storage; list every launch that it makes, in order."""
+    launches: list[Launch] = []
+    with ExitStack() as stack:
+        for module in MODULES:
+            recorders = {
+                name: _Recorder(kernel, (module, name, dtype, case), launches)
+                for name, kernel in kernels_of(module).items()
+            }
+            members = vars(importlib.import_module(f"medmambase_kernels._triton.{module}"))
+            stack.enter_context(mock.patch.dict(members, recorders))
+        call()
+    return launches
+
+
 def record(dtype: str) -> list[Launch]:
-    """Yield every launch that the operators make for inputs of dtype, each specialisation once."""
+    """List every launch that the operators make for inputs of dtype, each specialisation once."""
     import torch
 
-    launches: list[Launch] = []
-    for calls in CALLS.values():
-        for case, call in calls(getattr(torch, dtype)):
-            with ExitStack() as stack:
-                for module in MODULES:
-                    recorders = {
-                        name: _Recorder(kernel, (module, name, dtype, case), launches)
-                        for name, kernel in kernels_of(module).items()
-                    }
-                    stack.enter_context(
-                        mock.patch.dict(
-                            vars(importlib.import_module(f"medmambase_kernels._triton.{module}")), recorders
-                        )
-                    )
-                call()
+    launches = [
+        launch
+        for calls in CALLS.values()
+        for case, call in calls(getattr(torch, dtype))
+        for launch in launches_of(call, dtype, case)
+    ]
     return [launch for i, launch in enumerate(launches) if launch not in launches[:i]]

@@ -1,29 +1,76 @@
-"""Count the instructions in a compiled kernel's loops, with NVIDIA's disassembler, which Triton's
-Linux wheel brings along.
+"""Read a compiled kernel's loops, with NVIDIA's disassembler, which Triton's Linux wheel brings
+along: every instruction with the control bits that the assembler gave it.
 
-compile_kernels.py brings the compiled kernel, and holds the counts to budgets.
+compile_kernels.py brings the compiled kernel and holds the counts to budgets; sm_model.py predicts
+from the control bits how long a turn of a loop takes.
+
+An instruction is a word of 128 bits; its bits 105 to 125 steer the scheduler: after how many cycles
+the warp's next instruction may follow (4 bits), a hint (1), the barrier that its result releases
+(3), the barrier that is released once its operands are read (3), and the barriers that it waits for
+(6, a mask). A warp has six barriers; 7 stands for none. These bits are undocumented; they are as
+published by those who took the machine code apart.
 """
 
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 SHORTEST = 20  # instructions; shorter loops are the trap at a kernel's end and the like
+NO_BARRIER = 7
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: its text, and when its warp may go on: ``stall`` cycles later, with the
+    barrier that its result releases, the one that its reading releases, and a mask of those it
+    waits for."""
+
+    text: str
+    stall: int = 1
+    write: int = NO_BARRIER
+    read: int = NO_BARRIER
+    wait: int = 0
+
+    @cached_property
+    def opcode(self) -> str:
+        """With its modifiers, as LDG.E.128."""
+        words = self.text.split()
+        return words[words[0].startswith("@")]
+
+    @cached_property
+    def name(self) -> str:
+        """Without them, as LDG."""
+        return self.opcode.split(".")[0]
+
+    @property
+    def never(self) -> bool:
+        """Whether it only fills a slot: its predicate is never true."""
+        return self.text.startswith("@!PT ")
+
+    @cached_property
+    def bits(self) -> int:
+        """Width of a lane's access to memory."""
+        modifiers = self.opcode.split(".")[1:]
+        wide = [int(m) for m in modifiers if m in ("128", "64")]
+        return wide[0] if wide else 16 if {"U16", "S16", "16"} & set(modifiers) else 32
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One innermost loop, counted once through: all its instructions, and those of a kind."""
+    """One innermost loop, counted once through: all its instructions, and those of a kind; and the
+    instructions themselves."""
 
     instructions: int
     shuffles: int
     barriers: int
     local: int  # loads and stores of local memory: spilled registers
     exps: int  # and the other operations of the special function unit
-    memory: int  # loads and stores of global memory
+    memory: int  # loads and stores of global memory, copies of it into shared memory among them
+    code: tuple[Instruction, ...] = field(default=(), compare=False, repr=False)
 
 
 def disassembler() -> Path | None:
@@ -35,25 +82,19 @@ def disassembler() -> Path | None:
 
 
 def disassemble(cubin: bytes, program: Path) -> str:
-    """Disassemble the machine code."""
+    """Disassemble the machine code, with each instruction's word in hexadecimal digits."""
     with tempfile.TemporaryDirectory(prefix="machine_code_") as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        return subprocess.run([program, "-c", path], capture_output=True, check=True, encoding="utf-8").stdout
+        return subprocess.run([program, "-c", "-hex", path], capture_output=True, check=True, encoding="utf-8").stdout
 
 
 def loops(text: str) -> list[Loop]:
     """Find the innermost loops of a disassembly, the longest first."""
-    instructions: list[str] = []
-    labels: dict[str, int] = {}
-    for line in text.splitlines():
-        if label := re.match(r"\s*(\.L\S+):", line):
-            labels[label[1]] = len(instructions)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
-            instructions.append(found[1])
+    instructions, labels = _read(text)
     spans = set()
     for end, instruction in enumerate(instructions):
-        jump = re.search(r"\bBRA\b.*?`\((\.L\S+)\)", instruction)
+        jump = re.search(r"\bBRA\b.*?`\((\.L\S+)\)", instruction.text)
         if jump and labels.get(jump[1], end + 1) <= end:
             spans.add((labels[jump[1]], end + 1))
     inner = [
@@ -61,17 +102,37 @@ def loops(text: str) -> list[Loop]:
         for span in spans
         if not any(other != span and span[0] <= other[0] and other[1] <= span[1] for other in spans)
     ]
-    counted = [_count(instructions[begin:end]) for begin, end in inner if end - begin >= SHORTEST]
+    counted = [count(instructions[begin:end]) for begin, end in sorted(inner) if end - begin >= SHORTEST]
     return sorted(counted, key=lambda loop: -loop.instructions)
 
 
-def _count(instructions: list[str]) -> Loop:
-    kinds = Counter(re.sub(r"^@!?\w+\s+", "", instruction).split()[0].split(".")[0] for instruction in instructions)
+def _read(text: str) -> tuple[list[Instruction], dict[str, int]]:
+    """Every instruction, and the index of the one that follows each label. A word's first half
+    stands on the instruction's line, and the half with the control bits on the next."""
+    instructions: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L\S+):", line):
+            labels[label[1]] = len(instructions)
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            instructions.append(Instruction(found[1]))
+        elif instructions and (half := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", line)):
+            control = int(half[1], 16) >> (105 - 64)
+            instructions[-1] = Instruction(
+                instructions[-1].text, control & 15, control >> 5 & 7, control >> 8 & 7, control >> 11 & 63
+            )
+    return instructions, labels
+
+
+def count(code: list[Instruction]) -> Loop:
+    """Count a loop's instructions."""
+    kinds = Counter(instruction.name for instruction in code)
     return Loop(
-        instructions=len(instructions),
+        instructions=len(code),
         shuffles=kinds["SHFL"],
         barriers=kinds["BAR"],
         local=kinds["LDL"] + kinds["STL"],
         exps=kinds["MUFU"],
-        memory=kinds["LDG"] + kinds["STG"],
+        memory=kinds["LDG"] + kinds["STG"] + kinds["LDGSTS"],
+        code=tuple(code),
     )

@@ -1,0 +1,92 @@
+"""The command that predicts the operators' times, run as a person runs it: what it prints says that
+it is predicted, and leaves no part of a time out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import predict_times
+from machine_code import disassembler
+
+triton = pytest.importorskip("triton")
+TOOL = Path(predict_times.__file__)
+needs_machine_code = pytest.mark.skipif(
+    disassembler() is None or triton.__version__.startswith("3.3."), reason="this Triton's machine code cannot be read"
+)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments],
+        capture_output=True, text=True, encoding="utf-8", env=environment, check=False,
+    )  # fmt: skip  # one call
+
+
+def _rows(batch: int, passes: str) -> list[dict[str, object]]:
+    return [
+        {"operator": "selective_scan", "dtype": "float32", "stage": stage, "batch": batch, "height": size,
+         "width": size, "channels": channels, "passes": passes, "predicted_ms": 0.1 * stage, "kernels_ms": 0.06,
+         "pytorch_ms": 0.03, "launches_ms": 0.01, "ours": [["scan_forward.forward", 768, 0.06]], "pytorch": 3}
+        for stage, size, channels in ((1, 32, 96), (2, 16, 192), (3, 8, 384), (4, 4, 768))
+    ]  # fmt: skip  # entries of the file
+
+
+def test_the_table_has_a_line_for_each_batch_and_pass_and_says_that_it_is_predicted() -> None:
+    lines = predict_times.table([*_rows(64, "forward"), *_rows(1, "forward+backward")], detail=False)
+    assert lines[0].startswith("PREDICTED") and "nothing was measured" in lines[0]
+    assert lines[2].split() == [
+        "selective_scan,",
+        "float32",
+        *["96", "ch.", "32x32", "192", "ch.", "16x16", "384", "ch.", "8x8", "768", "ch.", "4x4"],
+    ]
+    assert lines[3].split() == ["batch", "64", "forward", "0.100", "0.200", "0.300", "0.400"]
+    assert lines[4].split()[:3] == ["batch", "1", "forward+backward"] and len(lines) == 5
+
+
+def test_detail_names_every_part_of_a_time() -> None:
+    detail = predict_times.table(_rows(64, "forward"), detail=True)[4]
+    for part in ("scan_forward.forward 768 programs 60.0 us", "PyTorch's 3 kernels 30.0 us", "launches 10.0 us"):
+        assert part in detail
+
+
+@pytest.mark.slow
+@needs_machine_code
+def test_the_command_predicts_an_operator_at_the_stages_of_tiny(tmp_path: Path) -> None:
+    file = tmp_path / "predicted ü.json"
+    done = _run("--operator", "selective_scan", "squeeze_excite", "--batch", "1", "--dtype", "float32",
+                "--jobs", "2", "--json", str(file))  # fmt: skip  # flags
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("PREDICTED")
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 2 * 2 * 4
+    for row in rows:
+        assert row["predicted_ms"] == pytest.approx(row["kernels_ms"] + row["pytorch_ms"] + row["launches_ms"])
+        assert row["kernels_ms"] == pytest.approx(sum(ms for _, _, ms in row["ours"])) and row["ours"]
+        assert 0.002 < row["predicted_ms"] < 1, row  # a launch; a hundredth of a second would be a wrong unit
+    scans = [row for row in rows if row["operator"] == "selective_scan"]
+    for forward, both in zip(scans[:4], scans[4:], strict=True):
+        assert both["predicted_ms"] > forward["predicted_ms"]
+
+
+@pytest.mark.slow
+@needs_machine_code
+def test_other_launches_are_predicted_beside_the_chosen_one() -> None:
+    done = _run("--operator", "selective_scan_2d", "--batch", "1", "--dtype", "float32", "--stages", "4",
+                "--candidates", "--jobs", "2")  # fmt: skip  # flags
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("PREDICTED")
+    times = [line.split()[0] for line in lines if "Launch(" in line]
+    assert len(times) >= 6 and all(0.002 < float(ms) < 1 for ms in times), done.stdout
+    assert sum("chosen" in line for line in lines) == 2  # forward; forward and backward
+
+
+def test_an_operator_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    done = _run("--operator", "scan")
+    assert done.returncode == 2
+    assert "got scan, wanted some of selective_scan, selective_scan_2d" in done.stderr
