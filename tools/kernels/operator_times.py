@@ -151,7 +151,7 @@ def _call(case: Case, backward: bool) -> Callable[[], object]:
     options: dict[str, tuple[object, ...]] = {
         "selective_scan": (None, True, case.dtype),  # no initial state, softplus
         "selective_scan_2d": (torch.float32,),
-        "squeeze_excite": (1.0,),
+        "squeeze_excite": (None, 1.0),  # no residual
         "gated_norm": (1e-5,),
         "depthwise_silu": (),
     }
