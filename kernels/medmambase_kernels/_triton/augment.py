@@ -54,11 +54,11 @@ def _between(key, number, low, high):
 
 
 @triton.jit
-def _lit(x_ptr, i_b, row, column, last, h, w, C: tl.constexpr):
+def _lit(images, i_b, row, column, last, h, w, C: tl.constexpr):
     """1 where the brightest channel of an image is no dark ground, in rows before ``last``; else
     0."""
     live = (row < last)[:, None] & (column < w)[None, :]
-    at = x_ptr + i_b * (C * h * w) + row[:, None] * w + column[None, :]
+    at = images + i_b * (C * h * w) + row[:, None] * w + column[None, :]
     brightest = tl.load(at, mask=live, other=-1.0)
     for channel in tl.static_range(1, C):
         brightest = tl.maximum(brightest, tl.load(at + channel * h * w, mask=live, other=-1.0))

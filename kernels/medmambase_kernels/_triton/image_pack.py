@@ -22,16 +22,16 @@ _OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def _part(x_dbl_ptr, row, live, column, count, rows_ptr, x_c, WIDTH: tl.constexpr, N: tl.constexpr):
-    """Copy columns from ``column`` on, ``count`` of them, to the N columns at rows_ptr."""
+def _part(source, row, live, column, count, target, x_c, WIDTH: tl.constexpr, N: tl.constexpr):
+    """Copy columns from ``column`` on, ``count`` of them, to the N columns at target."""
     within = tl.arange(0, N)
-    given = x_dbl_ptr + row[:, None] + (column + within).to(tl.int64)[None, :] * x_c
+    given = source + row[:, None] + (column + within).to(tl.int64)[None, :] * x_c
     values = load(given, live[:, None] & (within < count)[None, :])
-    tl.store(rows_ptr[:, None] + within[None, :], values, mask=live[:, None] & (within >= 0)[None, :])
+    tl.store(target[:, None] + within[None, :], values, mask=live[:, None] & (within >= 0)[None, :])
 
 
 @triton.jit
-def _turn(from_ptr, from_n, from_d, n, to_ptr, channel, d, factor, N: tl.constexpr):
+def _turn(source, from_n, from_d, n, target, channel, d, factor, N: tl.constexpr):
     """Copy (d, n) of any strides, times a factor, to a table (N, d) in float32, zeros from n on.
 
     Each side is read or written along its own contiguous axis: the compiler turns the tile in
@@ -39,8 +39,8 @@ def _turn(from_ptr, from_n, from_d, n, to_ptr, channel, d, factor, N: tl.constex
     """
     state = tl.arange(0, N).to(tl.int64)[:, None]
     live = (channel < d)[None, :] & (state >= 0)
-    tile = load(from_ptr + state * from_n + channel[None, :] * from_d, live & (state < n))
-    tl.store(to_ptr + state * d + channel[None, :], tile * factor, mask=live)
+    tile = load(source + state * from_n + channel[None, :] * from_d, live & (state < n))
+    tl.store(target + state * d + channel[None, :], tile * factor, mask=live)
 
 
 @triton.jit
@@ -114,14 +114,12 @@ def unpack(
 
 
 @triton.jit
-def _total(parts_ptr, parts, size, channel, d, BP: tl.constexpr, BD: tl.constexpr):
+def _total(source, parts, size, channel, d, BP: tl.constexpr, BD: tl.constexpr):
     """The sum over ``parts`` rows of d channels, ``size`` elements apart, in a fixed order."""
     sums = tl.zeros([BP, BD], tl.float32)
     for first in range(0, parts, BP):
         part = first + tl.arange(0, BP).to(tl.int64)
-        sums += load(
-            parts_ptr + part[:, None] * size + channel[None, :], (part < parts)[:, None] & (channel < d)[None, :]
-        )
+        sums += load(source + part[:, None] * size + channel[None, :], (part < parts)[:, None] & (channel < d)[None, :])
     return tl.sum(sums, 0)
 
 

@@ -14,14 +14,14 @@ from medmambase_kernels._triton.numerics import LOG2E, load
 
 @triton.jit
 def _turn(
-    from_ptr, from_n, from_x, to_ptr, to_n, to_x, x, size, n, factor, N: tl.constexpr
+    given, from_n, from_x, made, to_n, to_x, x, size, n, factor, N: tl.constexpr
 ):  # fmt: skip  # source; target; where
     """Copy a tile [N, x] in float32, zeros from n on. Each side is read or written along its own
     contiguous axis: the compiler turns the tile in shared memory."""
     state = tl.arange(0, N).to(tl.int64)[:, None]
     live = (x < size)[None, :] & (state >= 0)
-    tile = load(from_ptr + state * from_n + x[None, :] * from_x, live & (state < n))
-    tl.store(to_ptr + state * to_n + x[None, :] * to_x, tile * factor, mask=live)
+    tile = load(given + state * from_n + x[None, :] * from_x, live & (state < n))
+    tl.store(made + state * to_n + x[None, :] * to_x, tile * factor, mask=live)
 
 
 @triton.jit
