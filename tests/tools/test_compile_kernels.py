@@ -94,7 +94,9 @@ def test_every_kernel_compiles_for_every_gpu_generation_without_a_gpu(kept: str)
     assert code == 0, printed
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120"):
         for dtype in ("float32", "bfloat16"):
-            assert {row[0] for row in rows if arch in row and dtype in row} == KERNELS, printed
+            # Images are augmented in float32 alone.
+            expected = {name for name in KERNELS if dtype == "float32" or not name.startswith("augment.")}
+            assert {row[0] for row in rows if arch in row and dtype in row} == expected, printed
     assert "OVER BUDGET" not in printed
 
 
