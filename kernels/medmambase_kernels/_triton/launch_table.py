@@ -114,12 +114,12 @@ def _row(table: tuple[tuple[int, int], ...], state: int) -> int:
 
 
 def forward(
-    batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int, groups: int = 1
+    batch: int, directions: int, channels: int, length: int, state: int, rank: int, processors: int
 ) -> ForwardLaunch:
     """The forward launch for x (batch, length, channels) in so many directions, on a GPU of so many
     multiprocessors."""
     steps = _row(_FORWARD, state)
-    programs = batch * directions * groups * -(-channels // groups // 32)
+    programs = batch * directions * -(-channels // 32)
     few = programs < 0.7 * WARPS * processors or length > _LONGEST
     rank_inside = 0 < rank <= _RANK_INSIDE
     pair = (
@@ -128,25 +128,13 @@ def forward(
     return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside)
 
 
-def backward(
-    batch: int,
-    directions: int,
-    channels: int,
-    length: int,
-    state: int,
-    processors: int,
-    groups: int = 1,
-    constant: bool = False,
-) -> BackwardLaunch:
-    """The backward launch for the same. ``constant``: B or C does not vary, and its gradient's sums
-    take the registers of two of the four steps."""
+def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int) -> BackwardLaunch:
+    """The backward launch for the same."""
     width = _row(_BACKWARD, state)
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
-    items = batch * directions * groups * -(-channels // groups // width)
+    items = batch * directions * -(-channels // width)
     chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
-    return BackwardLaunch(
-        width, 2 if constant else 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most)
-    )
+    return BackwardLaunch(width, 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
 
 
 def sequence_forward(
