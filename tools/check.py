@@ -32,7 +32,7 @@ STEPS = {
 }
 # Only where they are asked for: they need a network, and the second one root's rights the first
 # time.
-MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick", "--jobs", "1")}
+MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick")}
 LEFT_OUT = (
     "without the tests marked slow: kills inside every write, every GPU and launch of a kernel, large property runs "
     "in Triton's interpreter, training in two processes, how often intervals hold the truth"
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         choices=MORE,
         default=[],
         metavar="STEP",
-        help="run these too, beside the others: wheels, windows (Wine, on Linux)",
+        help="run these too, after the others: wheels, windows (Wine, on Linux)",
     )
     add("--jobs", type=int, default=cores(), help="processes that run tests (default: one for each core, at most 8)")
     chosen = parser.parse_args(ours)
@@ -68,19 +68,19 @@ def main(arguments: Sequence[str]) -> int:
     folder = chosen.venv.absolute()
     python = str(environment.prepare(folder, test=True))
     results: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(max(1, len(chosen.also))) as beside, ThreadPoolExecutor(max(1, chosen.jobs)) as pool:
-        others = {
-            name: beside.submit(_run, [python, f"tools/{MORE[name][0]}", *MORE[name][1:], "--venv", str(folder)])
-            for name in chosen.also
-        }
+    with ThreadPoolExecutor(max(1, chosen.jobs)) as pool:
         static = {name: pool.submit(_run, [python, *STEPS[name]]) for name in steps if name != "tests"}
         _tell(static, results)
-        if "tests" in steps:
-            environment.say("tests")
-            start = time.monotonic()
-            code = environment.call([python, *STEPS["tests"], *_how(chosen.jobs, chosen.fast), *theirs])
-            results["tests"] = (code, time.monotonic() - start, "")
-        _tell(others, results)
+    if "tests" in steps:
+        environment.say("tests")
+        start = time.monotonic()
+        code = environment.call([python, *STEPS["tests"], *_how(chosen.jobs, chosen.fast), *theirs])
+        results["tests"] = (code, time.monotonic() - start, "")
+    # After the tests, which have every core: beside each other, all take several times as long.
+    for name in chosen.also:
+        results[name] = _run([python, f"tools/{MORE[name][0]}", *MORE[name][1:], "--venv", str(folder)])
+        environment.say(name)
+        print(results[name][2], flush=True)
     print()
     skipped = ("windows", environment.NO_WINE)
     for name, (code, seconds, _) in results.items():
@@ -114,7 +114,7 @@ def _how(jobs: int, fast: bool) -> list[str]:
 
 
 def _run(command: Sequence[str]) -> Outcome:
-    """Run a program while others run, and keep what it prints."""
+    """Run a program, perhaps while others run, and keep what it prints."""
     start = time.monotonic()
     done = subprocess.run(
         command,

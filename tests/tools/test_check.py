@@ -73,7 +73,7 @@ def test_the_fast_way_leaves_out_the_slow_tests_and_says_so(calls: Calls, capsys
         ("wheels", 2, "FAILED (exit code 2)", 1),
     ],
 )
-def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_loudly(
+def test_what_runs_after_the_steps_counts_and_a_machine_without_wine_is_said_loudly(
     calls: Calls, capsys: pytest.CaptureFixture[str], name: str, code: int, told: str, whole: int
 ) -> None:
     calls.failing, calls.code = check.MORE[name][0], code
@@ -83,7 +83,7 @@ def test_what_runs_beside_the_steps_counts_and_a_machine_without_wine_is_said_lo
     assert told in printed.splitlines()[-1]
 
 
-def test_a_program_that_runs_beside_others_keeps_its_output_and_reads_no_input() -> None:
+def test_a_program_that_may_run_beside_others_keeps_its_output_and_reads_no_input() -> None:
     said = "import sys; print('ü', sys.stdin.read(), flush=True); print('err', file=sys.stderr); sys.exit(3)"
     code, seconds, printed = check._run([sys.executable, "-X", "utf8", "-c", said])
     assert (code, printed.split()) == (3, ["ü", "err"]) and seconds > 0

@@ -29,8 +29,7 @@ from wine import WHEELS, Done, NoWineError, Wine, WineError  # found by the line
 STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
-# --quick compiles for the oldest, one more and the newest GPU.
-QUICK_KERNELS = ("--arch", "75", "90", "120", "--dtype", "float32")
+QUICK_KERNELS = ("--arch", "90", "--dtype", "float32")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
 SEMANTICS = r"""
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="leave out the tests of numbers and drawings, those marked slow, and most compilations of kernels",
+        help="run only the tests of what is Windows' own, leave out those marked slow and most compilations of kernels",
     )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="files of tests to run at a time (default: %(default)s)"
