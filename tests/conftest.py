@@ -26,6 +26,11 @@ from triton_interpreter import patch_the_language_once
 
 from medmambase.data import phantom
 
+with torch.device("cpu"):
+    # torch keeps which functions make tensors when it first meets a device as a context; should
+    # that be inside a test, the poisoned ones, and torch.empty takes no notice of such a device.
+    torch.empty(0)
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined: Triton decides at its decorator
 

@@ -205,7 +205,7 @@ def test_every_part_runs_at_tiny_sizes_without_a_gpu(tmp_path: Path, capsys: pyt
     assert {name: entry["state"] for name, entry in parts.items()} == {
         "exact": "done", "twice": "done", "operators": "done", "network": "done", "races": "skipped", "suite": "done",
     }  # fmt: skip  # one table
-    assert {row["failed"] for entry in parts.values() for row in entry["rows"].values()} == {False}
+    assert not [key for entry in parts.values() for key, row in entry["rows"].items() if row.get("failed")]
     assert len(parts["operators"]["rows"]) == len(OPERATORS)
     text = file.with_suffix(".md").read_text(encoding="utf-8")
     assert "A trial at tiny sizes: its times say nothing." in text
