@@ -121,6 +121,7 @@ def test_the_same_seed_gives_the_same_bytes(images: Path, tmp_path: Path) -> Non
     assert first != other
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_checkpoint_of_medmamba_can_be_the_start(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -180,6 +181,7 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
         run_folder.create(tmp_path / "file" / "runs", "x")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_network_of_ours_can_be_the_start(
     finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

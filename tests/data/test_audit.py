@@ -265,6 +265,7 @@ def test_what_is_written_is_json_and_long_lists_are_cut_for_people_alone() -> No
     assert np.array_equal(sorted(written["leaked"]), written["leaked"])
 
 
+@pytest.mark.slow
 def test_the_duplicates_of_real_sets_are_those_that_are_known(shared: Path) -> None:
     found = look(shared / "data" / "pneumoniamnist28" / "pneumoniamnist.npz", 32)
     assert Counter(pair.splits for pair in found.across) == {("train", "val"): 8} and found.leaked == frozenset()

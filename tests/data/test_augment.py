@@ -251,6 +251,7 @@ def test_the_hash_is_splitmix64() -> None:
     assert torch.equal(_bits(torch.tensor([1234567]), 3, 2), _bits(torch.tensor([1234567]), 0, 5)[:, 3:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("along", ["index", "epoch", "seed", "number"])
 def test_random_numbers_are_uniform_and_neighbours_know_nothing_of_each_other(along: str) -> None:
     n = 1 << 14

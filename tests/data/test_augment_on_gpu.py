@@ -30,7 +30,8 @@ def both(images: Tensor, kind: Augmentation, laterality: bool = False, seed: int
 
 @pytest.mark.parametrize("kind", ["crop_flip", "ultrasound"])
 @pytest.mark.parametrize(
-    ("channels", "height", "width"), [(1, 32, 32), (3, 17, 33), (2, 40, 9), (1, 1, 1), (1, 1, 7), (1, 5, 2)]
+    ("channels", "height", "width"),
+    [pytest.param(1, 32, 32, marks=pytest.mark.slow), (3, 17, 33), (2, 40, 9), (1, 1, 1), (1, 1, 7), (1, 5, 2)],
 )
 def test_the_kernels_equal_the_definition(kind: Augmentation, channels: int, height: int, width: int) -> None:
     for laterality in (False, True):

@@ -233,6 +233,7 @@ def started(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_a_cache_that_neither_spoils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = Decoded(monkeypatch)
     samples = pictures(tmp_path / "data", 400)

@@ -61,6 +61,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scans-001", "scans-check-001"])
 def test_a_run_that_is_passed_on_names_no_patient_no_account_and_no_home(home: Path, name: str) -> None:
     found = []
@@ -72,6 +73,7 @@ def test_a_run_that_is_passed_on_names_no_patient_no_account_and_no_home(home: P
     assert found == []
 
 
+@pytest.mark.slow
 def test_the_report_and_the_card_hold_no_path_above_the_data(home: Path) -> None:
     run = home / "runs" / "scans-001"
     for name in ("report.html", "MODEL_CARD.md", "command.txt", "test_access_log.csv", "data_report.json"):
@@ -81,6 +83,7 @@ def test_the_report_and_the_card_hold_no_path_above_the_data(home: Path) -> None
     assert "skipped: a/broken.png: " in (run / "train.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_must_not_be_passed_on_lies_in_one_file_that_says_so(home: Path) -> None:
     private = read_private(home / "runs" / "scans-001")
     assert private is not None and len(private["key"]) == 64
@@ -91,6 +94,7 @@ def test_what_must_not_be_passed_on_lies_in_one_file_that_says_so(home: Path) ->
     assert plain is not None and "key" not in plain
 
 
+@pytest.mark.slow
 def test_patients_have_one_pseudonym_each_and_the_splits_are_those_of_their_names(home: Path) -> None:
     hidden, plain = (rows(home / "runs" / name / "splits.csv") for name in ("scans-001", "plain-001"))
     assert [(row["path"], row["split"]) for row in hidden] == [(row["path"], row["split"]) for row in plain]
@@ -101,6 +105,7 @@ def test_patients_have_one_pseudonym_each_and_the_splits_are_those_of_their_name
     assert {row["patient"] for row in tested} == {row["patient"] for row in hidden if row["split"] == "test"}
 
 
+@pytest.mark.slow
 def test_another_run_has_other_pseudonyms_and_is_compared_all_the_same(home: Path, tmp_path: Path) -> None:
     assert Pseudonyms.new().patient("x") != Pseudonyms.new().patient("x")
     assert compare.main([str(home / "runs" / name) for name in ("scans-001", "plain-001")]) == 0

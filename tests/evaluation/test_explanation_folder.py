@@ -171,6 +171,7 @@ def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates
             assert np.asarray(picture.convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_the_command_explains_a_folder_and_makes_the_report_again(
     shortcut: MedMambaSE, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

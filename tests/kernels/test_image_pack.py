@@ -47,7 +47,10 @@ def test_rows_and_tables_are_the_arguments_padded_with_zeros(
     assert not A2[:, n:].any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.bfloat16, torch.float16))],
+)
 @pytest.mark.parametrize("tile", [16, 64])
 @pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize(("b", "h", "w", "d", "n", "r"), SHAPES)

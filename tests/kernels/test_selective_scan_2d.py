@@ -206,6 +206,7 @@ def test_the_orders_visit_every_position_once_and_begin_in_the_right_corner() ->
     assert order.tolist() == [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0], [5, 2, 4, 1, 3, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_runs_are_bit_equal(engine: str) -> None:
     args = make_case(2, 6, 7, 5, 3, 2)

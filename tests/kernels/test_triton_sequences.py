@@ -16,7 +16,9 @@ from medmambase_kernels import selective_scan
 
 
 @pytest.mark.parametrize("engine", [TRITON])
-@pytest.mark.parametrize("state", [True, False], ids=["from a state", "from zero"])
+@pytest.mark.parametrize(
+    "state", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["from a state", "from zero"]
+)
 @pytest.mark.parametrize("l", [1, 2, 3, 4, 8, 11, 13, 14, 15])  # every remainder of a tile, and less than one
 def test_tiles_that_the_length_does_not_fill_are_exact(engine: str, l: int, state: bool) -> None:
     d, n = 70, 3  # two groups of 35 channels: a full warp and three lanes of another
@@ -56,9 +58,14 @@ def _lying(t: Tensor, layout: str) -> Tensor:
 
 
 @pytest.mark.parametrize("engine", [TRITON])
-@pytest.mark.parametrize("processors", [1, 10_000], ids=["whole", "in chunks"])
+@pytest.mark.parametrize("processors", [1, pytest.param(10_000, marks=pytest.mark.slow)], ids=["whole", "in chunks"])
 @pytest.mark.parametrize(
-    "layout", ["out of longer ones", "shifted by one", "out of more channels", "channels last", "expanded"]
+    "layout",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("out of longer ones", "channels last", "expanded")),
+        "shifted by one",
+        "out of more channels",
+    ],
 )
 def test_sequences_are_read_wherever_they_lie(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, layout: str
@@ -95,6 +102,7 @@ def test_sequences_that_lie_along_the_length_are_not_copied(monkeypatch: pytest.
         assert along.stride(2) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 def test_a_scan_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import launch_table
@@ -110,6 +118,7 @@ def test_a_scan_cut_into_many_launches_of_long_chunks_is_exact(monkeypatch: pyte
         assert_equal_to_the_definition(stiff_case(3, 90, 2, -1.0, -0.5), True, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [TRITON])
 def test_sequences_beyond_the_reach_of_32_bit_indices_are_exact(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     from medmambase_kernels._triton import selective_scan as sequences

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -133,12 +134,21 @@ def free_port() -> int:
 meeting = pytest.mark.skipif(UNDER_WINE, reason="Gloo's processes do not come to an end under Wine")
 
 
-def both(work: str, run: Path, settings: dict[str, Any] | None = None) -> list[Any]:
-    """What two processes that meet give back."""
-    port = free_port()
+Both = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Both]:
+    """Have two processes, the same for all tests, meet and do some ``work``; what each gives
+    back."""
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        asked = [pool.submit(one_of_two, rank, port, work, str(run), settings or {}) for rank in (0, 1)]
-        return [one.result(timeout=PATIENCE) for one in asked]
+
+        def do(work: str, run: Path, settings: dict[str, Any] | None = None) -> list[Any]:
+            port = free_port()
+            asked = [pool.submit(one_of_two, rank, port, work, str(run), settings or {}) for rank in (0, 1)]
+            return [one.result(timeout=PATIENCE) for one in asked]
+
+        yield do
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -165,7 +175,9 @@ def logits(state: dict[str, torch.Tensor]) -> torch.Tensor:
     ],
     ids=["plain", "accumulated and weighted", "recomputed and balanced"],
 )
-def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(
+    both: Both, changes: dict[str, Any], tmp_path: Path
+) -> None:
     config = replace(CONFIG, **changes)
     first, second = both("train", tmp_path / "two", config.to_dict())
     alone = train(tmp_path / "one", replace(config, batch_size=2 * config.batch_size))
@@ -186,7 +198,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(changes: dict[
 
 @pytest.mark.slow
 @meeting
-def test_two_processes_go_on_where_they_stopped_to_the_last_bit(tmp_path: Path) -> None:
+def test_two_processes_go_on_where_they_stopped_to_the_last_bit(both: Both, tmp_path: Path) -> None:
     config = replace(CONFIG, save_every=1)
     both("train", tmp_path / "whole", config.to_dict())
     both("train until step 5", tmp_path / "cut", config.to_dict())
@@ -214,8 +226,9 @@ def test_when_one_process_dies_the_others_end_with_a_sentence_and_their_work_is_
     assert checkpoint.position(tmp_path / "run" / "last") is not None
 
 
+@pytest.mark.slow
 @meeting
-def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_path: Path) -> None:
+def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(both: Both, tmp_path: Path) -> None:
     torch.manual_seed(3)
     x = torch.randn(7, 4, 3, 5, requires_grad=True)
     norm = nn.BatchNorm2d(4).train()
@@ -234,7 +247,7 @@ def test_batch_norm_over_two_processes_is_batch_norm_over_the_whole_batch(tmp_pa
 
 @pytest.mark.slow
 @meeting
-def test_all_take_the_first_ones_word_and_none_goes_on_when_it_cannot_write(tmp_path: Path) -> None:
+def test_all_take_the_first_ones_word_and_none_goes_on_when_it_cannot_write(both: Both, tmp_path: Path) -> None:
     assert both("agree", tmp_path) == ["run ü\udcff"] * 2
     assert both("write", tmp_path) == ["FileNotFoundError", "RunFolderError"]
 
@@ -257,7 +270,12 @@ def test_the_command_trains_on_two_processes_and_only_the_first_speaks(tmp_path:
     port = free_port()
     words = ["--demo", "--epochs", "1", "--image-size", "16", "--runs", str(tmp_path), "--name", "two"]
     root = Path(__file__).resolve().parents[2]
-    code = "import medmambase.commands.train as t, sys; t.DEMO_IMAGES_PER_CLASS = 8; sys.exit(t.main())"
+    code = """if True:
+        import sys
+        from medmambase.commands import train
+        from medmambase.training import run
+        run.DEMO_IMAGES_PER_CLASS = 10  # instead of 400
+        sys.exit(train.main())"""
     processes = []
     for rank in (0, 1):
         place = {

@@ -10,6 +10,7 @@ from medmambase.training import run as training_run
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "first_steps.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_evaluates_and_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

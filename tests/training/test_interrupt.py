@@ -155,6 +155,7 @@ def test_what_is_ignored_and_what_another_program_handles_is_left_alone(end: sig
         assert signal.getsignal(end) is handler
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there a process cannot be sent these signals")
 @pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_process_ends_with_the_code_of_the_signal_unless_that_is_ignored(

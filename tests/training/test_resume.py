@@ -194,6 +194,7 @@ def relabel(data: Path) -> str:
     return "1 gone (val/brain/"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [add_image, *(pytest.param(one, marks=pytest.mark.slow) for one in (change_pixels, relabel))]
 )

@@ -41,6 +41,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_figures_that_it_would_have_had(
     before: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +57,7 @@ def test_an_interrupted_run_goes_on_to_the_figures_that_it_would_have_had(
     assert metrics is not None and metrics.accuracy == 0.5 and metrics.auc == 1.0
 
 
+@pytest.mark.slow
 def test_the_settings_of_before_are_compared_and_may_be_changed_as_before(
     before: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

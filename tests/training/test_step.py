@@ -71,8 +71,10 @@ def two_steps(step: Step, backend: str, rate: Callable[[int], None] | None = Non
     ("changes", "block"),
     [
         ({}, "medmambase"),
-        ({"augmentation": "crop_flip", "optimizer": "adam", "laterality": True}, "notebook"),
-        ({"augmentation": "none", "clip_norm": 0.0, "balance": "none"}, "medmamba"),
+        pytest.param(
+            {"augmentation": "crop_flip", "optimizer": "adam", "laterality": True}, "notebook", marks=pytest.mark.slow
+        ),
+        pytest.param({"augmentation": "none", "clip_norm": 0.0, "balance": "none"}, "medmamba", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_can_be_captured_and_keeps_nothing_of_the_step_it_was_captured_with(
