@@ -150,6 +150,7 @@ def test_a_checkpoint_of_medmamba_can_be_the_start(
     assert torch.allclose(moved, start.state_dict()["stages.3.blocks.0.ssm_branch.out_proj.weight"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: Path, tmp_path: Path) -> None:
     data = phantom.write_phantom(tmp_path / "data", images_per_class=5, size=32)

@@ -147,8 +147,14 @@ def test_a_verdict_needs_images() -> None:
     assert faithfulness.verdict(*many).startswith("Only deletion is better")
 
 
-@pytest.mark.parametrize("block", ["medmambase", "medmamba"])
-@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize(
+    ("count", "block"),
+    [
+        (1, "medmambase"),
+        (9, "medmamba"),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in ((9, "medmambase"), (1, "medmamba"))),
+    ],
+)
 def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates(
     block: str, count: int, tmp_path: Path
 ) -> None:

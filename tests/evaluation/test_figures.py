@@ -137,7 +137,7 @@ def test_one_broken_value_does_not_blank_the_picture(tmp_path: Path) -> None:
     assert pixels(tmp_path / "se.png", viridis(0.5)) > 100 * 100
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_grey_and_colour_images_are_drawn_and_only_the_first_six(tmp_path: Path, channels: int) -> None:
     images = torch.randn(9, channels, 16, 12, generator=torch.Generator().manual_seed(0))
     names = [rf"$\frac{{$ {index} {UNDRAWABLE if index % 2 else ''}" for index in range(9)]

@@ -232,7 +232,7 @@ def test_too_little_memory_costs_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("engine", [TRITON])
-@pytest.mark.parametrize("operator", ["selective_scan", "selective_scan_2d"])
+@pytest.mark.parametrize("operator", ["selective_scan", pytest.param("selective_scan_2d", marks=pytest.mark.slow)])
 def test_a_sweep_tries_launches_that_are_right_and_refuses_those_that_are_wrong(
     operator: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

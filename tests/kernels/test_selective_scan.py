@@ -47,9 +47,18 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
 
 
 @pytest.mark.parametrize("engine", [TRITON])
-@pytest.mark.parametrize("processors", [1, 10_000], ids=["many programs", "few programs"])
 @pytest.mark.parametrize(
-    ("l", "kinds"), [(70, "varying"), (67, "constant"), (96, "mixed"), (72, "C alone"), (68, "groups")]
+    "processors", [pytest.param(1, marks=pytest.mark.slow), 10_000], ids=["many programs", "few programs"]
+)
+@pytest.mark.parametrize(
+    ("l", "kinds"),
+    [
+        (70, "varying"),
+        (67, "constant"),
+        (96, "mixed"),
+        (72, "C alone"),
+        pytest.param(68, "groups", marks=pytest.mark.slow),
+    ],
 )
 def test_every_way_to_launch_a_scan_of_a_sequence_is_exact(
     monkeypatch: pytest.MonkeyPatch, engine: str, processors: int, l: int, kinds: str

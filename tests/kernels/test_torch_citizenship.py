@@ -95,7 +95,7 @@ def test_every_module_compiles_into_one_graph(name: str) -> None:
 
 
 @every_module
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_module_survives_a_file_takes_other_sizes_and_can_be_trained(name: str, strict: bool) -> None:
     make, shape, free = MODULES[name]
     module, file = make(), io.BytesIO()
