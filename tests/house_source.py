@@ -8,7 +8,7 @@ from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("medmambase", "kernels")
-FOLDERS = (*PACKAGES, "tools", "tests", ".github")
+FOLDERS = (*PACKAGES, "tools", "tests", "examples", ".github")
 KERNELS = "medmambase_kernels"
 Syntax = TypeVar("Syntax", ast.Call, ast.FunctionDef)
 

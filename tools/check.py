@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import environment
 
 # Named one by one, because an environment under another name may lie in the project's folder too.
-SOURCES = ("medmambase", "kernels", "tools", "tests")
+SOURCES = ("medmambase", "kernels", "tools", "tests", "examples")
 STEPS = {
     "lint": ("-m", "ruff", "check", *SOURCES),
     "format": ("-m", "ruff", "format", "--check", *SOURCES),

@@ -16,19 +16,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from medmambase import run_folder
-from medmambase.commands import bench_tables, console, guard
+from medmambase.commands import bench_flags, bench_tables, console, guard
 from medmambase.config import PRESETS, ConfigError
 from medmambase.doctor.torch_build import driver_and_clock
 from medmambase.machine import environment, load
 from medmambase.model.measure import network_rows, new_network, operators_of
-from medmambase_kernels import BACKENDS, describe_backend, use_backend
-from medmambase_kernels.bench.cases import OPERATORS, SIZES, Case, cases, reduced
+from medmambase_kernels import describe_backend, use_backend
+from medmambase_kernels.bench.cases import SIZES, Case, cases, reduced
 from medmambase_kernels.bench.floors import Card, card, matmul_peak
 from medmambase_kernels.bench.measure import Bench, Verdict, check, name_of
 from medmambase_kernels.bench.original import mamba_scan
@@ -47,90 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 1 a check failed, 2 usage, 4
     environment, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
+    options = bench_flags.parse(words)
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return console.guarded("medmambase-bench", lambda: _bench(options, words))
-
-
-def _at_least(least: float) -> Any:
-    def read(text: str) -> int | float:
-        try:
-            number: int | float = int(text) if isinstance(least, int) else float(text)
-        except ValueError:
-            number = -1
-        if not number >= least:
-            raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number that is at least {least}")
-        return number
-
-    return read
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="medmambase-bench",
-        description="Check the operators against their definition, then time them, on the GPU if there is one, else "
-        "on the CPU.",
-        epilog="exit codes: 0 ok, 1 a check failed (what failed is not timed), 2 usage, 4 environment",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument(
-        "--backend", choices=BACKENDS, help="the backend to measure (default: the fastest that runs here)"
-    )
-    parser.add_argument(
-        "--operator",
-        nargs="*",
-        choices=list(OPERATORS),
-        default=list(OPERATORS),
-        help="which operators to time (default: all; without a name: none)",
-    )
-    parser.add_argument(
-        "--size", nargs="+", type=int, choices=SIZES, help="width and height of the image in pixels (default: both)"
-    )
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        type=int,
-        choices=(1, 2, 3, 4),
-        help="stages of the network tiny, 96 to 768 channels wide (default: all)",
-    )
-    parser.add_argument("--batch", nargs="+", type=_at_least(1), help="images at a time (default: 1 16 64)")
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=list(DTYPES),
-        help="dtypes of the inputs (default: float32, on a GPU bfloat16 as well)",
-    )
-    parser.add_argument(
-        "--repeat",
-        type=_at_least(3),
-        help="how often to repeat each measurement (default: up to 20 times in 2 seconds, at least 3)",
-    )
-    parser.add_argument(
-        "--compare", type=_at_least(0.0), metavar="M",
-        help="also time the original code in eager PyTorch, up to M million state elements (batch x directions x "
-        "channels x states x length), which take about 40 bytes each (default: 32 on a CPU, 512 on a GPU; 0: never)",
-    )  # fmt: skip  # one argument list
-    parser.add_argument(
-        "--network",
-        nargs="?",
-        const="tiny",
-        choices=PRESETS,
-        help="also time a training step and a prediction of this network, once its operators equal their definitions "
-        "on its maps (without a name: tiny)",
-    )
-    parser.add_argument(
-        "--sweep",
-        action="store_true",
-        help="time the other launches of the Triton scans instead, beside those that the launch table picks",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="measure a few small cases, which takes seconds on a laptop"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
-    return parser
 
 
 def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from medmambase.commands import console
+from medmambase.commands import compare_flags, console
 from medmambase.config import ConfigError
 from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
@@ -28,7 +28,7 @@ SHOWN = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 1 the predictions cannot be compared, 2
     usage, 3 data, 4 environment, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = compare_flags.parse(arguments)
     return console.guarded("medmambase-compare", lambda: _compare(options))
 
 
@@ -135,22 +135,6 @@ def _spread(values: Sequence[float]) -> str:
 
 def _p(p: float | None) -> str:
     return "n/a" if p is None or math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        "medmambase-compare",
-        usage="medmambase-compare A B, or medmambase-compare A1 A2 A3 --against B1 B2 B3",
-        description="Compare two networks on the same test images: every metric with the interval of its difference, "
-        "DeLong's and McNemar's tests.",
-        epilog="Each RUN is a run folder or a predictions.csv. With several seeds on each side, the answer is about "
-        "the networks, not about two training runs.",
-        allow_abbrev=False,
-    )
-    found.add_argument("runs", nargs="+", metavar="RUN", help='a run folder, or a quoted pattern: "runs/plain-*"')
-    found.add_argument("--against", nargs="+", metavar="RUN", help="the runs of side B")
-    found.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a JSON file")
-    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Print on a console of any code page, keep lines in a file too, show progress, and say in one line
 what went wrong."""
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -57,14 +56,6 @@ def guarded(
             raise
         print(f"{program}: {too_much(error)}", file=sys.stderr)
         return EXIT_CODES[torch.OutOfMemoryError]
-
-
-def positive(text: str) -> int:
-    """Convert an argument to a whole number of at least 1, for argparse."""
-    number = int(text) if text.strip().isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
 
 
 def device(wish: str | None) -> torch.device:

@@ -8,11 +8,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from medmambase import __version__
-from medmambase.commands import guard
+from medmambase.commands import doctor_flags, guard
 from medmambase.doctor.facts import Facts, look
 from medmambase.doctor.finding import Finding, Level
 from medmambase.doctor.findings import findings, verdict
@@ -25,7 +24,7 @@ _MARKS = {Level.OK: " ", Level.NOTE: "-", Level.SLOWER: "!", Level.BROKEN: "X"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ready, 2 usage, 4 not ready, or the
     environment fails, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = doctor_flags.parse(arguments)
     return guard.guarded("medmambase-doctor", lambda: _examine(options))
 
 
@@ -56,24 +55,6 @@ def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> di
         "facts": dataclasses.asdict(facts),
     }
     return whole if paths else without_names(whole)
-
-
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        "medmambase-doctor",
-        description="Examine this machine: Python, PyTorch, Triton, card, driver, folders; then run a small "
-        "kernel, and compare the scan with float64.",
-        epilog="exit code: 0 ready, 2 usage, 4 not ready",
-        allow_abbrev=False,
-    )
-    found.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="also write everything to FILE (doctor.json) for a bug report, without your user name and paths",
-    )
-    found.add_argument("--paths", action="store_true", help="with --json: keep user name and paths")
-    return found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import privacy, run_folder
-from medmambase.commands import console
+from medmambase.commands import console, evaluate_flags
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 1 recorded metrics did not match the
     predictions, 2 usage, 3 data, 4 environment, 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
+    options = evaluate_flags.parse(words)
 
     def act() -> int:
         if options.run.is_file():
@@ -128,41 +128,6 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        "medmambase-evaluate",
-        description="Compute the metrics, figures and report of a run again from its predictions.csv; or, with DATA, "
-        "test its network on other images.",
-        epilog="exit code: 0 ok, 1 the recorded metrics did not match the predictions, 2 usage, 3 data, 4 environment",
-        allow_abbrev=False,
-    )
-    found.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="a run folder; or a predictions.csv, to print its metrics",
-    )
-    found.add_argument(
-        "data",
-        type=Path,
-        nargs="?",
-        metavar="DATA",
-        help="labelled images in any form that medmambase-train accepts: their test split, or else all of them",
-    )
-    found.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="with a predictions.csv: also write all metrics and intervals to FILE, as in test/metrics.json of a run",
-    )
-    found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
-    found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
-    found.add_argument("--group-column", help="the CSV column that names the patient")
-    found.add_argument("--batch-size", type=console.positive, default=32, help="images per batch (%(default)s)")
-    found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    return found
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ it."""
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from medmambase.commands import console
+from medmambase.commands import console, explain_flags
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
@@ -14,13 +13,11 @@ from medmambase.evaluation.report import report
 from medmambase.inference.predictor import load_network
 from medmambase.run_folder import BEST, DESCRIPTION, EXPLAIN
 
-MOST = 96  # images that are looked at; more would change the means little
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 2 usage, 3 data, 4 environment, 130
     interrupted."""
-    options = _parser().parse_args(arguments)
+    options = explain_flags.parse(arguments)
     return console.guarded("medmambase-explain", lambda: _explain(options))
 
 
@@ -46,29 +43,6 @@ def _explain(options: argparse.Namespace) -> int:
     if (run / DESCRIPTION).is_file() and (run / BEST).is_dir():
         print(f"report: {report.write_report(run).resolve()}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        "medmambase-explain",
-        description="Draw what a network looks at: evidence for the class, delta of the four scans, "
-        "maps before and after squeeze-and-excitation, and the gates of "
-        "each class; and measure whether the evidence map can be trusted.",
-        epilog="exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted",
-        allow_abbrev=False,
-    )
-    found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    found.add_argument(
-        "images",
-        type=Path,
-        metavar="IMAGES",
-        help="an image or a folder; an image below a folder named after a class counts as one of that class",
-    )
-    found.add_argument(
-        "--most", type=console.positive, default=MOST, help="maximum number of images to explain (%(default)s)"
-    )
-    found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    return found
 
 
 if __name__ == "__main__":

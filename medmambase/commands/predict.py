@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medmambase.commands import console, guard
+from medmambase.commands import console, guard, predict_flags
 from medmambase.config import ConfigError
 from medmambase.files import move
 from medmambase.inference.predictor import Predictor
@@ -19,7 +19,7 @@ COLUMNS = ("path", "predicted", "probability")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, files that cannot be read included, 2
     usage, 3 data, 4 environment, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = predict_flags.parse(arguments)
     return console.guarded("medmambase-predict", lambda: _predict(options))
 
 
@@ -58,35 +58,6 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _no_place(out: Path) -> str:
     return "it is a folder; give a file's name" if out.is_dir() else "its folder does not exist"
-
-
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        "medmambase-predict",
-        description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
-        "For research only, not for diagnosis.",
-        epilog="columns: path, predicted, probability, prob_<class> for each class, error. Exit code: 0 ok, 2 usage, "
-        "3 data, 4 environment, 130 interrupted",
-        allow_abbrev=False,
-    )
-    found.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of a network")
-    found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder with images at any depth")
-    found.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT.csv",
-        help="the CSV file to write; an existing file is replaced",
-    )
-    found.add_argument(
-        "--calibrated",
-        action="store_true",
-        help="calibrate the probabilities with the temperature fitted on the run's validation images",
-    )
-    found.add_argument("--batch-size", type=console.positive, default=16, help="images per batch (%(default)s)")
-    found.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Start the console commands; where something they need does not load, one line says so instead of
-a traceback."""
+"""Start the console commands: read the flags first, which is quick, then import the rest.
+
+Where something that they need does not load, one line says so instead of a traceback.
+"""
 
 import sys
 from importlib import import_module
@@ -48,7 +50,16 @@ def doctor() -> int:
 
 
 def _start(command: str) -> int:
+    def read_flags() -> int:
+        import_module(f"medmambase.commands.{command}_flags").parse(sys.argv[1:])
+        return 0
+
     try:
+        # A command reads its flags again; here --help and what is wrong end it before PyTorch is
+        # imported, which takes seconds. A ValueError is a wrong value.
+        code = guard.guarded(f"medmambase-{command}", read_flags, codes={ValueError: guard.USAGE})
+        if code:
+            return code
         main = import_module(f"medmambase.commands.{command}").main
     except (ImportError, OSError) as error:  # OSError: Windows does not find a DLL that PyTorch needs
         print(

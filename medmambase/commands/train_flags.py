@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from medmambase.commands.flags import new_parser
 from medmambase.config import RECIPES
 from medmambase.settings import TYPES, Settings, flag, from_text
 
@@ -89,15 +90,15 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Return a parser of all flags, in groups; it converts nothing, so that every message comes
     from ``settings.py``."""
-    found = _Parser(
-        prog="medmambase-train",
+    found = new_parser(
+        "medmambase-train",
+        kind=_Parser,
         usage="medmambase-train DATA [settings], or --config settings.toml [settings], or --resume runs/data-001",
         description="Train MedMambaSE on images and write a report.",
         epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag overrides the file, and "
         "the file overrides the recipe. Values in brackets are those of the default recipe. "
         "Exit codes: 0 done, 1 training failed, 2 usage, 3 data, 4 environment, 130 "
         "interrupted, 143 or 129 ended by the system (saved: continue with --resume).",
-        allow_abbrev=False,
     )
     found.add_argument(
         "data",
@@ -138,7 +139,13 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Aut
     reader = parser()
     options, rest = reader.parse_known_args(words)
     if rest:
-        flags = ["--help", "--config", "--resume", *(flag(name) for settings in GROUPS.values() for name in settings)]
+        flags = [
+            "--help",
+            "--version",
+            "--config",
+            "--resume",
+            *(flag(name) for settings in GROUPS.values() for name in settings),
+        ]
         wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
         near = difflib.get_close_matches(wrong, flags, n=1, cutoff=0)
         reader.error(

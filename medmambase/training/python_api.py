@@ -17,7 +17,7 @@ from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError
-from medmambase.training.run import Say, is_finished, latest, no_progress, started, train_run
+from medmambase.training.run import OnEpoch, Say, is_finished, latest, no_progress, started, train_run
 from medmambase.validation import nearest
 
 
@@ -76,7 +76,14 @@ class Run:
         ``Predictor.load``."""
         return Predictor.load(self, device=device, calibrated=calibrated, backend=backend, precision=precision)
 
-    def resume(self, *, say: Say | None = None, progress: Progress | None = None, **settings: Any) -> "Run":
+    def resume(
+        self,
+        *,
+        say: Say | None = None,
+        progress: Progress | None = None,
+        on_epoch: OnEpoch | None = None,
+        **settings: Any,
+    ) -> "Run":
         """Continue an interrupted training exactly where it stopped.
 
         ``settings``: those that change no result, which are ``data`` (where the images lie now),
@@ -85,7 +92,8 @@ class Run:
         used.
         """
         given = _checked(settings)
-        return _train(known.of_run(self.folder, given), self.folder, _call("Run.resume", given), say, progress)
+        call = _call("Run.resume", given)
+        return _train(known.of_run(self.folder, given), self.folder, call, say, progress, on_epoch)
 
 
 def train(
@@ -94,6 +102,7 @@ def train(
     config: str | PathLike[str] | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
+    on_epoch: OnEpoch | None = None,
     resume: bool = False,
     **settings: Any,
 ) -> Run:
@@ -105,7 +114,9 @@ def train(
     in ``train("scans", model="nano", epochs=20, batch_size=32)``; ``config`` is such a file, over
     which they win. ``say`` gets each line of the log (``print`` shows them; nothing does by
     default), and ``progress(items, total, description)`` may wrap what takes long, as tqdm does.
-    Everything that is said is also kept in the folder's ``train.log``.
+    Everything that is said is also kept in the folder's ``train.log``. ``on_epoch(row)`` gets each
+    row of ``metrics.csv`` once it is saved, as a dictionary without what was not measured, in the
+    first of several processes only; an error in it ends the training, which ``resume`` continues.
 
     Ctrl-C, SIGTERM and SIGHUP save the training and raise KeyboardInterrupt (of the class
     ``training.interrupt.Terminated`` for the latter two); ``Run(folder).resume()`` goes on. With
@@ -130,16 +141,20 @@ def train(
     if begun and is_finished(begun):
         return Run(begun)
     extra = ({"config": str(config)} if config else {}) | ({"resume": True} if resume else {})
-    return _train(
-        known.of_run(begun, given) if begun else resolved, begun, _call("train", given | extra), say, progress
-    )
+    to_do = known.of_run(begun, given) if begun else resolved
+    return _train(to_do, begun, _call("train", given | extra), say, progress, on_epoch)
 
 
 def _train(
-    settings: known.Settings, resumed: Path | None, command: str, say: Say | None, progress: Progress | None
+    settings: known.Settings,
+    resumed: Path | None,
+    command: str,
+    say: Say | None,
+    progress: Progress | None,
+    on_epoch: OnEpoch | None,
 ) -> Run:
     with started(settings, resumed) as run:
-        train_run(run, command, say or _silent, progress or no_progress)
+        train_run(run, command, say or _silent, progress or no_progress, on_epoch)
     return Run(run.folder)
 
 

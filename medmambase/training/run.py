@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from medmambase.model.network import MedMambaSE
 from medmambase.privacy import last_name, without_paths
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
-from medmambase.training.history import Outcome
+from medmambase.training.history import Epoch, Outcome
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
 CACHE = "cache"  # decoded images, below the folder of the runs, which is never taken for data
 
 Say = Callable[[str], object]
+OnEpoch = Callable[[dict[str, float]], object]
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,12 @@ def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: P
     return Plan(settings, model, tensors, manifest, device, dtype, precision, engine)
 
 
-def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
+def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch: OnEpoch | None = None) -> None:
     """Train and evaluate a run and write its report, all into its folder.
 
     ``command``: how it was started, to be kept in ``command.txt``. ``say`` gets lines for a person,
-    which ``train.log`` keeps; ``progress`` wraps what takes long, as tqdm does.
+    which ``train.log`` keeps; ``progress`` wraps what takes long, as tqdm does; ``on_epoch`` gets
+    each new row of ``metrics.csv``, without its empty cells.
 
     Raises DataError where the images cannot be trained on, what ``loop.train`` raises, and
     FigureError, ReportError, RunFolderError or OSError where results cannot be written.
@@ -149,6 +151,12 @@ def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
     if ranks.first and not begun:
         run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(device))
         run_folder.write_json(folder / run_folder.DESCRIPTION, described)
+
+    def tell(epoch: Epoch) -> None:
+        say(history.line(epoch))
+        if on_epoch:
+            on_epoch({name: value for name, value in asdict(epoch).items() if value is not None})
+
     outcome = loop.train(
         network,
         intake.images.split("train"),
@@ -157,7 +165,7 @@ def train_run(run: Started, command: str, say: Say, progress: Progress) -> None:
         folder,
         plan.dtype,
         show,
-        lambda epoch: say(history.line(epoch)),
+        tell,
         resume=run.resumes,
         say=say,
         ranks=ranks,

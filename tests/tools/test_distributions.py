@@ -63,6 +63,15 @@ def test_a_clone_that_is_not_installed_has_a_version_too(monkeypatch: pytest.Mon
     assert medmambase.__version__ == "0+unknown"
 
 
+@pytest.mark.parametrize("name", PROJECTS)
+def test_each_package_says_that_it_carries_its_types(name: str) -> None:
+    """check_wheels.py finds every file of git in the wheel."""
+    package = PROJECTS[name] / name.replace("-", "_")
+    assert (package / "py.typed").read_bytes() == b""
+    assert declared(name)["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": [package.name]}
+    assert "Typing :: Typed" in declared(name)["project"]["classifiers"]
+
+
 def test_the_licence_is_the_same_in_both() -> None:
     assert (ROOT / "LICENSE").read_bytes() == (ROOT / "kernels/LICENSE").read_bytes()
 

@@ -1,0 +1,45 @@
+"""Define the flags of ``medmambase-check``."""
+
+import argparse
+from collections.abc import Sequence
+
+from medmambase.commands.flags import new_parser
+from medmambase.settings import TYPES, Settings, flag, from_text, resolve
+
+SETTINGS = {
+    "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',
+    "group_column": "the CSV column that names the patient",
+    "plain_patients": "name patients in the report's files as the data does, instead of by pseudonyms",
+    "image_size": "width and height, in pixels, at which images are compared (128)",
+    "seed": "random seed for splits that the data does not define (0)",
+    "runs": "folder in which the report folder is created (runs)",
+    "name": "name of the report folder (default: the name of the data, with -check)",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    found = new_parser(
+        "medmambase-check",
+        description="Check images before training: find files that cannot be read, duplicates, duplicates of "
+        "different classes, patients in two splits.",
+        epilog="exit code: 0 no problems found, 1 problems found, 2 usage, 3 data, 4 environment",
+    )
+    found.add_argument(
+        "data",
+        metavar="DATA",
+        help="anything that medmambase-train accepts: a folder, a CSV, a MedMNIST .npz, FETAL_PLANES_DB",
+    )
+    for name, words in SETTINGS.items():
+        if TYPES[name] is bool:
+            found.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=words)
+        else:
+            found.add_argument(flag(name), metavar="X", help=words)
+    return found
+
+
+def parse(words: Sequence[str] | None) -> Settings:
+    """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
+    wrong flags, and ConfigError for a wrong value."""
+    given = {name: value for name, value in vars(parser().parse_args(words)).items() if value is not None}
+    return resolve({name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()})

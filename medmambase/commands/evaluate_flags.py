@@ -1,0 +1,48 @@
+"""Define the flags of ``medmambase-evaluate``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmambase.commands.flags import add_device, new_parser, positive
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    found = new_parser(
+        "medmambase-evaluate",
+        description="Compute the metrics, figures and report of a run again from its predictions.csv; or, with DATA, "
+        "test its network on other images.",
+        epilog="exit code: 0 ok, 1 the recorded metrics did not match the predictions, 2 usage, 3 data, 4 environment",
+    )
+    found.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run folder; or a predictions.csv, to print its metrics",
+    )
+    found.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        metavar="DATA",
+        help="labelled images in any form that medmambase-train accepts: their test split, or else all of them",
+    )
+    found.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="with a predictions.csv: also write all metrics and intervals to FILE, as in test/metrics.json of a run",
+    )
+    found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
+    found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
+    found.add_argument("--group-column", help="the CSV column that names the patient")
+    found.add_argument("--batch-size", type=positive, default=32, help="images per batch (%(default)s)")
+    add_device(found)
+    return found
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
+    wrong flags."""
+    return parser().parse_args(words)

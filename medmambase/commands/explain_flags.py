@@ -1,0 +1,36 @@
+"""Define the flags of ``medmambase-explain``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmambase.commands.flags import add_device, new_parser, positive
+
+MOST = 96  # images that are looked at; more would change the means little
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    found = new_parser(
+        "medmambase-explain",
+        description="Draw what a network looks at: evidence for the class, delta of the four scans, "
+        "maps before and after squeeze-and-excitation, and the gates of "
+        "each class; and measure whether the evidence map can be trusted.",
+        epilog="exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted",
+    )
+    found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    found.add_argument(
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="an image or a folder; an image below a folder named after a class counts as one of that class",
+    )
+    found.add_argument("--most", type=positive, default=MOST, help="maximum number of images to explain (%(default)s)")
+    add_device(found)
+    return found
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
+    wrong flags."""
+    return parser().parse_args(words)
