@@ -14,7 +14,7 @@ from medmambase_kernels import SelectiveScan
 class SignOfTheSpike(nn.Module):
     """Classify sequences (batch, length) into two classes: logits (batch, 2)."""
 
-    def __init__(self, channels: int = 16) -> None:
+    def __init__(self, channels: int = 8) -> None:
         super().__init__()
         self.embedding = nn.Linear(1, channels)
         self.scan = SelectiveScan(channels, state=8)
@@ -38,7 +38,7 @@ def main() -> float:
     torch.manual_seed(0)
     model = SignOfTheSpike()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    for _ in range(60):
+    for _ in range(40):
         x, label = spikes(64)
         loss = F.cross_entropy(model(x), label)
         optimizer.zero_grad()

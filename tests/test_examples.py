@@ -27,6 +27,7 @@ def test_every_example_has_a_test_and_says_how_to_run_it() -> None:
         assert f"python examples/{path.name}" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_learns_what_only_the_scan_can_carry() -> None:
     assert example("own_model").main() > 0.95
 
@@ -35,6 +36,7 @@ def test_the_network_is_a_backbone_of_segmentation() -> None:
     assert example("segmentation").main().shape == (2, 3, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_training_is_watched_from_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -49,7 +49,7 @@ def test_help_version_and_wrong_flags_import_nothing_slow() -> None:
         assert f"ended: {command} --version 0\n" in done.stdout
         assert f"ended: {command} --no-such-flag 2\n" in done.stdout
         assert f"medmambase-{command}: " in done.stderr
-    assert done.stderr.count("--no-such-flag") == len(COMMANDS)
+    assert "medmambase-train: there is no flag --no-such-flag" in done.stderr
     assert "ended: 2\n" in done.stdout
     assert "medmambase-train: --epochs is 'many'" in done.stderr
     imported = {module.partition(".")[0] for module in done.stdout.partition("imported: ")[2].split()}
