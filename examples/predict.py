@@ -19,4 +19,4 @@ def main(run: str, images: str, sure: float = 0.8) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(sys.argv[1], sys.argv[2])
