@@ -49,6 +49,7 @@ def _widths(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=1, le=10_000)]  # of a square picture; readers take 100 million pixels at most
 Part = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
@@ -157,7 +158,7 @@ class Preprocessing(_Config):
     the network as (value / 255 - mean) / std.
     """
 
-    size: Positive = 128
+    size: Side = 128
     channels: ImageChannels = 3
     resize: Resize = "letterbox"
     high_depth: HighDepth = "percentile"
@@ -211,7 +212,7 @@ class TrainConfig(_Config):
     freeze: Freeze = "none"
     augmentation: Augmentation = "ultrasound"
     laterality: bool = False
-    image_size: Positive = 128
+    image_size: Side = 128
     resize: Resize = "letterbox"
     high_depth: HighDepth = "percentile"
     select: Metric = "auc"

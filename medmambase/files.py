@@ -46,6 +46,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises OSError, and ValueError for whatever it holds that is no JSON."""
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("brackets inside of brackets without end") from error
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write indented JSON, as ``write_bytes`` does; NaN is refused, because JSON has none."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -60,6 +60,7 @@ MODEL_CARD = "MODEL_CARD.md"
 
 # What must not be passed on with the rest.
 PRIVATE = "do_not_share.toml"
+_LONGEST_KEY = 64  # bytes: of BLAKE2b
 _DO_NOT_SHARE = """\
 # Do not pass this file on. With the key, whoever has a list of patients finds who is who in this run;
 # paths tell of folders and people. The run can be used and evaluated without this file; but whether
@@ -233,10 +234,11 @@ def read_private(run: Path) -> dict[str, str] | None:
     path = run / PRIVATE
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        bytes.fromhex(values.get("key", ""))
+        if len(bytes.fromhex(values.get("key", ""))) > _LONGEST_KEY:
+            raise ValueError("the key has too many digits")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError) as error:  # what is no TOML or no UTF-8 is a ValueError
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # what is no TOML or no UTF-8 is a ValueError
         raise RunFolderError(f"{path}: cannot be read ({error}); restore it") from error
     return {name: str(value) for name, value in values.items()}
 

@@ -157,7 +157,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         for name, value in values.items():
             settings = _set(settings, name, value, shown(name))
     settings = settings if settings.model or settings.weights else replace(settings, model="tiny")
-    _check(settings)
+    _check(settings, lambda name: f"{file}: {name}" if name in written and name not in flags else flag(name))
     return settings
 
 
@@ -210,7 +210,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and of too many brackets
         line = re.search(r"line (\d+)", str(error))
         backslash = line is not None and "\\" in text.splitlines()[int(line[1]) - 1]
         advice = (
@@ -249,27 +249,27 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
     return settings.changed(name, check(shown, value, _WANTED[name], ConfigError))
 
 
-def _check(settings: Settings) -> None:
-    """Check settings that depend on each other."""
+def _check(settings: Settings, shown: Callable[[str], str]) -> None:
+    """Check settings that depend on each other; ``shown``: where a setting comes from."""
     if settings.folds == 1:
-        raise ConfigError(f"--folds is {settings.folds}; it must be at least 2, or 0 for none")
+        raise ConfigError(f"{shown('folds')} is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):
         wanted = (
             f"with --folds {settings.folds} it must be 0 to {settings.folds - 1}"
             if settings.folds
             else "give --folds too"
         )
-        raise ConfigError(f"--fold is {settings.fold}; {wanted}")
+        raise ConfigError(f"{shown('fold')} is {settings.fold}; {wanted}")
     if settings.group_regex is not None:
         try:
             re.compile(settings.group_regex)
         except re.error as error:
             raise ConfigError(
-                f"--group-regex is {settings.group_regex!r}, which is not a valid regular expression ({error}); an "
-                f"example: '(patient\\d+)'"
+                f"{shown('group_regex')} is {settings.group_regex!r}, which is not a valid regular expression "
+                f"({error}); an example: '(patient\\d+)'"
             ) from error
     if settings.training.freeze != "none" and not settings.weights:
         raise ConfigError(
-            f"--freeze is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
+            f"{shown('freeze')} is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
             f"--weights, or leave it out"
         )

@@ -48,6 +48,12 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
     [
         ("epochs = 3\nbatchsize = 4", "there is no setting 'batchsize'; the nearest is 'batch_size'"),
         ("batch-size = 4", "there is no setting 'batch-size'; the nearest is 'batch_size'"),
+        ("folds = 1", "folds is 1; it must be at least 2"),
+        ("fold = 2", "fold is 2; give --folds too"),
+        ("group_regex = '('", "group_regex is '(', which is not a valid regular expression"),
+        ("freeze = 'backbone'", "freeze is 'backbone', but a new network has learned nothing to keep"),
+        (f"epochs = {'9' * 5000}", "is not TOML (Exceeds the limit"),
+        (f"depths = {'[' * 5000}", "is not TOML (maximum recursion depth exceeded"),
         ("[training]\nepochs = 3", "[training] is a table; write settings outside tables"),
         ('epochs = "3"', "epochs is '3'; it must be a whole number"),
         ("epochs = 0", "epochs is 0; it must be at least 1"),

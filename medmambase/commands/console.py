@@ -28,7 +28,7 @@ from medmambase_kernels import BackendError
 EXIT_CODES: dict[type[Exception], int] = {
     TrainingError: 1, InferenceError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
     CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4, ReportError: 4,
-    torch.OutOfMemoryError: 4, **guard.EXIT_CODES,
+    torch.OutOfMemoryError: 4, MemoryError: 4, **guard.EXIT_CODES,
 }  # fmt: skip  # a table
 
 
@@ -65,7 +65,7 @@ def device(wish: str | None) -> torch.device:
 
 def sentence(error: Exception, run: Path | None) -> str:
     """Write an error in one line; ``run`` is the place of one that names no file."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return too_much(error)
     if isinstance(error, OSError):
         advice = "; free some space there, or choose another place with --runs"
@@ -75,10 +75,8 @@ def sentence(error: Exception, run: Path | None) -> str:
 
 def too_much(error: Exception) -> str:
     """Return the line that says that memory is not enough."""
-    return (
-        f"not enough memory ({str(error).splitlines()[0]}); halve --batch-size and double --accumulate, "
-        f"or add --recompute"
-    )
+    first = next(iter(str(error).splitlines()), "no more is available")
+    return f"not enough memory ({first}); halve --batch-size and double --accumulate, or add --recompute"
 
 
 def say(line: str) -> None:

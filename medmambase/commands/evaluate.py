@@ -2,7 +2,6 @@
 test its network on other images."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.summary import benchmark, summary
-from medmambase.files import write_json
+from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
 from medmambase.inference.predictor import load_network
 from medmambase.inference.probabilities import choose_precision
@@ -98,7 +97,7 @@ def _again(run: Path) -> int:
 
 def _recorded(path: Path) -> dict[str, object] | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        values = read_json(path) if path.is_file() else None
     except (OSError, ValueError):
         return {}  # not JSON any more: everything in it differs
     return values if isinstance(values, dict) or values is None else {}

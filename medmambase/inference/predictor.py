@@ -4,7 +4,6 @@
 temperature that makes its probabilities trustworthy, the device and the backend.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -20,14 +19,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medmambase.config import ConfigError, Precision
+from medmambase.config import AboveZero, ConfigError, Precision
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import ImageError, load, picture_pixels
+from medmambase.files import read_json
 from medmambase.inference.probabilities import apply_temperature, choose_precision
 from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import BEST, CALIBRATION
+from medmambase.validation import check
 from medmambase_kernels import describe_backend, use_backend
 
 OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image
@@ -202,14 +203,14 @@ def _temperature(folder: Path) -> float | None:
     fitted for that network."""
     path = (folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent) / CALIBRATION
     try:
-        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"]) if path.is_file() else None
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if not path.is_file():
+            return None
+        found: float = check("temperature", read_json(path)["temperature"], AboveZero, ConfigError)
+        return found
+    except (OSError, ValueError, LookupError, TypeError) as error:  # ConfigError is a ValueError
         raise DataError(
             f"{path}: contains no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
         ) from error
-    return temperature
 
 
 def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import Block, ConfigError, ModelConfig, Preprocessing
-from medmambase.files import write_bytes
+from medmambase.files import read_json, write_bytes
 from medmambase.model.layers import has_se
 from medmambase.run_folder import DESCRIPTION, WEIGHTS
+from medmambase.validation import check
 
 FORMAT = 1
 _HEAD = (("head.weight", 2), ("head.bias", 1))
@@ -51,34 +52,46 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
 
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
         if description.get("format") != FORMAT:
             raise WeightsError(f"{path}: format is {description.get('format')!r}; this version reads format {FORMAT}")
         config = ModelConfig.from_dict(description["model"])
-        classes, preprocessing = tuple(description["classes"]), Preprocessing.from_dict(description["preprocessing"])
+        classes = tuple(check("classes", description["classes"], list[str], ConfigError))
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
         if len(classes) != config.num_classes:
             raise WeightsError(
                 f"{path}: contradicts itself: {len(classes)} classes are named, and num_classes is "
                 f"{config.num_classes}; restore the file"
             )
+        if len(set(classes)) < len(classes):
+            raise WeightsError(f"{path}: two classes have the same name; restore the file")
         if preprocessing.channels != config.in_chans:
             raise WeightsError(
                 f"{path}: contradicts itself: channels is {preprocessing.channels}, and in_chans is "
                 f"{config.in_chans}; restore the file"
             )
         path = folder / WEIGHTS
-        return load(path.read_bytes()), config, classes, preprocessing
+        tensors = load(path.read_bytes())
+        _check_size(folder, config, tensors)
+        return tensors, config, classes, preprocessing
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: not there; a network's folder holds model.safetensors and config.json") from error
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-    ) as error:  # ConfigError is a ValueError
+    # ConfigError is a ValueError.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from error
+
+
+def _check_size(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError where ``config`` describes a far larger network than that of the tensors:
+    to build it could fill the memory."""
+    blocks, held = sum(config.depths), sum(t.numel() for t in tensors.values())
+    halves = [(depth, width // 2) for depth, width in zip(config.depths, config.dims, strict=True)]
+    least = sum(depth * half * (half + config.state) for depth, half in halves)
+    if blocks > len(tensors) or least + sum(config.gate_widths()) > held:
+        raise WeightsError(
+            f"{folder / DESCRIPTION}: describes a network of {blocks} blocks and at least {least} weights, and "
+            f"{WEIGHTS} holds {held}; the two files of a network belong together: restore both"
+        )
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -93,13 +106,16 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> Non
             raise WeightsError(f"{folder / WEIGHTS}: {key} {how}; {whole}")
         if wanted != found:
             raise WeightsError(f"{folder / WEIGHTS}: {key} has shape {found}; config.json wants {wanted}; {whole}")
-        _check_finite(str(folder / WEIGHTS), key, tensors[key])
+        _check_values(str(folder / WEIGHTS), key, tensors[key], own[key])
     network.load_state_dict(tensors)
 
 
-def _check_finite(source: str, key: str, t: Tensor) -> None:
-    """Raise WeightsError for a tensor with NaN or infinity: its network would predict with it."""
-    bad = int((~t.isfinite()).sum())
+def _check_values(source: str, key: str, t: Tensor, own: Tensor) -> None:
+    """Raise WeightsError for a tensor that cannot become ``own``: of whole or complex numbers where
+    others are wanted, or with NaN or infinity, with which its network would predict."""
+    if own.is_floating_point() and not t.is_floating_point():
+        raise WeightsError(f"{source}: {key} is {t.dtype}; it must be {own.dtype}; restore the file")
+    bad = int((~t.to(torch.float64).isfinite()).sum()) if t.is_floating_point() else 0
     if bad:
         raise WeightsError(
             f"{source}: {key} holds {bad} values that are no finite numbers, of {t.numel()}; restore the file, or take "
@@ -282,8 +298,8 @@ def match(
     for theirs, t in tensors.items():
         ours = renamed(theirs)
         target, shape = own.get(ours), tuple(t.shape)
-        if _part(ours) not in new:
-            _check_finite(source, theirs, t)
+        if _part(ours) not in new and target is not None:
+            _check_values(source, theirs, t, target)
         if _part(ours) in new:
             has = "no such parameter" if target is None else f"{tuple(target.shape)}"
             skipped.append(f"{theirs} (shape {shape}, this network has {has})")

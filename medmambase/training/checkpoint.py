@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, StrictFloat, StrictInt, with_config
 from torch import Tensor
 
 from medmambase import run_folder
@@ -25,9 +26,11 @@ from medmambase.run_folder import IMAGES, STATE
 from medmambase.tables import of_cell
 from medmambase.training.history import Epoch
 from medmambase.training.optimise import Average
+from medmambase.validation import OBJECT, check
 
 FORMAT = 1
 MOST_NAMES = 5
+OF_A_WEIGHT = ("exp_avg", "exp_avg_sq")  # what Adam and AdamW keep of each weight, beside the number of the step
 
 
 class CheckpointError(Exception):
@@ -35,6 +38,7 @@ class CheckpointError(Exception):
     do."""
 
 
+@with_config(OBJECT)
 @dataclass
 class State:
     """Progress of a training: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
@@ -43,12 +47,12 @@ class State:
     what it took so far. ``threads``: how many the epoch is computed with; 0: not chosen yet.
     """
 
-    epoch: int = 1
-    step: int = 0
-    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    seconds: float = 0.0
+    epoch: StrictInt = 1
+    step: Annotated[StrictInt, Field(ge=0)] = 0
+    sums: tuple[StrictFloat, StrictFloat, StrictFloat] = (0.0, 0.0, 0.0)
+    seconds: StrictFloat = 0.0
     epochs: list[Epoch] = field(default_factory=list)
-    threads: int = 0
+    threads: Annotated[StrictInt, Field(ge=0)] = 0
 
 
 @dataclass
@@ -74,25 +78,33 @@ class Learning:
         return found
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what ``tensors`` returned. Raises KeyError or RuntimeError for tensors of another
-        training."""
+        """Load what ``tensors`` returned. Raises LookupError, ValueError or RuntimeError for
+        tensors of another training."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         for key, t in tensors.items():
+            if t.is_floating_point() and not t.isfinite().all():
+                raise ValueError(f"{key} holds NaN or infinity")
             whose, _, name = key.partition(".")
             parts[whose][name] = t
         self.network.load_state_dict(parts["network"])
         if self.average:
             self.average.network.load_state_dict(parts["average"])
         parameters = dict(self.network.named_parameters())
+        self.optimizer.state.clear()
         for key, t in parts["optimizer"].items():
             name, _, what = key.rpartition(".")
             parameter = parameters[name]
+            if not t.is_floating_point() or t.shape != (parameter.shape if what in OF_A_WEIGHT else ()):
+                raise ValueError(f"optimizer.{key} is {t.dtype} {tuple(t.shape)}")
             # The optimiser walks through memory, so what it keeps of a parameter must lie as the
             # parameter does.
-            like = parameter if t.shape == parameter.shape else t
+            like = parameter if what in OF_A_WEIGHT else t
             self.optimizer.state[parameter][what] = torch.empty_like(
                 like, device=parameter.device, requires_grad=False
             ).copy_(t)
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if parts["optimizer"] and any({*self.optimizer.state[p]} != {"step", *OF_A_WEIGHT} for p in learning):
+            raise ValueError("the optimiser's state of some parameter is not whole")
 
 
 def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
@@ -152,8 +164,9 @@ def load(
             raise DataError(
                 f"{folder}: the images differ from those of the start: {_changes(folder / IMAGES, images)}; {_ADVICE}"
             )
-        state = State(**words["state"])
-        state.epochs = [Epoch(**epoch) for epoch in words["state"]["epochs"]]
+        state: State = check(f"{path}: state", words["state"], State, CheckpointError)
+        if state.epoch != len(state.epochs) + 1 or (state.step > 0) != (state.sums[2] > 0):
+            raise ValueError(f"epoch {state.epoch}, step {state.step} does not follow {len(state.epochs)} epochs")
         learning.fill(from_bytes(content))
         return state
     except (FileNotFoundError, NotADirectoryError):

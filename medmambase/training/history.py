@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import StrictFloat, StrictInt
+
 from medmambase import run_folder
 from medmambase.config import TrainConfig
 
@@ -17,15 +19,15 @@ class Epoch:
     and however often it was resumed.
     """
 
-    epoch: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    val_balanced_accuracy: float | None
-    val_auc: float | None
-    seconds: float
+    epoch: StrictInt
+    lr: StrictFloat
+    train_loss: StrictFloat
+    train_accuracy: StrictFloat
+    val_loss: StrictFloat | None
+    val_accuracy: StrictFloat | None
+    val_balanced_accuracy: StrictFloat | None
+    val_auc: StrictFloat | None
+    seconds: StrictFloat
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Train from Python, and read the results: ``run = medmambase.train("scans", epochs=20)``."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -13,6 +12,7 @@ from medmambase.config import ConfigError, Precision
 from medmambase.data.decoded.image_set import Progress
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
+from medmambase.files import read_json
 from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
@@ -55,7 +55,7 @@ class Run:
         the training has not ended. Raises MetricsError for a damaged file."""
         path = self.folder / run_folder.TEST / run_folder.METRICS
         try:
-            return Metrics.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+            return Metrics.from_dict(read_json(path)) if path.is_file() else None
         except (OSError, ValueError) as error:  # MetricsError is a ValueError
             raise MetricsError(f"{path}: {error}; medmambase-evaluate {self.folder} writes it again") from error
 

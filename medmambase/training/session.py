@@ -2,7 +2,6 @@
 both in its folder.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
+from medmambase.files import read_json
 from medmambase.model import weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
@@ -236,7 +236,7 @@ def model_of(run: Path) -> ModelConfig:
     ``config.json`` does not have it."""
     path = run / run_folder.DESCRIPTION
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))["model"])
+        return ModelConfig.from_dict(read_json(path)["model"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
         raise CheckpointError(
             f"{path}: does not describe the network of this run ({error}); restore the file, or start a new run"

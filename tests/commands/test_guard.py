@@ -47,6 +47,19 @@ def test_a_missing_backend_is_the_environments_fault(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "x: no card\n"
 
 
+def test_a_line_is_one_and_short_and_commands_no_console(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guard.guarded("x", fails(guard.UsageError("a\x1b[2J\u2028b\nc"))) == 2
+    assert capsys.readouterr().err == "x: a [2J b c\n"
+    guard.guarded("x", fails(guard.UsageError(f"a.csv: {'x' * 100_000}; delete it")))
+    line = capsys.readouterr().err
+    assert len(line) < 2100 and line.startswith("x: a.csv: xx") and line.endswith("xx; delete it\n")
+
+
+def test_a_machine_without_memory_is_the_environments_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x", fails(MemoryError())) == 4
+    assert capsys.readouterr().err.startswith("x: not enough memory (no more is available); halve --batch-size")
+
+
 def test_an_error_that_nobody_expects_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         guard.guarded("x", fails(ZeroDivisionError()))

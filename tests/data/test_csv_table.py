@@ -68,6 +68,11 @@ def test_numbers_as_classes_are_ordered_as_numbers(folder: Path) -> None:
     assert read(folder, text).classes == ("9", "10")
 
 
+def test_a_class_of_thousands_of_digits_is_a_word(folder: Path) -> None:
+    text = f"path,label,split\na/0.png,{'9' * 5000},train\na/1.png,10,train\n3.png,10,val\n"
+    assert read(folder, text).classes == ("10", "9" * 5000)
+
+
 def test_without_splits_they_are_drawn(folder: Path) -> None:
     for row in range(40):
         Image.new("L", (4, 4)).save(folder / f"x{row}.png")
@@ -114,6 +119,8 @@ HEADER = "path,label,split\n"
     ("text", "said"),
     [
         ("", "is empty; wanted path,label"),
+        (HEADER, "names its columns, and has no line for an image; wanted path,label"),
+        (HEADER + f"{'x' * 5000},ill,train\n", "none of its 1 images exists"),
         (
             "file_list,label\na/0.png,ill\n",
             "there is no column 'path'; its columns are file_list, label; wanted path,label",

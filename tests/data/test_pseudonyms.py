@@ -188,8 +188,9 @@ def test_images_that_a_table_names_by_absolute_paths_get_shorter_names(tmp_path:
     assert [sample.path for sample in found.samples] == [sample.path for sample in samples]
 
 
-def test_a_damaged_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "do_not_share.toml").write_text('key = "no key"\n', encoding="utf-8")
+@pytest.mark.parametrize("line", ['key = "no key"', f"key = '{'0f' * 65}'", f"key = {'[' * 5000}"])
+def test_a_damaged_key_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "do_not_share.toml").write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"do_not_share\.toml: cannot be read .*; restore it"):
         Pseudonyms.of_run(tmp_path)
 

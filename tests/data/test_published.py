@@ -164,6 +164,21 @@ def test_nothing_is_unpickled_and_damaged_files_cost_one_line(tmp_path: Path) ->
         assert len(images.labels) + len(bad) == 27
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_LZMA])
+def test_whatever_unpacking_raises_costs_one_line(kind: int, tmp_path: Path) -> None:
+    path, stream = tmp_path / "a.npz", io.BytesIO()
+    np.save(stream, arrays()["train_images"])
+    open_bracket = stream.getvalue().replace(b"(", b" ").replace(b"'descr'", b"(descr'")  # Python's own tokenizer fails
+    with zipfile.ZipFile(path, "w", kind) as file:
+        file.writestr("train_images.npy", open_bracket)
+    if kind == zipfile.ZIP_LZMA:
+        content = bytearray(path.read_bytes())
+        content[60:90] = bytes(30)  # of the packed numbers
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz: is not a MedMNIST \.npz file, or is damaged"):
+        read_manifest(path, seed=0)
+
+
 def test_a_small_file_that_would_fill_any_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

@@ -236,7 +236,10 @@ def test_a_run_brings_its_temperature_and_its_best_folder_does_too(
         Predictor.load(tmp_path / "elsewhere", calibrated=True)
 
 
-@pytest.mark.parametrize("content", ["{}", "nonsense", '{"temperature": 0}', '{"temperature": "NaN"}', "[1]"])
+@pytest.mark.parametrize("content", [
+    "{}", "nonsense", '{"temperature": 0}', '{"temperature": "NaN"}', '{"temperature": NaN}', "[1]", "[" * 100_000,
+    f'{{"temperature": 1{"0" * 400}}}',
+])  # fmt: skip  # the last: too large for a float
 def test_a_damaged_calibration_is_named(content: str, run: Path) -> None:
     (run / "calibration.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"calibration\.json: contains no temperature .*medmambase-evaluate"):

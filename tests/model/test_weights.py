@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from upstream_checkpoint import as_upstream
 
@@ -171,6 +172,61 @@ def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(wider), encoding="utf-8")
     with pytest.raises(WeightsError, match="wants"):
         MedMambaSE.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depths": [1, 1, 10**9, 1]},
+        {"dims": [2**20, 2**21, 2**22, 2**23]},
+        {"state": 10**9},
+        {"se_hidden_min": 10**12},
+        {"se_hidden": [10**12] * 5},
+    ],
+)
+def test_a_far_larger_network_than_its_weights_is_refused_before_it_is_built(
+    change: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MedMambaSE(SMALL, classes=CLASSES).save(tmp_path)
+    path = tmp_path / "config.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(description | {"model": description["model"] | change}), encoding="utf-8")
+    monkeypatch.setattr(MedMambaSE, "__init__", None)
+    with pytest.raises(WeightsError, match=r"config\.json: describes a network of .* restore both"):
+        MedMambaSE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": [1, 2, 3]}, r"config\.json: cannot be read \(classes\[0\] is 1; it must be text\)"),
+        ({"classes": "abc"}, r"config\.json: cannot be read \(classes is 'abc'; it must be a list\)"),
+        ({"classes": ["a", "b", "a"]}, r"config\.json: two classes have the same name"),
+        ({"preprocessing": {"size": 10**9}}, r"size is 1000000000; it must be at most 10000"),
+    ],
+)
+def test_classes_and_sizes_that_no_network_has_are_named(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    MedMambaSE(SMALL, classes=CLASSES).save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(WeightsError, match=message):
+        MedMambaSE.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_weights_of_another_kind_of_number_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    network = MedMambaSE(SMALL, classes=CLASSES)
+    network.save(tmp_path)
+    tensors = network.state_dict()
+    tensors["head.bias"] = tensors["head.bias"].to(dtype)
+    (tmp_path / "model.safetensors").write_bytes(save({key: t.contiguous() for key, t in tensors.items()}))
+    with pytest.raises(WeightsError, match=rf"head\.bias is {dtype}; it must be torch\.float32"):
+        MedMambaSE.load(tmp_path)
+    tensors["head.bias"] = tensors["head.bias"].to(torch.float32).to(torch.bfloat16)  # less exact, and meant
+    (tmp_path / "model.safetensors").write_bytes(save({key: t.contiguous() for key, t in tensors.items()}))
+    assert MedMambaSE.load(tmp_path).head.bias.dtype == torch.float32
 
 
 def test_a_training_can_start_from_a_network_of_ours(tmp_path: Path) -> None:

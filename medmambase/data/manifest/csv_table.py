@@ -3,6 +3,7 @@ splits."""
 
 import csv
 import difflib
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not lines:
         raise DataError(f"{path}: is empty; {_ADVICE}")
     (_, names), *rows = lines
+    if not rows:
+        raise DataError(f"{path}: names its columns, and has no line for an image; {_ADVICE}")
     for line, row in rows:
         if len(row) != len(names):
             raise DataError(
@@ -114,7 +117,8 @@ def read_table(
             (name, label, "train" if split_of_nothing else SPLIT_NAMES[split.casefold()], cell(row, "patient"))
         )
     labels = {label for _, label, _, _ in found}
-    classes = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))  # so that 10 comes after 9
+    numbers = all(label.isdecimal() and len(label) < 20 for label in labels)
+    classes = tuple(sorted(labels, key=int if numbers else None))  # so that 10 comes after 9
     return manifest_of(
         path,
         classes,
@@ -125,7 +129,7 @@ def read_table(
 def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
     """Build a manifest of (file, label, split, patient, name). Raises DataError where none of the
     files exists, or the classes cannot be learned."""
-    if not any(file.is_file() for file, *_ in rows):
+    if not any(os.path.isfile(file) for file, *_ in rows):  # noqa: PTH113  # Path raises for a name that is too long
         raise DataError(
             f"{path}: none of its {len(rows)} images exists, such as {rows[0][0]}; paths are relative to the "
             f"folder of the CSV"

@@ -5,7 +5,6 @@ A training does so when it ends, and ``medmambase-evaluate`` at any time.
 """
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from medmambase.evaluation.intervals import (
 from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
-from medmambase.files import write_json, write_text
+from medmambase.files import read_json, write_json, write_text
 from medmambase.run_folder import (
     ACCESS_LOG,
     ACCESS_LOG_BEFORE,
@@ -104,7 +103,7 @@ def read_calibration(run: Path) -> Calibration | None:
     MetricsError naming it."""
     path = run / CALIBRATION
     try:
-        return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return Calibration.from_dict(read_json(path)) if path.is_file() else None
     except (OSError, ValueError, TypeError) as error:  # MetricsError is a ValueError
         raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from {VAL}/{PREDICTIONS}") from error
 

@@ -147,7 +147,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and of too many brackets
         raise ReportError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ReportError(f"{path} holds a {type(values).__name__}; wanted an object with named values")

@@ -1,0 +1,336 @@
+"""Whole files of every format that the commands read, and what reads each: for fuzz_inputs.py to
+damage."""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fuzz_mutations import Mutation, of_bytes, of_dicom, of_image, of_json, of_npz, of_safetensors, of_text
+from kill_test import image_set
+from medmambase import MedMambaSE, ModelConfig, run_folder, settings
+from medmambase.config import Preprocessing, TrainConfig
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.pseudonyms import Pseudonyms
+from medmambase.data.reading.dicom import patient_of
+from medmambase.data.reading.images import load
+from medmambase.evaluation import calibration, metrics
+from medmambase.evaluation.predictions import Predictions, read_predictions, write_predictions
+from medmambase.evaluation.report import figures, report, results
+from medmambase.inference.predictor import Predictor
+from medmambase.training import loop, session
+from medmambase.training.history import Epoch
+from write_dicom import dicom_file
+
+SMALL = ModelConfig(num_classes=2, in_chans=1, depths=(1,), dims=(8,), state=2)
+TRAINING = TrainConfig(epochs=2, batch_size=4, image_size=8, warmup=0, ema=0.9, select_after=0)
+GREY = Preprocessing(size=8, channels=1)
+_UPSTREAM = {
+    "embedding.": "patch_embed.", "stages.": "layers.", "ssm_norm": "ln_1", "ssm_branch.conv.": "ssm_branch.conv2d.",
+    "ssm_branch.norm": "ssm_branch.out_norm", "x_proj": "x_proj_weight", "dt_weight": "dt_projs_weight",
+    "dt_bias": "dt_projs_bias", "A_log": "A_logs", "ssm_branch.D": "ssm_branch.Ds", "ssm_branch": "self_attention",
+    "conv_branch": "conv33conv33conv11", "se.squeeze": "se.fc.0.weight", "se.excite": "se.fc.2.weight",
+}  # fmt: skip  # a table: our names and those of the original
+
+
+@dataclass(frozen=True)
+class Case:
+    """A whole file at ``path``, how it is damaged, and what reads it: the function returns a word
+    for what it found, and raises where a command would end."""
+
+    path: Path
+    damage: Mutation
+    read: Callable[[], str]
+
+
+def cases(kind: str, folder: Path, images: Path | None = None) -> list[Case]:
+    """Write the whole files of a kind into ``folder``; those of "images" come from ``images``."""
+    if kind == "images":
+        found = sorted(path for path in (images or folder).rglob("*") if path.is_file())
+        return [_picture(folder, path) for path in found if 0 < path.stat().st_size <= 1 << 20]
+    return KINDS[kind](folder)
+
+
+def _picture(folder: Path, whole: Path) -> Case:
+    path = folder / f"{len(list(folder.iterdir()))}.bin"
+    path.write_bytes(whole.read_bytes())
+    return picture(path)
+
+
+def picture(path: Path, high_depth: str = "percentile") -> Case:
+    """Return the case of an image of any format that the reader knows."""
+    return Case(path, of_image, partial(_image, path, high_depth))
+
+
+def _image(path: Path, high_depth: str) -> str:
+    image, facts = load(
+        path, Preprocessing(size=32, high_depth="percentile" if high_depth == "percentile" else "range")
+    )
+    if tuple(image.shape) != (3, 32, 32) or facts.width < 1 or facts.height < 1:
+        raise AssertionError(f"{tuple(image.shape)}, {facts}")
+    return "image"
+
+
+def _tables(folder: Path) -> list[Case]:
+    (folder / "Images").mkdir()
+    for number in range(8):
+        Image.new("L", (8, 8), number).save(folder / "Images" / f"{number}.png")
+    plain = "path,label\n" + "".join(f"Images/{i}.png,{'ab'[i % 2]}\n" for i in range(8))
+    whole = "path;label;patient;split\n" + "".join(
+        f'"Images/{i}.png";{i % 2};p{i // 2};{("train", "val", "test")[i // 2 % 3]}\n' for i in range(8)
+    )
+    tabs = "\ufefffile name\tdiagnosis\tcase\r\n" + "".join(
+        f"Images\\{i}.png\t'={'xy'[i % 2]}\t{i}\r\n" for i in range(8)
+    )
+    fetal = "Image_name,Patient_num,Plane,Brain_plane,Operator,US_Machine,Train \n" + "".join(
+        f"{i},{i // 2},{('Femur', 'Other')[i % 2]},Not A Brain,Op. 1,Voluson E6,{int(i < 4)}\n" for i in range(8)
+    )
+    made = []
+    for name, text in (("plain.csv", plain), ("whole.csv", whole), ("tabs.tsv", tabs), ("fetal.csv", fetal)):
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+        made.append(Case(folder / name, of_text, partial(_manifest, folder / name)))
+    run = _run(folder)
+    predictions = run / run_folder.TEST / run_folder.PREDICTIONS
+    made.append(Case(predictions, of_text, partial(_predictions, predictions)))
+    made.append(Case(run / run_folder.HISTORY, of_text, partial(_history, run / run_folder.HISTORY)))
+    made.append(Case(run / run_folder.ACCESS_LOG, of_text, lambda: f"{len(results.accesses(run)) > 0} lines"))
+    return made
+
+
+def _manifest(path: Path) -> str:
+    return f"{'two' if len(read_manifest(path, seed=0).classes) == 2 else 'other'} classes"
+
+
+def _predictions(path: Path) -> str:
+    found = read_predictions(path)
+    metrics.evaluate(found.labels, found.probabilities, found.classes)
+    return "predictions" if len(found.clusters) else "no predictions"
+
+
+def _history(path: Path) -> str:
+    return f"{'epoch' if 'epoch' in figures._columns(path) else 'no'} column"
+
+
+def _settings(folder: Path) -> list[Case]:
+    by_hand = (
+        '# of a colleague\ndata = "scans"\n'
+        'model = "nano"\ndepths = [1, 1, 2, 1]\nlr = 1e-3\nepochs = 20\nlaterality = true\n'
+        "group_regex = '(patient\\d+)'\nseed = 3\nrecipe = \"readme\"\n"
+    )
+    run = folder / "run"
+    run.mkdir()
+    (folder / "hand.toml").write_text(by_hand, encoding="utf-8", newline="\n")
+    whole = settings.resolve({"data": "C:\\scans ü", "weights": "best"})
+    (run / run_folder.CONFIG).write_text(whole.to_toml(leave_out=("data",)), encoding="utf-8", newline="\n")
+    run_folder.write_private(run, {"key": "00ff" * 8, "data": "/home/a/scans"})
+    return [
+        Case(folder / "hand.toml", of_text, lambda: _set(settings.resolve({}, folder / "hand.toml"))),
+        Case(run / run_folder.CONFIG, of_text, lambda: _set(settings.of_run(run, {}))),
+        Case(run / run_folder.PRIVATE, of_text, lambda: _set(settings.of_run(run, {})) + _called(run)),
+    ]
+
+
+def _set(found: settings.Settings) -> str:
+    again = settings.resolve({}, None) if found.to_toml() == "" else found
+    again.network()
+    return "settings"
+
+
+def _called(run: Path) -> str:
+    kept = Pseudonyms.of_run(run)
+    return f", {kept.patient('a')[:7]}" if kept else ", no key"
+
+
+def _run(folder: Path) -> Path:
+    """A run with all JSON files and a network, without pictures."""
+    run = folder / "run"
+    for name in (run_folder.TEST, run_folder.BEST, run_folder.VAL):
+        (run / name).mkdir(parents=True)
+    network = MedMambaSE(SMALL, classes=("a", "b"), preprocessing=GREY)
+    network.save(run / run_folder.BEST)
+    chance = np.random.default_rng(0).random((12, 1))
+    found = Predictions(
+        tuple(f"test/{i}.png" for i in range(12)),
+        np.arange(12) % 2,
+        np.hstack([chance, 1 - chance]),
+        ("a", "b"),
+        tuple(f"p{i // 2}" for i in range(12)),
+    )
+    write_predictions(run / run_folder.TEST / run_folder.PREDICTIONS, found)
+    learned = calibration.fit(found)
+    assert learned is not None
+    run_folder.write_json(run / run_folder.CALIBRATION, learned.to_dict())
+    results.note_access(run, "scans", 12, "medmambase-train scans")
+    described = {"model": SMALL.to_dict(), "training": TRAINING.to_dict(), "preprocessing": GREY.to_dict()}
+    told = {"classes": ["a", "b"], "device": "cpu", "engine": "torch", "precision": "float32", "parameters": 1000}
+    told |= {"best_epoch": 2, "best_score": 0.75, "selected_by": "auc"}
+    run_folder.write_json(run / run_folder.DESCRIPTION, described | told)
+    (run / run_folder.HISTORY).write_text(
+        "epoch,lr,train_loss,train_accuracy,val_loss,val_auc\n1,0.1,0.7,0.5,0.7,0.5\n2,0.1,0.6,0.75,0.7,\n",
+        encoding="utf-8",
+        newline="\n",
+    )
+    return run
+
+
+def _json(folder: Path) -> list[Case]:
+    run = _run(folder)
+    described = run / run_folder.BEST / run_folder.DESCRIPTION
+    of_run, learned = run / run_folder.DESCRIPTION, run / run_folder.CALIBRATION
+    picture = np.zeros((8, 8), dtype=np.uint8)
+
+    def predict() -> str:
+        (one,) = Predictor.load(run, device="cpu", backend="torch")(picture)
+        return (
+            "a prediction" if one.problem is None and math.isclose(sum(one.by_class.values()), 1) else f"{one.problem}"
+        )
+
+    def learn() -> str:
+        predict()
+        return f"{len(found.points) > 0} points" if (found := results.read_calibration(run)) else "none"
+
+    def tell() -> str:
+        session.model_of(run)
+        return report.write_report(run).name
+
+    return [
+        Case(described, of_json, predict),
+        Case(learned, of_json, learn),
+        Case(of_run, of_json, tell),
+        Case(described, of_text, predict),
+    ]
+
+
+def _tensors(folder: Path) -> list[Case]:
+    run = _run(folder)
+    weights = run / run_folder.BEST / run_folder.WEIGHTS
+    upstream, last = folder / "upstream.safetensors", folder / "training" / run_folder.LAST / run_folder.STATE
+    from safetensors.torch import save
+
+    upstream.write_bytes(save(_upstream()))
+    last.parent.mkdir(parents=True)
+    whole = partial(_train, folder / "training")
+    whole(1)
+    return [
+        Case(weights, of_safetensors, lambda: f"{len(MedMambaSE.load(run / run_folder.BEST).classes)} classes"),
+        Case(upstream, of_safetensors, partial(_start, upstream)),
+        Case(last, of_safetensors, partial(whole, 2)),
+    ]
+
+
+def _upstream() -> dict[str, torch.Tensor]:
+    """A network's tensors under the names of the original's code."""
+    named = {}
+    for key, t in MedMambaSE(SMALL).state_dict().items():
+        for ours, theirs in _UPSTREAM.items():
+            key = key.replace(ours, theirs)
+        named[key] = (t.flatten(0, 1) if key.endswith(("A_logs", "Ds")) else t).contiguous()
+    return named
+
+
+def _start(path: Path) -> str:
+    account: list[str] = []
+    MedMambaSE.from_upstream(path, say=account.append)
+    return "an original network"
+
+
+class _EpochDoneError(Exception):
+    """Ends a training after an epoch."""
+
+
+def _train(run: Path, last: int) -> str:
+    """Go on with a training until this epoch is done."""
+    torch.manual_seed(0)
+    network = MedMambaSE(replace(SMALL, num_classes=3), preprocessing=GREY)
+
+    def tell(epoch: Epoch) -> None:
+        if epoch.epoch == last:
+            raise _EpochDoneError
+
+    images = image_set(8, "train", 8), image_set(4, "val", 8)
+    with suppress(_EpochDoneError):
+        loop.train(network, *images, TRAINING, run, torch.float32, lambda items, *_: items, tell, resume=True)
+    return f"epoch {last}"
+
+
+def _archives(folder: Path) -> list[Case]:
+    chance = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 6), ("val", 4), ("test", 4)):
+        arrays[f"{split}_images"] = chance.integers(0, 255, (count, 8, 8, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 2
+    grey = {key: values[..., 0] if values.ndim == 4 else values.astype(np.int64) for key, values in arrays.items()}
+    packed, plain, upstream = (folder / name for name in ("breastmnist.npz", "own_28.npz", "upstream.npz"))
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # names of arrays, not options
+    np.savez(plain, **grey)  # type: ignore[arg-type]  # names of arrays, not options
+    np.savez(upstream, **{key: t.numpy() for key, t in _upstream().items()})  # type: ignore[arg-type]  # names of arrays, not options
+    return [
+        Case(packed, of_npz, partial(_rows, packed)),
+        Case(plain, of_npz, partial(_rows, plain)),
+        Case(upstream, of_npz, partial(_start, upstream)),
+    ]
+
+
+def _rows(path: Path) -> str:
+    from medmambase.data.decoded.image_set import decode
+    from medmambase.data.manifest.published import forget
+
+    try:
+        images, bad = decode(read_manifest(path, seed=0).samples, GREY)
+    finally:
+        forget()
+    for error in bad:
+        if len(str(error).splitlines()) != 1:
+            raise AssertionError(f"not one line: {error!r}")
+    return "rows, all read" if not bad else "rows, some not read" if len(images.labels) else "rows, none read"
+
+
+def _dicom(folder: Path) -> list[Case]:
+    made = []
+    grey = np.arange(40 * 56, dtype=np.uint16).reshape(40, 56) * 20
+    colour = np.stack([np.indices((40, 56)).sum(axis=0) * step % 256 for step in (1, 2, 5)], axis=2).astype(np.uint8)
+    jpeg, jpeg2000 = (_encoded(colour, kind) for kind in ("JPEG", "JPEG2000"))
+    for name, content in (
+        ("deep", dicom_file(grey.tobytes(), (40, 56), 16, "MONOCHROME2", windows=(900, 500))),
+        ("inverse", dicom_file(grey.tobytes(), (40, 56), 16, "MONOCHROME1", windows=None)),
+        ("colour", dicom_file(colour.tobytes(), (40, 56), 8, "RGB", windows=None)),
+        ("jpeg", dicom_file(jpeg, (40, 56), 8, "YBR_FULL_422", windows=None, syntax="1.2.840.10008.1.2.4.50")),
+        ("jpeg2000", dicom_file(jpeg2000, (40, 56), 8, "RGB", windows=None, syntax="1.2.840.10008.1.2.4.90")),
+    ):
+        path = folder / f"{name}.dcm"
+        path.write_bytes(content)
+        made += [
+            Case(path, of_dicom, partial(_image, path, "range" if name == "deep" else "percentile")),
+            Case(path, of_bytes, partial(_patient, path)),
+        ]
+    return made
+
+
+def _patient(path: Path) -> str:
+    found = patient_of(path)
+    if "\n" in found:
+        raise AssertionError(f"a patient of several lines: {found!r}")
+    return "image, " + ("a patient" if found else "no patient") if _image(path, "range") else ""
+
+
+def _encoded(pixels: np.ndarray, kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **({"no_jp2": True} if kind == "JPEG2000" else {}))
+    return stream.getvalue()
+
+
+KINDS: Mapping[str, Callable[[Path], list[Case]]] = {
+    "csv": _tables,
+    "toml": _settings,
+    "json": _json,
+    "safetensors": _tensors,
+    "npz": _archives,
+    "dicom": _dicom,
+}
