@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from operators import OPERATORS, Sample, constants, convolution, gate, groups_and_all, image, norm, one_group
+from operators import OPERATORS, Sample, constants, convolution, gate, groups_and_all, image, norm, one_group, sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,10 +107,13 @@ TRITON_NORM, CHUNK, BUDGET = (
     "_torch/selective_scan.py CHUNK",
     "_torch/selective_scan.py BUDGET",
 )
+CAUSAL = "causal_conv1d.py"
 STENCIL, SLOPE = (f"_triton/{CONVOLUTION} {name}" for name in ("_STENCIL", "_SLOPE"))
 
 BOUNDARIES = (
     # The processor: positions and rows of a task.
+    Boundary(f"_cpu/{CAUSAL} _BAND", "causal convolution", lambda n: sequence(1, 5, d=n)),
+    Boundary("_cpu/compiler.py lanes", "causal convolution", lambda n: sequence(1, n), at=of_lanes),
     Boundary(f"_cpu/{GATE} _BAND", "gate in lanes", lambda n: gate(2, n, w=1, c=16)),
     Boundary(f"_cpu/{GATE} _BAND", "gate in lanes", lambda n: gate(2, n, w=1, c=16), instead={SMALL: 0}),
     Boundary(SMALL, "gate in lanes", lambda n: gate(1, n, w=1, c=16), unit=16),
@@ -164,6 +167,14 @@ BOUNDARIES = (
     Boundary(f"{STENCIL}[BD]", "convolution", lambda n: convolution(1, 2, d=n)),
     Boundary(f"{SLOPE}[BL]", "convolution", lambda n: convolution(1, n, w=1, d=3)),
     Boundary(f"{SLOPE}[BD]", "convolution", lambda n: convolution(1, 2, d=n)),
+    Boundary(f"_triton/{CAUSAL} _TILE[BD]", "causal convolution", lambda n: sequence(1, 2, d=n)),
+    Boundary(f"_triton/{CAUSAL} _TILE[BL]", "causal convolution", lambda n: sequence(1, n, d=2)),
+    Boundary(
+        f"_triton/{CAUSAL} _PROGRAMS",
+        "causal convolution",
+        lambda n: sequence(1, 64 * n, d=2),
+        instead={f"_triton/{CAUSAL} _PROGRAMS": 2},
+    ),
     Boundary(
         f"_triton/{CONVOLUTION} _PROGRAMS",
         "convolution",
@@ -175,7 +186,14 @@ every_boundary = pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
 
 # The files whose constants must stand above, or here with the reason why they bound nothing. The
 # Triton kernels of the two scans are walked by tests of their own, which force each launch.
-WALKED = ("_cpu/*.py", "_torch/*.py", f"_triton/{GATE}", f"_triton/{NORM}", f"_triton/{CONVOLUTION}")
+WALKED = (
+    "_cpu/*.py",
+    "_torch/*.py",
+    f"_triton/{GATE}",
+    f"_triton/{NORM}",
+    f"_triton/{CONVOLUTION}",
+    f"_triton/{CAUSAL}",
+)
 NO_BOUNDARIES = {
     "*[[]num_warps]": "warps share out a block, whatever its size",
     "_cpu/compiler.py _*": "where scratch memory begins, pages of the system, and places in a list",

@@ -76,7 +76,18 @@ IMPORTS = (
     (f"{KERNELS}.reference", ()),
     (f"{KERNELS}.backend", ()),
     (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
-    (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture")),
+    (
+        f"{KERNELS}._mamba*",
+        (
+            f"{KERNELS}._mamba*",
+            f"{KERNELS}.arguments",
+            f"{KERNELS}.backend",
+            f"{KERNELS}.custom_op",
+            f"{KERNELS}.reference",
+            f"{KERNELS}.selective_scan",
+        ),
+    ),
+    (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture", f"{KERNELS}._mamba*")),
     (f"{KERNELS}.inference", (f"{KERNELS}.backend", f"{KERNELS}._cpu.capture")),
     (f"{KERNELS}.*", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
 )

@@ -21,6 +21,7 @@ from medmambase import MedMambaSE, ModelConfig
 from medmambase_kernels import (
     SelectiveScan,
     SqueezeExcite,
+    causal_conv1d,
     depthwise_silu,
     gated_norm,
     selective_scan,
@@ -49,6 +50,12 @@ def last_state(u, delta, A, B, C, D, z, delta_bias, initial_state, *, backend: s
     return selective_scan(
         u, delta, A, B, C, D, z, delta_bias, True, True, initial_state=initial_state, backend=backend
     )[1]
+
+
+def causal(x, weight, bias, initial_states, *, backend: str | None = None) -> Tensor:
+    """Both outputs in one tensor."""
+    y, last = causal_conv1d(x, weight, bias, initial_states, "silu", True, backend=backend)
+    return torch.cat([y, last], 2)
 
 
 def four_directions(*tensors: Tensor, backend: str | None = None) -> Tensor:
@@ -99,6 +106,10 @@ def norm(b: int, l: int, w: int = 2, d: int = 16) -> list[Tensor]:
 
 def convolution(b: int, l: int, w: int = 2, d: int = 16) -> list[Tensor]:
     return [torch.randn(b, l, w, d), torch.randn(d, 1, 3, 3), torch.randn(d)]
+
+
+def sequence(b: int, l: int, d: int = 3, taps: int = 4) -> list[Tensor]:
+    return [torch.randn(b, d, l), torch.randn(d, taps), torch.randn(d), torch.randn(b, d, taps - 1)]
 
 
 def odd_norm(b: int, l: int) -> list[Tensor]:
@@ -152,6 +163,7 @@ OPERATORS = {
     "norm in lanes": Sample("gated_norm", gated_norm, norm, 4.0),
     "convolution": Sample("depthwise_silu", depthwise_silu, odd_convolution),
     "convolution in lanes": Sample("depthwise_silu", depthwise_silu, convolution),
+    "causal convolution": Sample("causal_conv1d", causal, sequence),
 }
 
 

@@ -9,6 +9,7 @@ state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w``
 
 import medmambase_kernels.process  # noqa: F401  # before any thread starts: it notes the process
 from medmambase_kernels._cpu.capture import Capture
+from medmambase_kernels._mamba.causal_conv1d import causal_conv1d
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, triton_kernels, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
@@ -27,6 +28,7 @@ __all__ = [
     "FrozenLayerNorm",
     "SelectiveScan",
     "SqueezeExcite",
+    "causal_conv1d",
     "depthwise_silu",
     "describe_backend",
     "gated_norm",

@@ -27,14 +27,16 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """h_l = exp(delta_l A) h_{l-1} + delta_l u_l B_l;  y_l = (<C_l, h_l> + D u_l) silu(z_l).
 
-    u, delta, z (b, d, l); A (d, n); B, C (d, n) or (b, g, n, l) with channel i in group i // (d /
-    g); D, delta_bias (d,); initial_state (b, d, n). Returns y (b, d, l) and the last state (b, d,
-    n), both float64.
+    u, z (b, d, l); A (d, n); B, C (d, n) or (b, g, n, l) with channel i in group i // (d / g); D
+    (d,); delta (b, q, l), delta_bias (q,) with channel i in row i // (d / q); initial_state (b, d,
+    n). Returns y (b, d, l) and the last state (b, d, n), both float64.
     """
     u, delta, A, B, C = (t.double() for t in (u, delta, A, B, C))
     batch, channels, length = u.shape
     if delta_bias is not None:
         delta = delta + delta_bias.double()[:, None]
+    if delta.shape[1] != channels:
+        delta = delta.repeat_interleave(channels // delta.shape[1], 1)
     if delta_softplus:
         delta = F.softplus(delta)  # beta 1, threshold 20
     h = u.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.double()
@@ -127,3 +129,20 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         for column in range(3):
             v = v + weight.double()[:, 0, row, column] * framed[:, row : row + height, column : column + width]
     return F.silu(v)
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, initial_states: Tensor | None, silu: bool) -> Tensor:
+    """act(bias + sum over taps i of weight_i x_{l - w + 1 + i}), channel by channel; act is SiLU or
+    nothing.
+
+    x (b, d, l); weight (d, w); bias (d,); initial_states (b, d, w - 1), what stands before x: zeros
+    if None. Returns (b, d, l) in float64.
+    """
+    taps, length = weight.shape[1], x.shape[2]
+    x = x.double()
+    before = x.new_zeros(*x.shape[:2], taps - 1) if initial_states is None else initial_states.double()
+    framed = torch.cat([before, x], 2)
+    v = torch.zeros_like(x) + bias.double()[:, None]
+    for tap in range(taps):
+        v = v + weight.double()[:, tap, None] * framed[..., tap : tap + length]
+    return F.silu(v) if silu else v

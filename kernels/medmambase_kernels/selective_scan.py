@@ -29,6 +29,7 @@ def selective_scan(
     return_last_state: bool = False,
     *,
     initial_state: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The selective state-space scan (Gu and Dao, "Mamba", 2023), with the arguments of mamba_ssm's
@@ -38,44 +39,68 @@ def selective_scan(
     silu(z_l) if z is given.
 
     Args:
-        u, delta, z: (b, d, l), channels before length; l may be 0, and is below 2^31.
+        u, z: (b, d, l), channels before length; l may be 0, and is below 2^31.
+        delta: (b, d, l); or (b, q, l), where d / q neighbouring channels share a row.
         A: (d, n), real, n at least 1, and at most 64 on backend "triton". Negative, as a rule: the
         state then decays; where delta A is positive it grows, and overflows over a long sequence.
         B, C: (d, n) constant, (b, n, l), or (b, g, n, l): channel i belongs to group i // (d / g).
-        D, delta_bias: (d,). The bias is added to delta before the softplus.
+        D: (d,). delta_bias: a number for each row of delta, added to it before the softplus.
         delta_softplus: apply softplus to delta.
         return_last_state: return (y, last state) instead of y; both carry gradients.
         initial_state: (b, d, n), the state before the first step; zeros if not given.
+        out_dtype: dtype of y, one of those below; u's if None.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Tensors are float32, bfloat16, float16 or float64, each its own: u alone decides the dtype of
-    the result and of the arithmetic, float64 for a float64 u, else float32. A gradient has the
-    dtype of its argument.
+    the arithmetic, float64 for a float64 u, else float32. A gradient has the dtype of its argument.
 
     Returns:
-        y (b, d, l) in u's dtype, rounded once; the last state is (b, d, n) in the dtype of the
-        arithmetic.
+        y (b, d, l), rounded once; the last state is (b, d, n) in the dtype of the arithmetic.
 
     Raises:
         TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
         fit. BackendError: the backend asked for cannot run.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    check_scan(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    out_dtype = u.dtype if out_dtype is None else out_dtype
+    check_dtype("out_dtype", out_dtype)
     choice = engines.choose("selective_scan", u.device, u.dtype, backend)
+    work = torch.float64 if u.dtype == torch.float64 else torch.float32
+    if choice.name == "reference":
+        B, C = (t[:, None] if t.dim() == 3 else t for t in (B, C))
+        y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+        last = last.to(work)
+    else:
+        given = prepared(u, delta, A, B, C, D, delta_bias, initial_state)
+        in_dtype = out_dtype if z is None else work  # gate first, round once
+        y, last = _scan(*given, delta_softplus, in_dtype, choice.name)
+        if z is not None:
+            y = y * F.silu(z.to(work))
+    y = y.to(out_dtype)
+    return (y, last) if return_last_state else y
+
+
+def prepared(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """The tensors as backends take them: A, D, the bias and the state in the dtype of the
+    arithmetic, B and C with an axis of groups, and a row of delta for each channel."""
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
     A = A.to(work)
     D, delta_bias, initial_state = (None if t is None else t.to(work) for t in (D, delta_bias, initial_state))
     B, C = (t[:, None] if t.dim() == 3 else t for t in (B, C))
-    if choice.name == "reference":
-        y, last = reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
-        last = last.to(work)
-    else:
-        out_dtype = u.dtype if z is None else work  # gate first, round once
-        y, last = _scan(u, delta, A, B, C, D, delta_bias, initial_state, delta_softplus, out_dtype, choice.name)
-        if z is not None:
-            y = y * F.silu(z.to(work))
-    y = y.to(u.dtype)
-    return (y, last) if return_last_state else y
+    if delta.shape[1] != u.shape[1]:
+        shared = u.shape[1] // delta.shape[1]
+        delta = delta.to(work).repeat_interleave(shared, 1)  # gradients are then added before they are rounded
+        delta_bias = None if delta_bias is None else delta_bias.repeat_interleave(shared)
+    return u, delta, A, B, C, D, delta_bias, initial_state
 
 
 class SelectiveScan(nn.Module):
@@ -169,7 +194,7 @@ def initial_dt_bias(shape: tuple[int, ...], step_range: tuple[float, float] = (1
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 
-def _check(
+def check_scan(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -180,20 +205,28 @@ def _check(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Check the arguments of a scan. Raises TypeError or ValueError naming the one to change."""
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     check_tensors(tensors | {"initial_state": initial_state}, optional=("D", "z", "delta_bias", "initial_state"))
     sizes = check_shapes(
         ("u", u, SEQUENCE),
-        ("delta", delta, SEQUENCE),
         ("A", A, ("channels", "state")),
         ("D", D, ("channels",)),
         ("z", z, SEQUENCE),
-        ("delta_bias", delta_bias, ("channels",)),
         ("initial_state", initial_state, ("batch", "channels", "state")),
     )
     batch, channels, length, state = (sizes[axis] for axis in (*SEQUENCE, "state"))
     if state == 0:
         raise ValueError(f"A has shape {tuple(A.shape)}; the state must be at least 1")
+    rows = delta.shape[1] if delta.dim() == 3 else 0
+    shared = 0 < rows < channels and channels % rows == 0
+    of_delta = ("batch", "rows", "length") if shared else SEQUENCE
+    check_shapes(
+        ("u", u, SEQUENCE),
+        ("delta", delta, of_delta),
+        ("delta_bias", delta_bias, of_delta[1:2]),
+        ("A", A, ("channels", "state")),
+    )
     for name, t in (("B", B), ("C", C)):
         groups = t.shape[1] if t.dim() == 4 else 1
         shape = (

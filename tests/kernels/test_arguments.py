@@ -12,6 +12,7 @@ from torch import Tensor
 from medmambase_kernels import (
     SelectiveScan,
     SqueezeExcite,
+    causal_conv1d,
     depthwise_silu,
     gated_norm,
     selective_scan,
@@ -38,8 +39,12 @@ OPERATORS: dict[str, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {
     "squeeze_excite": (squeeze_excite, {"x": (1, 2, 5, 3), "squeeze": (4, 3), "excite": (3, 4)}),
     "gated_norm": (gated_norm, {"y": (1, 2, 5, 3), "z": (1, 2, 5, 3), "weight": (3,), "bias": (3,)}),
     "depthwise_silu": (depthwise_silu, {"x": (1, 2, 5, 3), "weight": (3, 1, 3, 3), "bias": (3,)}),
+    "causal_conv1d": (causal_conv1d, {"x": (2, 3, 5), "weight": (3, 4), "bias": (3,), "initial_states": (2, 3, 3)}),
 }  # fmt: skip  # a table
-OPTIONAL = {"D", "z", "delta_bias", "initial_state"}
+OPTIONAL = {
+    "selective_scan": {"D", "z", "delta_bias", "initial_state"},
+    "causal_conv1d": {"bias", "initial_states"},
+}
 EVERY = [(operator, name) for operator, (_, shapes) in OPERATORS.items() for name in shapes]
 
 
@@ -58,7 +63,7 @@ def refusal(operator: str, kind: type[Exception] = ValueError, **wrong: Any) -> 
 def test_what_is_no_tensor_is_refused_by_name(operator: str, name: str) -> None:
     shape = OPERATORS[operator][1][name]
     kinds: list[tuple[Any, str]] = [(np.zeros(shape), "a numpy.ndarray"), (1.0, "a float"), ([1.0], "a list")]
-    if operator != "selective_scan" or name not in OPTIONAL:
+    if name not in OPTIONAL.get(operator, set()):
         kinds.append((None, "None"))
     for value, kind in kinds:
         message = refusal(operator, TypeError, **{name: value})
@@ -160,11 +165,14 @@ def test_the_module_of_a_gate_names_a_map_with_channels_first() -> None:
         SqueezeExcite(16)(torch.rand(1, 16, 2, 5))
 
 
+@pytest.mark.parametrize("operator", ["selective_scan", "selective_scan_2d"])
 @pytest.mark.parametrize("value", [torch.int32, torch.complex64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
-def test_a_result_in_a_dtype_that_no_scan_computes_with_is_refused(value: torch.dtype, backend: str) -> None:
+def test_a_result_in_a_dtype_that_no_scan_computes_with_is_refused(
+    operator: str, value: torch.dtype, backend: str
+) -> None:
     assert (
-        refusal("selective_scan_2d", out_dtype=value, backend=backend)
+        refusal(operator, out_dtype=value, backend=backend)
         == f"out_dtype is {value}; it must be float32, bfloat16, float16 or float64"
     )
 

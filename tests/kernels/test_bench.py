@@ -71,6 +71,10 @@ def test_each_operator_is_counted_tap_by_tap() -> None:
     forward = bench_floors.convolution_work(1, 2, 3, 1, 0.0, backward=False)
     both = bench_floors.convolution_work(1, 2, 3, 1, 0.0, backward=True)
     assert (forward.instructions, forward.operations, both.instructions) == (28 + 24, 56 + 24, 84 + 72)
+    # 5 steps of 4 taps, of which 3, 2 and 1 lie before the first.
+    causal = bench_floors.causal_work(2, 5, 3, 4, 0.0, backward=False)
+    assert (causal.exponentials, causal.instructions, causal.operations) == (30, 6 * 14 + 120, 12 * 14 + 120)
+    assert bench_floors.causal_work(1, 2, 1, 4, 0.0, backward=False).instructions == 3 + 8
     norm = bench_floors.norm_work(10, 5.0, backward=True)
     assert (norm.exponentials, norm.instructions, norm.operations, norm.bytes) == (20, 280, 370, 5.0)
 
@@ -137,7 +141,7 @@ def test_each_input_result_and_gradient_is_moved_once(operator: str) -> None:
     assert (forward.bytes, both.bytes) == (sum(moved), 2 * sum(moved))
     assert both.operations > forward.operations
     elements = 2 * 33 * 15
-    expected = {"squeeze_excite": 0, "gated_norm": elements, "depthwise_silu": elements}
+    expected = {"squeeze_excite": 0, "gated_norm": elements, "depthwise_silu": elements, "causal_conv1d": elements}
     assert forward.exponentials == expected.get(operator, 4 * elements * STATE * 17 / 16)
 
 

@@ -107,6 +107,7 @@ class Programs:
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch):
+    from medmambase_kernels._triton import causal_conv1d as causal_conv1d_triton
     from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
     from medmambase_kernels._triton import image_pack, sequence_backward, sequence_forward, sequence_pack
@@ -121,6 +122,7 @@ def far(monkeypatch: pytest.MonkeyPatch):
         (sequence_forward, ("forward", "carry")), (sequence_backward, ("backward", "adjoint_ends")),
         (sequence_pack, ("pack", "unpack", "totals", "lengthwise")),
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope")),
+        (causal_conv1d_triton, ("_convolve", "_slope")),
         (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_weights", "_scale", "_scale_back")),
     ):  # fmt: skip  # a table
         for name in names:
@@ -220,6 +222,20 @@ def test_a_convolution_stays_inside_its_tensors(
     x, taps, row = new(b, h, w, d), new(d, 1, 3, 3), new(d)
     conv.forward(x, taps, row, True)
     conv.backward(x, x, taps, row, new(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("b", "d", "l"), [(2, 40_000_000, 70), (24_000_000, 20, 6)], ids=["channels", "sequences"])
+def test_a_causal_convolution_stays_inside_its_tensors(
+    far, monkeypatch: pytest.MonkeyPatch, b: int, d: int, l: int
+) -> None:
+    from medmambase_kernels._triton import causal_conv1d as causal_conv1d_triton
+
+    monkeypatch.setattr(causal_conv1d_triton, "_PROGRAMS", 2**31)
+    x, late = new(b, d, l), new(b, l, d).transpose(1, 2)
+    for first, states in ((x, None), (late, new(b, d, 3))):
+        causal_conv1d_triton.forward(first, new(d, 4), new(d), states, True, True)
+        causal_conv1d_triton.backward(late, first, new(d, 4), new(d), states, True, new(0))
 
 
 def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.MonkeyPatch) -> None:

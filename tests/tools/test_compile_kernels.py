@@ -51,6 +51,8 @@ KERNELS = {
     "gated_norm.norm_back",
     "depthwise_silu.stencil",
     "depthwise_silu.slope",
+    "causal_conv1d.convolve",
+    "causal_conv1d.slope",
 }
 has_report = pytest.mark.skipif(
     triton.__version__.startswith("3.3."), reason="Triton 3.3 throws the assembler's report away"

@@ -23,7 +23,8 @@ sys.path.insert(
 # torch's name: Triton's
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32", "int64": "i64"}
 MODULES = ("scan_forward", "scan_backward", "image_pack", "sequence_pack", "sequence_forward", "sequence_backward",
-           "squeeze_excite", "gated_norm", "depthwise_silu", "augment")  # fmt: skip  # those that hold kernels
+           "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d",
+           "augment")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
 # lengths that a group of steps divides and others
@@ -212,6 +213,20 @@ def _convolutions(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         yield f"d{d}", partial(depthwise_silu_triton.backward, x, x, taps, row, new(0))
 
 
+def _causal(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels._triton import causal_conv1d as causal_conv1d_triton
+
+    new = partial(torch.empty, device="meta")
+    for taps, states, silu in ((4, False, True), (4, True, True), (3, False, False)):
+        x, _ = new(2, 2 * 96, 196, dtype=dtype).chunk(2, 1)
+        given = (x, new(96, taps), new(96), new(2, 96, taps - 1) if states else None, silu)
+        case = f"w{taps}{' states' if states else ''}{' silu' if silu else ''}"
+        yield case, partial(causal_conv1d_triton.forward, *given, True)
+        yield case, partial(causal_conv1d_triton.backward, x, *given, new(0))
+
+
 def _augmentations(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     import torch
 
@@ -237,6 +252,7 @@ CALLS = {  # of each operator
     "squeeze_excite": _gates,
     "gated_norm": _norms,
     "depthwise_silu": _convolutions,
+    "causal_conv1d": _causal,
     "augment": _augmentations,
 }
 

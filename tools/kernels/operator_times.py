@@ -154,6 +154,7 @@ def _call(case: Case, backward: bool) -> Callable[[], object]:
         "squeeze_excite": (None, 1.0),  # no residual
         "gated_norm": (1e-5,),
         "depthwise_silu": (),
+        "causal_conv1d": (None, True),  # no initial states, SiLU
     }
     given = (*tensors, *options[case.operator])
 

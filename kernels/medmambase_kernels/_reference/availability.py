@@ -4,7 +4,7 @@ call themselves."""
 import torch
 
 DEVICES: tuple[str, ...] = ()
-OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
+OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d")
 
 
 def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -3,7 +3,7 @@
 import torch
 
 DEVICES: tuple[str, ...] = ()
-OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
+OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d")
 
 
 def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from medmambase_kernels._triton.ascii_folders import use_ascii_folders
 
 DEVICES = ("cuda",)
-OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
+OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d")
 
 
 def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels._mamba.causal_conv1d import causal_conv1d
 from medmambase_kernels.bench import original as originals
-from medmambase_kernels.bench.floors import Work, convolution_work, gate_work, norm_work, scan_work
+from medmambase_kernels.bench.floors import Work, causal_work, convolution_work, gate_work, norm_work, scan_work
 from medmambase_kernels.bench.original import Scan
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
@@ -26,6 +27,7 @@ from medmambase_kernels.squeeze_excite import squeeze_excite
 SIZES = (128, 224)
 CHANNELS = (96, 192, 384, 768)
 STATE, DIRECTIONS = 16, 4
+TAPS = 4  # of a causal convolution, as in Mamba
 
 Draw = Callable[..., Tensor]  # normal numbers of a shape, float32, on the device
 Tensors = dict[str, Tensor]
@@ -34,7 +36,8 @@ Tensors = dict[str, Tensor]
 @dataclass(frozen=True)
 class Case:
     """An operator over a map (b, h, w, d); ``selective_scan`` runs over the map's four directions
-    as four groups of d channels, as MedMamba calls it.
+    as four groups of d channels, as MedMamba calls it, and ``causal_conv1d`` over the map's
+    rows, one after the other.
 
     ``rank`` (columns that delta is projected from) and ``hidden`` (width of the gate) follow from
     the channels unless given.
@@ -176,6 +179,17 @@ def _convolution_inputs(case: Case, draw: Draw) -> Tensors:
     return {"x": _half_of_projection(case, draw), "weight": draw(d, 1, 3, 3) / 3, "bias": draw(d) / 3}
 
 
+def _causal_inputs(case: Case, draw: Draw) -> Tensors:
+    d, l = case.channels, case.height * case.width
+    return {"x": draw(case.batch, 2 * d, l).to(case.dtype)[:, :d], "weight": draw(d, TAPS) / 2, "bias": draw(d) / 2}
+
+
+def _causal(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None) -> Tensor:
+    y = causal_conv1d(x, weight, bias, activation="silu", backend=backend)
+    assert isinstance(y, Tensor)  # no final states were asked for
+    return y
+
+
 def _work_of_scan(case: Case, moved: float, backward: bool) -> Work:
     return scan_work(case.rows, case.state, moved, backward)
 
@@ -222,6 +236,15 @@ OPERATORS = {
         original=lambda scan, *tensors: originals.original_convolution(*tensors),
         work=lambda case, moved, backward: convolution_work(
             case.batch, case.height, case.width, case.channels, moved, backward
+        ),
+        result="x",
+    ),
+    "causal_conv1d": Operator(
+        draw=_causal_inputs,
+        call=_causal,
+        original=lambda scan, *tensors: originals.original_causal(*tensors),
+        work=lambda case, moved, backward: causal_work(
+            case.batch, case.height * case.width, case.channels, TAPS, moved, backward
         ),
         result="x",
     ),

@@ -18,6 +18,7 @@ and one exponential more for each step and channel, the softplus's. For each ele
                  times w, its two sums, dy (3)
     convolution  4 and the taps inside the map: a multiply-add for each, SiLU (4)
                  8 and twice the taps backward: SiLU and its derivative (6), their product, db
+    causal       the same of a sequence
 
 where a multiply-add is one instruction and two operations, and a sigmoid takes one exponential. A
 multiprocessor of a GPU starts 16 exponentials and 128 lanes of instructions a clock (compute
@@ -137,5 +138,19 @@ def convolution_work(batch: int, height: int, width: int, channels: int, moved: 
         elements * (1 + backward),
         3 * taps + 12 * elements if backward else taps + 4 * elements,
         6 * taps + 13 * elements if backward else 2 * taps + 4 * elements,
+        moved,
+    )
+
+
+def causal_work(batch: int, length: int, channels: int, taps: int, moved: float, backward: bool) -> Work:
+    """Count a causal convolution and SiLU over sequences; taps before the first step cost
+    nothing."""
+    elements = batch * length * channels
+    missing = sum(taps - 1 - step for step in range(min(length, taps)))
+    inside = elements * taps - batch * channels * missing
+    return Work(
+        elements * (1 + backward),
+        3 * inside + 12 * elements if backward else inside + 4 * elements,
+        6 * inside + 13 * elements if backward else 2 * inside + 4 * elements,
         moved,
     )

@@ -57,6 +57,14 @@ def original_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(convolved).permute(0, 2, 3, 1)
 
 
+def original_causal(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply nn.Conv1d, padded on both sides and cut off, and SiLU, as Mamba does without
+    causal_conv1d: x (b, d, l), weight (d, w)."""
+    taps = weight[:, None].to(x.dtype)
+    convolved = F.conv1d(x, taps, bias.to(x.dtype), padding=weight.shape[1] - 1, groups=len(weight))
+    return F.silu(convolved[..., : x.shape[2]])
+
+
 def original_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply LayerNorm to y (b, h, w, d), cast it to z's dtype and multiply by SiLU(z)."""
     return F.layer_norm(y, weight.shape, weight, bias).to(z.dtype) * F.silu(z)

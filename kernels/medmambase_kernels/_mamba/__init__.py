@@ -1,0 +1,1 @@
+"""What a Mamba block has besides its scan, and the block itself."""
