@@ -87,6 +87,19 @@ IMPORTS = (
             f"{KERNELS}.selective_scan",
         ),
     ),
+    (
+        f"{KERNELS}._drop_in*",
+        (f"{KERNELS}._drop_in*", f"{KERNELS}._mamba*", f"{KERNELS}.selective_scan", f"{KERNELS}.backend"),
+    ),
+    (
+        f"{KERNELS}.drop_in*",
+        (
+            KERNELS,
+            f"{KERNELS}.drop_in*",
+            f"{KERNELS}._drop_in*",
+            f"{KERNELS}.backend",
+        ),
+    ),
     (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture", f"{KERNELS}._mamba*")),
     (f"{KERNELS}.inference", (f"{KERNELS}.backend", f"{KERNELS}._cpu.capture")),
     (f"{KERNELS}.*", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
@@ -104,7 +117,14 @@ def imported_by_name(path: Path, known: dict[str, Path]) -> Iterator[tuple[ast.C
             parts = name.values if isinstance(name, ast.JoinedStr) else [name]
             pattern = "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts)
             if pattern != "*":  # a variable: nothing is known of it
-                yield from ((node, module) for module in known if fnmatchcase(module, pattern))
+                fitting = [module for module in known if fnmatchcase(module, pattern)]
+                yield from ((node, module) for module in fitting if "._*" not in pattern or of_a_backend(module, known))
+
+
+def of_a_backend(module: str, known: dict[str, Path]) -> bool:
+    """Whether a module lies in a folder that answers for itself: a computed folder is one of
+    those."""
+    return f"{module.rpartition('.')[0]}.availability" in known
 
 
 def imports_keep_their_direction(root: Path) -> Iterator[str]:

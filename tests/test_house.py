@@ -48,6 +48,7 @@ kernels/medmambase_kernels/
   backend.py    the choice
   scan.py       the operator
   _cpu/scan.py  the same in vector code
+  _cpu/availability.py  whether it runs
 ```
 
 ## A walk
@@ -110,6 +111,7 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (text_names_its_encoding, "tools/x.py", "path.write_text('a', encoding='utf-8')"),
     (text_names_its_encoding, "tools/x.py", "subprocess.run(['a'], text=True)"),
     (only_commands_print, "medmambase/training/loop.py", "def f() -> None:\n    print(1)"),
+    (only_commands_print, "kernels/medmambase_kernels/_drop_in/finder.py", "def f() -> None:\n    print(1)"),
     (
         nothing_happens_at_import,
         "medmambase/config.py",
@@ -163,7 +165,7 @@ def house(tmp_path: Path) -> Path:
     """A small tree that keeps every rule."""
     empty = (
         "medmambase/commands/__init__.py",
-        *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan")),
+        *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "_cpu/availability")),
     )
     files = dict.fromkeys(empty, "") | {
         "docs/architecture.md": MAP,

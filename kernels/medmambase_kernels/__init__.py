@@ -9,7 +9,9 @@ state, ``r`` rank of delta, ``g`` groups of channels that share B and C, ``h w``
 
 import medmambase_kernels.process  # noqa: F401  # before any thread starts: it notes the process
 from medmambase_kernels._cpu.capture import Capture
+from medmambase_kernels._mamba.block import Mamba
 from medmambase_kernels._mamba.causal_conv1d import causal_conv1d
+from medmambase_kernels._mamba.selective_state_update import selective_state_update
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, triton_kernels, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
 from medmambase_kernels.gated_norm import gated_norm
@@ -26,6 +28,7 @@ __all__ = [
     "Capture",
     "FrozenConv2d",
     "FrozenLayerNorm",
+    "Mamba",
     "SelectiveScan",
     "SqueezeExcite",
     "causal_conv1d",
@@ -35,6 +38,7 @@ __all__ = [
     "initial_dt_bias",
     "selective_scan",
     "selective_scan_2d",
+    "selective_state_update",
     "space_to_depth",
     "squeeze_excite",
     "triton_kernels",

@@ -93,6 +93,8 @@ def _other_order(first: tuple[str, Tensor | None, Axes], *others: tuple[str, Ten
     """The message for a first tensor whose channels stand on another axis, by what all weights
     (tensors without a batch) say."""
     name, t, axes = first
+    if axes not in _OTHERWISE:
+        return None
     place, order, remedy = _OTHERWISE[axes]
     weights = [(n, o, a) for n, o, a in others if o is not None and "channels" in a and "batch" not in a]
     said = {o.shape[a.index("channels")] if o.dim() == len(a) else None for _, o, a in weights}

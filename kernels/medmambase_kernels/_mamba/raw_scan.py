@@ -34,12 +34,12 @@ def forward(
     check_scan(u, delta, A, B, C, D, None, delta_bias, None)
     name = engines.choose("selective_scan", u.device, u.dtype, None).name
     with torch.no_grad():
-        given = prepared(u, delta, A, B, C, D, delta_bias, None)
         if name == "reference":
             y, last = selective_scan(
-                *given[:6], None, given[6], delta_softplus, True, out_dtype=out_dtype, backend=name
-            )  # type: ignore[arg-type]  # u to C are tensors
+                u, delta, A, B, C, D, None, delta_bias, delta_softplus, True, out_dtype=out_dtype, backend=name
+            )
             return y, _packed(last, last.new_empty(0))
+        given = prepared(u, delta, A, B, C, D, delta_bias, None)
         y, last, kept = engines.run("selective_scan", name, "forward", *given, delta_softplus, out_dtype, True)
         return y, _packed(last, kept)
 
@@ -104,8 +104,11 @@ def _like(gradient: Tensor | None, t: Tensor | None) -> Tensor | None:
 
 def _of_the_definition(dy: Tensor, arguments: tuple[Tensor | None, ...], delta_softplus: bool) -> Gradients:
     with torch.enable_grad():
-        leaves: Any = [None if t is None else t.detach().requires_grad_() for t in arguments]
-        y = selective_scan(*leaves[:6], None, leaves[6], delta_softplus, out_dtype=dy.dtype, backend="reference")
-        given = [t for t in leaves if t is not None]
-        found = iter(torch.autograd.grad(y, given, dy, materialize_grads=True))  # type: ignore[arg-type]  # no last state was asked for
+        leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in arguments]
+        u, delta, A, B, C, D, delta_bias = leaves
+        y = selective_scan(
+            u, delta, A, B, C, D, None, delta_bias, delta_softplus, out_dtype=dy.dtype, backend="reference"
+        )
+        assert isinstance(y, Tensor)  # no last state was asked for
+        found = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], dy, materialize_grads=True))
     return tuple(None if t is None else next(found) for t in leaves)  # type: ignore[return-value]  # as many as there are arguments

@@ -1,0 +1,1 @@
+"""What other people's Mamba code imports, answered by our operators: names, signatures, results."""

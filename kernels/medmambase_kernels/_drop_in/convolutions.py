@@ -1,0 +1,234 @@
+"""The package ``causal_conv1d`` and its compiled extension by their names.
+
+The extension's functions changed their arguments from release to release, and forks call them in
+every way: what matters is read from how many came. Facts from
+https://github.com/Dao-AILab/causal-conv1d, causal_conv1d/causal_conv1d_interface.py and
+cpp_functions.py.
+"""
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from medmambase_kernels._mamba.causal_conv1d import causal_conv1d, final_states
+from medmambase_kernels.backend import use_backend
+
+_ACTIVATIONS = (None, "silu", "swish")
+
+
+def causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | str | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """act(bias + weight * x), causal: y (b, d, l), with ``return_final_states`` and the final
+    states (b, d, w - 1), which are also written into ``final_states_out``.
+
+    x (b, d, l); weight (d, w); bias (d,); initial_states (b, d, w - 1); activation None, "silu" or
+    "swish", which once came fourth. Raises NotImplementedError for ``seq_idx``.
+    """
+    if isinstance(seq_idx, str):
+        seq_idx, activation = None, seq_idx
+    _no_sequences(seq_idx)
+    if activation not in _ACTIVATIONS:
+        raise NotImplementedError(f"activation is {activation!r}; it must be None, 'silu' or 'swish'")
+    found = causal_conv1d(x, weight, bias, initial_states, activation, return_final_states)
+    if return_final_states and final_states_out is not None:
+        return found[0], final_states_out.copy_(found[1])
+    return found
+
+
+def causal_conv1d_ref(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``causal_conv1d_fn`` by the definition: sums in float64."""
+    with use_backend("reference"):
+        return causal_conv1d_fn(
+            x, weight, bias, None, initial_states, return_final_states, final_states_out, activation
+        )
+
+
+def causal_conv1d_update_ref(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+) -> Tensor:
+    """``causal_conv1d_update`` by the definition."""
+    with use_backend("reference"):
+        return causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens)
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
+    """The next steps x (b, d) or (b, d, l) of a sequence, y in x's shape; ``conv_state`` (b, d, at
+    least w - 1), the inputs before them, is updated in place.
+
+    Raises NotImplementedError for ``cache_seqlens``, a circular state.
+    """
+    if cache_seqlens is not None:
+        raise NotImplementedError(
+            "cache_seqlens, a circular state of the convolution, is not provided; leave it out and the state is shifted"
+        )
+    rows = conv_state if conv_state_indices is None else conv_state[conv_state_indices.long()]
+    steps = x.unsqueeze(-1) if x.dim() == 2 else x
+    before, kept = weight.shape[1] - 1, rows.shape[2]
+    if kept < before:
+        raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}; it must hold at least {before} steps")
+    y = causal_conv1d(steps, weight, bias, rows[..., kept - before :], activation)
+    moved = final_states(steps, kept, rows)
+    if conv_state_indices is None:
+        conv_state.copy_(moved)
+    else:
+        conv_state[conv_state_indices.long()] = moved.to(conv_state.dtype)
+    assert isinstance(y, Tensor)  # no final states were asked for
+    return y.view(x.shape)
+
+
+def causal_conv1d_fwd(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """``causal_conv1d_cuda.causal_conv1d_fwd``: y (b, d, l). The rest is (silu), (seq_idx, silu),
+    (seq_idx, initial_states, final_states_out, silu), or that with ``out`` before final_states_out,
+    which is then also written."""
+    *options, silu = rest
+    seq_idx = initial = out = last = None
+    if len(options) == 1:
+        (seq_idx,) = options
+    elif len(options) == 3:
+        seq_idx, initial, last = options
+    elif len(options) == 4:
+        seq_idx, initial, out, last = options
+    elif options:
+        _unknown("causal_conv1d_fwd", 3 + len(rest), "4, 5, 7 or 8")
+    _no_sequences(seq_idx)
+    with torch.no_grad():
+        y = causal_conv1d(x, weight, bias, initial, "silu" if silu else None)
+        assert isinstance(y, Tensor)  # no final states were asked for
+        if last is not None:
+            last.copy_(final_states(x, weight.shape[1] - 1, initial))
+        return y if out is None else out.copy_(y)
+
+
+def causal_conv1d_bwd(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dout: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """``causal_conv1d_cuda.causal_conv1d_bwd``: (dx, dweight, dbias, gradient of the initial states
+    or None), dx written into the tensor that was given for it.
+
+    The rest is (silu), (dx, silu), (seq_idx, dx, silu), (seq_idx, initial_states, dfinal_states,
+    dx, return_dinitial_states, silu), or (seq_idx, initial_states, dfinal_states, dx, dweight,
+    dbias, dinitial_states, silu), all of whose gradients are then written.
+    """
+    *options, silu = rest
+    seq_idx = initial = dlast = None
+    places: list[Tensor | None] = [None] * 4  # for the gradients
+    if len(options) in (1, 2):
+        *first, places[0] = options
+        seq_idx = first[0] if first else None
+    elif len(options) == 5:
+        seq_idx, initial, dlast, places[0], _ = options
+    elif len(options) == 7:
+        seq_idx, initial, dlast, *places = options
+    elif options:
+        _unknown("causal_conv1d_bwd", 4 + len(rest), "5, 6, 7, 10 or 12")
+    _no_sequences(seq_idx)
+    with torch.enable_grad():
+        leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias, initial)]
+        of_x, of_weight, of_bias, of_initial = leaves
+        y, last = causal_conv1d(of_x, of_weight, of_bias, of_initial, "silu" if silu else None, True)
+        outputs, d_outputs = ([y], [dout]) if dlast is None else ([y, last], [dout, dlast])
+        given = [t for t in leaves if t is not None]
+        found = iter(torch.autograd.grad(outputs, given, d_outputs, materialize_grads=True))
+    gradients: list[Any] = [None if t is None else next(found) for t in leaves]
+    with torch.no_grad():
+        dx, dweight, dbias, dinitial = (
+            gradient if place is None or gradient is None else place.copy_(gradient)
+            for place, gradient in zip(places, gradients, strict=True)
+        )
+    return dx, dweight, dbias, dinitial
+
+
+def raw_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """``causal_conv1d_cuda.causal_conv1d_update``: y. The rest is (silu), (silu, cache_seqlens),
+    (silu, cache_seqlens, conv_state_indices), or that with ``out`` first, which is then also
+    written."""
+    if not 1 <= len(rest) <= 4:
+        _unknown("causal_conv1d_update", 4 + len(rest), "5 to 8")
+    out, silu, seqlens, indices = (*(rest if len(rest) == 4 else (None, *rest)), None, None)[:4]
+    y = cpp_update(x, conv_state, weight, bias, bool(silu), seqlens, indices)
+    return y if out is None else out.copy_(y)
+
+
+def cpp_bwd(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dout: Tensor,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    dfinal_states: Tensor | None,
+    dx: Tensor | None,
+    return_dinitial_states: bool,
+    silu_activation: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """``causal_conv1d.cpp_functions.causal_conv1d_bwd_function``."""
+    given = (seq_idx, initial_states, dfinal_states, dx, return_dinitial_states, silu_activation)
+    return causal_conv1d_bwd(x, weight, bias, dout, *given)
+
+
+def cpp_fwd(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial_states: Tensor | None,
+    final_states_out: Tensor | None,
+    silu_activation: bool,
+) -> Tensor:
+    """``causal_conv1d.cpp_functions.causal_conv1d_fwd_function``."""
+    return causal_conv1d_fwd(x, weight, bias, seq_idx, initial_states, final_states_out, silu_activation)
+
+
+def cpp_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu_activation: bool,
+    cache_seqlens: Tensor | None,
+    conv_state_indices: Tensor | None,
+) -> Tensor:
+    """``causal_conv1d.cpp_functions.causal_conv1d_update_function``."""
+    activation = "silu" if silu_activation else None
+    return causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+
+
+def _no_sequences(seq_idx: Tensor | None) -> None:
+    if seq_idx is not None:
+        raise NotImplementedError(
+            "seq_idx, several sequences in one row, is not provided; give each sequence a row of its own"
+        )
+
+
+def _unknown(name: str, count: int, known: str) -> NoReturn:
+    raise TypeError(f"{name} was called with {count} arguments; it takes {known}")

@@ -1,0 +1,99 @@
+"""``mamba_ssm.ops.selective_scan_interface`` and ``selective_scan`` by their names: functions that
+autograd follows."""
+
+from torch import Tensor
+
+from medmambase_kernels._mamba.inner import bimamba_inner_fn, mamba_inner_fn
+from medmambase_kernels._mamba.inner import mamba_inner_fn_no_out_proj as mamba_inner_fn_no_out_proj  # for others
+from medmambase_kernels.selective_scan import selective_scan
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool | None = False,
+    nrows: int = 1,
+    backnrows: int = -1,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``medmambase_kernels.selective_scan``; ``nrows`` and ``backnrows``, sizes of a launch, change
+    no result."""
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, bool(return_last_state))
+
+
+def selective_scan_ref(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool | None = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The same by the definition: a loop in float64."""
+    given = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, bool(return_last_state))
+    return selective_scan(*given, backend="reference")
+
+
+class SelectiveScanFn:
+    """``selective_scan_fn`` as forks call their autograd Function."""
+
+    apply = staticmethod(selective_scan_fn)
+
+
+def mamba_inner_ref(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """``mamba_inner_fn`` by upstream's other name."""
+    return mamba_inner_fn(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, B, C, D,
+        delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
+    )  # fmt: skip  # in the function's order
+
+
+def bimamba_inner_ref(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    A_b: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """``bimamba_inner_fn`` by upstream's other name."""
+    return bimamba_inner_fn(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, A_b, B, C,
+        D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
+    )  # fmt: skip  # in the function's order

@@ -1,0 +1,164 @@
+"""The compiled scans of mamba_ssm and VMamba by their names: raw forward and backward passes, with
+the same arguments and as many results.
+
+A fork's own Python, its autograd Functions and its changed Mamba class, runs on these unchanged.
+Facts from https://github.com/state-spaces/mamba/blob/main/csrc/selective_scan/selective_scan.cpp
+and https://github.com/MzeroMiko/VMamba/blob/main/kernels/selective_scan/test_selective_scan.py.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medmambase_kernels._mamba import raw_scan
+
+
+def fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> list[Tensor]:
+    """``selective_scan_cuda.fwd``: [out, x], and with z a third: out times silu(z).
+
+    x is for ``bwd``; x[:, :, -1, 1::2] is the last state. Arguments as in
+    ``medmambase_kernels.selective_scan``.
+    """
+    if z is None:
+        return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, u.dtype))
+    work = _work(u)
+    y, x = raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, work)
+    return [y.to(u.dtype), x, (y * F.silu(z.to(work))).to(u.dtype)]  # rounded once
+
+
+def bwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    dout: Tensor,
+    x: Tensor | None,
+    out: Tensor | None,
+    dz: Tensor | None,
+    delta_softplus: bool,
+    recompute_out_z: bool,
+) -> list[Tensor | None]:
+    """``selective_scan_cuda.bwd``: [du, ddelta, dA, dB, dC, dD, ddelta_bias], with z also dz, and
+    with ``recompute_out_z`` also out times silu(z).
+
+    out: the first result of ``fwd``; only z needs it. dz: where to write the gradient of z, or
+    None.
+    """
+    if z is None:
+        return list(raw_scan.backward(dout, u, delta, A, B, C, D, delta_bias, delta_softplus, x))
+    if out is None:
+        raise ValueError("out is None; with z, bwd needs the first result of fwd")
+    work = _work(u)
+    gate, wide, d_gated = z.to(work), out.to(work), dout.to(work)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    slope = (d_gated * wide * (sigmoid + silu * (1 - sigmoid))).to(z.dtype)
+    dz = slope if dz is None else dz.copy_(slope)
+    found = [*raw_scan.backward(d_gated * silu, u, delta, A, B, C, D, delta_bias, delta_softplus, x), dz]
+    return [*found, (wide * silu).to(u.dtype)] if recompute_out_z else found
+
+
+def core_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+) -> list[Tensor]:
+    """``selective_scan_cuda_core.fwd``, and ``_nrow``'s: [out, x], without z. ``nrows``, a launch's
+    size, changes no result."""
+    return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, u.dtype))
+
+
+def core_bwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dout: Tensor,
+    x: Tensor | None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+) -> list[Tensor | None]:
+    """``selective_scan_cuda_core.bwd``, ``_nrow``'s and ``_oflex``'s: [du, ddelta, dA, dB, dC, dD,
+    ddelta_bias]."""
+    return list(raw_scan.backward(dout, u, delta, A, B, C, D, delta_bias, delta_softplus, x))
+
+
+def oflex_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+    out_float: bool = True,
+) -> list[Tensor]:
+    """``selective_scan_cuda_oflex.fwd``: [out, x], out in float32 whatever u is if ``out_float``;
+    delta and its bias may have a row for several channels."""
+    out_dtype = _work(u) if out_float else u.dtype
+    return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype))
+
+
+def ndstate_fwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+) -> list[Tensor]:
+    """``selective_scan_cuda_ndstate.fwd``: [out, x] for one state, without its axis: A (d,), B and
+    C (b, g, l)."""
+    return core_fwd(u, delta, A[:, None], B.unsqueeze(2), C.unsqueeze(2), D, delta_bias, delta_softplus)
+
+
+def ndstate_bwd(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    dout: Tensor,
+    x: Tensor | None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+) -> list[Tensor | None]:
+    """``selective_scan_cuda_ndstate.bwd``: seven gradients, those of A, B and C without the axis of
+    states."""
+    wide = (A[:, None], B.unsqueeze(2), C.unsqueeze(2))
+    du, ddelta, dA, dB, dC, dD, dbias = raw_scan.backward(dout, u, delta, *wide, D, delta_bias, delta_softplus, x)
+    return [du, ddelta, dA.squeeze(1), dB.squeeze(2), dC.squeeze(2), dD, dbias]
+
+
+def _work(u: Tensor) -> torch.dtype:
+    return torch.float64 if u.dtype == torch.float64 else torch.float32

@@ -1,0 +1,69 @@
+"""Run other people's Mamba code on our operators, unchanged: it imports ``mamba_ssm``,
+``causal_conv1d``, ``selective_scan`` or their compiled extensions, and gets ours.
+
+    python -m medmambase_kernels.drop_in train.py --their flags
+    python -m medmambase_kernels.drop_in -m package.module
+    from medmambase_kernels import drop_in; drop_in.install()
+
+A package that is installed, or that lies beside the script, comes first unless ``instead`` is
+asked for. No distribution of another name is made: what asks pip sees none.
+"""
+
+import sys
+
+import torch
+
+from medmambase_kernels._drop_in.cuda_device import admit_cpu_devices
+from medmambase_kernels._drop_in.finder import Finder, elsewhere, ours
+from medmambase_kernels._drop_in.names import ANSWERS, ROOTS
+from medmambase_kernels.backend import describe_backend
+
+__all__ = ["install", "listing", "uninstall"]
+
+
+def install(instead: bool = False, quiet: bool = False) -> None:
+    """Answer imports of the names that ``listing`` shows, from now on and in this process; print
+    one line that says which, with which backend and why. ``torch.cuda.device`` then takes CPU
+    devices too, and does nothing for them.
+
+    Args:
+        instead: answer also for packages that are installed. quiet: print nothing.
+
+    Raises:
+        RuntimeError: with ``instead``, one of those packages has been imported already.
+    """
+    late = [name for name in elsewhere() if name in sys.modules]
+    if instead and late:
+        raise RuntimeError(f"{', '.join(late)} was imported before; call drop_in.install(instead=True) first of all")
+    uninstall()
+    sys.meta_path.insert(0 if instead else len(sys.meta_path), Finder())
+    admit_cpu_devices(True)
+    if not quiet:
+        print(_said(instead))
+
+
+def uninstall() -> None:
+    """Answer no more imports, and forget the modules that were made; what was imported from them
+    goes on working."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
+    admit_cpu_devices(False)
+    for name in [name for name in ANSWERS if ours(name)]:
+        del sys.modules[name]
+
+
+def _said(instead: bool) -> str:
+    left = [] if instead else elsewhere()
+    names = ", ".join(name for name in ROOTS if name not in left) or "nothing"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = f"; found elsewhere and left as they are: {', '.join(left)} (--instead takes ours)" if left else ""
+    return f"medmambase_kernels answers {names} on backend {describe_backend(device)}{found}"
+
+
+def listing() -> str:
+    """Every module that is answered, a line each with its names; a name that is not provided, and
+    raises one sentence when it is used, stands in brackets."""
+    lines = []
+    for name, answer in ANSWERS.items():
+        names = [*answer.values, *answer.names, *(f"({theirs})" for theirs in answer.missing)]
+        lines.append(f"{name}: {', '.join(names)}" if names else name)
+    return "\n".join(lines)

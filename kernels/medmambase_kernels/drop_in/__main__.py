@@ -1,0 +1,76 @@
+"""``python -m medmambase_kernels.drop_in``: run code whose Mamba imports are answered here."""
+
+import argparse
+import multiprocessing.spawn
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from medmambase_kernels import drop_in
+from medmambase_kernels.drop_in import _worker
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what the command line names. Returns 0; what the script exits with passes through."""
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(
+        prog="python -m medmambase_kernels.drop_in",
+        description="Run a Python file whose imports of mamba_ssm, causal_conv1d and selective_scan are answered here.",
+    )
+    parser.add_argument("--list", action="store_true", help="print every name that is answered, and run nothing")
+    parser.add_argument("--instead", action="store_true", help="answer also for packages that are installed")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
+    parser.add_argument("script", nargs="?", type=Path, help="the file to run; what follows it are its own arguments")
+    own, rest = _split(words)
+    options = parser.parse_args(own)
+    if options.list:
+        print(drop_in.listing())
+        return 0
+    if options.module is None and options.script is None:
+        parser.error("give a Python file, or -m and a module")
+    if options.script is not None and not options.script.is_file():
+        parser.error(f"{options.script}: there is no such file")
+    name = options.module or str(options.script)
+    sys.argv = [name, *rest]
+    sys.path[0] = str(Path.cwd() if options.module else options.script.resolve().parent)
+    drop_in.install(instead=options.instead)
+    _prepare_workers(options.instead)
+    if options.module:
+        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(name, run_name="__main__")
+    return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our words, up to the script or the module, and its own."""
+    for i, word in enumerate(words):
+        if word == "-m":
+            return words[: i + 2], words[i + 2 :]
+        if not word.startswith("-"):
+            return words[: i + 1], words[i + 1 :]
+    return words, []
+
+
+def _prepare_workers(instead: bool) -> None:
+    """Let processes that the script spawns, such as a DataLoader's on Windows, answer the same
+    imports before they import the script."""
+    original = multiprocessing.spawn.get_preparation_data
+
+    def preparation(name: str) -> dict[str, Any]:
+        data = original(name)
+        for kind in ("init_main_from_name", "init_main_from_path"):
+            if kind in data:
+                os.environ[_worker.MAIN] = f"{kind}={data.pop(kind)}"
+                os.environ[_worker.INSTEAD] = "1" if instead else ""
+                data["init_main_from_name"] = _worker.__name__
+                break
+        return data
+
+    multiprocessing.spawn.get_preparation_data = preparation  # type: ignore[attr-defined,unused-ignore]  # a function of the module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Other people's Mamba code gets our operators: the contract is kept to the last name, results are
+those of the definition, and a package that is really there is never shadowed."""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import drop_in_contract as contract
+import pytest
+import torch
+from conftest import TOLERANCE, relative_error
+from drop_in_contract import CONVOLUTIONS, RAW_SCANS, scan_calls, tensors
+
+from medmambase_kernels import causal_conv1d, drop_in, selective_scan, use_backend
+from medmambase_kernels._drop_in import blocks, convolutions, scan_extensions
+from medmambase_kernels._drop_in.finder import Finder
+from medmambase_kernels._drop_in.names import ANSWERS, ROOTS
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    drop_in.install(quiet=True)
+    yield
+    drop_in.uninstall()
+
+
+def test_importing_the_kernels_alone_answers_nothing() -> None:
+    assert not any(isinstance(finder, Finder) for finder in sys.meta_path)
+    assert not set(ROOTS) & set(sys.modules)
+    with pytest.raises(ImportError):
+        importlib.import_module("selective_scan_cuda")
+
+
+def test_the_contract_is_kept(installed: None) -> None:
+    with use_backend("torch"):  # names and numbers of results alone
+        assert contract.broken() == []
+
+
+def _shorter(right):
+    return lambda *arguments: right(*arguments)[:-1]
+
+
+PLANTED = {  # what is left out: the file, the name, what stands there instead, what is reported
+    "a compiled pass": (scan_extensions, "bwd", lambda *_: [], "returns (2, 0), not (2, 7)"),
+    "out_z": (scan_extensions, "bwd", _shorter(scan_extensions.bwd), "returns (3, 8), not (3, 9)"),
+    "the states": (scan_extensions, "core_fwd", _shorter(scan_extensions.core_fwd), "selective_scan_cuda_core"),
+    "an old call": (convolutions, "causal_conv1d_fwd", lambda x, w, b, *r: x if len(r) == 4 else x[0], "4 and 6"),
+    "a keyword": (blocks, "Mamba", lambda d_model, d_state=16: None, "mamba_ssm.Mamba takes ['d_model', 'd_state']"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_an_omission_is_reported(planted: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    owner, name, instead, message = PLANTED[planted]
+    monkeypatch.setattr(owner, name, instead)
+    request.getfixturevalue("installed")
+    with use_backend("torch"):
+        assert any(message in line for line in contract.broken())
+
+
+@pytest.mark.parametrize("name", sorted(contract.NAMES))
+def test_a_module_or_a_name_that_is_left_out_is_reported(
+    name: str, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(name)
+    for member in contract.NAMES[name]:
+        with monkeypatch.context() as patch:
+            patch.delattr(module, member)
+            assert f"{name} has no {member}" in list(contract.absent())
+
+
+@pytest.mark.parametrize("end", RAW_SCANS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_compiled_scan_is_the_definition_with_its_gradients(end: str, dtype: torch.dtype, installed: None) -> None:
+    t = tensors(dtype)
+    if end == "_ndstate":
+        t |= {"A": t["A"][:, :1], "B": t["B"][:, :, :1], "C": t["C"][:, :, :1]}
+    (out, x, *gated), gradients = scan_calls(end, t, z=end == "", recompute=end == "")
+    leaves = {name: value.detach().requires_grad_() for name, value in t.items()}
+    z = leaves.pop("z")
+    names = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+    y, last = selective_scan(
+        **leaves, z=z if gated else None, delta_softplus=True, return_last_state=True, backend="reference",
+        out_dtype=torch.float32 if end == "_oflex" else dtype,
+    )  # fmt: skip  # tensors, options
+    wanted = [leaves[name] for name in names] + [z] * len(gated)
+    expected = [y, last, *torch.autograd.grad(y, wanted, torch.ones_like(y))]
+    result = gated[0] if gated else out
+    assert result.dtype == (torch.float32 if end == "_oflex" else dtype)
+    for one, other in zip([result, x[:, :, -1, 1::2], *gradients], expected, strict=False):
+        tolerance = 4 * TOLERANCE[other.dtype if other.dtype == dtype else dtype]
+        assert relative_error(one.reshape(other.shape), other) <= tolerance
+    if gated:
+        assert relative_error(gradients[-1], y) <= 4 * TOLERANCE[dtype]  # out_z once more
+
+
+def test_delta_with_fewer_rows_goes_through_oflex(installed: None) -> None:
+    t = tensors()
+    t |= {"delta": t["delta"][:, :2], "delta_bias": t["delta_bias"][:2]}
+    (out, _), (_, ddelta, *_, dbias) = scan_calls("_oflex", t)
+    t.pop("z")
+    assert relative_error(out, selective_scan(**t, delta_softplus=True, backend="reference")) <= 1e-5
+    assert (ddelta.shape, dbias.shape) == ((2, 2, 5), (2,))
+
+
+@pytest.mark.parametrize("way", CONVOLUTIONS)
+def test_a_compiled_convolution_is_the_definition_in_every_way_of_calling_it(way: str, installed: None) -> None:
+    module = importlib.import_module("causal_conv1d_cuda")
+    leaves = [t.requires_grad_() for t in (torch.randn(2, 4, 5), torch.randn(4, 3), torch.randn(4))]
+    dout, dx = torch.randn(2, 4, 5), torch.empty(2, 8, 5)[:, 4:]
+    forward, backward = CONVOLUTIONS[way]
+    y = causal_conv1d(*leaves, activation="silu", backend="reference")
+    expected = torch.autograd.grad(y, leaves, dout)
+    given = (*(t.detach() for t in leaves), dout, dx)
+    assert relative_error(module.causal_conv1d_fwd(*forward(*given)), y) <= 1e-5
+    found = module.causal_conv1d_bwd(*backward(*given))
+    for one, other in zip(found, expected, strict=False):
+        assert relative_error(one, other) <= 1e-5
+    if way != "7 and 5":
+        assert found[0] is dx
+
+
+def test_what_is_called_with_arguments_of_no_release_says_which_it_takes(installed: None) -> None:
+    x, weight = torch.randn(2, 4, 5), torch.randn(4, 3)
+    with pytest.raises(TypeError, match=r"causal_conv1d_fwd was called with 6 arguments; it takes 4, 5, 7 or 8"):
+        convolutions.causal_conv1d_fwd(x, weight, None, None, None, True)
+    with pytest.raises(NotImplementedError, match="seq_idx, several sequences in one row"):
+        convolutions.causal_conv1d_fn(x, weight, seq_idx=torch.zeros(2, 5, dtype=torch.int32))
+    with pytest.raises(NotImplementedError, match="A is complex"):
+        importlib.import_module("mamba_ssm").mamba_inner_fn(
+            x, weight, None, weight, weight, weight, None, torch.ones(2, 2, dtype=torch.complex64)
+        )
+
+
+def test_a_convolution_goes_on_from_its_state(installed: None) -> None:
+    module = importlib.import_module("causal_conv1d")
+    x, weight, bias, state = torch.randn(2, 4, 6), torch.randn(4, 3), torch.randn(4), torch.zeros(2, 4, 4)
+    whole = module.causal_conv1d_fn(x, weight, bias, activation="silu")
+    parts = [module.causal_conv1d_update(x[..., i], state, weight, bias, "silu") for i in range(5)]
+    assert torch.allclose(torch.stack(parts, 2), whole[..., :5], atol=1e-6)
+    assert torch.equal(state, x[..., 1:5])
+    assert torch.equal(module.causal_conv1d_fn(x, weight, bias, "silu"), whole)  # as it was once called
+
+
+@pytest.mark.parametrize("rms", [False, True])
+@pytest.mark.parametrize("residual", [None, torch.float32, torch.float16])
+def test_a_norm_adds_first_and_keeps_the_sum(rms: bool, residual: torch.dtype | None, installed: None) -> None:
+    layer_norm_fn = importlib.import_module("mamba_ssm.ops.triton.layernorm").layer_norm_fn
+    x, weight, bias = torch.randn(2, 3, 8).half(), torch.randn(8), torch.randn(8)
+    before = None if residual is None else torch.randn(2, 3, 8).to(residual)
+    total = x.double() if before is None else x.double() + before.double()
+    centred = total if rms else total - total.mean(-1, keepdim=True)
+    expected = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight + bias
+    options = {"residual": before, "eps": 1e-5, "prenorm": True, "residual_in_fp32": True, "is_rms_norm": rms}
+    y, kept = layer_norm_fn(x, weight, bias, **options)
+    assert (y.dtype, kept.dtype) == (torch.float16, residual or torch.float32)
+    assert relative_error(y, expected) <= 1e-3
+    assert relative_error(kept, total) <= 1e-3
+    assert torch.equal(layer_norm_fn(x, weight, bias, **options | {"prenorm": False}), y)
+
+
+def fake(folder: Path, name: str) -> None:
+    """A package that was really installed, or lies beside the script."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("Mamba = 'the real one'\n", encoding="utf-8")
+
+
+def test_a_package_that_is_really_there_is_never_shadowed_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake(tmp_path, "mamba_ssm")
+    monkeypatch.syspath_prepend(tmp_path)
+    drop_in.install()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "found elsewhere and left as they are: mamba_ssm (--instead takes ours)" in said
+    assert said.startswith("medmambase_kernels answers selective_scan_cuda, ")
+    assert "on backend cpu: the tensors are on the CPU" in said or torch.cuda.is_available()
+    try:
+        assert importlib.import_module("mamba_ssm").Mamba == "the real one"
+        with pytest.raises(ImportError):  # half of it is not ours
+            importlib.import_module("mamba_ssm.modules.mamba_simple")
+        assert importlib.import_module("selective_scan_cuda").fwd is scan_extensions.fwd
+        with pytest.raises(RuntimeError, match="mamba_ssm was imported before"):
+            drop_in.install(instead=True)
+        sys.modules.pop("mamba_ssm")
+        drop_in.install(instead=True)
+        assert "left as they are" not in capsys.readouterr().out
+        assert importlib.import_module("mamba_ssm").Mamba is blocks.Mamba
+    finally:
+        drop_in.uninstall()
+        sys.modules.pop("mamba_ssm", None)
+
+
+def test_a_cpu_device_may_be_entered_while_names_are_answered_and_no_longer(installed: None) -> None:
+    with torch.cuda.device(torch.device("cpu")), torch.cuda.device("cpu"):
+        pass
+    drop_in.uninstall()
+    with pytest.raises(ValueError, match="cuda device"):
+        torch.cuda.device(torch.device("cpu"))
+
+
+def test_every_name_is_listed_and_what_is_not_provided_stands_in_brackets() -> None:
+    lines = dict(line.partition(": ")[::2] for line in drop_in.listing().splitlines())
+    assert list(lines) == list(ANSWERS)
+    assert "(Mamba2)" in lines["mamba_ssm"] and ", Mamba," in lines["mamba_ssm"]
+
+
+SCRIPT = """
+import json, multiprocessing, sys
+import selective_scan_cuda
+from mamba_ssm import Mamba
+
+
+def work(x):
+    return [selective_scan_cuda.__spec__.origin, __name__, x]
+
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        (found,) = pool.map(work, [1])
+    print(json.dumps([sys.argv[1:], Mamba.__module__, found]))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_runs_with_its_own_flags_and_spawns_processes_that_get_the_same_names(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "a folder ü"
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT, encoding="utf-8")
+    words = [sys.executable, "-m", "medmambase_kernels.drop_in", str(folder / "train.py"), "--list", "-m", "x"]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith("medmambase_kernels answers selective_scan_cuda, ")
+    assert json.loads(last) == [
+        ["--list", "-m", "x"], "medmambase_kernels._mamba.block", ["medmambase_kernels.drop_in", "__mp_main__", 1],
+    ]  # fmt: skip  # a list
