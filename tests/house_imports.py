@@ -89,7 +89,7 @@ IMPORTS = (
     ),
     (
         f"{KERNELS}._drop_in*",
-        (f"{KERNELS}._drop_in*", f"{KERNELS}._mamba*", f"{KERNELS}.selective_scan", f"{KERNELS}.backend"),
+        (f"{KERNELS}._drop_in*", f"{KERNELS}._mamba*", f"{KERNELS}.selective_scan*", f"{KERNELS}.backend"),
     ),
     (
         f"{KERNELS}.drop_in*",

@@ -17,8 +17,8 @@ from wine import Done, Wine
 # windows_check.py --quick runs these alone: how files are named, locked, replaced and written, how
 # processes start and end, and what the console shows.
 OWN_WAYS = (
-    "ascii_folders", "check_command", "checkpoint", "csv_table", "disk_cache", "environment", "folders", "guard",
-    "interrupt", "privacy", "survival", "tables",
+    "ascii_folders", "check_command", "checkpoint", "csv_table", "disk_cache", "drop_in", "environment", "folders",
+    "guard", "interrupt", "privacy", "survival", "tables",
 )  # fmt: skip  # names
 
 

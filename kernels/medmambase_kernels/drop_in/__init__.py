@@ -12,13 +12,16 @@ asked for. No distribution of another name is made: what asks pip sees none.
 import sys
 
 import torch
+from torch import nn
 
 from medmambase_kernels._drop_in.cuda_device import admit_cpu_devices
 from medmambase_kernels._drop_in.finder import Finder, elsewhere, ours
+from medmambase_kernels._drop_in.fusion import Fused
+from medmambase_kernels._drop_in.fusion import fuse as fuse_modules
 from medmambase_kernels._drop_in.names import ANSWERS, ROOTS
 from medmambase_kernels.backend import describe_backend
 
-__all__ = ["install", "listing", "uninstall"]
+__all__ = ["Fused", "fuse", "install", "listing", "uninstall"]
 
 
 def install(instead: bool = False, quiet: bool = False) -> None:
@@ -67,3 +70,25 @@ def listing() -> str:
         names = [*answer.values, *answer.names, *(f"({theirs})" for theirs in answer.missing)]
         lines.append(f"{name}: {', '.join(names)}" if names else name)
     return "\n".join(lines)
+
+
+def fuse(model: nn.Module, size: int = 14, quiet: bool = False) -> list[Fused]:
+    """Replace the scans of every SS2D module of a model by ``selective_scan_2d``, in place; print a
+    line for each with the difference and the times.
+
+    Args:
+        model: of VMamba's first kind, as VM-UNet and MedMamba have it: modules with the weights
+        x_proj_weight (4, r + 2n, d), dt_projs_weight (4, d, r), dt_projs_bias (4, d), A_logs (4d,
+        n) and Ds (4d,), and a ``forward_core`` that returns four results to add.
+        size: side of the random image on which both ways are compared and timed. quiet: print
+        nothing.
+
+    Returns:
+        What was found of each module. One whose difference is above 1e-5 is left as it is.
+    """
+    found = []
+    for one in fuse_modules(model, size):
+        found.append(one)
+        if not quiet:
+            print(one)
+    return found
