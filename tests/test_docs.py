@@ -214,6 +214,7 @@ def test_flags_in_sentences_exist(page: Path) -> None:
     """A flag that stands alone belongs to a command or a tool."""
     known = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "medmambase/commands").glob("*.py"))
     known += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tools").rglob("*.py"))
+    known += (ROOT / "kernels/medmambase_kernels/drop_in/__main__.py").read_text(encoding="utf-8")
     flags = {option for group in train_flags.parser()._actions for option in group.option_strings}
     for span in spans(page):
         for name in re.findall(r"^--[a-z-]+", span):

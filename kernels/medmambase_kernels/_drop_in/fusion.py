@@ -63,7 +63,7 @@ def fuse(model: nn.Module, size: int) -> Iterator[Fused]:
             before, after = (_milliseconds(partial(way, x)) for way in (core, ours))
         found = Fused(name or type(module).__name__, difference.item(), before, after)
         if found.taken:
-            module.forward_core = ours  # type: ignore[assignment]  # a function, as it was
+            module.forward_core = ours
         yield found
 
 
