@@ -172,7 +172,7 @@ BOUNDARIES = (
     Boundary(
         f"_triton/{CAUSAL} _PROGRAMS",
         "causal convolution",
-        lambda n: sequence(1, 64 * n, d=2),
+        lambda n: sequence(1, 32 * n, d=2),
         instead={f"_triton/{CAUSAL} _PROGRAMS": 2},
     ),
     Boundary(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medmambase_kernels._triton.numerics import load, sigmoid
 
-_TILE = {"BD": 16, "BL": 64, "num_warps": 4, "enable_fp_fusion": True}  # channels and steps: 8 elements a thread
+_TILE = {"BD": 16, "BL": 32, "num_warps": 4, "enable_fp_fusion": True}  # channels and steps: 4 elements a thread
 _PROGRAMS = 1024  # of ``_slope``, where images and channels are not more: some for every multiprocessor
 
 
@@ -29,16 +29,16 @@ def kept_shape(x: Tensor, weight: Tensor, bias: Tensor, initial_states: Tensor |
 
 
 @triton.jit
-def _seen(x_ptr, initial_ptr, i_b, channel, step, in_d, channels, length, x_b, x_d, x_l, BEFORE: tl.constexpr):
+def _seen(x, initial, i_b, channel, step, in_d, channels, length, x_b, x_d, x_l, BEFORE: tl.constexpr):
     """x at the steps of a tile: [BD, BL]. Before the first stand the initial states, if any; else,
     and past the last, 0."""
     inside = (step >= 0) & (step < length)
     place = i_b * x_b + channel[:, None] * x_d + step.to(tl.int64)[None, :] * x_l
-    value = load(x_ptr + place, in_d[:, None] & inside[None, :])
-    if initial_ptr is not None:
+    value = load(x + place, in_d[:, None] & inside[None, :])
+    if initial is not None:
         earlier = (step < 0) & (step >= -BEFORE)
         place = (i_b * channels + channel[:, None]) * BEFORE + (step + BEFORE)[None, :]
-        value += load(initial_ptr + place, in_d[:, None] & earlier[None, :])
+        value += load(initial + place, in_d[:, None] & earlier[None, :])
     return value
 
 
