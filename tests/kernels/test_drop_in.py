@@ -210,7 +210,7 @@ def test_every_name_is_listed_and_what_is_not_provided_stands_in_brackets() -> N
 
 
 SCRIPT = """
-import json, multiprocessing, sys
+import concurrent.futures, json, multiprocessing, sys
 import selective_scan_cuda
 from mamba_ssm import Mamba
 
@@ -220,8 +220,9 @@ def work(x):
 
 
 if __name__ == "__main__":
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        (found,) = pool.map(work, [1])
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:  # ends if its process does
+        found = pool.submit(work, 1).result()
     print(json.dumps([sys.argv[1:], Mamba.__module__, found]))
 """
 
