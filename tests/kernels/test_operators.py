@@ -1,6 +1,6 @@
 """An operator is known everywhere: each test below asks one place about each registered operator.
 
-A sixth operator that was written, described and exported, and no more, makes five tests red: here
+A further operator that was written, described and exported, and no more, makes five tests red: here
 those of its definition, of the table of the generic tests, of the portable backend and of its
 signatures, and in test_house.py that of the map of all files. Once a backend says that it has the
 operator, the tests of its file, of its signatures and of its ahead-of-time compilation follow.
