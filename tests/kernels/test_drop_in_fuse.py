@@ -43,7 +43,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y1, y2, y3, y4 = self.forward_core(x)
-        return F.silu(y1 + y2 + y3 + y4)
+        return F.silu(y1 + y2 + y3 + y4).view(x.shape)
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
