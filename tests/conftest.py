@@ -60,6 +60,14 @@ UNDER_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_g
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-architectures",
+        action="store_true",
+        help="compile every launch of every Triton kernel for every GPU generation, which takes an hour of one core",
+    )
+
+
 def engine_device(engine: str) -> torch.device:
     """Where tests run an engine: Triton on the GPU if there is one, everything else on the CPU."""
     return torch.device("cuda" if engine == "triton" and torch.cuda.is_available() else "cpu")
@@ -124,6 +132,14 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no folder of reference numbers beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where compiled kernels are kept, so that no test compiles what another has compiled: beside
+    pytest's own records, if it keeps any, and then for its next run too."""
+    records = getattr(request.config, "cache", None)
+    return str(tmp_path_factory.mktemp("compiled") if records is None else records.mkdir("compiled_kernels"))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ STEPS = {
 # time.
 MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick")}
 LEFT_OUT = (
-    "without the tests marked slow: kills inside every write, every GPU and launch of a kernel, large property runs "
+    "without the tests marked slow: kills inside every write, kernels compiled for a GPU, large property runs "
     "in Triton's interpreter, training in two processes, how often intervals hold the truth"
 )
 

@@ -13,19 +13,19 @@ assembler's report cannot be read (Triton 3.3 gives none).
 """
 
 import argparse
-import importlib.util
+import itertools
 import multiprocessing
 import os
 import sys
 import tomllib
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import machine_code
-from compiled_kernel import Usage, compile_launch
-from kernel_launches import MODULES, Launch, kernels_of, record
+from compiled_kernel import Usage, compile_launch, prepare
+from kernel_launches import CALLS, MODULES, Launch, kernels_of, record
 from sm_model import predict
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
@@ -113,23 +113,29 @@ def _figures(launch: Launch, predicted: Predicted) -> str:
     return f"{line} {'+'.join(f'{cycles:.0f}' for cycles in predicted.cycles) or '-':>10}"
 
 
-def _compile_all(
-    architectures: list[int], dtypes: list[str], jobs: int, quick: bool, case: str | None, cache: Path | None
-) -> int:
+def representative(launches: list[Launch], architectures: list[int], budgets: list[dict[str, Any]]) -> list[Launch]:
+    """Pick the first launch of each kernel: in the first dtype, and in the others where it has a
+    budget."""
+    picked: dict[tuple[str, str], Launch] = {}
+    for launch in launches:
+        if launch.dtype == launches[0].dtype or any(budget_of(launch, arch, budgets) for arch in architectures):
+            picked.setdefault((launch.name, launch.dtype), launch)
+    return list(picked.values())
+
+
+def _compile_all(options: argparse.Namespace) -> int:
     budgets = tomllib.loads(BUDGETS.read_text(encoding="utf-8"))["budget"]
-    launches = [launch for dtype in dtypes for launch in record(dtype)]
-    if case is not None:
-        launches = [launch for launch in launches if case in launch.case]
-    if quick:
-        launches = list({(launch.name, launch.dtype): launch for launch in reversed(launches)}.values())[::-1]
-    launched = {(launch.module, launch.kernel) for launch in launches}
-    missing = [
-        f"{module}.{kernel}"
-        for module in MODULES
+    recorded = {dtype: record(dtype, options.operator) for dtype in dict.fromkeys(["float32", *options.dtype])}
+    launched = {(launch.module, launch.kernel) for launch in recorded["float32"]}
+    failures = [
+        f"{module}.{kernel}: no call in kernel_launches.py launches it"
+        for module in (sorted({module for module, _ in launched}) if options.operator else MODULES)
         for kernel in kernels_of(module)
-        if case is None and (module, kernel) not in launched
+        if (module, kernel) not in launched
     ]
-    failures = [f"{name}: no call in kernel_launches.py launches it" for name in missing]
+    launches = [launch for dtype in options.dtype for launch in recorded[dtype] if options.case in launch.case]
+    if options.quick:
+        launches = representative(launches, options.arch, budgets)
     head = f"{'kernel':26} {'case':20} {'dtype':9} {'arch':6} {'registers':>9} {'spills':>7} {'shared':>7}"
     print(
         head
@@ -139,25 +145,28 @@ def _compile_all(
     print("instr. to memory: a state of the longest loop; cycles: a turn of the hot loops on an H200, PREDICTED")
     if machine_code.disassembler() is None:
         print("no disassembler in this Triton: loops are not counted, and budgets not checked")
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [
-            (launch, arch, pool.submit(compile_and_predict, launch, arch, budget_of(launch, arch, budgets), cache))
-            for launch in launches
-            for arch in architectures
-        ]
-        for launch, arch, future in futures:
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        compiled: dict[str, Future[Predicted]] = {}  # dtypes may share one: the scan of images widens what it reads
+        rows = []
+        for launch, arch in itertools.product(launches, options.arch):
+            budget = budget_of(launch, arch, budgets)
+            alike = repr((launch.specialisation, arch, budget))
+            if alike not in compiled:
+                compiled[alike] = pool.submit(compile_and_predict, launch, arch, budget, options.cache)
+            rows.append((launch, arch, budget, compiled[alike]))
+        for launch, arch, budget, future in rows:
             line = f"{launch.name:26} {launch.case:20} {launch.dtype:9} sm_{arch:<3}"
             error = future.exception()
             if error is None:
                 predicted = future.result()
-                over = over_budget(launch, predicted, budget_of(launch, arch, budgets))
+                over = over_budget(launch, predicted, budget)
                 print(f"{line} {_figures(launch, predicted)}{'  OVER BUDGET' if over else ''}", flush=True)
                 failures += [f"{line}: {sentence}" for sentence in over]
             else:
                 failures.append(f"{line}: {type(error).__name__}: {str(error).strip()[-500:]!a}")
                 print(f"{line} FAILED", flush=True)
-    print(f"{len(futures)} tried, {len(failures)} failures", *failures, sep="\n")
-    return 1 if failures or not futures else 0
+    print(f"{len(rows)} tried, {len(failures)} failures", *failures, sep="\n")
+    return 1 if failures or not rows else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -172,16 +181,19 @@ def main(argv: list[str] | None = None) -> int:
         help="GPU generations, as 90 for sm_90",
     )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="dtypes of the inputs")
+    parser.add_argument("--operator", nargs="+", choices=CALLS, default=[], help="whose kernels (default: all)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
-    parser.add_argument("--quick", action="store_true", help="one case of each kernel instead of all")
-    parser.add_argument("--case", help="only launches whose case has this text in it, as pair")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one launch of each kernel: in the first dtype, and in the others where kernel_budgets.toml names it",
+    )
+    parser.add_argument("--case", default="", help="only launches whose case has this text in it, as pair")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what was compiled there, and read it again")
     options = parser.parse_args(argv)
-    if importlib.util.find_spec("triton") is None:
-        parser.error("Triton is not installed: pip install triton (on Windows triton-windows)")
-    os.environ.pop("TRITON_INTERPRET", None)  # an interpreted kernel cannot be compiled
-    os.environ["TRITON_DUMP_PTXAS_LOG"] = "1"
-    return _compile_all(options.arch, options.dtype, options.jobs, options.quick, options.case, options.cache)
+    if (missing := prepare()) is not None:
+        parser.error(missing)
+    return _compile_all(options)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ source, its specialisation, the compiler and these programs make up: the same is
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -30,6 +31,19 @@ class Usage:
     spills: int
     shared: int
     loops: tuple[machine_code.Loop, ...] = ()
+
+
+def prepare() -> str | None:
+    """Let the kernels of this process, and of those it starts, be compiled rather than interpreted,
+    with the assembler's report: called before the first kernel is imported.
+
+    Returns what is missing, and None if nothing is.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton (on Windows triton-windows)"
+    os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_DUMP_PTXAS_LOG"] = "1"
+    return None
 
 
 def compile_launch(launch: Launch, arch: int, cache: Path | None = None) -> Usage:
@@ -90,9 +104,8 @@ def _name(launch: Launch, arch: int) -> str:
 
     kernel = kernels_of(launch.module)[launch.kernel]  # its key: its source's, and that of what it calls and reads
     programs = [Path(module).read_bytes() for module in (__file__, machine_code.__file__)]
-    parts = (triton.__version__, arch, kernel.cache_key, launch.signature, launch.constants, launch.multiples_of_16,
-             launch.options, *(hashlib.sha256(program).hexdigest() for program in programs))  # fmt: skip  # one list
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    parts = (triton.__version__, arch, kernel.cache_key, launch.specialisation)
+    return hashlib.sha256(repr(parts).encode() + b"".join(programs)).hexdigest()
 
 
 def _write(path: Path, usage: Usage) -> None:

@@ -8,7 +8,7 @@ compile_kernels.py compiles it.
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +61,13 @@ class Launch:
     def name(self) -> str:
         """The file and the name of the kernel, such as scan.forward."""
         return f"{self.module}.{self.kernel.lstrip('_')}"
+
+    @property
+    def specialisation(self) -> str:
+        """What a compiler sees of it, besides the kernel's source: one compilation serves all
+        launches of one."""
+        seen = (self.module, self.kernel, self.signature, self.constants, self.multiples_of_16, self.options)
+        return repr(seen)
 
     @property
     def states(self) -> float:
@@ -152,9 +159,10 @@ def _sequences(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         b, d = 16, 96
         u, A, D, state = new(b, d, l, dtype=dtype), new(d, n), new(d), new(b, d, n)
         B, C = (new(b, groups, n, l, dtype=dtype) if vary else new(d, n) for vary in (vary_B, vary_C))
+        constant = not (vary_B and vary_C)
         forward, backward = (
-            launch_table.sequence_forward(b, d, l, n, processors, groups),
-            launch_table.sequence_backward(b, d, l, n, processors, groups, constant=not (vary_B and vary_C)),
+            launch_table.sequence_forward(b, d, l, n, processors, groups, constant),
+            launch_table.sequence_backward(b, d, l, n, processors, groups, constant),
         )
         kept = new(selective_scan_triton.kept_shape(u, u, A, B, C, D, D, state))
         case = f"n{n} l{l} g{groups}"
@@ -283,14 +291,18 @@ def launches_of(call: Callable[[], object], dtype: str, case: str = "") -> list[
     return launches
 
 
-def record(dtype: str) -> list[Launch]:
-    """List every launch that the operators make for inputs of dtype, each specialisation once."""
+def record(dtype: str, operators: Sequence[str] = ()) -> list[Launch]:
+    """List every launch that the operators, all unless named, make for inputs of dtype, each
+    specialisation once."""
     import torch
 
-    launches = [
+    launches = (
         launch
-        for calls in CALLS.values()
-        for case, call in calls(getattr(torch, dtype))
+        for name in operators or CALLS
+        for case, call in CALLS[name](getattr(torch, dtype))
         for launch in launches_of(call, dtype, case)
-    ]
-    return [launch for i, launch in enumerate(launches) if launch not in launches[:i]]
+    )
+    once: dict[str, Launch] = {}
+    for launch in launches:
+        once.setdefault(launch.specialisation, launch)
+    return list(once.values())

@@ -116,15 +116,16 @@ def _order(t: Tensor) -> list[int]:
     return sorted((i for i in range(t.dim()) if t.shape[i] > 1), key=t.stride, reverse=True)
 
 
-def work_of(case: Case, backward: bool, machine: Multiprocessor = H200, instead: Any = None) -> Work:
-    """Run an operator's launchers on tensors without storage, as one call would: forward, or
-    forward and backward.
+def work_of(case: Case, passes: str, machine: Multiprocessor = H200, instead: Any = None) -> Work:
+    """Run an operator's launchers on tensors without storage, as one call would.
 
     Args:
         case: one of medmambase_kernels.bench.
+        passes: "forward", "forward keeping states", as where a backward pass is to follow, or
+            "forward+backward".
         instead: a row for the launch table to give in place of the one of its kind that it chose.
     """
-    call, chosen = _call(case, backward), []
+    call, chosen = _call(case, passes), []
 
     def choosing(choose: Callable[..., Any]) -> Callable[..., Any]:
         def choice(*args: Any, **options: Any) -> Any:
@@ -141,7 +142,7 @@ def work_of(case: Case, backward: bool, machine: Multiprocessor = H200, instead:
     return Work(tuple(ours), pytorch.count, pytorch.seconds, tuple(chosen))
 
 
-def _call(case: Case, backward: bool) -> Callable[[], object]:
+def _call(case: Case, passes: str) -> Callable[[], object]:
     entry = OPERATORS[case.operator]
     with torch.device("meta"):
         drawn = entry.draw(case, lambda *shape: torch.empty(shape))
@@ -159,8 +160,8 @@ def _call(case: Case, backward: bool) -> Callable[[], object]:
     given = (*tensors, *options[case.operator])
 
     def call() -> None:
-        *results, kept = engine.forward(*given, backward)
-        if backward:
+        *results, kept = engine.forward(*given, passes != "forward")
+        if passes == "forward+backward":
             engine.backward(*(torch.empty_like(t) for t in results), *given, kept)
 
     return call
@@ -248,16 +249,12 @@ def _cycles(code: tuple[Any, ...], warps: int, machine: Multiprocessor) -> float
 def predict_all(works: Sequence[Work], jobs: int, cached: Path | None = None) -> list[PredictedTime]:
     """Predict the time of each call. Launches that one compilation serves are compiled once, in so
     many processes."""
-    groups: list[list[Launch]] = []
+    groups: dict[str, list[Launch]] = {}
     for launch in (launch for work in works for launch in work.ours):
-        same = next((group for group in groups if group[0] == launch), None)
-        if same is None:
-            groups.append([launch])
-        else:
-            same.append(launch)
+        groups.setdefault(launch.specialisation, []).append(launch)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(seconds_of, groups, [cached] * len(groups))
-    seconds = {id(launch): s for group, times in zip(groups, found, strict=True)
+        found = pool.map(seconds_of, groups.values(), [cached] * len(groups))
+    seconds = {id(launch): s for group, times in zip(groups.values(), found, strict=True)
                for launch, s in zip(group, times, strict=True)}  # fmt: skip  # one table
     return [_total(work, [seconds[id(launch)] for launch in work.ours]) for work in works]
 

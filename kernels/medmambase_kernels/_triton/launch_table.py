@@ -138,9 +138,10 @@ def backward(batch: int, directions: int, channels: int, length: int, state: int
 
 
 def sequence_forward(
-    batch: int, channels: int, length: int, state: int, processors: int, groups: int = 1
+    batch: int, channels: int, length: int, state: int, processors: int, groups: int = 1, constant: bool = False
 ) -> SequenceForward:
     """The forward launch for u (batch, channels, length), on a GPU of so many multiprocessors.
+    ``constant``: B or C does not vary, and a lane holds it.
 
     Predicted by a model of the multiprocessor, not measured: ms on an H200, float32, 16 states, at
     96, 192, 384 and 768 channels a group in 4 groups, lengths 1024, 256, 64 and 16, PyTorch's
@@ -152,7 +153,7 @@ def sequence_forward(
     _row(_FORWARD, state)
     programs = batch * groups * -(-channels // groups // 32)
     chunked = (programs < 0.7 * WARPS * processors or length > _LONGEST) and chunks_of(length) > 1
-    width, registers = 32 if state <= 32 else 16, 168 if state <= 16 else 255
+    width, registers = 32 if state <= 32 else 16, 168 if state <= 16 and not constant else 255
     return SequenceForward(width, _tile(length, state), registers, chunk_of(length), chunked)
 
 

@@ -143,7 +143,9 @@ def forward(
         return y, last, A.new_empty(shape)
     (b, d, l), n = u.shape, A.shape[1]
     given = _pack(u, delta, A, B, C, D, delta_bias, initial_state, delta_softplus)
-    config = config or launch_table.sequence_forward(b, d, l, n, processors(u), given.groups)
+    config = config or launch_table.sequence_forward(
+        b, d, l, n, processors(u), given.groups, constant=not all(given.vary)
+    )
     chunks, blocks, N = triton.cdiv(l, config.chunk), given.blocks(config.channels), given.tables.shape[1]
     entry = A.new_empty((b, chunks, N, d) if config.chunked else shape)
     total, last = A.new_empty((b, chunks, d) if config.chunked else 0), A.new_empty(b, d, n)
