@@ -58,7 +58,15 @@ class Launches(TorchDispatchMode):
             with self:
                 return function.decompose(*args, **kwargs)
         # The fused optimiser has no kernel for tensors without storage; it returns nothing.
-        result = None if name.startswith("_fused_adam") else function(*args, **kwargs)
+        result = None
+        if name == "cudnn_convolution_relu":  # nor has this, which is a convolution's of one launch
+            x, weight, _, stride, padding, dilation, groups = args
+            result = torch.ops.aten.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
+        elif not name.startswith("_fused_adam"):
+            result = function(*args, **kwargs)
+        if name == "convolution" and args[1].is_contiguous(memory_format=torch.channels_last):
+            # On a GPU it follows the layout of its weights, without storage it forgets that.
+            result = torch.empty_like(result, memory_format=torch.channels_last)
         self.counts[name] += _launches_of(function, name, args, kwargs, result)
         return result
 
@@ -129,6 +137,7 @@ def launches_of(compute: Callable[[], object]) -> Launches:
         ):
             stack.enter_context(mock.patch(supported, lambda: [*devices, "meta"]))
         stack.enter_context(mock.patch("medmambase_kernels._triton.scan.processors", lambda t: PROCESSORS))
+        stack.enter_context(mock.patch("medmambase_kernels.inference._cudnn", lambda x: True))
         # Autocast knows no meta tensors.
         stack.enter_context(mock.patch("torch.is_autocast_enabled", lambda *_: False))
         stack.enter_context(mock.patch("torch.autocast", lambda *_, **__: nullcontext()))

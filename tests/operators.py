@@ -63,6 +63,10 @@ def four_directions(*tensors: Tensor, backend: str | None = None) -> Tensor:
     return selective_scan_2d(*tensors, out_dtype=torch.float32, backend=backend)
 
 
+def by_logarithm(*tensors: Tensor, backend: str | None = None) -> Tensor:
+    return selective_scan_2d(*tensors, log_A=True, backend=backend)
+
+
 def one_group(b: int, l: int, d: int = 4, n: int = 3) -> list[Tensor]:
     return [torch.randn(b, d, l), torch.rand(b, d, l), -torch.rand(d, n), torch.randn(b, n, l), torch.randn(b, n, l)]
 
@@ -133,6 +137,21 @@ def wide_shuffled_gate(b: int, l: int) -> list[Tensor]:
     return shuffled_gate(b, l, c=16)
 
 
+def halves_gate(b: int, l: int, c: int = 6) -> list[Tensor]:
+    x, *weights = gate(b, l, c=c)
+    first, second = (half.contiguous() for half in x.chunk(2, -1))
+    return [first, *weights, torch.randn_like(x), second, torch.rand(b)]
+
+
+def wide_halves_gate(b: int, l: int) -> list[Tensor]:
+    return halves_gate(b, l, c=32)
+
+
+def halves(*tensors: Tensor, backend: str | None = None) -> Tensor:
+    *others, factor = tensors
+    return squeeze_excite(*others, factor.detach(), backend=backend)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One way to call an operator.
@@ -155,10 +174,13 @@ OPERATORS = {
     "scan with all arguments": Sample("selective_scan", everything, groups_and_all),
     "last state alone": Sample("selective_scan", last_state, groups_and_all),
     "four directions": Sample("selective_scan_2d", four_directions, image),
+    "four directions, A by its logarithm": Sample("selective_scan_2d", by_logarithm, image),
     "gate": Sample("squeeze_excite", squeeze_excite, gate),
     "gate in lanes": Sample("squeeze_excite", squeeze_excite, wide_gate),
     "gate, shuffle and residual": Sample("squeeze_excite", squeeze_excite, shuffled_gate),
     "gate, shuffle and residual in lanes": Sample("squeeze_excite", squeeze_excite, wide_shuffled_gate),
+    "gate of two halves": Sample("squeeze_excite", halves, halves_gate),
+    "gate of two halves in lanes": Sample("squeeze_excite", halves, wide_halves_gate),
     "norm": Sample("gated_norm", gated_norm, odd_norm, 4.0),
     "norm in lanes": Sample("gated_norm", gated_norm, norm, 4.0),
     "convolution": Sample("depthwise_silu", depthwise_silu, odd_convolution),

@@ -11,8 +11,8 @@ schema:
     backward(*gradients of the outputs, *tensors, *options, kept) -> a gradient for each tensor
     kept_shape(*tensors) -> the shape of what forward keeps for backward if ``save``; else (0,)
 
-All results are new tensors; the gradient of a tensor that is None, or that is added to the output
-as it is, may be None.
+All results are new tensors; the gradient of a tensor that is None, that is added to the output as
+it is, or that has none, may be None.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,7 @@ def register(
     kept_like: str,
     returns: int = 1,
     added: str = "",
+    constant: str = "",
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Make ``medmambase::<name>`` and ``medmambase::<name>_backward`` of the backends' files.
 
@@ -47,6 +48,7 @@ def register(
         returns: the number of outputs.
         added: the name of a tensor that the first output contains as a summand, in its dtype and
         shape: its gradient is that of the output, and no backend computes it.
+        constant: the name of a tensor that has no gradient.
 
     Returns:
         A function of all tensors and options and the backend's name, in that order and without
@@ -55,6 +57,7 @@ def register(
     names = [argument.split()[1] for argument in tensors.split(", ")]
     count, like = len(names), names.index(kept_like)
     summand = names.index(added) if added else None
+    without = names.index(constant) if constant else None
     declared = f"{tensors}, {options}" if options else tensors
     of_outputs = ", ".join(f"Tensor d_output_{i}" for i in range(returns))
 
@@ -75,7 +78,7 @@ def register(
     def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         first, *others = arguments[returns : returns + count]
         return first.new_empty(first.shape), *(
-            first.new_empty(0) if t is None or i == summand else t.new_empty(t.shape)
+            first.new_empty(0) if t is None or i in (summand, without) else t.new_empty(t.shape)
             for i, t in enumerate(others, start=1)
         )
 
@@ -101,6 +104,8 @@ def register(
         found = list(call_backward(*d_outputs, *given, kept, ctx.backend))
         if summand is not None:
             found[summand] = d_outputs[0]
+        if without is not None:
+            found[without] = None
         return *(None if t is None else d for t, d in zip(saved, found, strict=True)), *nothing
 
     def no_setup(ctx: Any, inputs: Any, output: Any) -> None:

@@ -28,6 +28,18 @@ def _ours(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _cudnn(x: Tensor) -> bool:
+    """Whether cuDNN adds a bias and takes a ReLU of x within the convolution."""
+    return (
+        x.is_cuda
+        and torch.version.cuda is not None
+        and torch.backends.cudnn.is_available()
+        and torch.backends.cudnn.enabled
+        and x.dtype != torch.float64
+        and not torch.compiler.is_compiling()
+    )
+
+
 def space_to_depth(x: Tensor) -> Tensor:
     """Put the four positions of each square of 2 x 2 side by side: (b, h, w, c) -> (b, h // 2,
     w // 2, 4 c), the (row, column) (0, 0), (1, 0), (0, 1), (1, 1).
@@ -92,24 +104,38 @@ class FrozenConv2d(nn.Module):
         self._packed: tuple[int, Any] = 0, None  # the lanes it was laid out for
 
     @torch.no_grad()
-    def forward(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, *, rectified: bool = True
+    ) -> Tensor:
         """x (b, h, w, inputs) -> (b, h, w, outputs), plus ``add`` of that shape, in ``out`` if one
-        is given: no part of x or add.
+        is given: no part of x or add. Without ``rectified``, the ReLU is left out.
 
         Raises ValueError for another number of inputs.
         """
         if x.dim() != 4 or x.shape[3] != self.weight.shape[1]:
             raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, {self.weight.shape[1]})")
+        relu = self.relu and rectified
         if _ours(x, self.weight):
             engine = engines.engine("conv2d", "cpu")
             if self._packed[0] != engine.lanes():
                 self._packed = engine.lanes(), engine.pack(self.weight, self.bias)
-            y: Tensor = engine.convolve(x, self._packed[1], self.relu, add, out)
+            y: Tensor = engine.convolve(x, self._packed[1], relu, add, out)
             return y
         if self.weight.shape[2] == 1:
-            y = F.linear(x, self.weight.flatten(1), self.bias)
+            # As a matrix, whose product takes the bias in one launch of a GPU.
+            y = F.linear(x.flatten(0, 2), self.weight.flatten(1), self.bias).view(*x.shape[:3], len(self.weight))
+            y = y.relu() if relu else y
         else:
-            y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
-        y = y.relu() if self.relu else y
+            y = self._convolved(x.permute(0, 3, 1, 2), relu).permute(0, 2, 3, 1)
         y = y if add is None else y + add
         return y if out is None else out.copy_(y)
+
+    def _convolved(self, x: Tensor, relu: bool) -> Tensor:
+        """x (b, inputs, h, w) -> (b, outputs, h, w), by 3 x 3 weights."""
+        if not relu or self.bias is None or not _cudnn(x):
+            y = F.conv2d(x, self.weight, self.bias, padding=1)
+            return y.relu() if relu else y
+        # The joint operation knows nothing of autocast.
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        x, weight, bias = x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
+        return torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)

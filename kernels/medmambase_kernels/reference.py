@@ -64,15 +64,18 @@ def scan_order(height: int, width: int, device: torch.device | None = None) -> T
     return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
 
 
-def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> Tensor:
+def selective_scan_2d(
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, log_A: bool
+) -> Tensor:
     """SS2D's core: four selective scans over one image, each in its own order, put back in place
     and added.
 
     x (b, h, w, d); x_dbl (b, h, w, k, r + 2n), per position and direction the columns [delta rank |
     B | C]; dt_weight (k, d, r), dt_bias (k, d), A (k, d, n), D (k, d); k = 4. delta =
-    softplus(dt_weight . rank + dt_bias).
+    softplus(dt_weight . rank + dt_bias). With ``log_A``, A is -exp of the argument.
     Returns y (b, h, w, d) in float64.
     """
+    A = -A.double().exp() if log_A else A
     batch, height, width, channels = x.shape
     rank, state = dt_weight.shape[2], A.shape[2]
     positions = x.double().reshape(batch, height * width, channels)
@@ -89,14 +92,26 @@ def selective_scan_2d(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tens
     return y.reshape(x.shape)
 
 
-def squeeze_excite(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float) -> Tensor:
+def squeeze_excite(
+    x: Tensor,
+    squeeze: Tensor,
+    excite: Tensor,
+    residual: Tensor | None,
+    second: Tensor | None,
+    factor: Tensor | None,
+    scale: float,
+) -> Tensor:
     """x * scale * sigmoid(excite . relu(squeeze . mean over positions of x)); with ``residual``,
     that plus the product with the two halves of its channels interleaved.
 
-    x, residual (b, h, w, c); squeeze (hidden, c); excite (c, hidden). Returns (b, h, w, c) in
-    float64.
+    x, residual (b, h, w, c); squeeze (hidden, c); excite (c, hidden). With ``second``, the halves
+    of the channels come apart, (b, h, w, c / 2) each: relu(x), and ``second`` times the ``factor``
+    (b,) of its image, or 1. Returns (b, h, w, c) in float64.
     """
     x = x.double()
+    if second is not None:
+        scaled = second.double() if factor is None else second.double() * factor.double()[:, None, None, None]
+        x = torch.cat([F.relu(x), scaled], -1)
     hidden = F.relu(x.mean((1, 2)) @ squeeze.double().t())
     gate = scale * torch.sigmoid(hidden @ excite.double().t())
     gated = x * gate[:, None, None, :]

@@ -22,6 +22,7 @@ def selective_scan_2d(
     D: Tensor,
     *,
     out_dtype: torch.dtype | None = None,
+    log_A: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Four selective scans over an image, by rows, by columns and both reversed, added in place
@@ -37,6 +38,8 @@ def selective_scan_2d(
         dt_weight: (k, d, r) and dt_bias: (k, d); delta = softplus(dt_weight . rank + dt_bias).
         A: (k, d, n), real, n at least 1, and at most 64 on backend "triton"; negative, as a rule:
         the state then decays, where A is positive it grows and can overflow. D: (k, d).
+        log_A: take A for log(-A), as SS2D learns it: the matrix is -exp(A), and the gradient that
+            of the logarithm.
         out_dtype: dtype of the result, one of those below; x's if None.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
@@ -57,8 +60,8 @@ def selective_scan_2d(
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     dt_weight, dt_bias, A, D = (t.to(work) for t in (dt_weight, dt_bias, A, D))
     if choice.name == "reference":
-        return reference.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D).to(out_dtype)
-    (y,) = _scan(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, choice.name)
+        return reference.selective_scan_2d(x, x_dbl, dt_weight, dt_bias, A, D, log_A).to(out_dtype)
+    (y,) = _scan(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, log_A, choice.name)
     return y
 
 
@@ -84,14 +87,14 @@ def _check(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tens
         )
 
 
-def _outputs(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype):  # type: ignore[no-untyped-def]  # the schema types it
+def _outputs(x, x_dbl, dt_weight, dt_bias, A, D, out_dtype, log_A):  # type: ignore[no-untyped-def]  # the schema types it
     return ((x.shape, out_dtype),)
 
 
 _scan = register(
     "selective_scan_2d",
     "Tensor x, Tensor x_dbl, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D",
-    "ScalarType out_dtype",
+    "ScalarType out_dtype, bool log_A",
     _outputs,
     kept_like="A",
 )

@@ -14,12 +14,16 @@ from medmambase_kernels import reference
 from medmambase_kernels.arguments import MAP, check_dtype, check_shapes, check_tensors
 from medmambase_kernels.custom_op import register
 
+HALF = ("batch", "height", "width", "channels / 2")
+
 
 def squeeze_excite(
     x: Tensor,
     squeeze: Tensor,
     excite: Tensor,
     residual: Tensor | None = None,
+    second: Tensor | None = None,
+    factor: Tensor | None = None,
     *,
     scale: float = 1.0,
     backend: str | None = None,
@@ -33,6 +37,10 @@ def squeeze_excite(
         squeeze: (hidden, c). excite: (c, hidden).
         residual: (b, h, w, c), c even, or None. The product's two halves of channels are
         interleaved (channel 2i is its i, 2i + 1 its c / 2 + i) and added to it.
+        second: (b, h, w, c / 2), with ``residual`` only, or None. x, of the same shape, and second
+        are then what the two halves of the channels are made of: relu(x), and second times
+        ``factor``.
+        factor: (b,), of each image, with ``second`` only, or None for 1. It has no gradient.
         scale: what a gate of sigmoid 1 multiplies by; with 2, zero ``excite`` weights change
         nothing.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
@@ -45,16 +53,17 @@ def squeeze_excite(
 
     Raises:
         TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit, or a scale of 0 or less. BackendError: the backend asked for cannot run.
+        fit, a factor that requires a gradient, or a scale of 0 or less. BackendError: the backend
+        asked for cannot run.
     """
-    _check(x, squeeze, excite, residual, scale)
+    _check(x, squeeze, excite, residual, second, factor, scale)
     choice = engines.choose("squeeze_excite", x.device, x.dtype, backend)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     squeeze, excite = squeeze.to(work), excite.to(work)
     if choice.name == "reference":
         dtype = x.dtype if residual is None else residual.dtype
-        return reference.squeeze_excite(x, squeeze, excite, residual, scale).to(dtype)
-    (y,) = _gate(x, squeeze, excite, residual, scale, choice.name)
+        return reference.squeeze_excite(x, squeeze, excite, residual, second, factor, scale).to(dtype)
+    (y,) = _gate(x, squeeze, excite, residual, second, factor, scale, choice.name)
     return y
 
 
@@ -95,10 +104,18 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Parameter(nn.init.kaiming_uniform_(squeeze, nonlinearity="relu"))
         self.excite = nn.Parameter(nn.init.xavier_uniform_(excite) if scale == 1.0 else excite)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        second: Tensor | None = None,
+        factor: Tensor | None = None,
+    ) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels); with ``residual`` of the same shape,
-        shuffled and added to it, see ``squeeze_excite``."""
-        return squeeze_excite(x, self.squeeze, self.excite, residual, scale=self.scale, backend=self.backend)
+        shuffled and added to it; with ``second``, of halves (b, h, w, channels / 2): see
+        ``squeeze_excite``."""
+        weights = (self.squeeze, self.excite)
+        return squeeze_excite(x, *weights, residual, second, factor, scale=self.scale, backend=self.backend)
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor of each channel, (b, channels), for x (b, h, w, channels): what ``forward``
@@ -113,14 +130,45 @@ class SqueezeExcite(nn.Module):
         return f"{channels}, hidden={hidden}, scale={self.scale}{backend}"
 
 
-def _check(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float) -> None:
-    check_tensors({"x": x, "squeeze": squeeze, "excite": excite, "residual": residual}, optional=["residual"])
-    sizes = check_shapes(
-        ("x", x, MAP),
-        ("squeeze", squeeze, ("hidden", "channels")),
-        ("excite", excite, ("channels", "hidden")),
-        ("residual", residual, MAP),
+def _check(
+    x: Tensor,
+    squeeze: Tensor,
+    excite: Tensor,
+    residual: Tensor | None,
+    second: Tensor | None,
+    factor: Tensor | None,
+    scale: float,
+) -> None:
+    check_tensors(
+        {"x": x, "squeeze": squeeze, "excite": excite, "residual": residual, "second": second, "factor": factor},
+        optional=["residual", "second", "factor"],
     )
+    for name, t, missing, other in (("second", second, residual, "residual"), ("factor", factor, second, "second")):
+        if t is not None and missing is None:
+            raise ValueError(f"{name} has shape {tuple(t.shape)} and {other} is None; give {other} too, or no {name}")
+    if factor is not None and factor.requires_grad:
+        raise ValueError("factor requires a gradient, and none is computed for it; give factor.detach()")
+    if second is None:
+        sizes = check_shapes(
+            ("x", x, MAP),
+            ("squeeze", squeeze, ("hidden", "channels")),
+            ("excite", excite, ("channels", "hidden")),
+            ("residual", residual, MAP),
+        )
+    else:
+        sizes = check_shapes(
+            ("residual", residual, MAP),
+            ("squeeze", squeeze, ("hidden", "channels")),
+            ("excite", excite, ("channels", "hidden")),
+            ("x", x, HALF),
+            ("second", second, HALF),
+            ("factor", factor, ("batch",)),
+        )
+        if 2 * sizes["channels / 2"] != sizes["channels"]:
+            raise ValueError(
+                f"x and second have {sizes['channels / 2']} channels and residual {sizes['channels']}; with second "
+                f"it must be twice as many"
+            )
     if residual is not None and sizes["channels"] % 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; with residual it must have an even number of channels")
     if sizes["height"] * sizes["width"] == 0:
@@ -129,15 +177,16 @@ def _check(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, 
         raise ValueError(f"scale is {scale}; it must be a number above 0")
 
 
-def _outputs(x, squeeze, excite, residual, scale):  # type: ignore[no-untyped-def]  # the schema types it
-    return ((x.shape, x.dtype if residual is None else residual.dtype),)
+def _outputs(x, squeeze, excite, residual, second, factor, scale):  # type: ignore[no-untyped-def]  # the schema types it
+    return ((x.shape, x.dtype) if residual is None else (residual.shape, residual.dtype),)
 
 
 _gate = register(
     "squeeze_excite",
-    "Tensor x, Tensor squeeze, Tensor excite, Tensor? residual",
+    "Tensor x, Tensor squeeze, Tensor excite, Tensor? residual, Tensor? second, Tensor? factor",
     "float scale",
     _outputs,
     kept_like="squeeze",
     added="residual",
+    constant="factor",
 )

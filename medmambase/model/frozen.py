@@ -165,7 +165,8 @@ class FrozenPatchMerging(nn.Module):
 
 
 class FrozenSSConvSSM(nn.Module):
-    """``SSConvSSM``; both branches write their halves of one map, side by side."""
+    """``SSConvSSM``; on a CPU both branches write their halves of one map, side by
+    side."""
 
     def __init__(self, block: SSConvSSM) -> None:
         super().__init__()
@@ -179,6 +180,10 @@ class FrozenSSConvSSM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
         conv_in, ssm_in = x.chunk(2, -1)
+        if self.se is not None and self.mix is None and _apart(x):
+            branches = self.conv_branch(conv_in, rectified=False), self.ssm_branch(self.ssm_norm(ssm_in))
+            joined: Tensor = self.se(branches[0], x, branches[1])
+            return joined
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         conv, ssm = y.chunk(2, -1)
         self.conv_branch(conv_in, conv)
@@ -225,14 +230,16 @@ class FrozenConvBranch(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
-    def forward(self, x: Tensor, out: Tensor) -> None:
-        """Compute it of x (b, h, w, channels) into ``out`` of the same shape."""
+    def forward(self, x: Tensor, out: Tensor | None = None, rectified: bool = True) -> Tensor:
+        """x (b, h, w, channels) -> the same shape, in ``out`` if one is given. Without
+        ``rectified``, the ReLU at the end is left to whoever takes it."""
         if self.scale is not None and self.shift is not None:
             x = _step(torch.addcmul, x.shape, self.shift, x, self.scale)
         *steps, last = self.steps
         for step in steps:
             x = step(x)
-        last(x, out=out)
+        y: Tensor = last(x, out=out, rectified=rectified)
+        return y
 
 
 class FrozenSS2D(nn.Module):
@@ -252,15 +259,22 @@ class FrozenSS2D(nn.Module):
         self.norm = deepcopy(branch.norm)
         self.out_proj = _pointwise(branch.out_proj.weight)
 
-    def forward(self, x: Tensor, add: Tensor | None, out: Tensor) -> None:
-        """Compute it of x (b, h, w, channels), plus ``add``, into ``out`` of the same shape."""
+    def forward(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """x (b, h, w, channels) -> the same shape, plus ``add``, in ``out`` if one is given."""
         x, z = self.in_proj(x).chunk(2, -1)
         assert self.conv.bias is not None
         x = depthwise_silu(x, self.conv.weight, self.conv.bias)
         x_dbl = rearrange(self.x_proj(x), "b h w (k c) -> b h w k c", k=DIRECTIONS)
         A = self.A if self.A.dtype == torch.float64 else self.A.float()
         y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
-        self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps), add, out)
+        normed = gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps)
+        projected: Tensor = self.out_proj(normed, add, out)
+        return projected
+
+
+def _apart(x: Tensor) -> bool:
+    """Whether the gate takes the branches as they come. On a CPU they are side by side sooner."""
+    return x.device.type != "cpu"
 
 
 def _pointwise(weight: Tensor, bias: Tensor | None = None) -> FrozenConv2d:

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medmambase.config import Block, ModelConfig
+from medmambase.model.batch_norm import BatchNorm, NormedConv2d, spares_bias
+from medmambase.model.projection import PointwiseConv2d, Projection, project, project_beside
 from medmambase_kernels import SqueezeExcite, depthwise_silu, gated_norm, selective_scan_2d, space_to_depth
 
 PATCH = 4
 DIRECTIONS = 4
-_SMALL = 20480  # numbers in a map up to which PyTorch convolves a single one without oneDNN
 
 
 class PatchEmbedding(nn.Module):
@@ -51,14 +52,20 @@ class Stage(nn.Module):
         self.merging = None if first else PatchMerging(channels // 2, pad=config.odd == "pad")
         self.blocks = nn.ModuleList(SSConvSSM(channels, config, rate, width) for rate, width in blocks)
 
-    def forward(self, x: Tensor, factors: Sequence[Tensor | None] | None = None, recompute: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        factors: Sequence[Tensor | None] | None = None,
+        recompute: bool = False,
+        counted: bool = False,
+    ) -> Tensor:
         """x (b, h, w, c) -> (b, h', w', channels). ``factors``: for each block, see its
         ``forward``. ``recompute``: keep of each block its input alone, and compute the block again
-        in backward."""
+        in backward. ``counted``: ``count_batch`` has counted this batch."""
         if self.merging is not None:
             x = self.merging(x)
         for block, factor in zip(self.blocks, factors or [None] * len(self.blocks), strict=True):
-            x = recomputed(block, x, factor) if recompute else block(x, factor)
+            x = recomputed(block, x, factor, counted) if recompute else block(x, factor, counted)
         return x
 
 
@@ -100,11 +107,16 @@ class SSConvSSM(nn.Module):
             self.se = SqueezeExcite(channels, reduction=channels, hidden_min=gate_width, scale=se_scale(config))
         self.mix = Projection(channels, channels) if as_coded(config.block) else None
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, factor: Tensor | None = None, counted: bool = False) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels). ``factor``: that of the SSM branch of each
-        image, from ``draw_paths``."""
+        image, from ``draw_paths``. ``counted``: see ``Stage``."""
         conv_in, ssm_in = x.chunk(2, -1)
-        conv = self.conv_branch(conv_in)
+        if self.se is not None and self.mix is None:  # which takes the branches as they are, in one pass
+            conv = self.conv_branch(conv_in, counted, rectified=False)
+            ssm = self.ssm_branch(self.ssm_norm(ssm_in))
+            shuffled: Tensor = self.se(conv, x, ssm, factor)
+            return shuffled
+        conv = self.conv_branch(conv_in, counted)
         ssm = self.drop_path(self.ssm_branch(self.ssm_norm(ssm_in)), factor)
         if self.inner_residual:
             ssm = ssm + ssm_in
@@ -112,10 +124,7 @@ class SSConvSSM(nn.Module):
         if self.mix is not None:
             mixed: Tensor = self.mix(y if self.se is None else self.se(y))
             return x + mixed
-        if self.se is None:
-            return x + channel_shuffle(y)
-        shuffled: Tensor = self.se(y, x)  # and added to x, in one pass
-        return shuffled
+        return x + channel_shuffle(y)
 
 
 class ConvBranch(nn.Sequential):
@@ -124,36 +133,20 @@ class ConvBranch(nn.Sequential):
 
     def __init__(self, channels: int, norm_first: bool) -> None:
         def conv_norm_relu() -> list[nn.Module]:
-            return [nn.Conv2d(channels, channels, 3, padding=1), BatchNorm(channels), nn.ReLU()]
+            return [NormedConv2d(channels, channels, 3, padding=1), BatchNorm(channels), nn.ReLU()]
 
         before: list[nn.Module] = [BatchNorm(channels)] if norm_first else []
         after: list[nn.Module] = [nn.ReLU()] if norm_first else []
-        super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), nn.Conv2d(channels, channels, 1), *after)
+        super().__init__(*before, *conv_norm_relu(), *conv_norm_relu(), PointwiseConv2d(channels, channels, 1), *after)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, channels) -> (b, h, w, channels)."""
+    def forward(self, x: Tensor, counted: bool = False, rectified: bool = True) -> Tensor:
+        """x (b, h, w, channels) -> (b, h, w, channels). ``counted``: see ``Stage``. Without
+        ``rectified``, the ReLU at the end is left to whoever takes it."""
+        modules = list(self) if rectified else list(self)[:-1]
         x = rearrange(x, "b h w c -> b c h w")
-        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch gives it no types
-        return rearrange(y, "b c h w -> b h w c")
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Normalise each channel over a batch and its positions. Batches are not counted here but by
-    ``count_batch``, for all layers at once: a launch on a GPU instead of thirty."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(b, channels, h, w) -> the same shape."""
-        assert self.momentum is not None  # without it the counter would weigh the batches
-        return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
-
-
-def count_batch(network: nn.Module) -> None:
-    """Count a batch in every BatchNorm of ``network`` that is in training mode."""
-    norms = [module for module in network.modules() if type(module) is BatchNorm and module.training]
-    if counters := [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]:
-        torch._foreach_add_(counters, 1)
+        for module, after in zip(modules, (*modules[1:], None), strict=True):
+            x = module(x, biased=False) if counted and spares_bias(module, after) else module(x)
+        return rearrange(x, "b c h w -> b h w c")
 
 
 class SS2D(nn.Module):
@@ -185,10 +178,12 @@ class SS2D(nn.Module):
         x, z = self.in_proj(x).chunk(2, -1)
         assert self.conv.bias is not None  # it was built with one
         x = depthwise_silu(x, self.conv.weight, self.conv.bias)
-        x_dbl = rearrange(project(x, self.x_proj.flatten(0, 1)), "b h w (k c) -> b h w k c", k=DIRECTIONS)
-        A = self.state_matrix()
+        x, low = project_beside(x, self.x_proj.flatten(0, 1))
+        x_dbl = rearrange(low, "b h w (k c) -> b h w k c", k=DIRECTIONS)
         # The sum of four scans leaves float32 only after the norm: in float16 it can overflow.
-        y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
+        wide = torch.float64 if self.A_log.dtype == torch.float64 else torch.float32
+        parameters = (self.dt_weight, self.dt_bias, self.A_log, self.D)
+        y = selective_scan_2d(x, x_dbl, *parameters, out_dtype=wide, log_A=True)
         out: Tensor = self.out_proj(gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps))
         return out
 
@@ -250,48 +245,22 @@ def draw_paths(paths: Sequence[DropPath], x: Tensor) -> list[Tensor | None]:
     return factors
 
 
-class Projection(nn.Linear):
-    """A linear map of the channels, with its parameters: ``project``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, h, w, in_features) -> (b, h, w, out_features)."""
-        return project(x, self.weight, self.bias)
-
-
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Map the channels of x (b, h, w, c) by weight (out, c); on a CPU as a convolution of 1 x 1.
-
-    PyTorch gives matrix products to MKL, which leaves half of an AMD processor's vectors idle, and
-    convolutions to oneDNN, which does not: twice as fast there, and as fast on Intel's. A single
-    small map gains nothing.
-    """
-    plain = (
-        x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
-    )
-    if plain or (len(x) < 2 and x.numel() <= _SMALL) or not torch.backends.mkldnn.is_available():
-        return F.linear(x, weight, bias)
-    return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
-
-
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Add zeros below and to the right of x (..., h, w), until h and w are multiples."""
     below, right = (-side % multiple for side in x.shape[-2:])
     return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
-def recomputed(block: nn.Module, x: Tensor, factor: Tensor | None) -> Tensor:
-    """Compute ``block(x, factor)``, and once more in backward instead of keeping what is inside
-    it."""
+def recomputed(block: nn.Module, x: Tensor, factor: Tensor | None, counted: bool) -> Tensor:
+    """Compute ``block(x, factor, counted)``, and once more in backward instead of keeping what is
+    inside it."""
     runs = count()
 
     def run(x: Tensor) -> Tensor:
         # A batch counts once: from the second run on, copies of BatchNorm's running statistics take
         # it.
         stand_ins = {name: t.clone() for name, t in block.named_buffers()} if next(runs) else {}
-        y: Tensor = functional_call(block, stand_ins, (x, factor))
+        y: Tensor = functional_call(block, stand_ins, (x, factor, counted))
         return y
 
     y: Tensor = checkpoint(run, x, use_reentrant=False)

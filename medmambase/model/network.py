@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
 from medmambase.model import weights
+from medmambase.model.batch_norm import count_batch
 from medmambase.model.classifier import Classifier
 from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
-from medmambase.model.layers import PATCH, DropPath, PatchEmbedding, Stage, as_coded, count_batch, draw_paths
+from medmambase.model.layers import PATCH, DropPath, PatchEmbedding, Stage, as_coded, draw_paths
 from medmambase.run_folder import DESCRIPTION
 
 
@@ -76,13 +77,13 @@ class MedMambaSE(Classifier):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """image (b, in_chans, h, w) -> the map of each stage, (b, h', w', dims[i])."""
-        if self.training:
-            count_batch(self)
         x = self.dropout(self.embedding(image))
+        if self.training:
+            x = count_batch(self, x)
         maps, recompute = [], self.recompute and self.training and torch.is_grad_enabled()
         factors = iter(draw_paths([module for module in self.modules() if isinstance(module, DropPath)], x))
         for stage in self.stages:
-            x = stage(x, list(islice(factors, len(cast(Stage, stage).blocks))), recompute)
+            x = stage(x, list(islice(factors, len(cast(Stage, stage).blocks))), recompute, self.training)
             maps.append(x)
         return maps
 

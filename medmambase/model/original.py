@@ -7,6 +7,7 @@ The weights are ours, and so are the results up to rounding. The operators come 
 from collections.abc import Callable
 from copy import deepcopy
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,8 +44,13 @@ class OriginalGate(nn.Module):
         super().__init__()
         self.ours, self.gate = ours, gate
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, second: Tensor | None = None, factor: Tensor | None = None
+    ) -> Tensor:
         """x, residual (b, h, w, channels) -> the same shape; see ``SqueezeExcite``."""
+        if second is not None:
+            scaled = second if factor is None else second * factor.to(second.dtype)[:, None, None, None]
+            x = torch.cat([F.relu(x), scaled], -1)
         gated = self.ours.scale * self.gate(x, self.ours.squeeze, self.ours.excite)
         return gated if residual is None else residual + channel_shuffle(gated)
 

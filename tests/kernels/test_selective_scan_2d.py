@@ -255,7 +255,7 @@ def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> N
 
 def test_the_custom_operator_passes_torchs_own_checks() -> None:
     args = [t.requires_grad_() for t in make_case(2, 3, 4, 5, 2, 1)]
-    torch.library.opcheck(torch.ops.medmambase.selective_scan_2d, (*args, torch.float32, True, "cpu"))
+    torch.library.opcheck(torch.ops.medmambase.selective_scan_2d, (*args, torch.float32, False, True, "cpu"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

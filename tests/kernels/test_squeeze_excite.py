@@ -106,7 +106,7 @@ def test_a_wrong_argument_is_named(index: int, wrong: Tensor, message: str) -> N
 
 def test_the_custom_operator_passes_torchs_own_checks() -> None:
     args = [t.requires_grad_() for t in (torch.randn(2, 3, 4, 5), torch.randn(2, 5), torch.randn(5, 2))]
-    torch.library.opcheck(torch.ops.medmambase.squeeze_excite, (*args, None, 2.0, True, "cpu"))
+    torch.library.opcheck(torch.ops.medmambase.squeeze_excite, (*args, None, None, None, 2.0, True, "cpu"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

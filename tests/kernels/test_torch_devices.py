@@ -48,7 +48,9 @@ def test_nothing_asks_for_a_tensors_values_on_the_host(operator: str) -> None:
 def test_vector_code_refuses_tensors_without_memory() -> None:
     x = torch.ones(2, 3, 3, 32, device="meta")
     with pytest.raises(RuntimeError, match="has no memory to compute with"):
-        backend.run("squeeze_excite", "cpu", "forward", x, torch.ones(4, 32), torch.ones(32, 4), None, 1.0, False)
+        backend.run(
+            "squeeze_excite", "cpu", "forward", x, torch.ones(4, 32), torch.ones(32, 4), None, None, None, 1.0, False
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")

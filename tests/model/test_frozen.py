@@ -46,6 +46,22 @@ def test_each_prediction_is_of_its_own_image(block: str, height: int, width: int
     assert len(fast._captures)  # it was not the slow way that was right
 
 
+def test_what_a_gpu_computes_in_fewer_launches_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    joint: list[torch.Size] = []
+
+    def convolve(x, weight, bias, stride, padding, dilation, groups):
+        joint.append(x.shape)
+        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups).relu()
+
+    network = trained().double()
+    monkeypatch.setattr("medmambase.model.frozen._apart", lambda x: True)
+    monkeypatch.setattr("medmambase_kernels.inference._cudnn", lambda x: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", convolve)
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert relative_error(network.for_prediction()(image), network(image)) < 1e-10
+    assert len(joint) == 6  # two in each of three blocks
+
+
 def test_results_outlive_the_next_prediction_and_every_map_is_given() -> None:
     network = MedMambaSE(ModelConfig(num_classes=3, depths=(1, 1), dims=(64, 128)), features_only=True).eval()
     fast, images = network.for_prediction(), torch.randn(3, 1, 3, 32, 32)

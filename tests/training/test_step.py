@@ -121,7 +121,7 @@ def recomputed(step: Step, patch: pytest.MonkeyPatch) -> None:
 
 
 def number_from_the_host(step: Step, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SSConvSSM, "forward", lambda self, x, factor: x + torch.tensor(1.0).to(x.device))
+    patch.setattr(SSConvSSM, "forward", lambda self, x, factor, counted: x + torch.tensor(1.0).to(x.device))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ sys.path.insert(
 # torch's name: Triton's
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32", "int64": "i64"}
 MODULES = ("scan_forward", "scan_backward", "image_pack", "sequence_pack", "sequence_forward", "sequence_backward",
-           "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d",
+           "partial_sums", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d",
            "augment")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
@@ -140,11 +140,11 @@ def _images(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
         case = f"n{n} r{r} {h}x{w}"
         yield (
             case + _way(forward),
-            partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, config=forward),
+            partial(selective_scan_2d_triton.forward, x, x_dbl, *weights, dtype, True, True, config=forward),
         )
         yield (
             case + _way(backward),
-            partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, dtype, kept, config=backward),
+            partial(selective_scan_2d_triton.backward, x, x, x_dbl, *weights, dtype, True, kept, config=backward),
         )
 
 
@@ -190,9 +190,15 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     new = partial(torch.empty, device="meta")
     for c, hidden in GATES:
         x, squeeze, excite, kept = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, 2, c)
-        for residual, way in ((None, ""), (new(2, 14, 14, c), " residual")):
-            yield f"c{c}{way}", partial(squeeze_excite_triton.forward, x, squeeze, excite, residual, 2.0, True)
-            yield f"c{c}{way}", partial(squeeze_excite_triton.backward, x, x, squeeze, excite, residual, 2.0, kept)
+        half, residual = new(2, 14, 14, c // 2, dtype=dtype), new(2, 14, 14, c)
+        for way, first, rest, second, factor in (
+            ("", x, None, None, None),
+            (" residual", x, residual, None, None),
+            (" second", half, residual, half, new(2, dtype=dtype)),
+        ):
+            given, dy = (first, squeeze, excite, rest, second, factor, 2.0), x if rest is None else rest
+            yield f"c{c}{way}", partial(squeeze_excite_triton.forward, *given, True)
+            yield f"c{c}{way}", partial(squeeze_excite_triton.backward, dy, *given, kept)
 
 
 def _norms(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:

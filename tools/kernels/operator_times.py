@@ -151,8 +151,8 @@ def _call(case: Case, passes: str) -> Callable[[], object]:
     engine = importlib.import_module(f"medmambase_kernels._triton.{case.operator}")
     options: dict[str, tuple[object, ...]] = {
         "selective_scan": (None, True, case.dtype),  # no initial state, softplus
-        "selective_scan_2d": (torch.float32,),
-        "squeeze_excite": (None, 1.0),  # no residual
+        "selective_scan_2d": (torch.float32, False),
+        "squeeze_excite": (None, None, None, 1.0),  # x alone
         "gated_norm": (1e-5,),
         "depthwise_silu": (),
         "causal_conv1d": (None, True),  # no initial states, SiLU

@@ -62,6 +62,7 @@ def forward(
     A: Tensor,
     D: Tensor,
     out_dtype: torch.dtype,
+    log_A: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) in out_dtype, and what is kept (empty unless save). Arguments as in
@@ -70,18 +71,20 @@ def forward(
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(
             kept_shape(x, x_dbl, dt_weight, dt_bias, A, D) if save else 0
         )
+    A = -A.exp() if log_A else A
     y, entry, _ = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), None, save)
     return y[..., : x.shape[3]].to(out_dtype).reshape(x.shape), entry
 
 
 def backward(
     dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
-    out_dtype: torch.dtype, kept: Tensor
+    out_dtype: torch.dtype, log_A: bool, kept: Tensor
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, each in its tensor's dtype."""
     if not x.numel():
         return tuple(torch.zeros(t.shape, dtype=t.dtype) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
-    d = x.shape[3]
+    d, A = x.shape[3], -A.exp() if log_A else A
     g = scans.backward(_scan(x, x_dbl, dt_weight, dt_bias, A, D), scans.fit(dy.flatten(1, 2)), kept, None)
     dx, dx_dbl = g.x[..., :d].to(x.dtype).reshape(x.shape), g.rows.to(x_dbl.dtype).view(x_dbl.shape)
-    return dx, dx_dbl, g.W[..., :d].transpose(1, 2), g.bias[:, :d], g.A[..., :d].transpose(1, 2), g.D[:, :d]
+    dA = g.A[..., :d].transpose(1, 2)
+    return dx, dx_dbl, g.W[..., :d].transpose(1, 2), g.bias[:, :d], dA * A if log_A else dA, g.D[:, :d]

@@ -29,10 +29,10 @@ _BAND = 256  # positions of a task, whose sums are added in the order of the tas
 
 
 @functools.cache
-def _sums(lanes: int, products: bool) -> Program:
-    """Sums of x, or of x dy, over the bands of each image: (b, bands, c)."""
+def _sums(lanes: int, products: bool, relu: bool) -> Program:
+    """Sums of x, or of x dy or relu(x) dy, over the bands of each image: (b, bands, c)."""
     kernel = Kernel(
-        "sums_of_products" if products else "sums",
+        "sums_of_products" + "_of_relu" * relu if products else "sums",
         ("x", "dy", "out"),
         ("positions", "channels", "bands", "x_stride", "dy_stride"),
         lanes,
@@ -49,28 +49,29 @@ def _sums(lanes: int, products: bool) -> Program:
         with kernel.range(start + first, start + kernel.smaller(first + _BAND, positions)) as row:
             x_row, dy_row = x.at(row * x_stride), dy.at(row * dy_stride)
             with kernel.range(0, channels, kernel.lanes) as c:
-                sums.store(
-                    c, x_row.load(c) * dy_row.load(c) + sums.load(c) if products else x_row.load(c) + sums.load(c)
-                )
+                given = kernel.at_least(0.0, x_row.load(c)) if relu else x_row.load(c)
+                sums.store(c, given * dy_row.load(c) + sums.load(c) if products else given + sums.load(c))
     return compiled(kernel)
 
 
-def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None) -> tuple[int, ...]:
+def kept_shape(
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None, factor: Tensor | None
+) -> tuple[int, ...]:
     """Shape of the pooled means and the gates, (2, b, c)."""
-    return (2, x.shape[0], x.shape[3])
+    return (2, x.shape[0], squeeze.shape[1])
 
 
 def _in_vectors(x: Tensor) -> bool:
     return x.numel() > 0 and x.shape[3] % compiler.lanes() == 0
 
 
-def _over_positions(x: Tensor, dy: Tensor | None) -> Tensor:
-    """Sum over positions of x, or of x dy: (b, c) in float32."""
+def _over_positions(x: Tensor, dy: Tensor | None, relu: bool = False) -> Tensor:
+    """Sum over positions of x, or of x dy, with ``relu`` of relu(x) dy: (b, c) in float32."""
     b, h, w, c = x.shape
     bands = -(-h * w // _BAND)
     x_rows, dy_rows = rows(x), rows(x if dy is None else dy)
     out = empty(b, bands, c)
-    _sums(compiler.lanes(), dy is not None).launch(
+    _sums(compiler.lanes(), dy is not None, relu).launch(
         b * bands,
         x=x_rows,
         dy=dy_rows,
@@ -125,12 +126,24 @@ def _added(residual: Tensor, gated: Tensor) -> Tensor:
     return (residual.unflatten(-1, (-1, 2)) + pairs).flatten(-2).to(residual.dtype)
 
 
+def _joined(x: Tensor, second: Tensor, factor: Tensor | None) -> Tensor:
+    """Both halves of the channels side by side, each finished, in float32."""
+    b, h, w, c = x.shape
+    whole = empty(b, h, w, 2 * c)
+    left, right = whole.chunk(2, -1)
+    torch.clamp_min(x.float(), 0.0, out=left)
+    torch.mul(second, 1.0 if factor is None else factor.float()[:, None, None, None], out=right)
+    return whole
+
+
 def forward(
-    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, save: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None, factor: Tensor | None,
+    scale: float, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, h, w, c) and, if ``save``, the pooled means and the gate in float32."""
     if not _in_vectors(x):
-        return portable.forward(x, squeeze, excite, residual, scale, save)
+        return portable.forward(x, squeeze, excite, residual, second, factor, scale, save)
+    x = x if second is None else _joined(x, second, factor)
     (b, h, w, c), hidden = x.shape, len(squeeze)
     if h * w * c <= _SMALL:
         x_rows, out, kept = rows(x), empty(*x.shape), empty(2, b, c)
@@ -150,9 +163,18 @@ def forward(
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, kept: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, squeeze and excite; that of residual is dy."""
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None,
+    factor: Tensor | None, scale: float, kept: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
+    """Gradients of x, squeeze, excite and second."""
     dy = dy if residual is None else portable.deinterleaved(dy)
-    dgate = _over_positions(x, dy) if _in_vectors(x) else (dy.float() * x).sum((1, 2))
-    return portable.back_from_gate(dgate, dy, x, squeeze, excite, scale, kept)
+    if not _in_vectors(x):
+        dgate = (dy.float() * portable.joined(x, second, factor)).sum((1, 2))
+    elif second is None:
+        dgate = _over_positions(x, dy)
+    else:
+        left, right = dy.chunk(2, -1)
+        of_second = _over_positions(second, right)
+        of_second = of_second if factor is None else of_second * factor[:, None]
+        dgate = torch.cat([_over_positions(x, left, relu=True), of_second], 1)
+    return portable.back_from_gate(dgate, dy, x, squeeze, excite, second, factor, scale, kept)

@@ -57,9 +57,11 @@ def forward(
     A: Tensor,
     D: Tensor,
     out_dtype: torch.dtype,
+    log_A: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (b, h, w, d) and, if ``save``, the chunks' entry states; shapes as in ``reference``."""
+    A = -A.exp() if log_A else A
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     y = x.new_empty(x.shape, dtype=out_dtype)
     kept = A.new_empty(kept_shape(x, x_dbl, dt_weight, dt_bias, A, D) if save else (0,))
@@ -88,9 +90,11 @@ def backward(
     A: Tensor,
     D: Tensor,
     out_dtype: torch.dtype,
+    log_A: bool,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D."""
+    A = -A.exp() if log_A else A
     directions = _Directions(x, x_dbl, dt_weight, dt_bias, A)
     dx, dx_dbl = torch.empty_like(x), torch.empty_like(x_dbl)
     d_dt_weight, d_dt_bias, dA, dD = (t.new_zeros(t.shape) for t in (dt_weight, dt_bias, A, D))
@@ -117,7 +121,7 @@ def backward(
             _add_in_place(dx_t, positions, du)
         dx[images] = dx_t.transpose(0, 1).view(dx[images].shape)
         dx_dbl[images] = dx_dbl_t.transpose(0, 1).view(dx_dbl[images].shape)
-    return dx, dx_dbl, d_dt_weight, d_dt_bias, dA, dD
+    return dx, dx_dbl, d_dt_weight, d_dt_bias, dA * A if log_A else dA, dD
 
 
 def _add_in_place(total: Tensor, positions: Tensor, parts: Tensor) -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def kept_shape(x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None) -> tuple[int, ...]:
+def kept_shape(
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None, factor: Tensor | None
+) -> tuple[int, ...]:
     """Shape of the pooled means and the gates, (2, b, c)."""
-    return (2, x.shape[0], x.shape[3])
+    return (2, x.shape[0], squeeze.shape[1])
 
 
 def interleaved(x: Tensor) -> Tensor:
@@ -27,35 +29,53 @@ def deinterleaved(y: Tensor) -> Tensor:
     return y.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
+def joined(x: Tensor, second: Tensor | None, factor: Tensor | None) -> Tensor:
+    """What is gated, (b, h, w, c): x, or both halves side by side, each finished."""
+    if second is None:
+        return x
+    return torch.cat([F.relu(x), second if factor is None else second * factor[:, None, None, None]], -1)
+
+
 def forward(
-    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, save: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None, factor: Tensor | None,
+    scale: float, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, h, w, c) and, if ``save``, the pooled means and the gate in the working precision."""
-    pooled = x.mean((1, 2), dtype=squeeze.dtype)
+    whole = joined(x, second, factor)
+    pooled = whole.mean((1, 2), dtype=squeeze.dtype)
     gate = scale * torch.sigmoid(F.relu(pooled @ squeeze.t()) @ excite.t())
     kept = torch.stack((pooled, gate)) if save else pooled.new_empty(0)
-    gated = x * gate[:, None, None]
+    gated = whole * gate[:, None, None]
     if residual is None:
         return gated.to(x.dtype), kept
     return (residual.unflatten(-1, (-1, 2)) + interleaved(gated)).flatten(-2).to(residual.dtype), kept
 
 
 def backward(
-    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, scale: float, kept: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, squeeze and excite; that of residual is dy."""
+    dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, residual: Tensor | None, second: Tensor | None,
+    factor: Tensor | None, scale: float, kept: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
+    """Gradients of x, squeeze, excite and second; that of residual is dy."""
     dy = dy if residual is None else deinterleaved(dy)
-    return back_from_gate((dy.to(kept.dtype) * x).sum((1, 2)), dy, x, squeeze, excite, scale, kept)
+    dgate = (dy.to(kept.dtype) * joined(x, second, factor)).sum((1, 2))
+    return back_from_gate(dgate, dy, x, squeeze, excite, second, factor, scale, kept)
 
 
 def back_from_gate(
-    dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, scale: float, kept: Tensor
-) -> tuple[Tensor | None, ...]:
+    dgate: Tensor, dy: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, second: Tensor | None,
+    factor: Tensor | None, scale: float, kept: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip  # in the operator's order
     """``backward``, given the gradient of the gate (b, c) and dy in the order of x's channels."""
     pooled, gate = kept
     hidden = F.relu(pooled @ squeeze.t())
     dlogit = dgate * gate * (1 - gate / scale)
     dhidden = (dlogit @ excite) * (hidden > 0)
     dpooled = (dhidden @ squeeze) / (x.shape[1] * x.shape[2])
-    dx = torch.addcmul(dpooled[:, None, None], dy.to(gate.dtype), gate[:, None, None])
-    return dx.to(x.dtype), dhidden.t() @ pooled, dlogit.t() @ hidden, None
+    whole = torch.addcmul(dpooled[:, None, None], dy.to(gate.dtype), gate[:, None, None])
+    weights = dhidden.t() @ pooled, dlogit.t() @ hidden
+    if second is None:
+        return whole.to(x.dtype), *weights, None, None, None
+    left, right = whole.chunk(2, -1)
+    left = torch.where(x <= 0, 0.0, left)  # the slope of relu; that of NaN is 1
+    right = right if factor is None else right * factor[:, None, None, None]
+    return left.to(x.dtype), *weights, None, right.to(second.dtype), None

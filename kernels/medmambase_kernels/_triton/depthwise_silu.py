@@ -17,8 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from medmambase_kernels._triton import partial_sums
 from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
+from medmambase_kernels._triton.partial_sums import split_total
 
 # positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums
 # of each
@@ -53,43 +55,49 @@ def _neighbour(at, row, column, in_d, h, w, stride, TAP: tl.constexpr):
 
 
 @triton.jit
-def _stencil(
-    x_ptr,
-    taps_ptr,
-    bias_ptr,
-    y_ptr,
-    batch,
-    h,
-    w,
-    d,
-    tiles,
-    blocks,
-    x_l,
-    taps_d,
-    taps_t,
-    TURNED: tl.constexpr,
-    BL: tl.constexpr,
-    BD: tl.constexpr,
-):
+def _tile(
+    x, taps, bias, y, i, batch, h, w, d, tiles, blocks, x_l, taps_d, taps_t,
+    TURNED: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip  # tensors; which tile; sizes and strides; a switch and tile sizes
     """y = silu(bias + taps * x), taps (d, 9); TURNED: y = taps turned by half a turn * x, which
     takes dv to dx."""
-    i = tl.program_id(0)
     position, row, column = _places(i // blocks, tiles, batch, h, w, BL)
     channel = i % blocks * BD + tl.arange(0, BD)
     in_d = channel < d
-    at = x_ptr + position[:, None] * x_l + channel[None, :]
+    at = x + position[:, None] * x_l + channel[None, :]
     v = tl.zeros([BL, BD], tl.float32)
     for tap in tl.static_range(9):
-        weight = load(taps_ptr + channel * taps_d + (8 - tap if TURNED else tap) * taps_t, in_d)
+        weight = load(taps + channel * taps_d + (8 - tap if TURNED else tap) * taps_t, in_d)
         v += weight[None, :] * _neighbour(at, row, column, in_d, h, w, x_l, tap)
     if not TURNED:
-        v += load(bias_ptr + channel, in_d)[None, :]
+        v += load(bias + channel, in_d)[None, :]
         v *= sigmoid(v)
-    tl.store(
-        y_ptr + position[:, None] * d + channel[None, :],
-        v.to(y_ptr.dtype.element_ty),
-        mask=(row >= 0)[:, None] & in_d[None, :],
-    )
+    out = y + position[:, None] * d + channel[None, :]
+    tl.store(out, v.to(y.dtype.element_ty), mask=(row >= 0)[:, None] & in_d[None, :])
+
+
+@triton.jit
+def _stencil(
+    x_ptr, taps_ptr, bias_ptr, y_ptr, batch, h, w, d, tiles, blocks, x_l, taps_d, taps_t,
+    BL: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip  # tensors; sizes and strides; tile sizes
+    """y = silu(bias + taps * x), taps (d, 9)."""
+    i = tl.program_id(0)
+    _tile(x_ptr, taps_ptr, bias_ptr, y_ptr, i, batch, h, w, d, tiles, blocks, x_l, taps_d, taps_t, False, BL, BD)
+
+
+@triton.jit
+def _stencil_back(
+    dv_ptr, taps_ptr, dx_ptr, part_ptr, dweight_ptr, dbias_ptr, batch, h, w, d, tiles, blocks, of_sums, parts,
+    taps_d, taps_t, BL: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip  # tensors; results; sizes and strides; tile sizes
+    """dx from dv. The first of_sums programs add the parts of dweight and dbias instead."""
+    i = tl.program_id(0)
+    if i < of_sums:
+        split_total(part_ptr, dweight_ptr, dbias_ptr, i, parts, 10 * d, 9 * d, BP, BC)
+    else:
+        i -= of_sums
+        _tile(dv_ptr, taps_ptr, taps_ptr, dx_ptr, i, batch, h, w, d, tiles, blocks, d, taps_d, taps_t, True, BL, BD)
 
 
 @triton.jit
@@ -146,15 +154,9 @@ def _slope(
     tl.store(part + 9 * d + channel, tl.sum(sums[9], 0), mask=in_d)
 
 
-def _convolve(x: Tensor, taps: Tensor, bias: Tensor, turned: bool, y: Tensor) -> Tensor:
-    """y (b, h, w, d), filled."""
-    (b, h, w, d), xs = x.shape, as_rows(x)
-    tiles, blocks = triton.cdiv(h * w, _STENCIL["BL"]), triton.cdiv(d, _STENCIL["BD"])
-    _stencil[(b * tiles * blocks,)](
-        xs, taps, bias.contiguous(), y, b, h, w, d, tiles, blocks, xs.stride(0), *taps.stride(),
-        TURNED=turned, **_STENCIL,
-    )  # fmt: skip  # the kernel's parameters, its switches
-    return y
+def _tiles(x: Tensor) -> tuple[int, int]:
+    """Tiles of an image, and blocks of channels, that ``_tile`` makes of x (b, h, w, d)."""
+    return triton.cdiv(x.shape[1] * x.shape[2], _STENCIL["BL"]), triton.cdiv(x.shape[3], _STENCIL["BD"])
 
 
 def _strips(tiles: int, blocks: int) -> tuple[int, int]:
@@ -167,7 +169,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, save: bool) -> tuple[Tensor
     """y (b, h, w, d) in x's dtype, and an empty tensor. Arguments as in
     reference.depthwise_silu."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return _convolve(x, weight.flatten(1), bias, False, y) if x.numel() else y, weight.new_empty(0)
+    if x.numel():
+        (tiles, blocks), xs, taps = _tiles(x), as_rows(x), weight.flatten(1)
+        _stencil[(len(x) * tiles * blocks,)](
+            xs, taps, bias.contiguous(), y, *x.shape, tiles, blocks, xs.stride(0), *taps.stride(), **_STENCIL
+        )
+    return y, weight.new_empty(0)
 
 
 def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,6 +205,11 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, kept: Tensor) 
         *taps.stride(),
         **_SLOPE,
     )
-    # two sums: results of one operator may not share memory
-    dweight, dbias = (some.sum(0) for some in part.split([9 * d, d], 1))
-    return _convolve(dv, taps, bias, True, dx), dweight.view(weight.shape), dbias
+    dweight, dbias = weight.new_empty(9 * d), weight.new_empty(d)
+    tiles, blocks = _tiles(x)
+    of_sums = triton.cdiv(10 * d, partial_sums.TILE["BC"])
+    _stencil_back[(of_sums + b * tiles * blocks,)](
+        dv, taps, dx, part, dweight, dbias, b, h, w, d, tiles, blocks, of_sums, strips, *taps.stride(),
+        **_STENCIL, **partial_sums.TILE,
+    )  # fmt: skip  # line by line the kernel's parameters
+    return dx, dweight.view(weight.shape), dbias

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from medmambase_kernels._triton import partial_sums
 from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
 
@@ -147,5 +148,4 @@ def backward(
         douts, ys, zs, weight.contiguous(), bias.contiguous(), kept, dy, dz, part, *ys.shape, steps,
         douts.stride(0), ys.stride(0), zs.stride(0), **tile,
     )  # fmt: skip  # line by line the kernel's parameters
-    # two sums: results of one operator may not share memory
-    return dy, dz, part[:, 0].sum(0), part[:, 1].sum(0)
+    return dy, dz, *partial_sums.added(part.flatten(1), y.shape[3])

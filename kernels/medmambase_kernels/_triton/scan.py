@@ -61,19 +61,6 @@ def processors(t: Tensor) -> int:
     return torch.cuda.get_device_properties(t.device).multi_processor_count if t.is_cuda else _INTERPRETED
 
 
-def project(rows: Tensor, W: Tensor) -> Tensor:
-    """raw (b, l, K, d) in float32 from the rows, whose last columns are the rank, and W (K, rank
-    padded, d)."""
-    b, l, _, width = rows.shape
-    raw = rows.new_empty(b, l, K, W.shape[2])
-    blocks = triton.cdiv(W.shape[2], 64)
-    scan.project[(triton.cdiv(b * l, 32) * K * blocks,)](
-        rows, W, raw, b * l, W.shape[2], blocks,
-        WIDTH=width, RANK=W.shape[1], BL=32, BD=64, num_warps=4, enable_fp_fusion=True,
-    )  # fmt: skip  # line by line the kernel's parameters
-    return raw
-
-
 def forward(s: Scan, config: launch_table.ForwardLaunch, save: bool) -> tuple[Tensor, Tensor]:
     """Parts of y (2 or 4, b, l, d) in float32, to be added; the state before each chunk (b, K,
     chunks, N, d)."""

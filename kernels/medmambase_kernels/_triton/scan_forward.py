@@ -190,22 +190,3 @@ def carry(
         # Only now: the copy of what the chunk made may be under way until it is used.
         tl.store(entry + chunk * N * d, h, mask=in_tile)
         h = after
-
-
-@triton.jit
-def project(
-    rows_ptr, W_ptr, raw_ptr, positions, d, blocks,
-    WIDTH: tl.constexpr, RANK: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip  # tensors; sizes; tile sizes
-    """raw (positions, k, d) = rank . W, for ranks of delta too large to be multiplied inside the
-    scan."""
-    i = tl.program_id(0).to(tl.int64)
-    i_k = i // blocks % K
-    channel = i % blocks * BD + tl.arange(0, BD)
-    at = i // (blocks * K) * BL + tl.arange(0, BL)
-    in_d, in_l = channel < d, at < positions
-    raw = tl.zeros([BL, BD], tl.float32)
-    for low in range(0, RANK):
-        rank = tl.load(rows_ptr + (at * K + i_k) * WIDTH + (WIDTH - RANK) + low, mask=in_l, other=0.0)
-        raw += rank[:, None] * tl.load(W_ptr + (i_k * RANK + low) * d + channel, mask=in_d, other=0.0)[None, :]
-    tl.store(raw_ptr + (at[:, None] * K + i_k) * d + channel[None, :], raw, mask=in_l[:, None] & in_d[None, :])

@@ -32,16 +32,15 @@ def _positions(t: Tensor) -> Tensor:
 
 
 def _scan(
-    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, rank_inside: bool
+    x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, log_A: bool, rank_inside: bool
 ) -> scans.Scan:
-    rows, A2, W = image_pack.packed(x_dbl, A, dt_weight)
-    raw = None if rank_inside else scans.project(rows, W)
+    rows, A2, W, raw = image_pack.packed(x_dbl, A, dt_weight, log_A, not rank_inside)
     return scans.Scan(_positions(x), raw, rows, W, A2, D.contiguous(), dt_bias.contiguous(), *x.shape[1:3])
 
 
 def forward(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_dtype: torch.dtype,
-    save: bool, config: launch_table.ForwardLaunch | None = None,
+    log_A: bool, save: bool, config: launch_table.ForwardLaunch | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip  # in the operator's order
     """y (b, h, w, d) in out_dtype, and what is kept (empty unless save). Arguments as in
     reference.selective_scan_2d."""
@@ -50,13 +49,14 @@ def forward(
         return x.new_empty(x.shape, dtype=out_dtype), A.new_empty(shape)
     b, h, w, d = x.shape
     config = config or launch_table.forward(b, 4, d, h * w, A.shape[2], dt_weight.shape[2], scans.processors(x))
-    parts, entry = scans.forward(_scan(x, x_dbl, dt_weight, dt_bias, A, D, config.rank_inside), config, shape != (0,))
+    scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, log_A, config.rank_inside)
+    parts, entry = scans.forward(scan, config, shape != (0,))
     return parts.sum(0).to(out_dtype).view(x.shape), entry if shape != (0,) else A.new_empty(0)
 
 
 def backward(
     dy: Tensor, x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
-    out_dtype: torch.dtype, kept: Tensor,
+    out_dtype: torch.dtype, log_A: bool, kept: Tensor,
     config: launch_table.BackwardLaunch | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip  # in the operator's order
     """Gradients of x, x_dbl, dt_weight, dt_bias, A and D, contiguous, each in its tensor's
@@ -65,7 +65,7 @@ def backward(
         return tuple(torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (x, x_dbl, dt_weight, dt_bias, A, D))
     (b, h, w, d), n, r = x.shape, A.shape[2], dt_weight.shape[2]
     config = config or launch_table.backward(b, 4, d, h * w, n, scans.processors(x))
-    scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, rank_inside=False)
+    scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, log_A, rank_inside=False)
     g = scans.backward(scan, config, _positions(dy), kept if kept.numel() else None)
-    dx_dbl, dW, dbias, dA, dD = image_pack.unpacked(g.rows, g.raw, g.parts, scan.rows, scan.W, x_dbl, n, r)
-    return g.x.sum(0).to(x.dtype).view(x.shape), dx_dbl, dW, dbias, dA, dD
+    read = (scan.rows, scan.A2, scan.W)
+    return image_pack.unpacked(g.x, g.rows, g.raw, g.parts, *read, x, x_dbl, n, r, log_A)

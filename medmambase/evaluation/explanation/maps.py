@@ -147,7 +147,10 @@ def _watched(model: nn.Module, hooks: list[tuple[nn.Module, Hook]]) -> Iterator[
 def _keep(found: dict[int, Recalibration], number: int) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, SqueezeExcite)
-        x, gates = inputs[0], module.gate(inputs[0])  # the output may be shuffled and added to the block's input
+        x = inputs[0]
+        if len(inputs) > 2:  # the two halves of the channels come apart
+            x = torch.cat([x.relu(), inputs[2]], -1)
+        gates = module.gate(x)  # the output may be shuffled and added to the block's input
         before, after = (t.float().abs().mean(-1).cpu() for t in (x, x * gates[:, None, None]))
         found[number] = Recalibration(stage=number, before=before, after=after, gates=gates.float().cpu())
 
