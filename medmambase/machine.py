@@ -31,7 +31,8 @@ def device_name(device: torch.device) -> str:
     """Name a device for a person: the GPU's name, or how many threads the CPU has."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' * (threads != 1)})" if device.type == "cpu" else str(device)
 
 
 def load() -> float | None:

@@ -243,6 +243,19 @@ def read_private(run: Path) -> dict[str, str] | None:
     return {name: str(value) for name, value in values.items()}
 
 
+def data_of(run: Path) -> Path | None:
+    """Return what ``run`` was trained on, as it was given then; None where its settings do not tell
+    it, or are not there."""
+    try:
+        settings = tomllib.loads((run / CONFIG).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):  # what is no TOML or no UTF-8 is a ValueError
+        return None
+    data = (read_private(run) or {}).get("data", settings.get("data"))
+    if isinstance(data, str):
+        return Path(data)
+    return run / PHANTOM if settings.get("demo") is True else None
+
+
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a CSV file as ``tables.table`` makes it, and as ``write_text`` does."""
     write_text(path, table(header, rows))

@@ -37,9 +37,10 @@ class Settings:
 
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
-    which this run is ``fold``, counted from 0 (folds 0: none). ``allow_leak``: go on with patients
-    in two splits. ``plain_patients``: the run's files name patients as the data does, not by
-    pseudonyms.
+    which this run is ``fold``, counted from 0 (folds 0: none). ``split_seed`` is that of splits
+    and folds (None: the seed of everything else); ``splits`` a table that divides the images.
+    ``allow_leak``: go on with patients in two splits. ``plain_patients``: the run's files name
+    patients as the data does, not by pseudonyms.
     """
 
     data: str | None = None
@@ -48,6 +49,8 @@ class Settings:
     group_column: str | None = None
     folds: Count = 0
     fold: Count = 0
+    split_seed: Count | None = None
+    splits: str | None = None
     allow_leak: bool = False
     plain_patients: bool = False
     on_bad: OnBad = "skip"
@@ -73,10 +76,15 @@ class Settings:
         change = {name: value}
         return replace(self, **change) if name in _OWN else replace(self, training=replace(self.training, **change))
 
+    @property
+    def seed_of_splits(self) -> int:
+        """Return the seed by which missing splits are drawn."""
+        return self.training.seed if self.split_seed is None else self.split_seed
+
     def private(self) -> dict[str, str]:
         """Return the settings that tell of folders or people: a run keeps them in a file of its own
         that is not passed on."""
-        paths = {name: getattr(self, name) for name in ("data", "weights", "runs")}
+        paths = {name: getattr(self, name) for name in ("data", "splits", "weights", "runs")}
         return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
 
     def to_toml(self, leave_out: Collection[str] = ()) -> str:
@@ -260,6 +268,11 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
             else "give --folds too"
         )
         raise ConfigError(f"{shown('fold')} is {settings.fold}; {wanted}")
+    if settings.folds and settings.splits:
+        raise ConfigError(
+            f"{shown('folds')} is {settings.folds} and {shown('splits')} {settings.splits}; images are divided by only "
+            f"one of them; leave out the other"
+        )
     if settings.group_regex is not None:
         try:
             re.compile(settings.group_regex)

@@ -32,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The same splits as a training would have, but an overlap is told here, not refused.
         manifest = read_manifest(
             source,
-            seed=settings.training.seed,
+            seed=settings.seed_of_splits,
             runs=Path(settings.runs),
             group_regex=settings.group_regex,
             group_column=settings.group_column,
             allow_leak=True,
+            splits=Path(settings.splits) if settings.splits else None,
         )
         name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
         folder = run_folder.create(Path(settings.runs), name)

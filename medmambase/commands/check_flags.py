@@ -10,8 +10,10 @@ SETTINGS = {
     "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',
     "group_column": "the CSV column that names the patient",
     "plain_patients": "name patients in the report's files as the data does, instead of by pseudonyms",
-    "image_size": "width and height, in pixels, at which images are compared (128)",
+    "image_size": "of no effect: images are compared at one size, whatever a network's is",
     "seed": "random seed for splits that the data does not define (0)",
+    "split_seed": "the same, if medmambase-train is to be given it too",
+    "splits": "a table with the columns path,split that divides the images",
     "runs": "folder in which the report folder is created (runs)",
     "name": "name of the report folder (default: the name of the data, with -check)",
 }

@@ -34,6 +34,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
         "validates on this fold instead",
+        "split_seed": "random seed of splits and folds alone, so that trainings with other seeds have the same test "
+        "images (default: that of --seed)",
+        "splits": "a table with the columns path,split that divides the images, such as the splits.csv of a run",
         "allow_leak": "continue even if a patient is in two splits",
         "plain_patients": "name patients in the run's files as the data does, instead of by pseudonyms",
         "on_bad": "if an image cannot be read: skip it with a message, or stop with an error",
@@ -53,7 +56,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "optimizer": "optimiser",
         "lr": "peak learning rate",
         "schedule": "how the learning rate changes after the warm-up",
-        "warmup": "epochs over which the learning rate rises to its peak",
+        "warmup": "epochs over which the learning rate rises to its peak, at most a fifth of all",
         "weight_decay": "weight decay",
         "clip_norm": "maximum gradient norm; longer gradients are scaled down to it; 0: no limit",
         "label_smoothing": "label smoothing",
@@ -64,7 +67,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "select": "validation metric that chooses the best epoch",
         "select_after": "choose the best epoch only after this fraction of the epochs",
         "patience": "stop after this many epochs without improvement; 0: never",
-        "seed": "random seed of splits, order, augmentation and initial weights",
+        "seed": "random seed of order, augmentation and initial weights, and of splits without --split-seed",
     },
     "machine": {
         "device": "cpu, cuda, cuda:1 (default: the GPU if there is one)",

@@ -1,17 +1,17 @@
 """Find duplicate images, duplicates with different labels, and patients in two splits.
 
-Two pictures are duplicates if their pixels are equal at full size, or if what is left of them at 32
-x 32 after taking away the brightness around each pixel (so the shape of the fan, which all pictures
-of a probe share, counts little) correlates by at least 0.94. Measured: a picture and itself resized
-to 50-200 %, 0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of
-quality 50 reach 0.944 to 1.000 on drawn images and lung ultrasound; the nearest of different
-pictures 0.87 on 2,004 drawn ones and 0.92 on 5,856 chest radiographs of 28 pixels. Of such tiny
-pictures some duplicates are missed (0.885 at half the size); so are pictures that are mirrored,
-turned or cut.
+Two pictures are duplicates if their pixels are equal at full size, or if what is left of their
+thumbnails (32 x 32, the same whatever size a network asks for) after taking away the brightness
+around each pixel (so the shape of the fan, which all pictures of a probe share, counts little)
+correlates by at least 0.94. Measured, at various sizes: a picture and itself resized to 50-200 %,
+0.7 or 1.3 times as bright, 40 levels brighter, at gamma 0.7 or 1.4, or as a JPEG of quality 50
+reach 0.944 to 1.000 on drawn images and lung ultrasound; the nearest of different pictures 0.87 on
+2,004 drawn ones and 0.92 on 5,856 chest radiographs of 28 pixels. Of such tiny pictures some
+duplicates are missed (0.885 at half the size); so are pictures that are mirrored, turned or cut.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, product
 from typing import Any
@@ -23,12 +23,20 @@ from torch.nn import functional as F
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import SPLITS, Manifest
 from medmambase.data.manifest.splits import describe_leaks, overlap
+from medmambase.data.reading.fitted import THUMBNAIL, of_thumbnails
 
 ALIKE = 0.94
-_SIDE, _AROUND = 32, 4  # pixels of what is compared, and how far "around" reaches
+_AROUND = 4  # pixels of a thumbnail: how far "around" reaches
 _FLAT = 1.0  # grey levels: a picture with less in it has nothing to be known by
 _BLOCK = 1024
 _MOST_LINES = 10
+KINDS = {
+    "exact": ("group of exact duplicates", "groups of exact duplicates"),
+    "near": ("group of near duplicates", "groups of near duplicates"),
+    "across": ("pair of duplicates in different splits", "pairs of duplicates in different splits"),
+    "conflicts": ("pair of duplicates of different classes", "pairs of duplicates of different classes"),
+    "patients": ("patient in two splits", "patients in two splits"),
+}  # a kind of finding -> one of it, several
 _MOST_SIZES = 12
 
 
@@ -105,6 +113,16 @@ class Audit:
         }  # fmt: skip  # the file's content
 
 
+def counted(found: Mapping[str, Collection[object]]) -> str:
+    """Return how many there are of each kind of finding, in words; "" where there are none.
+    ``found``: those of ``Audit.to_dict`` that have a name in KINDS."""
+    return ", ".join(
+        f"{len(found[kind])} {one if len(found[kind]) == 1 else many}"
+        for kind, (one, many) in KINDS.items()
+        if found.get(kind)
+    )
+
+
 def audit(images: ImageSet, manifest: Manifest) -> Audit:
     """Look for duplicates among decoded images, and for patients in two splits. Time and memory for
     the comparison grow with the square of the number of images: 12,400 take seconds."""
@@ -112,7 +130,7 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
     for row, facts in enumerate(images.facts):
         rows_of[facts.digest].append(row)
     contents = list(rows_of.values())
-    links = list(_alike(_details(images, [rows[0] for rows in contents])))
+    links = list(_alike(_details([images.facts[rows[0]].thumbnail for rows in contents])))
     look = _Look(images, manifest.classes)
     same = [rows for rows in contents if len(rows) > 1]
     across, conflicts, leaked = [], [], set[int]()
@@ -176,23 +194,18 @@ class _Look:
         )
 
 
-def _details(images: ImageSet, rows: Sequence[int]) -> Tensor:
+def _details(thumbnails: list[bytes]) -> Tensor:
     """torch.float32 (n, 32 * 32): of each picture what its surroundings do not tell, with length 1;
     zeros where there is nothing."""
     found = []
-    for place in range(0, len(rows), _BLOCK):
-        grey = images.images[list(rows[place : place + _BLOCK])].float().mean(1, keepdim=True)
-        small = (
-            F.interpolate(grey, (_SIDE, _SIDE), mode="area")
-            if grey.shape[-1] >= _SIDE
-            else F.interpolate(grey, (_SIDE, _SIDE), mode="bilinear")
-        )
+    for place in range(0, len(thumbnails), _BLOCK):
+        small = torch.from_numpy(of_thumbnails(thumbnails[place : place + _BLOCK]))[:, None]
         around = F.avg_pool2d(F.pad(small, (_AROUND,) * 4, mode="replicate"), 2 * _AROUND + 1, 1)
         detail = (small - around).flatten(1)
         detail = detail - detail.mean(1, keepdim=True)
         length = detail.norm(dim=1, keepdim=True)
-        found.append(torch.where(length > _FLAT * _SIDE, detail / length, 0.0))
-    return torch.cat(found) if found else torch.zeros(0, _SIDE * _SIDE)
+        found.append(torch.where(length > _FLAT * THUMBNAIL, detail / length, 0.0))
+    return torch.cat(found) if found else torch.zeros(0, THUMBNAIL**2)
 
 
 def _alike(details: Tensor) -> Iterator[tuple[int, int, float]]:

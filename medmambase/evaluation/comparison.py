@@ -63,7 +63,10 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
             told = (
                 f"{only[0]!r} and {len(only) - 1} more are in one of them only" if only else "they are in another order"
             )
-            raise MetricsError(f"the images differ: {told}; wanted predictions of the same test images")
+            raise MetricsError(
+                f"the images differ: {told}; wanted predictions of the same test images: train with the same "
+                f"--split-seed, or with the --splits of one run"
+            )
         if not np.array_equal(other.labels, first.labels):
             row = int((other.labels != first.labels).argmax())
             raise MetricsError(f"the truth of {first.names[row]!r} differs; wanted predictions of the same test images")

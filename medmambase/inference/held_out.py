@@ -43,10 +43,11 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
     for name in {found.classes[sample.label] for sample in samples} - number.keys():
-        near = difflib.get_close_matches(name, network.classes, n=1, cutoff=0)[0]
+        near = difflib.get_close_matches(name, network.classes, n=1)  # one that has something in common, or none
+        meant = f"did you mean {near[0]!r}? Rename the class, or leave it out" if near else "rename it, or leave it out"
         raise DataError(
-            f"{found.root}: the network does not know class {name!r}; its nearest class is {near!r}: rename "
-            f"the class, or leave it out"
+            f"{found.root}: the network does not know class {name!r}; it knows "
+            f"{', '.join(map(repr, network.classes))}: {meant}"
         )
     samples = tuple(replace(sample, label=number[found.classes[sample.label]], split="test") for sample in samples)
     images, bad = decode(

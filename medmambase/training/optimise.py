@@ -79,10 +79,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
+def warm_up(config: TrainConfig) -> float:
+    """Return how many epochs the learning rate rises: a short training is not spent on warming
+    up."""
+    return min(config.warmup, config.epochs / 5)
+
+
 def learning_rate(config: TrainConfig, epoch: float) -> float:
     """Return the learning rate at a moment counted in epochs: linear warm-up, then constant or a
     half cosine to a hundredth."""
-    warmup = min(config.warmup, config.epochs / 5)  # a short training is not spent on warming up
+    warmup = warm_up(config)
     if epoch < warmup:
         return config.lr * max(epoch / warmup, 0.01)
     if config.schedule == "constant":

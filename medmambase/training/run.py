@@ -25,6 +25,7 @@ from medmambase.privacy import last_name, without_paths
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
 from medmambase.training.history import Epoch, Outcome
+from medmambase.training.optimise import warm_up
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
@@ -214,6 +215,12 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
     say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
     say(f"backend:   {plan.engine}")
     say(f"precision: {plan.precision}")
+    config = plan.settings.training
+    if warm_up(config) < config.warmup:
+        say(
+            f"note: the learning rate rises over {warm_up(config):g} epochs, not over {config.warmup:g}: at most a "
+            f"fifth of all epochs is warm-up"
+        )
     return {
         "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
         "preprocessing": network.preprocessing.to_dict(), "classes": list(network.classes),
@@ -230,9 +237,9 @@ def _name(settings: Settings) -> str:
 
 def _manifest(settings: Settings) -> Manifest:
     return read_manifest(
-        Path(settings.data or ""), seed=settings.training.seed, runs=Path(settings.runs),
+        Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
-        allow_leak=settings.allow_leak,
+        allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
     )  # fmt: skip  # by idea
 
 

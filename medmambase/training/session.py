@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
-from medmambase.data.audit import Audit, audit
+from medmambase.data.audit import KINDS, Audit, audit, counted
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
@@ -70,8 +70,20 @@ def take_in(
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest)
-    notes = (*manifest.notes, *lost(manifest, images.samples), *(cache.notes if cache else ()))
+    notes = (*manifest.notes, *lost(manifest, images.samples), *_clips(images), *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
+
+
+def _clips(images: ImageSet) -> tuple[str, ...]:
+    """Write a note where files have several frames: of each one is an image."""
+    clips = [(facts.frames, s.name) for s, facts in zip(images.samples, images.facts, strict=True) if facts.frames > 1]
+    if not clips:
+        return ()
+    most, name = max(clips, key=lambda clip: clip[0])
+    return (
+        f"{len(clips)} file{'s have' if len(clips) > 1 else ' has'} several frames ({name}: {most}): only the first "
+        f"frame of each is read; to use others, save them as images of their own, and name the patient",
+    )
 
 
 def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:
@@ -89,17 +101,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
             f"({', '.join(f'{name} {count}' for name, count in of_class.items())})"
         )
     found = intake.audit
-    told = ", ".join(
-        f"{len(which)} {one if len(which) == 1 else many}"
-        for one, many, which in (
-            ("group of exact duplicates", "groups of exact duplicates", found.exact),
-            ("group of near duplicates", "groups of near duplicates", found.near),
-            ("pair of duplicates in different splits", "pairs of duplicates in different splits", found.across),
-            ("pair of duplicates of different classes", "pairs of duplicates of different classes", found.conflicts),
-            ("patient in two splits", "patients in two splits", found.patients),
-        )
-        if which
-    )
+    told = counted({kind: getattr(found, kind) for kind in KINDS})
     where = f"; all listed in {run / run_folder.DATA_REPORT}" if told else ""
     say(f"audit:     {told or 'no duplicates, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():

@@ -68,6 +68,14 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
     assert report["audit"]["leaked"] == ["test/femur/twin $_{x.png"] and len(report["skipped"]) == 1
 
 
+def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.fromarray(np.full((9, 9), 20 * n, dtype=np.uint8)) for n in range(6)]
+    frames[0].save(data / "train" / "brain" / "clip.gif", save_all=True, append_images=frames[1:])
+    run(data)
+    said = capsys.readouterr().out
+    assert "note: 1 file has several frames (train/brain/clip.gif: 6): only the first frame of each is read" in said
+
+
 def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(min((data / "train" / "brain").iterdir()), data / "test" / "brain" / "p0000_99.png")
     code, _ = run(data, "--group-regex", r"(p\d+)_")

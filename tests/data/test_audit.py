@@ -16,10 +16,12 @@ from PIL import Image
 
 from medmambase.config import Preprocessing
 from medmambase.data import phantom
-from medmambase.data.audit import Audit, audit
+from medmambase.data.audit import Audit, counted
+from medmambase.data.audit import audit as audit_of
 from medmambase.data.decoded.image_set import ImageSet, decode
 from medmambase.data.manifest.folders import Manifest, Sample
 from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.reading.fitted import thumbnail
 from medmambase.data.reading.images import Facts
 
 
@@ -32,7 +34,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def look(root: Path, size: int = 64, channels: int = 1, keep: bool = True) -> Audit:
     found = read_manifest(root, seed=0, allow_leak=True)
     images, _ = decode(found.samples, Preprocessing(size, channels), keep=keep)
-    return audit(images, found)
+    return audit_of(images, found)
+
+
+def audit(images: ImageSet, found: Manifest) -> Audit:
+    """Of pictures that were made here, in memory: with the thumbnails that files would have."""
+    assert isinstance(images.images, torch.Tensor)
+    seen = (thumbnail(picture[0].numpy()) for picture in images.images)
+    facts = tuple(replace(one, thumbnail=small) for one, small in zip(images.facts, seen, strict=True))
+    return audit_of(replace(images, facts=facts), found)
 
 
 def copy(root: Path, to: Path) -> list[Path]:
@@ -152,7 +162,7 @@ def test_a_patient_whom_only_the_files_know_is_found_in_two_splits() -> None:
     )
     audited = audit(images, found)
     assert audited.patients == {"x": Counter(train=1, test=1)} and audited.leaked == {"003.png"}
-    assert "patients in two splits: patient x is in train (1 images) and test (1 images)" in audited.lines()
+    assert "patients in two splits: patient x is in train (1 image) and test (1 image)" in audited.lines()
 
 
 def test_blank_pictures_are_no_duplicates_unless_they_are_the_same() -> None:
@@ -273,3 +283,23 @@ def test_the_duplicates_of_real_sets_are_those_that_are_known(shared: Path) -> N
     assert (
         frames.across == () and frames.conflicts == () and len(frames.near) > 50
     )  # frames of one video, which are in one split
+
+
+def test_what_is_found_does_not_depend_on_how_a_network_takes_its_images(drawn: Path, tmp_path: Path) -> None:
+    kept = copy(drawn, tmp_path)
+    for number, path in enumerate(kept[::7]):
+        how = list(CHANGES.values())[number % len(CHANGES)]
+        how(Image.open(path)).save(tmp_path / "test" / path.parent.name / f"twin{number}.png")
+    found = look(tmp_path, 48, 1)
+    assert len(found.near) == len(kept[::7]) and found.leaked
+    assert look(tmp_path, 16, 3) == found == look(tmp_path, 224, 1)
+
+
+def test_findings_are_counted_not_the_lines_that_tell_them(drawn: Path, tmp_path: Path) -> None:
+    kept = [path for path in copy(drawn, tmp_path) if "train" in path.parts]
+    for number, path in enumerate(kept[:14]):
+        (tmp_path / "test" / path.parent.name / f"twin{number}.png").write_bytes(path.read_bytes())
+    found = look(tmp_path)
+    assert len(found.lines()) == 12  # ten pairs, how many more there are, and a sum
+    assert counted(found.to_dict()) == "14 groups of exact duplicates, 14 pairs of duplicates in different splits"
+    assert counted({"patients": {"p1": 2}, "near": ()}) == "1 patient in two splits" and counted({}) == ""

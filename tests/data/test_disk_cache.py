@@ -145,12 +145,12 @@ def test_every_way_of_preparing_is_kept_apart_and_so_is_every_version_of_the_cod
 
 
 def test_the_version_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("images.py", "dicom.py"):
+    for name in ("images.py", "dicom.py", "fitted.py"):
         shutil.copy(ROOT / "medmambase" / "data" / "reading" / name, tmp_path)
     monkeypatch.setattr(cache_file, "files", lambda package: tmp_path)
     before = cache_file._code_version()
     assert cache_file._code_version() == before and len(before) == 12
-    source = tmp_path / "images.py"
+    source = tmp_path / "fitted.py"
     source.write_text(source.read_text(encoding="utf-8").replace("BILINEAR", "BICUBIC"), encoding="utf-8")
     assert cache_file._code_version() != before
 
@@ -158,9 +158,9 @@ def test_the_version_follows_the_code(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_grey_pictures_read_as_colour_take_a_third_and_all_lie_in_one_file(tmp_path: Path) -> None:
     decode(pictures(tmp_path / "grey", 40), COLOUR, cache=Cache(tmp_path / "cache"))
     (shard,) = shards(tmp_path / "cache")
-    assert shard.stat().st_size == 40 * (512 + 64)
+    assert shard.stat().st_size == 40 * (2560 + 64)
     decode(pictures(tmp_path / "colour", 40, colour=True), COLOUR, cache=Cache(tmp_path / "cache"))
-    assert sorted(path.stat().st_size for path in shards(tmp_path / "cache")) == [40 * (512 + 64), 40 * (512 + 192)]
+    assert sorted(path.stat().st_size for path in shards(tmp_path / "cache")) == [40 * (2560 + 64), 40 * (2560 + 192)]
 
 
 def test_a_picture_with_a_tint_in_one_channel_keeps_it(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_shelf_gives_what_decoding_gives_in_shape_too(tmp_path: Path) -> None:
 def test_equal_files_are_stored_once(tmp_path: Path) -> None:
     samples = pictures(tmp_path / "data", 3)
     decode(samples * 30, COLOUR, cache=Cache(tmp_path / "cache"))
-    assert [path.stat().st_size for path in shards(tmp_path / "cache")] == [3 * (512 + 64)]
+    assert [path.stat().st_size for path in shards(tmp_path / "cache")] == [3 * (2560 + 64)]
 
 
 def test_a_broken_file_gives_its_line_in_every_run(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_new_files_are_added_and_old_ones_are_not_decoded_again(tmp_path: Path, 
 
 @pytest.mark.parametrize("patient", ["", "Ä 肺 \n\udcff", "x" * 64])
 def test_facts_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str) -> None:
-    facts = Facts("0f" * 16, 1234, 7, "DICOM MONOCHROME2", 12, patient)
+    facts = Facts("0f" * 16, 1234, 7, "DICOM MONOCHROME2", 12, patient, "US", 0.0625, bytes(range(256)) * 8)
     monkeypatch.setattr(
         decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts)
     )
@@ -225,7 +225,7 @@ def test_facts_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_facts_too_long_for_a_record_are_right_though_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = Facts("0f" * 16, 1, 1, "L", 1, "patient" * 100)
+    facts = Facts("0f" * 16, 1, 1, "L", 1, "patient" * 100, thumbnail=bytes(2048))
     monkeypatch.setattr(
         decode_file, "load", lambda path, preprocessing, pixels=None: (load(path, preprocessing)[0], facts)
     )

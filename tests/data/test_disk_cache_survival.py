@@ -37,7 +37,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 60, 400, 511, 512, 513, 575])
+@pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 60, 400, 511, 512, 513, 2559, 2560, 2561, 2623])
 def test_a_byte_flipped_anywhere_is_noticed_and_the_image_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_byte_flipped_anywhere_is_noticed_and_the_image_made_again(
     decode(samples, COLOUR, cache=Cache(tmp_path / "cache"))
     (shard,) = shards(tmp_path / "cache")
     content = bytearray(shard.read_bytes())
-    content[5 * 576 + place] ^= 1 << (place % 8)
+    content[5 * (2560 + 64) + place] ^= 1 << (place % 8)
     shard.write_bytes(content)
     decoded.since()
     assert same(decode(samples, COLOUR, cache=Cache(tmp_path / "cache"))[0], plain)
@@ -146,7 +146,7 @@ def test_a_disk_that_the_images_would_fill_is_left_alone(tmp_path: Path, monkeyp
         and "(1.1 GB are free there; they take up to 0.0 GB" in cache.notes[0]
         and shards(tmp_path / "cache") == []
     )
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30 + 12 * (512 + 192)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30 + 12 * (2560 + 192)))
     cache = Cache(tmp_path / "cache")
     decode(samples, COLOUR, cache=cache)
     assert cache.notes == [] and len(shards(tmp_path / "cache")) == 1

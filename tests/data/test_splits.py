@@ -127,8 +127,8 @@ def test_a_patient_in_two_given_splits_is_refused_with_counts_unless_it_is_allow
         + [("7", 1, "train"), ("8", 1, "val"), ("9", 0, "val"), ("9", 1, "test")]
     )
     said = (
-        r"data: patient 1043 is in train \(5 images\) and test \(2 images\); 9 is in val \(1 images\) and test "
-        r"\(1 images\): test results .*--allow-leak"
+        r"data: patient 1043 is in train \(5 images\) and test \(2 images\); 9 is in val \(1 image\) and test "
+        r"\(1 image\): test results .*--allow-leak"
     )
     with pytest.raises(DataError, match=said):
         complete(manifest(rows))

@@ -40,7 +40,7 @@ def finished_run(folder: Path) -> Path:
     predictions = Predictions(names, labels, scores / scores.sum(axis=1, keepdims=True), tuple(CLASSES), patients)
     results.write(run / "test", predictions, calibration.fit(predictions), published=False)
     performance_figures.mistakes(
-        torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+        list(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)),
         predictions.rows(performance_figures.worst(predictions)[:3]),
         run / "test" / "mistakes.png",
     )

@@ -141,8 +141,11 @@ def test_delta_is_what_the_scan_is_given(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_verdict_needs_images() -> None:
-    few = faithfulness.Curves(torch.zeros(2, 13), torch.ones(2, 13))
-    assert faithfulness.verdict(few, faithfulness.Curves(torch.ones(2, 13), torch.zeros(2, 13))).startswith("Neither")
+    for count, said in ((1, "one image"), (2, "2 images")):
+        few = [faithfulness.Curves(torch.full((count, 13), a), torch.full((count, 13), b)) for a, b in ((0, 1), (1, 0))]
+        assert faithfulness.verdict(*few).startswith(f"Nothing can be said from {said} about whether")
+    same = faithfulness.Curves(torch.ones(9, 13), torch.ones(9, 13))
+    assert "that does not show that the maps are wrong" in faithfulness.verdict(same, same)
     many = [faithfulness.Curves(torch.full((9, 13), a), torch.full((9, 13), b)) for a, b in ((0.0, 0.5), (1.0, 0.5))]
     assert faithfulness.verdict(*many).startswith("Only deletion is better")
 

@@ -4,6 +4,7 @@ about their colours."""
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -12,13 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
+from medmambase.config import Preprocessing
+from medmambase.data.decoded.image_set import decode
+from medmambase.data.decoded.originals import originals
+from medmambase.data.manifest.folders import Sample
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.explanation import figures as explanation_figures
 from medmambase.evaluation.explanation.maps import Recalibration
+from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import Metrics, evaluate
-from medmambase.evaluation.report import figures
+from medmambase.evaluation.predictions import Predictions
+from medmambase.evaluation.report import figures, performance_figures
 
 HEADER = "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_auc,seconds\n"
+Draw = Callable[[Predictions, Metrics, Path], None]
 UNDRAWABLE = "\U0010fffd"  # no font has it
 
 
@@ -221,3 +229,32 @@ def test_importing_evaluation_loads_neither_matplotlib_nor_scikit_learn_nor_trit
         [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment, check=True
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("draw", [performance_figures.roc, performance_figures.pr])
+def test_a_legend_of_long_names_and_intervals_is_never_cut(draw: Draw, tmp_path: Path) -> None:
+    classes = [f"a class whose name is long, {name}" for name in ("benign", "malignant", "neither")]
+    labels = np.arange(30) % 3
+    scores = np.eye(3)[labels] / 2 + np.random.default_rng(0).random((30, 3))
+    scores /= scores.sum(axis=1, keepdims=True)
+    found = Predictions(tuple(map(str, range(30))), labels, scores, tuple(classes))
+    draw(found, evaluate_with_intervals(found), tmp_path / "x.png")
+    columns = np.flatnonzero((np.asarray(Image.open(tmp_path / "x.png").convert("L")) < 128).any(axis=0))
+    width = size(tmp_path / "x.png")[0]
+    assert width - 80 < columns[-1] < width - 4
+
+
+def test_duplicates_and_mistakes_are_drawn_from_their_files_not_at_the_networks_size(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name, shape in (("a.png", (300, 200)), ("b.png", (900, 900, 3)), ("c.png", (20, 20))):
+        Image.fromarray(chance.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / name)
+    samples = [Sample(tmp_path / name, 0, "train", name) for name in ("a.png", "b.png", "c.png")]
+    images, _ = decode(samples, Preprocessing(16, 1))
+    (tmp_path / "c.png").unlink()
+    found = originals(images, [1, 0, 2, 1])
+    assert [tuple(picture.shape) for picture in found] == [(3, 400, 400), (3, 300, 300), (1, 16, 16), (3, 400, 400)]
+    inside = found[1][:, :, 50:250].permute(1, 2, 0).numpy()
+    assert (
+        np.array_equal(inside, np.asarray(Image.open(tmp_path / "a.png").convert("RGB")))
+        and not found[1][:, :, :50].any()
+    )

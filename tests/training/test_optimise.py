@@ -20,7 +20,15 @@ from medmambase.data.decoded.on_demand import OnDemand
 from medmambase.training import loop, optimise
 from medmambase.training.batches import steps_of
 from medmambase.training.dry_run import rehearse
-from medmambase.training.optimise import Average, class_weights, freeze, learning_rate, make_optimizer, set_training
+from medmambase.training.optimise import (
+    Average,
+    class_weights,
+    freeze,
+    learning_rate,
+    make_optimizer,
+    set_training,
+    warm_up,
+)
 
 PLAIN = TrainConfig(
     optimizer="adam", schedule="constant", lr=1e-3, weight_decay=0, warmup=0, patience=0, clip_norm=0,
@@ -61,6 +69,7 @@ def test_the_learning_rate_warms_up_and_follows_a_half_cosine() -> None:
     ]
     assert learning_rate(RECIPES["readme"], 19.5) == 1e-3
     assert learning_rate(replace(config, epochs=5), 1.0) == 1.0  # at most a fifth of the training is warm-up
+    assert (warm_up(config), warm_up(replace(config, epochs=4))) == (2.0, 0.8)
 
 
 def test_states_norms_and_biases_do_not_decay() -> None:

@@ -31,11 +31,13 @@ import numpy.typing as npt
 import torch
 
 from medmambase.config import Preprocessing
+from medmambase.data.reading.fitted import THUMBNAIL
 from medmambase.data.reading.images import Facts
 from medmambase.files import open_regular
 
 _KEY = _CHECKSUM = 16  # bytes
-_HEADER = 512  # bytes of a record before its pixels: key, checksum, and the facts as JSON, filled up with zeros
+_FACTS = 512  # bytes of a record up to its thumbnail: key, checksum, and the facts as JSON, filled up with zeros
+_HEADER = _FACTS + 2 * THUMBNAIL**2  # bytes of a record before its pixels
 _SPARE = 2**30  # bytes that are left free on the disk: the run itself writes networks and pictures
 _LARGEST = 2**32  # bytes of a file that is kept: a sparse one may claim so many that to read it takes hours
 Image = tuple[torch.Tensor, Facts]
@@ -123,9 +125,9 @@ class Shelf:
         return image, facts
 
     def _write(self, key: bytes, image: torch.Tensor, facts: Facts) -> None:
-        described = (
-            json.dumps(asdict(facts), separators=(",", ":")).encode("ascii").ljust(_HEADER - _KEY - _CHECKSUM, b"\0")
-        )
+        told = {name: value for name, value in asdict(facts).items() if name != "thumbnail"}
+        described = json.dumps(told, separators=(",", ":")).encode("ascii").ljust(_FACTS - _KEY - _CHECKSUM, b"\0")
+        described += facts.thumbnail
         if len(described) != _HEADER - _KEY - _CHECKSUM:
             return
         # Three equal channels are stored once: whether a set is grey is known only when all of it
@@ -207,7 +209,8 @@ class _Shard:
         if len(record) < self.record or record[: _KEY + _CHECKSUM] != key + _checksum(key, described, pixels):
             return None
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(self.channels, self.size, self.size)
-        return image, Facts(**json.loads(described.rstrip(b"\0")))
+        told, thumbnail = record[_KEY + _CHECKSUM : _FACTS], record[_FACTS:_HEADER]
+        return image, Facts(**json.loads(told.rstrip(b"\0")), thumbnail=thumbnail)
 
     def close(self) -> None:
         with self.lock:

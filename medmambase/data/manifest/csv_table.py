@@ -126,13 +126,36 @@ def read_table(
     )
 
 
+def read_splits(path: Path) -> dict[str, tuple[str, str]]:
+    """Read the split and the patient ("" where it is not said) of each image that a table names.
+    Raises DataError naming file and line."""
+    names, rows = read_rows(path)
+    places = {role: _column(path, names, role) for role in ("path", "split", "patient")}
+    of_path, of_split, of_patient = places.values()
+    if of_path is None or of_split is None:
+        lacking = "path" if of_path is None else "split"
+        raise DataError(
+            f"{path}: there is no column {lacking!r}; its columns are {', '.join(names)}; wanted path,split and, if "
+            f"you know it, patient"
+        )
+    found: dict[str, tuple[str, str]] = {}
+    for line, row in rows:
+        name, split = row[of_path].replace("\\", "/"), row[of_split]
+        if split.casefold() not in SPLIT_NAMES:
+            raise DataError(f"{path}, line {line}: split is {split!r}; it must be train, val or test")
+        if name in found:
+            raise DataError(f"{path}, line {line}: {name} is named twice; delete one of the lines")
+        found[name] = SPLIT_NAMES[split.casefold()], "" if of_patient is None else row[of_patient]
+    return found
+
+
 def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
     """Build a manifest of (file, label, split, patient, name). Raises DataError where none of the
     files exists, or the classes cannot be learned."""
     if not any(os.path.isfile(file) for file, *_ in rows):  # noqa: PTH113  # Path raises for a name that is too long
         raise DataError(
             f"{path}: none of its {len(rows)} images exists, such as {rows[0][0]}; paths are relative to the "
-            f"folder of the CSV"
+            f"folder of the CSV; if it only divides images that lie elsewhere, give these, and it with --splits"
         )
     of_split: defaultdict[str, set[str]] = defaultdict(set)
     for _, label, split, _, _ in rows:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
+from medmambase.data.manifest.given_splits import data_of_splits, with_splits
 from medmambase.data.manifest.groups import grouped
 from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
 from medmambase.data.manifest.splits import complete
@@ -26,6 +27,7 @@ def read_manifest(
     folds: int = 0,
     fold: int = 0,
     allow_leak: bool = False,
+    splits: Path | None = None,
 ) -> Manifest:
     """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
     give every image a split.
@@ -33,15 +35,22 @@ def read_manifest(
     ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a
     whole; ``group_column`` names the column of a CSV that tells it; where neither does, DICOM files
     tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them.
+    ``splits``: a table that divides the images; the ``splits.csv`` of a run may also be given as
+    the source, and stands for what that run was trained on.
     ``runs``: the folder that new runs go to, which is no data.
     Raises DataError.
     """
-    found = read_images(source, runs=runs, group_regex=group_regex, group_column=group_column)
+    found = read_images(source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits)
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
 
 
 def read_images(
-    source: Path, *, runs: Path | None = None, group_regex: str | None = None, group_column: str | None = None
+    source: Path,
+    *,
+    runs: Path | None = None,
+    group_regex: str | None = None,
+    group_column: str | None = None,
+    splits: Path | None = None,
 ) -> Manifest:
     """Like ``read_manifest``, but keep the source's own splits; without any, every image is
     "train". Raises DataError."""
@@ -53,12 +62,15 @@ def read_images(
             f"--group-regex is {group_regex!r} and --group-column {group_column!r}; patients are found by only one of "
             f"them; leave out the other"
         )
+    data = data_of_splits(source)
+    if data is not None:
+        source, splits = data, splits or source
     found = _read(source, runs, group_column)
     if group_regex is not None:
         found = grouped(found, group_regex)
     elif not any(sample.patient for sample in found.samples):
         found = _told_by_files(found)
-    return found
+    return found if splits is None else with_splits(found, splits)
 
 
 def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest:

@@ -56,7 +56,7 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
             samples = _hold_back(samples, ("val",), seed, found, by)
             method += ", and 15 % of the rest are val"
     elif "val" in present:
-        method = "the splits are those of the data"
+        method = found.method or "the splits are those of the data"
     else:
         wanted = ("val",) if official else ("val", "test")
         samples = _hold_back(samples, wanted, seed, found, by)
@@ -96,10 +96,9 @@ def describe_leaks(leaks: Mapping[str, Counter[str]]) -> str:
     """Describe an overlap in words."""
 
     def one(patient: str) -> str:
-        return (
-            f"{patient} is in "
-            f"{' and '.join(f'{split} ({leaks[patient][split]} images)' for split in SPLITS if leaks[patient][split])}"
-        )
+        counts = {split: leaks[patient][split] for split in SPLITS if leaks[patient][split]}
+        told = (f"{split} ({count} image{'s' * (count != 1)})" for split, count in counts.items())
+        return f"{patient} is in {' and '.join(told)}"
 
     patients = list(leaks)
     more = f"; and {len(patients) - _MOST_NAMES} more" if len(patients) > _MOST_NAMES else ""

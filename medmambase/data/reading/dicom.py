@@ -65,9 +65,9 @@ class _Bounded(io.BufferedReader):
 
 def read(
     path: Path, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
-) -> tuple[npt.NDArray[np.uint8], str, int, str]:
+) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
     """Read the first frame as uint8 (h, w) or (h, w, 3); also return "DICOM MONOCHROME2" or the
-    like, the number of frames, and PatientID.
+    like, the number of frames, PatientID, and Modality ("US").
 
     ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises
     OSError with a reason for what is known, and nearly every type there is for a damaged file.
@@ -103,7 +103,7 @@ def read(
             picture = (_colour if values.ndim == 3 or mode == "PALETTE COLOR" else _grey)(
                 values, header, mode, high_depth
             )
-    return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header)
+    return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header), kind
 
 
 def patient_of(path: Path) -> str:

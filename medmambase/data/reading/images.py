@@ -6,7 +6,7 @@ import re
 import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
 from medmambase.data.reading.bit_depth import limits, to_eight_bit
+from medmambase.data.reading.fitted import colourfulness, fit, in_channels, thumbnail
 from medmambase.files import open_regular
 
 # Formats are named, because Pillow would also try formats that start other programs (EPS runs
@@ -67,7 +68,8 @@ class Facts:
     a grey picture saved as colour has the digest of the grey one. ``width``, ``height`` in pixels,
     upright. ``mode``: Pillow's name, or "DICOM MONOCHROME2" and its like.
     ``frames``: how many the file has, of a TIFF 10,000 at most; only the first is read.
-    ``patient``: DICOM's PatientID, else "".
+    ``patient`` and ``modality``: DICOM's PatientID and Modality, else "". ``colour`` and
+    ``thumbnail``: as ``fitted.py`` has them.
     """
 
     digest: str
@@ -76,6 +78,9 @@ class Facts:
     mode: str
     frames: int
     patient: str = ""
+    modality: str = ""
+    colour: float = 0.0
+    thumbnail: bytes = field(default=b"", repr=False)
 
 
 class _Silence:
@@ -127,7 +132,7 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (RGB)")
-    return _in_channels(_decode(path, high_depth)[0], channels)
+    return in_channels(_decode(path, high_depth)[0], channels)
 
 
 def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
@@ -147,27 +152,6 @@ def is_dicom(path: Path) -> bool:
         return _begins_as_dicom(stream)
 
 
-def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.uint8]:
-    """Resize uint8 (h, w, c) to (size, size, c), smoothing where it shrinks; "letterbox" adds black
-    bars, "stretch" distorts."""
-    height, width, channels = image.shape
-    if resize == "letterbox":
-        longest = max(height, width)
-        new_height, new_width = max(1, round(height * size / longest)), max(1, round(width * size / longest))
-    elif resize == "stretch":
-        new_height = new_width = size
-    else:
-        raise ValueError(f"resize is {resize!r}; it must be 'letterbox' or 'stretch'")
-    picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    resized = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR)).reshape(
-        new_height, new_width, channels
-    )
-    fitted = np.zeros((size, size, channels), dtype=np.uint8)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    fitted[top : top + new_height, left : left + new_width] = resized
-    return fitted
-
-
 def load(
     path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None
 ) -> tuple[torch.Tensor, Facts]:
@@ -177,14 +161,17 @@ def load(
     ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array
     file): then ``path`` is not opened.
     """
-    mode, frames, patient = "", 1, ""
+    mode, frames, patient, modality = "", 1, "", ""
     if pixels is None:
-        pixels, mode, frames, patient = _decode(path, preprocessing.high_depth)
+        pixels, mode, frames, patient, modality = _decode(path, preprocessing.high_depth)
     elif pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; they must be uint8 (h, w) or (h, w, 3), not empty")
     height, width = pixels.shape[:2]
-    facts = Facts(_digest(pixels), width, height, mode or ("L" if pixels.ndim == 2 else "RGB"), frames, patient)
-    image = fit(_in_channels(pixels, preprocessing.channels), preprocessing.size, preprocessing.resize)
+    facts = Facts(
+        _digest(pixels), width, height, mode or ("L" if pixels.ndim == 2 else "RGB"), frames, patient, modality,
+        colourfulness(pixels), thumbnail(pixels),
+    )  # fmt: skip  # in the order of the fields
+    image = fit(in_channels(pixels, preprocessing.channels), preprocessing.size, preprocessing.resize)
     return torch.from_numpy(image).permute(2, 0, 1).contiguous(), facts
 
 
@@ -200,9 +187,9 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
     return magic == b"DICM"
 
 
-def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
-    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames and patient as in
-    Facts. Raises ImageError."""
+def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
+    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames, patient and
+    modality as in Facts. Raises ImageError."""
     if high_depth not in ("percentile", "range"):
         raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
     try:
@@ -241,12 +228,12 @@ def room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[
     return _large if width * height > _LARGE else nullcontext()
 
 
-def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str]:
+def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
     with Image.open(stream, formats=FORMATS) as image, room_for(*image.size, _scans(image, stream)):
         if image.format == "TIFF":  # a small one may be one huge tile
             room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
         mode = image.mode
-        return _pixels(image, high_depth), mode, _frames(image), ""
+        return _pixels(image, high_depth), mode, _frames(image), "", ""
 
 
 def _pixels(image: Image.Image, high_depth: str) -> npt.NDArray[np.uint8]:
@@ -276,13 +263,6 @@ def _frames(image: Image.Image) -> int:
             image.seek(count)
             count += 1
     return count
-
-
-def _in_channels(pixels: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
-    """uint8 (h, w) or (h, w, 3) to (h, w, channels): grey by luma, colour by repetition."""
-    if pixels.ndim == 3 and channels == 1:
-        return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-    return np.repeat(pixels[:, :, None], channels, axis=2) if pixels.ndim == 2 else pixels
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FEWEST = 3  # images for a verdict
 STEPS = 12  # equal parts of the image that are deleted, or inserted, one after the other
 RANDOM = 4  # orders by chance, for each image
 CELLS = 12  # places along a side, at the most
@@ -54,6 +55,12 @@ def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, see
 def verdict(marked: Curves, chance: Curves) -> str:
     """Say in a sentence whether the maps mark what the class depends on, and only if that is no
     chance."""
+    count = len(marked.deletion)
+    if count < FEWEST:
+        return (
+            f"Nothing can be said from {'one image' if count == 1 else f'{count} images'} about whether the maps mark "
+            f"what the network uses: at least {FEWEST} are needed, and more say more."
+        )
     pairs = zip(chance.areas(), marked.areas(), (1.0, -1.0), strict=True)
     better = [_surely_above(sign * (by_chance - by_map)) for by_chance, by_map, sign in pairs]
     if all(better):
@@ -63,15 +70,15 @@ def verdict(marked: Curves, chance: Curves) -> str:
             f"Only {'deletion' if better[0] else 'insertion'} is better than chance: the maps mark what the "
             f"network uses in part, or with much else."
         )
-    return "Neither is better than chance on these images: the maps do not show what the network uses."
+    return (
+        f"Neither is better than chance on these {count} images: that does not show that the maps are wrong, but "
+        f"nothing here shows that they mark what the network uses, so do not rely on them."
+    )
 
 
 def _surely_above(gains: Tensor) -> bool:
-    """Whether the mean of (images,) lies above 0 by a one-sided test at 2.5 %; never of fewer than
-    three."""
+    """Whether the mean of (images,), FEWEST or more, lies above 0 by a one-sided test at 2.5 %."""
     values = gains.double()
-    if len(values) < 3:
-        return False
     error = float(values.std()) / math.sqrt(len(values))
     return bool(values.mean() > 0) and (
         error == 0 or float(values.mean()) / error > float(scipy.stats.t.ppf(0.975, len(values) - 1))

@@ -62,7 +62,7 @@ def _partition(facts: Facts) -> str | None:
 def _disjoint(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
-    findings, patients = facts["data"].audit.findings, facts["metrics"].patients if facts["metrics"] else None
+    found, patients = facts["data"].audit.counted, facts["metrics"].patients if facts["metrics"] else None
     known = (
         f"The patient of every test image is known ({patients} patients)."
         if patients
@@ -70,7 +70,7 @@ def _disjoint(facts: Facts) -> str | None:
     )
     return (
         f"Searched for duplicates and for patients in two splits: "
-        f"{'none found' if not findings else f'{len(findings)} findings, above'}. {known}"
+        f"{f'{found}, listed above' if found else 'none found'}. {known}"
     )
 
 

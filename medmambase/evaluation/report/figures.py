@@ -11,7 +11,7 @@ from torch import Tensor
 from medmambase.evaluation.drawing import FigureError, labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
 
-MOST_DUPLICATES = 12  # pairs on one sheet
+MOST_DUPLICATES = 8  # pairs on one sheet
 PANELS = (
     ("loss", 2.6, {"train_loss": ("training", "C0"), "val_loss": ("validation", "C1")}),
     (
@@ -126,7 +126,7 @@ def duplicates(
     """Draw pairs of pictures, torch.uint8 (c, h, w), one pair a row: each below its caption, the
     row with its correlation."""
     rows = len(pairs)
-    with sheet(png, 6.0, 2.7 * rows) as figure:
+    with sheet(png, 8.0, 4.0 * rows) as figure:
         grid = figure.subplots(rows, 2, squeeze=False)
         lines = [labels_of([line for caption in row for line in caption.split("\n")]) for row in captions]
         for axes_row, pair, (names, font), alike in zip(grid, pairs, lines, likeness, strict=True):

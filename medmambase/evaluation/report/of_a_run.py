@@ -8,6 +8,7 @@ import torch
 
 from medmambase.data.audit import Audit
 from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.decoded.originals import originals
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation import calibration
 from medmambase.evaluation.calibration import Calibration
@@ -64,7 +65,7 @@ def test(
     metrics = results.write(folder, predictions, found, published)
     wrong = performance_figures.worst(predictions)
     if wrong:
-        performance_figures.mistakes(images.images[wrong], predictions.rows(wrong), folder / MISTAKES)
+        performance_figures.mistakes(originals(images, wrong), predictions.rows(wrong), folder / MISTAKES)
     return metrics
 
 
@@ -75,7 +76,8 @@ def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
     if not pairs:
         return
     row_of = {sample.name: row for row, sample in enumerate(images.samples)}
-    shown = [tuple(images.images[[row_of[name]]][0] for name in pair.names) for pair in pairs]
+    pictures = originals(images, [row_of[name] for pair in pairs for name in pair.names])
+    shown = list(zip(pictures[::2], pictures[1::2], strict=True))
     captions = [
         tuple(
             f"{split}, {label}\n{name}"

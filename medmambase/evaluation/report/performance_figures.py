@@ -1,7 +1,7 @@
 """Draw the performance of a set of predictions: ROC and precision-recall curves, reliability, the
 worst mistakes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -95,12 +95,12 @@ def worst(predictions: Predictions) -> list[int]:
     return wrong[np.argsort(-predictions.probabilities[wrong].max(axis=1), kind="stable")][:MOST_MISTAKES].tolist()
 
 
-def mistakes(images: Tensor, predictions: Predictions, png: Path) -> None:
-    """Draw pictures, torch.uint8 (k, c, h, w), of those ``predictions``, in their order: each with
-    its true class, the class that was called, and its file's name."""
-    columns = 4
+def mistakes(images: Sequence[Tensor], predictions: Predictions, png: Path) -> None:
+    """Draw pictures, torch.uint8 (c, h, w), of those ``predictions``, in their order: each with its
+    true class, the class that was called, and its file's name."""
+    columns = 3
     rows = -(-len(images) // columns)
-    with sheet(png, 9.0, 2.9 * rows) as figure:
+    with sheet(png, 9.6, 3.8 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -154,3 +154,8 @@ def _curves(
     for text in legend.get_texts():
         text.set_parse_math(False)
         text.set_fontfamily(font)
+    # The axes stay square, so matplotlib makes no room for what stands beside them.
+    sheet_of_it = axes.get_figure(root=True)
+    assert sheet_of_it is not None
+    wide = legend.get_window_extent().width / sheet_of_it.dpi
+    sheet_of_it.set_figwidth(sheet_of_it.get_figheight() + 0.4 + wide)

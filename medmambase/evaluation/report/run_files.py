@@ -4,12 +4,13 @@ A file may hold more than is named here; what is named must be there, and of its
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import StrictFloat, StrictInt, with_config
 
+from medmambase.data.audit import KINDS, counted
 from medmambase.validation import PART, check
 
 Number = StrictFloat | None
@@ -48,7 +49,20 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Audit:
+    """``findings`` are lines for a person, and not all of them; the others are the findings."""
+
     findings: tuple[str, ...]
+    exact: tuple[Any, ...] = ()
+    near: tuple[Any, ...] = ()
+    across: tuple[Any, ...] = ()
+    conflicts: tuple[Any, ...] = ()
+    patients: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> str:
+        """How many there are of each kind, in words; "" where there are none."""
+        found = counted({kind: getattr(self, kind) for kind in KINDS})
+        return found or ("something" if self.findings else "")
 
 
 @with_config(PART)
