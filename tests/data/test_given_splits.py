@@ -98,5 +98,5 @@ def test_splits_have_a_seed_of_their_own_if_they_are_given_one() -> None:
     plain, given = resolve({"seed": 4}), resolve({"seed": 4, "split_seed": 0})
     assert (plain.seed_of_splits, given.seed_of_splits, given.training.seed) == (4, 0, 4)
     assert replace(plain, split_seed=7).seed_of_splits == 7
-    with pytest.raises(ValueError, match="--folds is 5 and --splits t.csv; images are divided by only one"):
+    with pytest.raises(ValueError, match=r"--folds is 5 and --splits t\.csv; images are divided by only one"):
         resolve({"folds": 5, "splits": "t.csv"})

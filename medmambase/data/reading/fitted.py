@@ -18,7 +18,7 @@ def fit(image: npt.NDArray[np.uint8], size: int, resize: str) -> npt.NDArray[np.
     """Resize uint8 (h, w, c) to (size, size, c), smoothing where it shrinks; "letterbox" adds black
     bars, "stretch" distorts."""
     channels = image.shape[2]
-    top, left, height, width = place(*image.shape[:2], size, resize)
+    top, left, height, width = place(image.shape[0], image.shape[1], size, resize)
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
     resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
     fitted = np.zeros((size, size, channels), dtype=np.uint8)
@@ -48,7 +48,7 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Return uint8 (h, w) or (h, w, 3) as a grey picture of 32 x 32 pixels with black bars: the
     means of areas, uint16 from 0 to LEVELS, little endian, row by row."""
     longest = max(pixels.shape[:2])
-    top, left, height, width = place(*pixels.shape[:2], THUMBNAIL, "letterbox")
+    top, left, height, width = place(pixels.shape[0], pixels.shape[1], THUMBNAIL, "letterbox")
     grey = Image.fromarray(in_channels(pixels, 1)[:, :, 0])
     if longest >= 2 * _ENOUGH:  # as numbers with a fraction a large one would fill the memory
         grey = grey.reduce(longest // _ENOUGH)
