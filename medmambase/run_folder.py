@@ -25,6 +25,7 @@ from medmambase.tables import table
 # Folders in a run's folder. BEST and LAST are networks' folders, TEST and VAL hold results.
 BEST, LAST, TEST, VAL = "best", "last", "test", "val"
 AUDIT, EXPLAIN, EVALUATIONS, PHANTOM, TENSORBOARD = "audit", "explain", "evaluations", "phantom", "tensorboard"
+EXPLANATIONS = "explanations"  # folders of medmambase-explain; EXPLAIN is the training's own
 
 # How the run was set up, and what it was set up on.
 CONFIG = "config.toml"  # the settings, to repeat the run or to go on with it
@@ -55,6 +56,7 @@ CURVES = "curves.png"
 CONFUSION, ROC, PR, RELIABILITY, MISTAKES = "confusion.png", "roc.png", "pr.png", "reliability.png", "mistakes.png"
 FAITHFULNESS, FAITHFULNESS_CURVES, GATES = "faithfulness.json", "faithfulness.png", "gates.png"  # in EXPLAIN
 SHEETS, SE_STAGES = "sheet_*.png", "se_stage*.png"  # in EXPLAIN, one for each number in place of the star
+OVERLAYS = "overlay_*.png"  # beside them, of images that medmambase-explain was given
 REPORT = "report.html"
 MODEL_CARD = "MODEL_CARD.md"
 

@@ -4,14 +4,16 @@ it."""
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from medmambase import run_folder
 from medmambase.commands import console, explain_flags
+from medmambase.commands.next_steps import pasted, say_next
+from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
-from medmambase.evaluation.report import report
 from medmambase.inference.predictor import load_network
-from medmambase.run_folder import BEST, DESCRIPTION, EXPLAIN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,18 +33,31 @@ def _explain(options: argparse.Namespace) -> int:
     subjects, bad = explanations.read_subjects(source, network, options.most)
     for error in bad:
         print(f"skipped: {error}")
+    folder = _folder(options)
     images = normalise(subjects.pictures.to(device), network.preprocessing)
-    found = explanations.write(run / EXPLAIN, network.to(device), network.classes, images, subjects)
-    print(f"{len(subjects.names)} images explained in {(run / EXPLAIN).resolve()}")
+    found = explanations.write(
+        folder, network.to(device), network.classes, images, subjects, network.preprocessing, console.progress
+    )
+    count = len(subjects.names)
+    print(f"{count} image{'s' * (count != 1)} explained, each with its map over it: {folder.resolve()}")
     for name, words in (("cam", "by the map"), ("random", "by chance")):
         print(
             f"probability of the class, {words:10}: deletion {found[name]['deletion']:.3f}, insertion "
             f"{found[name]['insertion']:.3f}"
         )
     print(found["verdict"])
-    if (run / DESCRIPTION).is_file() and (run / BEST).is_dir():
-        print(f"report: {report.write_report(run).resolve()}")
+    say_next(("the probabilities of these images", pasted("medmambase-predict", run, source)))
     return 0
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """The folder to write to, which is not that of the training's own explanations."""
+    if options.output is None:
+        return run_folder.create(options.run / run_folder.EXPLANATIONS, options.images.resolve().stem)
+    output: Path = options.output
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"-o {output} is a file; give the name of a folder")
+    return output
 
 
 if __name__ == "__main__":

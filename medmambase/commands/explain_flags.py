@@ -25,6 +25,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         help="an image or a folder; an image below a folder named after a class counts as one of that class",
     )
+    found.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the pictures; those of an earlier call are replaced (default: a new one in RUN/explanations)",
+    )
     found.add_argument("--most", type=positive, default=MOST, help="maximum number of images to explain (%(default)s)")
     add_device(found)
     return found

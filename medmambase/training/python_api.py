@@ -9,7 +9,7 @@ from typing import Any
 from medmambase import run_folder
 from medmambase import settings as known
 from medmambase.config import ConfigError, Precision
-from medmambase.data.decoded.image_set import Progress
+from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.files import read_json
@@ -17,7 +17,7 @@ from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError
-from medmambase.training.run import OnEpoch, Say, is_finished, latest, no_progress, started, train_run
+from medmambase.training.run import OnEpoch, Say, is_finished, latest, started, train_run
 from medmambase.validation import nearest
 
 

@@ -1,6 +1,6 @@
 """Train a run, from its settings to its report: everything around the training loop."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from medmambase import distributed, run_folder
 from medmambase.config import ConfigError, ModelConfig
 from medmambase.data import phantom
-from medmambase.data.decoded.image_set import ImageSet, Progress
+from medmambase.data.decoded.image_set import ImageSet, Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
@@ -253,8 +253,3 @@ def _demo(folder: Path, seed: int, ranks: Ranks, say: Say) -> Manifest:
 
 def _silent(line: str) -> None:
     """Print nothing: only the first of several processes does."""
-
-
-def no_progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-    """Show no progress."""
-    return items

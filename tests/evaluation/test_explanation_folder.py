@@ -181,7 +181,7 @@ def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates
 
 
 @pytest.mark.slow
-def test_the_command_explains_a_folder_and_makes_the_report_again(
+def test_the_command_explains_a_folder_and_leaves_what_the_training_explained(
     shortcut: MedMambaSE, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -199,12 +199,29 @@ def test_the_command_explains_a_folder_and_makes_the_report_again(
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture[0].numpy()).save(folder / f"{number}.png")
     (tmp_path / "Bilder ü" / "plain" / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.full((30, 90, 3), 200, dtype=np.uint8)).save(tmp_path / "Bilder ü" / "marked" / "wide.png")
+    (run / "explain").mkdir()
+    kept = {run / "explain" / "sheet_01.png": b"the training's", run / "report.html": b"its page"}
+    for path, content in kept.items():
+        path.write_bytes(content)
     assert command.main([str(run), str(tmp_path / "Bilder ü")]) == 0
     said = capsys.readouterr().out
-    assert "12 images explained" in said and "skipped: " in said and "broken.png" in said and "by the map" in said
-    assert "explain/sheet_02.png" in (run / "report.html").read_text(encoding="utf-8")
-    assert command.main([str(run), str(tmp_path / "Bilder ü" / "marked"), "--most", "2"]) == 0
-    assert not (run / "explain" / "sheet_02.png").exists()
+    assert "13 images explained" in said and "skipped: " in said and "broken.png" in said and "by the map" in said
+    assert said.splitlines()[-1].startswith("  medmambase-predict ")
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    folder = run / "explanations" / "Bilder ü-001"
+    assert (folder / "sheet_03.png").is_file() and len(list(folder.glob("overlay_*.png"))) == 13
+    (wide,) = folder.glob("overlay_*_wide.png")
+    with Image.open(wide) as picture:
+        assert picture.size == (90, 30) and np.asarray(picture).std() > 1  # the image's own shape, and colour on it
+    mine = tmp_path / "mine"
+    for most, sheets in (("8", 2), ("2", 1)):
+        words = [str(tmp_path / "Bilder ü" / "marked"), "--most", most, "-o", str(mine)]
+        assert command.main([str(run), *words]) == 0 and len(list(mine.glob("sheet_*.png"))) == sheets
+    assert len(list(mine.glob("overlay_*.png"))) == 2 and len(list((run / "explanations").iterdir())) == 1
+    assert "Nothing can be said from 2 images" in capsys.readouterr().out
+    assert command.main([str(run), str(tmp_path / "Bilder ü"), "-o", str(run / "config.json")]) == 2
+    assert "is a file; give the name of a folder" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "Bilder ü" / "marked")
     for words, wanted in (
         ([str(tmp_path / "nowhere")], "there is no such file or folder"),

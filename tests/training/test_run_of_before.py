@@ -92,4 +92,4 @@ def test_it_predicts_and_explains(before: Path) -> None:
         == json.loads((before / "whole-001" / "calibration.json").read_text(encoding="utf-8"))["temperature"]
     )
     assert explain.main(["whole-001", "images", "--most", "4"]) == 0
-    assert (before / "whole-001" / "explain" / "faithfulness.json").is_file()
+    assert (before / "whole-001" / "explanations" / "images-001" / "faithfulness.json").is_file()

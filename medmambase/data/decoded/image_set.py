@@ -22,6 +22,11 @@ from medmambase.data.reading.images import Facts, ImageError, load
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, and what is done with them
 
 
+def no_progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+    """Show no progress."""
+    return items
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), the samples they came from, and

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medmambase.data.decoded.image_set import Progress, no_progress
+
 FEWEST = 3  # images for a verdict
 STEPS = 12  # equal parts of the image that are deleted, or inserted, one after the other
 RANDOM = 4  # orders by chance, for each image
@@ -39,14 +41,17 @@ class Curves:
 Predict = Callable[[Tensor], Tensor]  # images (b, c, h, w) -> probabilities (b, classes)
 
 
-def measure(predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0) -> tuple[Curves, Curves]:
+def measure(
+    predict: Predict, images: Tensor, maps: Tensor, targets: Tensor, seed: int = 0, progress: Progress = no_progress
+) -> tuple[Curves, Curves]:
     """Measure the curves of the maps (b, h, w) and of random orders. images (b, c, h, w) as the
-    network takes them; targets (b,) int64, whose probability is watched."""
+    network takes them; targets (b,) int64, whose probability is watched; ``progress`` may wrap the
+    steps."""
     cells = min(CELLS, *images.shape[2:])
     scores = functional.adaptive_avg_pool2d(maps[:, None].float(), cells).flatten(1)
     generator = torch.Generator().manual_seed(seed)
     orders = torch.cat([scores, torch.rand((RANDOM * len(scores), cells * cells), generator=generator)])
-    every = _curves(predict, images.repeat(1 + RANDOM, 1, 1, 1), targets.repeat(1 + RANDOM), orders)
+    every = _curves(predict, images.repeat(1 + RANDOM, 1, 1, 1), targets.repeat(1 + RANDOM), orders, progress)
     count = len(images)
     chance = [curve[count:].view(RANDOM, count, -1).mean(0) for curve in (every.deletion, every.insertion)]
     return Curves(every.deletion[:count], every.insertion[:count]), Curves(*chance)
@@ -85,7 +90,7 @@ def _surely_above(gains: Tensor) -> bool:
     )
 
 
-def _curves(predict: Predict, images: Tensor, targets: Tensor, scores: Tensor) -> Curves:
+def _curves(predict: Predict, images: Tensor, targets: Tensor, scores: Tensor, progress: Progress) -> Curves:
     """By the order of the cells' scores (b, cells * cells), the highest first."""
     side = math.isqrt(scores.shape[1])
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1).view(-1, 1, side, side)
@@ -93,7 +98,7 @@ def _curves(predict: Predict, images: Tensor, targets: Tensor, scores: Tensor) -
     rows = torch.arange(len(images))
     deletion: list[Tensor] = []
     insertion: list[Tensor] = []
-    for step in range(STEPS + 1):
+    for step in progress(range(STEPS + 1), STEPS + 1, "testing the maps"):
         gone = (ranks < round(step * side * side / STEPS)).to(images)
         gone = functional.interpolate(gone, size=images.shape[2:], mode="nearest")
         for curve, (shown, hidden) in ((deletion, (images, blurred)), (insertion, (blurred, images))):

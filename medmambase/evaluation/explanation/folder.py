@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medmambase.config import Preprocessing
+from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import ImageError, load
 from medmambase.evaluation.explanation import faithfulness, figures, maps
+from medmambase.evaluation.explanation.overlays import write_overlays
 from medmambase.files import write_json
 from medmambase.inference.probabilities import softmax
 from medmambase.model.network import MedMambaSE
@@ -67,10 +70,18 @@ def _in_turn(source: Path) -> Iterator[Path]:
 
 
 def write(
-    folder: Path, network: nn.Module, classes: Sequence[str], images: Tensor, subjects: Subjects
+    folder: Path,
+    network: nn.Module,
+    classes: Sequence[str],
+    images: Tensor,
+    subjects: Subjects,
+    overlaid: Preprocessing | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Draw every picture and return what ``faithfulness.json`` holds. images (n, c, h, w),
-    normalised, on the network's device. Raises OSError.
+    normalised, on the network's device. ``overlaid``: how they were prepared, where the names of
+    the subjects are files and each is to be drawn with its map over it. ``progress(items, total,
+    description)`` may wrap what takes long, as tqdm does. Raises OSError.
 
     Each image is explained for the class it is called, not the one it is: that is what a person
     sees. Sheets of earlier images are removed.
@@ -78,17 +89,21 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob(SHEETS), *folder.glob(SE_STAGES)):
         old.unlink()
-    probabilities = torch.cat([_predict(network, part) for part in images.split(_BATCH)])
+    parts = images.split(_BATCH)
+    probabilities = torch.cat([_predict(network, part) for part in parts])
     called = probabilities.argmax(1)
     shown = range(min(len(images), ON_A_SHEET * MOST_SHEETS))
     cams = torch.cat(
         [
             maps.grad_cam(network, part, target)
-            for part, target in zip(images.split(_BATCH), called.split(_BATCH), strict=True)
+            for part, target in zip(progress(parts, len(parts), "computing maps"), called.split(_BATCH), strict=True)
         ]
     )
+    if overlaid:
+        write_overlays(folder, subjects.names, cams.cpu(), overlaid, progress)
     scans = torch.cat([maps.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
-    for number, start in enumerate(shown[::ON_A_SHEET], start=1):
+    starts = shown[::ON_A_SHEET]
+    for number, start in enumerate(progress(starts, len(starts), "drawing sheets"), start=1):
         rows = range(start, min(start + ON_A_SHEET, len(shown)))
         captions = [
             _caption(subjects, classes, row, int(called[row]), float(probabilities[row, called[row]])) for row in rows
@@ -100,7 +115,7 @@ def write(
     _gates(folder, network, classes, images, called if subjects.truths is None else torch.tensor(subjects.truths))
     measured = slice(0, MOST_MEASURED)
     marked, chance = faithfulness.measure(
-        lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured]
+        lambda batch: _predict(network, batch), images[measured], cams[measured], called[measured], progress=progress
     )
     figures.faithfulness_of(marked, chance, folder / FAITHFULNESS_CURVES)
     told = {

@@ -1,0 +1,55 @@
+"""Lay the map of each image over the image as its file has it, one PNG an image."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from medmambase.config import Preprocessing
+from medmambase.data.decoded.image_set import Progress
+from medmambase.data.reading.fitted import place
+from medmambase.data.reading.images import read_image
+from medmambase.files import write_bytes
+from medmambase.run_folder import OVERLAYS, legal_name
+
+LONGEST = 1024  # pixels of the longer side
+_LONGEST_NAME = 80  # letters: some systems take no path of more than 260
+
+
+def write_overlays(
+    folder: Path, paths: Sequence[str], cams: Tensor, preprocessing: Preprocessing, progress: Progress
+) -> list[Path]:
+    """Write a PNG for each image and return their paths; those of earlier images are removed.
+    ``cams`` (n, s, s), 0 to 1, on the square that the network was given.
+
+    Raises ImageError for a file that has gone, OSError where nothing can be written.
+    """
+    for old in folder.glob(OVERLAYS):
+        old.unlink()
+    written = []
+    for number, path in enumerate(progress(paths, len(paths), "drawing overlays"), start=1):
+        name = f"{number:03}_{legal_name(Path(path).stem)[:_LONGEST_NAME]}"
+        png = folder / OVERLAYS.replace("*", name)
+        write_bytes(png, _overlay(Path(path), cams[number - 1], preprocessing))
+        written.append(png)
+    return written
+
+
+def _overlay(path: Path, cam: Tensor, preprocessing: Preprocessing) -> bytes:
+    """The image with its map in colour: where the map is 0 the image stays as it is."""
+    from matplotlib import colormaps
+
+    picture = Image.fromarray(read_image(path, 3, preprocessing.high_depth))
+    top, left, height, width = place(picture.height, picture.width, cam.shape[-1], preprocessing.resize)
+    picture.thumbnail((LONGEST, LONGEST))
+    part = Image.fromarray(cam[top : top + height, left : left + width].float().numpy())
+    values = np.asarray(part.resize(picture.size, Image.Resampling.BILINEAR)).clip(0, 1)
+    alpha = np.clip(1.4 * values, 0, 0.65)[..., None]  # as on the sheets
+    colours = np.asarray(colormaps["inferno"](values))[..., :3] * 255
+    blended = np.asarray(picture) * (1 - alpha) + colours * alpha
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(blended).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
