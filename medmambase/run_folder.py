@@ -48,6 +48,7 @@ IMAGES = "images.csv"  # beside it: with it a refusal to resume can name the ima
 # Results. METRICS, CALIBRATED and MEDMNIST lie beside the PREDICTIONS that they are computed from.
 PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"
 CALIBRATION = "calibration.json"  # learned on the validation images
+APPEARANCE = "appearance.json"  # what they look like
 ACCESS_LOG = "test_access_log.csv"  # each time the test images were looked at
 ACCESS_LOG_BEFORE = "openings.csv"  # its name in version 0.1.0: there it is read, and goes on
 

@@ -10,11 +10,15 @@ from pathlib import Path
 
 from medmambase import run_folder
 from medmambase.commands import check_flags, console
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.name_patterns import propose
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.evaluation.report import of_a_run
-from medmambase.settings import Settings
+from medmambase.evaluation.report.check_page import write_check_page
+from medmambase.privacy import without_paths
+from medmambase.settings import Settings, flag
 from medmambase.training import session
 
 CLEAN, FOUND = 0, 1
@@ -62,8 +66,34 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     if not len(intake.images.labels):
         raise DataError(f"{settings.data}: no image can be read; see {folder / run_folder.DATA_REPORT}")
     bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
+    steps = _steps(settings, manifest, intake)
+    page = write_check_page(folder, [(without_paths(words), without_paths(command)) for words, command in steps])
     say(f"\n{'problems found' if bad else 'no problems found'}; details are in {folder}")
+    say(f"report: {page.resolve()}")
+    say_next(*steps)
     return FOUND if bad else CLEAN
+
+
+def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> list[tuple[str, str]]:
+    """What can be done next: patients first, then what was found, then the training."""
+    data, steps = settings.data or "", []
+    given = {flag(name): settings.value(name) for name in ("group_regex", "group_column", "splits", "split_seed")}
+    words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    proposal = None if settings.group_regex or settings.group_column else propose(manifest.samples)
+    if proposal:
+        steps.append(
+            (
+                f"{proposal.images} of {len(manifest.samples)} names look as if they named a patient "
+                f"({proposal.found} in {proposal.example}; {proposal.patients} in all): if so, check again by patient",
+                pasted("medmambase-check", data, "--group-regex", proposal.regex),
+            )
+        )
+    if intake.bad:
+        steps.append(("mend or remove the files that cannot be read, or leave them: they are skipped", ""))
+    if intake.audit.counted():
+        steps.append(("look at the duplicates in the report: delete copies, and mend labels that contradict", ""))
+    steps.append(("train on these images", pasted("medmambase-train", data, *words)))
+    return steps
 
 
 if __name__ == "__main__":

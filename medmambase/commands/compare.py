@@ -13,11 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from medmambase.commands import compare_flags, console
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import ConfigError
 from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
 from medmambase.files import write_json
-from medmambase.run_folder import PREDICTIONS, TEST
+from medmambase.run_folder import PREDICTIONS, SPLITS, TEST
 
 SHOWN = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
@@ -68,6 +69,12 @@ def _compare(options: argparse.Namespace) -> int:
             "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
             "pairs": tests,
         })  # fmt: skip  # the file's content
+    print(f"\n{comparison.conclusion(found)}")
+    again = first[0] / SPLITS
+    if max(len(firsts), len(seconds)) == 1 and again.is_file():
+        say_next(("train again with another seed on the same splits", pasted("medmambase-train", again, "--seed", "1")))
+    else:
+        say_next(("all figures of one of them again", pasted("medmambase-evaluate", first[0])))
     return 0
 
 

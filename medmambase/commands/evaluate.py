@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medmambase import privacy, run_folder
 from medmambase.commands import console, evaluate_flags
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(summary(metrics))
             if options.json:
                 write_json(options.json, metrics.to_dict())
+            say_next(("compare them with another network's", pasted("medmambase-compare", options.run, "other.csv")))
             return 0
         if options.data is None:
             return _again(options.run)
@@ -92,6 +94,7 @@ def _again(run: Path) -> int:
     if before[METRICS] is not None:
         how = "to the last digit" if before == after else "up to rounding"
         print(f"every metric matches the recorded one, {how}")
+    say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
     return 0
 
 
@@ -126,6 +129,12 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")
+    say_next(
+        (
+            "see what the network looks at there",
+            pasted("medmambase-explain", run, source if source.is_dir() else "images"),
+        )
+    )
     return 0
 
 

@@ -13,8 +13,9 @@ def parser() -> argparse.ArgumentParser:
         "medmambase-predict",
         description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
         "For research only, not for diagnosis.",
-        epilog="columns: path, predicted, probability, prob_<class> for each class, error. Exit code: 0 ok, 2 usage, "
-        "3 data, 4 environment, 130 interrupted",
+        epilog="columns: path, predicted, probability, prob_<class> for each class, error, patient (of DICOM files), "
+        "note; with --at also called, threshold. Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 "
+        "environment, 130 interrupted",
     )
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of a network")
     found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder with images at any depth")
@@ -22,14 +23,22 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
-        required=True,
         metavar="OUT.csv",
-        help="the CSV file to write; an existing file is replaced",
+        help="the CSV file to write; an existing file is replaced (default: print the first 20 rows)",
     )
     found.add_argument(
         "--calibrated",
         action="store_true",
         help="calibrate the probabilities with the temperature fitted on the run's validation images",
+    )
+    found.add_argument(
+        "--at",
+        metavar="CLASS:sensitivity=X",
+        help="also say which images reach the threshold that has this sensitivity (or specificity=X) on the run's "
+        "validation images; with --calibrated it is a threshold of calibrated probabilities",
+    )
+    found.add_argument(
+        "--digits", type=positive, metavar="N", help="round probabilities to N decimals (default: all digits in a file)"
     )
     found.add_argument("--batch-size", type=positive, default=16, help="images per batch (%(default)s)")
     add_device(found)

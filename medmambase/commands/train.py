@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medmambase import distributed, privacy, run_folder
 from medmambase.commands import console
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.train_flags import AUTO, parse
 from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.drawing import FigureError
@@ -35,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with started(settings, resumed) as begun:
             run = begun.folder
             train_run(begun, privacy.command("medmambase-train", words), console.say, console.progress)
+        if begun.ranks.first:
+            images = run / run_folder.PHANTOM if settings.demo else Path(settings.data or "")
+            images = images if images.is_dir() else Path("images")
+            say_next(
+                ("predict images, one row each", pasted("medmambase-predict", run, images, "-o", "out.csv")),
+                ("see what the network looks at in them", pasted("medmambase-explain", run, images)),
+                ("train again with another seed, on the same splits, and compare",
+                 pasted("medmambase-train", run / run_folder.SPLITS, "--seed", settings.training.seed + 1)),
+            )  # fmt: skip  # one step a line
         return 0
 
     def advice(error: Exception) -> str:
@@ -58,7 +68,7 @@ def _interrupted(run: Path | None) -> str:
 
 
 def _resume(run: Path) -> str:
-    return f'medmambase-train --resume "{run}"' if " " in str(run) else f"medmambase-train --resume {run}"
+    return pasted("medmambase-train", "--resume", run)
 
 
 if __name__ == "__main__":

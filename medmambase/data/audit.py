@@ -100,6 +100,10 @@ class Audit:
             )
         return found
 
+    def counted(self) -> str:
+        """Return how many findings there are of each kind, in words; "" where there are none."""
+        return counted({kind: getattr(self, kind) for kind in KINDS})
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values, every finding included."""
         return {

@@ -4,12 +4,13 @@ images."""
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
 from pydantic import Field, StrictFloat, with_config
 
+from medmambase.config import ConfigError
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.inference.probabilities import apply_temperature, log_probabilities
@@ -35,14 +36,15 @@ class OperatingPoint:
 @dataclass(frozen=True)
 class Calibration:
     """What was learned on val: the ``temperature`` by which logits are divided, and operating
-    points."""
+    points; ``of`` says of which probabilities their thresholds are."""
 
     temperature: Annotated[StrictFloat, Field(gt=0)]
     points: tuple[OperatingPoint, ...]
+    of: Literal["uncalibrated probabilities"] = "uncalibrated probabilities"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
-        return {"temperature": self.temperature, "points": [asdict(point) for point in self.points]}
+        return {"temperature": self.temperature, "points": [asdict(point) for point in self.points], "of": self.of}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -59,6 +61,43 @@ def fit(validation: Predictions) -> Calibration | None:
     return Calibration(
         _temperature(validation), tuple(point for column in columns for point in _points(validation, column))
     )
+
+
+def point_at(validation: Predictions, wish: str) -> OperatingPoint:
+    """Return the operating point for a wish such as "malignant:sensitivity=0.95": the highest
+    threshold that keeps so much sensitivity on the validation images, or the lowest that keeps so
+    much specificity. Its threshold is one of the probabilities of ``validation``.
+
+    Raises ConfigError for what is no such wish, and where no threshold can meet it.
+    """
+    name, _, rest = wish.rpartition(":")
+    figure, _, text = rest.partition("=")
+    try:
+        least = float(text)
+    except ValueError:
+        least = -1.0
+    if name not in validation.classes or figure not in ("sensitivity", "specificity") or not 0 < least <= 1:
+        raise ConfigError(
+            f"--at is {wish!r}; wanted CLASS:sensitivity=0.95 or CLASS:specificity=0.95, with a class of "
+            f"{', '.join(validation.classes)} and a number above 0 and at most 1"
+        )
+    column = validation.classes.index(name)
+    positive = validation.labels == column
+    if positive.all() or not positive.any():
+        raise ConfigError(
+            f"--at is {wish!r}, and {'all' if positive.any() else 'none'} of the validation images are {name}: no "
+            f"threshold can be chosen on them"
+        )
+    thresholds, sensitivity, specificity = _thresholds(validation, column)
+    reached = np.flatnonzero((sensitivity if figure == "sensitivity" else specificity) >= least)
+    if not len(reached):
+        raise ConfigError(
+            f"--at is {wish!r}, and no threshold reaches this on the validation images; the highest {figure} that one "
+            f"reaches is {specificity.max():.3f}"
+        )
+    row = int(reached[-1] if figure == "sensitivity" else reached[0])
+    rule = f"{figure} of at least {least:g} on val"
+    return OperatingPoint(name, rule, float(thresholds[row]), float(sensitivity[row]), float(specificity[row]))
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
@@ -118,15 +157,23 @@ def _temperature(validation: Predictions) -> float:
     )
 
 
-def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
-    """Where sensitivity and specificity together are highest (Youden), and the highest threshold
-    that keeps the sensitivity."""
+def _thresholds(validation: Predictions, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every threshold that divides the images, the lowest first, with its sensitivity and
+    specificity. Some images must be of the class, and some not."""
     positive, scores = validation.labels == column, validation.probabilities[:, column]
-    if positive.all() or not positive.any():
-        return ()
     thresholds = np.unique(scores)
     sensitivity = 1 - np.searchsorted(np.sort(scores[positive]), thresholds) / positive.sum()
     specificity = np.searchsorted(np.sort(scores[~positive]), thresholds) / (~positive).sum()
+    return thresholds, sensitivity, specificity
+
+
+def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
+    """Where sensitivity and specificity together are highest (Youden), and the highest threshold
+    that keeps the sensitivity."""
+    positive = validation.labels == column
+    if positive.all() or not positive.any():
+        return ()
+    thresholds, sensitivity, specificity = _thresholds(validation, column)
     name = validation.classes[column]
     best = int((sensitivity + specificity).argmax())
     kept = int(np.flatnonzero(sensitivity >= SENSITIVITY)[-1])

@@ -8,7 +8,7 @@ is no difference.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,19 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
             raise MetricsError(f"the truth of {first.names[row]!r} differs; wanted predictions of the same test images")
     if not first.names:
         raise MetricsError("there are no images to compare on")
+
+
+def conclusion(found: Mapping[str, Difference]) -> str:
+    """Say in a sentence whether B is better than A, by the balanced accuracy."""
+    one = found.get("balanced_accuracy")
+    if one is None or one.interval is None:
+        return "Whether A or B is better cannot be said: their balanced accuracy has no interval of its difference."
+    low, high = one.interval.low, one.interval.high
+    between = f"{abs(one.difference):.3f} (95 % interval of B - A: {low:+.3f} to {high:+.3f})"
+    if low <= 0 <= high:
+        return f"No difference can be told from chance: the balanced accuracies differ by {between}."
+    better, other = ("B", "A") if low > 0 else ("A", "B")
+    return f"{better} is better than {other}, more than chance explains: its balanced accuracy is higher by {between}."
 
 
 def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:

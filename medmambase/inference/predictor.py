@@ -21,13 +21,14 @@ from torch import Tensor
 
 from medmambase.config import AboveZero, ConfigError, Precision
 from medmambase.data.manifest.folders import DataError, image_files
-from medmambase.data.reading.images import ImageError, load, picture_pixels
+from medmambase.data.reading.images import Facts, ImageError, load, picture_pixels
 from medmambase.files import read_json
+from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import apply_temperature, choose_precision
 from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
 from medmambase.model.network import MedMambaSE
-from medmambase.run_folder import BEST, CALIBRATION
+from medmambase.run_folder import APPEARANCE, BEST, CALIBRATION
 from medmambase.validation import check
 from medmambase_kernels import describe_backend, use_backend
 
@@ -45,7 +46,10 @@ class Prediction:
     ``index``: its position in what was given, from 0. ``path``: its file, None where a picture or
     an array was given. ``label``: the name of the most probable class, and ``probabilities``
     float64 (classes,), which sum to 1, in the order of ``classes``; both None where the image
-    cannot be used: then ``problem`` says why, in one line.
+    cannot be used: then ``problem`` says why, in one line. ``patient``: DICOM's PatientID, else "".
+    ``note`` says, in one line, how the image looks unlike those that the network was chosen on
+    (``appearance.py``), and of a file with several frames that only the first is predicted; else
+    "".
     """
 
     index: int
@@ -53,6 +57,8 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: npt.NDArray[np.float64] | None
     problem: str | None
+    patient: str = ""
+    note: str = ""
 
     @property
     def label(self) -> str | None:
@@ -76,7 +82,8 @@ class Predictor:
     ``network``: as it was trained; a copy of it is used. ``device``: such as "cuda:1", None for the
     GPU if there is one. ``temperature``: what its logits are divided by, 1 for none. ``backend``:
     one of the names that ``use_backend`` takes, None for the fastest that runs here. ``precision``
-    of matrix products: "auto", "float32" or "bfloat16".
+    of matrix products: "auto", "float32" or "bfloat16". ``appearance``: that of the images that
+    the network was chosen on, from which predictions get their notes.
 
     Raises ConfigError for a device that cannot be used or a temperature that is not positive,
     BackendError for a backend that cannot run on it, and ValueError for a network without a head.
@@ -93,6 +100,7 @@ class Predictor:
         temperature: float = 1.0,
         backend: str | None = None,
         precision: Precision = "auto",
+        appearance: Appearance | None = None,
     ) -> None:
         if network.features_only:
             raise ValueError("this network was built with features_only=True and has no head; load it without")
@@ -102,6 +110,7 @@ class Predictor:
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend):
             describe_backend(self.device, self.dtype)  # raises where the backend cannot run there
+        self.appearance = appearance
         self.network = deepcopy(network).to(self.device).for_prediction()
 
     @classmethod
@@ -132,7 +141,11 @@ class Predictor:
             raise ConfigError(
                 f"calibrated is True, but {folder} has no {CALIBRATION}: the run had no validation images; leave it out"
             )
-        return cls(network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision)
+        appearance = Appearance.read(run_of(folder) / APPEARANCE)
+        return cls(
+            network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision,
+            appearance=appearance,
+        )  # fmt: skip  # one argument list
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -159,10 +172,19 @@ class Predictor:
         return self._predictions(_items(images), batch_size)
 
     def _predictions(self, items: Iterable[OneImage], batch_size: int) -> Iterator[Prediction]:
+        known: dict[int, Facts] = {}
+
+        def read(row: tuple[int, OneImage]) -> Tensor | str:
+            found = self._read(row[1])
+            if isinstance(found, str):
+                return found
+            image, known[row[0]] = found
+            return image
+
         rows = predict_stream(
             self.network,
             enumerate(items),
-            lambda row: self._read(row[1]),
+            read,
             batch_size,
             self.device,
             self.dtype,
@@ -172,18 +194,24 @@ class Predictor:
             path = Path(item) if isinstance(item, str | os.PathLike) else None
             if isinstance(result, str):
                 yield Prediction(index, path, self.classes, None, result)
-            elif not np.isfinite(result).all():
-                yield Prediction(index, path, self.classes, None, "the network's outputs are non-finite")
+                continue
+            facts = known.pop(index)
+            if not np.isfinite(result).all():
+                yield Prediction(index, path, self.classes, None, "the network's outputs are non-finite", facts.patient)
             else:
                 calibrated = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
-                yield Prediction(index, path, self.classes, calibrated, None)
+                yield Prediction(index, path, self.classes, calibrated, None, facts.patient, self._note(facts))
 
-    def _read(self, image: OneImage) -> Tensor | str:
+    def _note(self, facts: Facts) -> str:
+        frames = f"frame 1 of {facts.frames}" if facts.frames > 1 else ""
+        return "; ".join(filter(None, (frames, self.appearance.note(facts) if self.appearance else "")))
+
+    def _read(self, image: OneImage) -> tuple[Tensor, Facts] | str:
         preprocessing = self.network.preprocessing
         try:
             if isinstance(image, str | os.PathLike):
-                return load(Path(image), preprocessing)[0]
-            return load(Path(), preprocessing, _pixels(image, preprocessing.high_depth))[0]
+                return load(Path(image), preprocessing)
+            return load(Path(), preprocessing, _pixels(image, preprocessing.high_depth))
         except ImageError as error:
             return error.reason
         except (TypeError, ValueError) as error:
@@ -198,10 +226,15 @@ def load_network(run: Path) -> MedMambaSE:
     return MedMambaSE.load(run / BEST if (run / BEST).is_dir() else run)
 
 
+def run_of(folder: Path) -> Path:
+    """Return the run's folder, also where that of its network, ``best``, is given: what lies there
+    belongs to that network."""
+    return folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent
+
+
 def _temperature(folder: Path) -> float | None:
-    """Read the temperature of a run, also when its network's folder ``best`` is given: it was
-    fitted for that network."""
-    path = (folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent) / CALIBRATION
+    """Read the temperature of a run."""
+    path = run_of(folder) / CALIBRATION
     try:
         if not path.is_file():
             return None

@@ -18,6 +18,7 @@ from medmambase.distributed import Ranks
 from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.summary import benchmark, summary
+from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, device_name, environment
 from medmambase.model.network import MedMambaSE
@@ -188,6 +189,8 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
     calibration = of_a_run.learn_from_validation(
         folder, of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
     )
+    chosen_on = images.split("val") if calibration else images.split("train")
+    run_folder.write_json(folder / run_folder.APPEARANCE, Appearance.of(chosen_on.facts).to_dict())
     if len(test.labels):
         data = last_name(settings.data) if settings.data else "the demo"
         results.note_access(folder, data, len(test.labels), command)
@@ -197,6 +200,7 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
         say(f"\n{summary(metrics)}")
         if published:
             say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
+    say("\ndrawing explanations of a few images, and writing the report")
     shown = next(
         (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
     )

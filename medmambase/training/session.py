@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
-from medmambase.data.audit import KINDS, Audit, audit, counted
+from medmambase.data.audit import Audit, audit
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
@@ -101,7 +101,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
             f"({', '.join(f'{name} {count}' for name, count in of_class.items())})"
         )
     found = intake.audit
-    told = counted({kind: getattr(found, kind) for kind in KINDS})
+    told = found.counted()
     where = f"; all listed in {run / run_folder.DATA_REPORT}" if told else ""
     say(f"audit:     {told or 'no duplicates, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():

@@ -1,6 +1,7 @@
 """``medmambase-check``: what it says, what it leaves behind, and how it ends."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,26 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
         assert np.asarray(sheet.convert("L")).std() > 20
     report = json.loads((folder / "data_report.json").read_text(encoding="utf-8"))
     assert report["audit"]["leaked"] == ["test/femur/twin $_{x.png"] and len(report["skipped"]) == 1
+
+
+def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(min((data / "train" / "brain").iterdir()), data / "test" / "femur" / "p9999_<b>.png")
+    code, folder = run(data)
+    said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
+    assert code == 1 and f"report: {(folder / 'report.html').resolve()}" in said
+    assert "next: 37 of 37 names look as if they named a patient (p0000 in " in said
+    lines = [line.strip() for line in said.splitlines() if line.startswith("  medmambase-")]
+    assert [shlex.split(line)[:2] for line in lines] == [
+        ["medmambase-check", str(data)],
+        ["medmambase-train", str(data)],
+    ]
+    assert "1 pair of duplicates of different classes" in page and "data:image/png;base64," in page
+    assert "p9999_&lt;b&gt;.png" in page and "p9999_<b>" not in page and "<script" not in page
+    assert str(data.parent) not in page
+    again, _ = run(data, "--group-regex", shlex.split(lines[0])[3])
+    assert again == 1 and "look as if they named" not in capsys.readouterr().out
 
 
 def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

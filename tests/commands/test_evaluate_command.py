@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows
         "probability",
         *(f"prob_{name}" for name in network.classes),
         "error",
+        "patient",
+        "note",
     ]
     assert {row["path"] for row in found} == {p.relative_to(source).as_posix() for p in source.rglob("*.png")}
     for row in found:
@@ -155,6 +158,57 @@ def test_a_temperature_makes_a_prediction_less_or_more_sure_and_calls_it_the_sam
     raw, warm = rows(tmp_path / "raw.csv"), rows(tmp_path / "warm.csv")
     assert [row["predicted"] for row in raw] == [row["predicted"] for row in warm]
     assert all(float(one["probability"]) > float(other["probability"]) for one, other in zip(raw, warm, strict=True))
+
+
+def test_without_a_file_the_first_rows_are_printed(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    first = min((images / "test" / "brain").iterdir())
+    for number in range(22):
+        shutil.copy(first, source / f"{number:02}.png")
+    Image.new("RGB", (30, 30), (250, 20, 20)).save(source / "00.png")
+    assert predict.main([str(run), str(source), "--digits", "2", "--at", "brain:sensitivity=1"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["path", "predicted", "probability", "called"]
+    assert [line.split()[0] for line in lines[:20]] == [f"{number:02}.png" for number in range(20)]
+    assert re.fullmatch(r"[01]\.\d\d", lines[1].split()[2]) and "more colour than the validation images" in lines[0]
+    assert lines[20].startswith("... the first 20") and lines[21].endswith("-o out.csv")
+    assert any(line.startswith("called brain from a probability of 0.") for line in lines[22:])
+    assert lines[-1].startswith("  medmambase-explain ")
+
+
+def test_the_threshold_is_of_the_same_kind_as_the_probabilities(run: Path, images: Path, tmp_path: Path) -> None:
+    change = json.loads((run / "calibration.json").read_text(encoding="utf-8")) | {"temperature": 3.0}
+    (run / "calibration.json").write_text(json.dumps(change), encoding="utf-8")
+    called, thresholds = [], []
+    for name, words in (("raw", []), ("warm", ["--calibrated"])):
+        words = [*words, "--at", "brain:sensitivity=1", "-o", str(tmp_path / f"{name}.csv")]
+        assert predict.main([str(run), str(images / "val"), *words]) == 0
+        found = rows(tmp_path / f"{name}.csv")
+        thresholds.append({float(row["threshold"]) for row in found}.pop())
+        called.append([row["called"] for row in found])
+        for row in found:  # but for images at the threshold, which frozen weights may move by a millionth
+            away = float(row["prob_brain"]) - thresholds[-1]
+            assert abs(away) < 1e-4 or row["called"] == ("brain" if away > 0 else "not brain")
+    validation = read_predictions(run / "val" / "predictions.csv")
+    column = validation.probabilities[:, validation.classes.index("brain")]
+    brains = column[validation.labels == validation.classes.index("brain")]
+    assert thresholds[0] == brains.min() and thresholds[1] != thresholds[0]
+
+
+def test_where_nothing_can_be_read_the_exit_code_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "x" / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+    monkeypatch.setitem(sys.modules, "pydicom.filereader", None)  # as where pydicom is not installed
+    for words in ([], ["-o", str(tmp_path / "out.csv")]):
+        assert predict.main([str(run), str(tmp_path / "x"), *words]) == 3
+        assert capsys.readouterr().out.count("2 of them: a DICOM file; to read it: pip install") == 1
+    assert len(rows(tmp_path / "out.csv")) == 2
 
 
 def test_a_stream_keeps_some_batches_in_memory_whatever_its_length(run: Path, images: Path) -> None:
@@ -201,6 +255,8 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     alone = capsys.readouterr().out
     assert (
         "6 test images; intervals at 95 %" in alone
+        and re.search(r"No difference can be told from chance|is better than|cannot be said", alone)
+        and "splits.csv --seed 1" in alone.splitlines()[-1]
         and "another seed may change the result" in alone
         and "McNemar: correct only in A" in alone
     )
@@ -255,6 +311,13 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
             "o.csv cannot be written: its folder does not",
         ),
         (predict.main, ["PLAIN", "IMAGES", "-o", "o.csv", "--calibrated"], 2, r"has no calibration\.json"),
+        (predict.main, ["PLAIN", "IMAGES", "--at", "brain:sensitivity=0.9"], 2, "predictions of validation images"),
+        (
+            predict.main,
+            ["RUN", "IMAGES", "--at", "brian:sensitivity=0.9"],
+            2,
+            "--at is 'brian:sensitivity=0.9'; wanted",
+        ),
         (compare.main, ["RUN"], 2, "got 1 runs; give two"),
         (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: no run has this name, and no file matches it"),
         (compare.main, ["RUN", "EMPTY"], 3, r"EMPTY.*predictions\.csv"),

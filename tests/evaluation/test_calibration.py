@@ -3,12 +3,21 @@ images had no say in."""
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from medmambase.evaluation.calibration import Calibration, apply_operating_point, fit, reliability, with_temperature
+from medmambase.config import ConfigError
+from medmambase.evaluation.calibration import (
+    Calibration,
+    apply_operating_point,
+    fit,
+    point_at,
+    reliability,
+    with_temperature,
+)
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import MetricsError, Predictions
@@ -68,6 +77,48 @@ def test_operating_points_are_those_of_the_roc_curve_of_val() -> None:
     )
     positive, called = apply_operating_point(val, youden)
     assert (called & positive).sum() / positive.sum() == pytest.approx(youden.sensitivity)
+
+
+@pytest.mark.parametrize("least", [0.5, 0.9, 0.95, 1.0])
+def test_a_threshold_that_is_asked_for_is_the_best_that_keeps_what_was_asked(least: float) -> None:
+    val = drawn(500, 1.5, 0)
+    truth, scores = val.labels == 1, val.probabilities[:, 1]
+    kept = point_at(val, f"b:sensitivity={least}")
+    assert kept.name == "b" and kept.sensitivity == pytest.approx((scores[truth] >= kept.threshold).mean())
+    assert kept.specificity == pytest.approx((scores[~truth] < kept.threshold).mean())
+    above = scores[scores > kept.threshold].min()  # the next threshold would keep too little
+    assert kept.sensitivity >= least > (scores[truth] >= above).mean()
+    if least < 1:
+        spared = point_at(val, f"b:specificity={least}")
+        below = scores[scores < spared.threshold].max()
+        assert spared.specificity >= least > (scores[~truth] < below).mean()
+    warm = with_temperature(val, 2.0)
+    assert point_at(warm, f"b:sensitivity={least}").threshold in warm.probabilities[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("x:sensitivity=0.9", "wanted CLASS:sensitivity=0.95 or CLASS:specificity=0.95, with a class of a, b, c"),
+        ("b:recall=0.9", "wanted CLASS"),
+        ("b:sensitivity=95", "a number above 0 and at most 1"),
+        ("b:sensitivity=nan", "a number above 0 and at most 1"),
+        ("sensitivity", "wanted CLASS"),
+        ("b:specificity=1", "no threshold reaches this on the validation images; the highest specificity"),
+    ],
+)
+def test_a_threshold_that_cannot_be_is_one_line(wish: str, said: str) -> None:
+    val = drawn(60, 1.0, 0)
+    best = int(np.argmax(val.probabilities[:, 1]))
+    labels = val.labels.copy()
+    labels[best] = 0  # the surest image of b is none
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        point_at(replace(val, labels=labels), wish)
+
+
+def test_a_class_without_validation_images_has_no_threshold() -> None:
+    with pytest.raises(ConfigError, match="none of the validation images are b"):
+        point_at(replace(drawn(9, 1.0, 0), labels=np.zeros(9, dtype=np.int64)), "b:sensitivity=0.9")
 
 
 def test_the_test_images_have_no_say_in_the_threshold_and_all_of_it_in_the_figures() -> None:

@@ -9,7 +9,8 @@ from scipy import stats
 
 from interval_coverage import Population
 from medmambase.evaluation import delong
-from medmambase.evaluation.comparison import compare, delong_test, mcnemar
+from medmambase.evaluation.comparison import Difference, compare, conclusion, delong_test, mcnemar
+from medmambase.evaluation.metrics import Interval
 from medmambase.evaluation.predictions import MetricsError, Predictions
 
 
@@ -65,6 +66,27 @@ def test_a_better_network_is_found_better_and_an_equal_one_is_not() -> None:
         if (found := compare([better(base, 2 * seed, 1.5)], [better(base, 2 * seed + 1, 1.5)])["accuracy"])
     ]
     assert sum(p is not None and p < 0.05 for p in ps) <= 4
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "said"),
+    [
+        (0.05, 0.01, 0.09, "B is better than A, more than chance explains: its balanced accuracy is higher by 0.050"),
+        (
+            -0.05,
+            -0.09,
+            -0.01,
+            "A is better than B, more than chance explains: its balanced accuracy is higher by 0.050",
+        ),
+        (0.02, -0.01, 0.05, "No difference can be told from chance: the balanced accuracies differ by 0.020"),
+        (0.0, 0.0, 0.0, "No difference can be told from chance"),
+    ],
+)
+def test_the_conclusion_is_one_sentence(difference: float, low: float, high: float, said: str) -> None:
+    found = Difference(0.5, 0.5 + difference, Interval(low, high, "bootstrap"), 0.1, (0.5,), (0.5 + difference,))
+    assert conclusion({"balanced_accuracy": found}).startswith(said)
+    for nothing in ({}, {"balanced_accuracy": replace(found, interval=None)}):
+        assert conclusion(nothing).startswith("Whether A or B is better cannot be said")
 
 
 def test_a_difference_and_its_opposite_are_the_same() -> None:

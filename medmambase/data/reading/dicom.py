@@ -30,6 +30,7 @@ _TAGS = (
     part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
       for colour in ("Red", "Green", "Blue")),
 )  # fmt: skip  # a list of names, to be read as one
+NEEDS_PYDICOM = 'a DICOM file; to read it: pip install "medmambase[dicom]"'
 _NO_PICTURES = {
     "SEG": "a segmentation",
     "RTDOSE": "a dose grid",
@@ -75,7 +76,7 @@ def read(
     try:
         from pydicom.filereader import dcmread, read_dataset, read_preamble
     except ImportError as error:
-        raise OSError('a DICOM file; to read it: pip install "medmambase[dicom]"') from error
+        raise OSError(NEEDS_PYDICOM) from error
     with _Bounded(path) as stream:
         read_preamble(stream, force=False)
         meta = read_dataset(

@@ -1,0 +1,51 @@
+"""See in the names of images whose they may be, and propose a regular expression that finds it."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medmambase.data.manifest.folders import Sample
+
+# The first that fits wins: what says that it is a patient, then a folder below the class, then
+# what stands before the last number.
+PATTERNS = (
+    r"(?i)(?:^|[/_ -])((?:patient|pat|subject|subj|sub|case|pid)[_ -]?\d+)",
+    r"(?:^|[/_ -])([Pp]\d+)(?=[/_ .-])",
+    r"([^/]*\d[^/]*)/[^/]+$",
+    r"([^/]*\d)[_ -]+[^/_ -]*\d+\.[^./]+$",
+)
+_SHARE = 0.9  # of the names, that a pattern must fit
+_FEWEST = 3  # patients, and patients with several images, of which it is believed
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A regular expression for ``--group-regex``, and what it finds: in ``images`` names so many
+    ``patients``, in the name ``example`` the patient ``found``."""
+
+    regex: str
+    images: int
+    patients: int
+    example: str
+    found: str
+
+
+def propose(samples: Sequence[Sample]) -> Proposal | None:
+    """Return a proposal where most names look alike in that way and several images would belong to
+    one patient; None where nothing is seen, or patients are known."""
+    if any(sample.patient for sample in samples) or any(sample.row is not None for sample in samples):
+        return None
+    for regex in PATTERNS:
+        matches = [(sample.name, match) for sample in samples if (match := re.search(regex, sample.name))]
+        images_of = Counter(match[1] for _, match in matches)
+        labels_of = defaultdict(set)
+        for sample in samples:
+            if match := re.search(regex, sample.name):
+                labels_of[match[1]].add(sample.label)
+        several = sum(count > 1 for count in images_of.values())
+        mostly_one_class = sum(len(labels) == 1 for labels in labels_of.values()) >= len(labels_of) / 2
+        if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and mostly_one_class:
+            name, match = matches[0]
+            return Proposal(regex, len(matches), len(images_of), name, match[1])
+    return None

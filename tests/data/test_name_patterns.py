@@ -1,0 +1,49 @@
+"""A proposal for ``--group-regex``: made where names tell patients, and not where they do not."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from medmambase.data.manifest.folders import Sample
+from medmambase.data.manifest.name_patterns import propose
+
+
+def samples(names: list[str]) -> list[Sample]:
+    classes = sorted({name.partition("/")[0] for name in names})
+    return [Sample(Path(name), classes.index(name.partition("/")[0]), "train", name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([f"{c}/patient{10 * k + p}_{n:03}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+        ([f"{c}/p{k}{p:03}_{n:02}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+        ([f"{c}/scan {k}{p}/im {n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+        ([f"{c}/A{k}7{p}-{n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+    ],
+)
+def test_names_that_tell_patients_are_seen(names: list[str], found: int) -> None:
+    proposal = propose(samples(names))
+    assert proposal is not None and (proposal.patients, proposal.images) == (found, len(names))
+    matches = [re.search(proposal.regex, name) for name in names]
+    assert len({match[1] for match in matches if match}) == found and proposal.found in proposal.example
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{c}/{c} ({n}).png" for c in ("benign", "normal") for n in range(30)],
+        [f"{c}/IMG_{n:04}.png" for c in "ab" for n in range(30)],
+        [f"{c}/patient{k}{n}.png" for k, c in enumerate("ab") for n in range(30)],  # one image each: nothing to keep
+        [f"{c}/{n}.png" for c in "01" for n in range(30)],
+        ["a/x.png", "b/y.png"],
+    ],
+)
+def test_names_that_tell_nobody_give_no_proposal(names: list[str]) -> None:
+    assert propose(samples(names)) is None
+
+
+def test_where_patients_are_known_nothing_is_proposed() -> None:
+    known = [Sample(s.path, s.label, s.split, s.name, "someone") for s in samples(["a/p01_1.png", "b/p02_1.png"] * 9)]
+    assert propose(known) is None
