@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medmambase.data.decoded.image_set import ImageSet, Progress, decode
+from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
@@ -67,7 +67,7 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         for sample, facts in zip(images.samples, images.facts, strict=True)
         if facts.digest in pixels or (sample.patient or facts.patient) in patients
     )
-    notes = [f"tested on {which}: {len(images.labels)} images", *found.notes]
+    notes = [f"tested on {which}: {len(images.labels)} images", *found.notes, *clips(images)]
     if kept is None:
         notes.append(
             f"the patients of this run have pseudonyms, and {PRIVATE} is not there: whether a patient was in train or "

@@ -14,7 +14,7 @@ from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, audit
 from medmambase.data.decoded.disk_cache import Cache
-from medmambase.data.decoded.image_set import ImageSet, Progress, decode, lost
+from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
@@ -70,20 +70,8 @@ def take_in(
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest)
-    notes = (*manifest.notes, *lost(manifest, images.samples), *_clips(images), *(cache.notes if cache else ()))
+    notes = (*manifest.notes, *lost(manifest, images.samples), *clips(images), *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
-
-
-def _clips(images: ImageSet) -> tuple[str, ...]:
-    """Write a note where files have several frames: of each one is an image."""
-    clips = [(facts.frames, s.name) for s, facts in zip(images.samples, images.facts, strict=True) if facts.frames > 1]
-    if not clips:
-        return ()
-    most, name = max(clips, key=lambda clip: clip[0])
-    return (
-        f"{len(clips)} file{'s have' if len(clips) > 1 else ' has'} several frames ({name}: {most}): only the first "
-        f"frame of each is read; to use others, save them as images of their own, and name the patient",
-    )
 
 
 def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:

@@ -10,8 +10,9 @@ from medmambase.data.manifest.name_patterns import propose
 
 
 def samples(names: list[str]) -> list[Sample]:
-    classes = sorted({name.partition("/")[0] for name in names})
-    return [Sample(Path(name), classes.index(name.partition("/")[0]), "train", name) for name in names]
+    classes = sorted({name.removeprefix("train/").partition("/")[0] for name in names})
+    labels = [classes.index(name.removeprefix("train/").partition("/")[0]) for name in names]
+    return [Sample(Path(name), label, "train", name) for name, label in zip(names, labels, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_names_that_tell_patients_are_seen(names: list[str], found: int) -> None
         [f"{c}/{c} ({n}).png" for c in ("benign", "normal") for n in range(30)],
         [f"{c}/IMG_{n:04}.png" for c in "ab" for n in range(30)],
         [f"{c}/patient{k}{n}.png" for k, c in enumerate("ab") for n in range(30)],  # one image each: nothing to keep
-        [f"{c}/{n}.png" for c in "01" for n in range(30)],
+        [f"train/{c}/{n}.png" for c in "0123" for n in range(30)],  # folders of classes, not of patients
         ["a/x.png", "b/y.png"],
     ],
 )

@@ -183,3 +183,15 @@ def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
                 f"its results leave these out"
             )
     return tuple(notes)
+
+
+def clips(images: ImageSet) -> tuple[str, ...]:
+    """Write a note where files have several frames: one of each is an image."""
+    clips = [(facts.frames, s.name) for s, facts in zip(images.samples, images.facts, strict=True) if facts.frames > 1]
+    if not clips:
+        return ()
+    most, name = max(clips, key=lambda clip: clip[0])
+    return (
+        f"{len(clips)} file{'s have' if len(clips) > 1 else ' has'} several frames ({name}: {most}): only the first "
+        f"frame of each is read; to use others, save them as images of their own, and name the patient",
+    )

@@ -45,7 +45,8 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
                 labels_of[match[1]].add(sample.label)
         several = sum(count > 1 for count in images_of.values())
         mostly_one_class = sum(len(labels) == 1 for labels in labels_of.values()) >= len(labels_of) / 2
-        if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and mostly_one_class:
+        finer = len(images_of) > len({sample.label for sample in samples})  # than classes, which are folders too
+        if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and mostly_one_class and finer:
             name, match = matches[0]
             return Proposal(regex, len(matches), len(images_of), name, match[1])
     return None
