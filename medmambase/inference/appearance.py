@@ -6,7 +6,6 @@ of the differences, from 0 to 1, and one further away than any of them, by a qua
 unlike them. An image without a note may be wrong all the same.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from pydantic import StrictFloat, StrictInt, with_config
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.fitted import of_thumbnails
 from medmambase.data.reading.images import Facts
+from medmambase.files import read_json
 from medmambase.validation import PART, check
 
 FEWEST = 10  # images from which it is known what grey levels are usual
@@ -56,10 +56,10 @@ class Appearance:
         """Return what ``to_dict`` was written to; None where there is no such file. Raises
         DataError."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); delete it, and images get no notes") from error
         found = cast(Self, check(f"{path}: appearance", values, cls, DataError))
         if len(found.levels) != LEVELS:
