@@ -1,7 +1,6 @@
 """``medmambase-check``: what it says, what it leaves behind, and how it ends."""
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pytest
 from PIL import Image
 
 from medmambase.commands import check
+from medmambase.commands.next_steps import pasted
 from medmambase.data import phantom
+from medmambase.data.manifest.name_patterns import SAY_SO
 from medmambase.data.manifest.sources import read_manifest
 
 
@@ -72,20 +73,19 @@ def test_everything_that_was_planted_is_named_and_shown(data: Path, capsys: pyte
 def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(min((data / "train" / "brain").iterdir()), data / "test" / "femur" / "p9999_<b>.png")
+    shutil.copy(min((data / "train" / "brain").iterdir()), data / "test" / "femur" / "p9999_&b.png")
     code, folder = run(data)
     said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
     assert code == 1 and f"report: {(folder / 'report.html').resolve()}" in said
-    assert "next: 37 of 37 names look as if they named a patient (p0000 in " in said
-    lines = [line.strip() for line in said.splitlines() if line.startswith("  medmambase-")]
-    assert [shlex.split(line)[:2] for line in lines] == [
-        ["medmambase-check", str(data)],
-        ["medmambase-train", str(data)],
-    ]
+    assert "next: 37 of 37 names look as if they named a patient (p0004 in test/abdomen/p0004_00.png; 6 in all)" in said
+    by_patient = SAY_SO[1]
+    lines = [line for line in said.splitlines() if line.startswith("  medmambase-")]
+    wanted = (("medmambase-check", data, "--group-regex", by_patient), ("medmambase-train", data))
+    assert lines == [f"  {pasted(*words)}" for words in wanted]
     assert "1 pair of duplicates of different classes" in page and "data:image/png;base64," in page
-    assert "p9999_&lt;b&gt;.png" in page and "p9999_<b>" not in page and "<script" not in page
+    assert "p9999_&amp;b.png" in page and "p9999_&b" not in page and "<script" not in page
     assert str(data.parent) not in page
-    again, _ = run(data, "--group-regex", shlex.split(lines[0])[3])
+    again, _ = run(data, "--group-regex", by_patient)
     assert again == 1 and "look as if they named" not in capsys.readouterr().out
 
 

@@ -20,6 +20,7 @@ def samples(names: list[str]) -> list[Sample]:
     [
         ([f"{c}/patient{10 * k + p}_{n:03}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
         ([f"{c}/p{k}{p:03}_{n:02}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+        ([f"{c}/p{p:02}_{n}.png" for n, c in enumerate("abc") for p in range(9)], 9),  # of several classes each
         ([f"{c}/scan {k}{p}/im {n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
         ([f"{c}/A{k}7{p}-{n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
     ],
@@ -38,6 +39,7 @@ def test_names_that_tell_patients_are_seen(names: list[str], found: int) -> None
         [f"{c}/IMG_{n:04}.png" for c in "ab" for n in range(30)],
         [f"{c}/patient{k}{n}.png" for k, c in enumerate("ab") for n in range(30)],  # one image each: nothing to keep
         [f"train/{c}/{n}.png" for c in "0123" for n in range(30)],  # folders of classes, not of patients
+        [f"{c}/{10 + p}_{n}.png" for c in "ab" for p in range(9) for n in range(2)],  # the same numbers in both
         ["a/x.png", "b/y.png"],
     ],
 )

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from medmambase.data.manifest.folders import Sample
 
-# The first that fits wins: what says that it is a patient, then a folder below the class, then
-# what stands before the last number.
-PATTERNS = (
+# The first that fits wins: what says that it is a patient, who may have images of several classes;
+# then a folder below the class, and what stands before the last number, of one class each.
+SAY_SO = (
     r"(?i)(?:^|[/_ -])((?:patient|pat|subject|subj|sub|case|pid)[_ -]?\d+)",
     r"(?:^|[/_ -])([Pp]\d+)(?=[/_ .-])",
+)
+MAY_BE = (
     r"([^/]*\d[^/]*)/[^/]+$",
     r"([^/]*\d)[_ -]+[^/_ -]*\d+\.[^./]+$",
 )
@@ -36,7 +38,7 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
     one patient; None where nothing is seen, or patients are known."""
     if any(sample.patient for sample in samples) or any(sample.row is not None for sample in samples):
         return None
-    for regex in PATTERNS:
+    for regex in (*SAY_SO, *MAY_BE):
         matches = [(sample.name, match) for sample in samples if (match := re.search(regex, sample.name))]
         images_of = Counter(match[1] for _, match in matches)
         labels_of = defaultdict(set)
@@ -44,9 +46,9 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
             if match := re.search(regex, sample.name):
                 labels_of[match[1]].add(sample.label)
         several = sum(count > 1 for count in images_of.values())
-        mostly_one_class = sum(len(labels) == 1 for labels in labels_of.values()) >= len(labels_of) / 2
+        one_class = regex in SAY_SO or sum(len(labels) == 1 for labels in labels_of.values()) >= len(labels_of) / 2
         finer = len(images_of) > len({sample.label for sample in samples})  # than classes, which are folders too
-        if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and mostly_one_class and finer:
+        if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and one_class and finer:
             name, match = matches[0]
             return Proposal(regex, len(matches), len(images_of), name, match[1])
     return None
