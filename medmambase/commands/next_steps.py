@@ -1,6 +1,7 @@
 """Say at the end of a command what can be done next, each as a line to paste."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -14,7 +15,17 @@ def pasted(program: str, *words: str | Path | int) -> str:
     """Return a command as the shell of this system takes it: quoted where a blank or the like
     stands in a path."""
     line = [program, *map(str, words)]
-    return subprocess.list2cmdline(line) if WINDOWS else shlex.join(line)
+    return " ".join(map(_for_windows, line)) if WINDOWS else shlex.join(line)
+
+
+def _for_windows(word: str) -> str:
+    """In double quotes, which cmd and PowerShell have in common, where a character may mean
+    something to either; backslashes before the last quote are doubled."""
+    if re.fullmatch(r"[\w\\/:.,=+~-]+", word):
+        return word
+    quoted = subprocess.list2cmdline([word])
+    behind = "\\" * (len(word) - len(word.rstrip("\\")))
+    return quoted if quoted.startswith('"') else f'"{quoted}{behind}"'
 
 
 def say_next(*steps: tuple[str, str]) -> None:
