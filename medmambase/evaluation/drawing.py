@@ -34,9 +34,10 @@ class FigureError(ValueError):
 
 
 @contextmanager
-def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
+def sheet(png: Path, width: float, height: float, *, whole: bool = False) -> Iterator["Figure"]:
     """Open an empty figure (inches) that becomes the file when the block ends, whatever the user's
-    own matplotlib settings are."""
+    own matplotlib settings are. ``whole``: the file is as large as what is drawn, such as a legend
+    beside axes that stay square."""
     from matplotlib import rc_context, rcdefaults
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def sheet(png: Path, width: float, height: float) -> Iterator["Figure"]:
         FigureCanvasAgg(figure)
         yield figure
         part = png.with_name(png.name + ".part")
-        figure.savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=110, bbox_inches="tight" if whole else None)
         move(part, png)
 
 

@@ -31,7 +31,7 @@ def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
         false, true, _ = roc_curve(positive, scores)
         return false, true
 
-    with sheet(png, 7.5, 4.6) as figure:
+    with sheet(png, 7.5, 4.6, whole=True) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="guessing")
         _curves(axes, predictions, metrics, "auc", curve, "default")
@@ -48,7 +48,7 @@ def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
         precision, recall, _ = precision_recall_curve(positive, scores)
         return recall, precision
 
-    with sheet(png, 7.5, 4.6) as figure:
+    with sheet(png, 7.5, 4.6, whole=True) as figure:
         axes = figure.subplots()
         for colour, column in _colours(predictions, metrics, "ap"):
             axes.axhline((predictions.labels == column).mean(), color=colour, linestyle=":", linewidth=1)
@@ -154,8 +154,3 @@ def _curves(
     for text in legend.get_texts():
         text.set_parse_math(False)
         text.set_fontfamily(font)
-    # The axes stay square, so matplotlib makes no room for what stands beside them.
-    sheet_of_it = axes.get_figure(root=True)
-    assert sheet_of_it is not None
-    wide = legend.get_window_extent().width / sheet_of_it.dpi
-    sheet_of_it.set_figwidth(sheet_of_it.get_figheight() + 0.4 + wide)
