@@ -286,7 +286,7 @@ def test_pictures_are_small() -> None:
     [
         "medmambase-train data/ --batchsize 3",
         "medmambase-train data/ --recipe nothing",
-        "medmambase-predict runs/a images/",
+        "medmambase-predict runs/a",
         "medmambase-evaluate",
         "medmambase-bench --operator nothing",
         "python tools/nothing.py",

@@ -47,7 +47,7 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
                 labels_of[match[1]].add(sample.label)
         several = sum(count > 1 for count in images_of.values())
         one_class = regex in SAY_SO or sum(len(labels) == 1 for labels in labels_of.values()) >= len(labels_of) / 2
-        finer = len(images_of) > len({sample.label for sample in samples})  # than classes, which are folders too
+        finer = regex in SAY_SO or len(images_of) > len({sample.label for sample in samples})  # folders may be classes
         if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and one_class and finer:
             name, match = matches[0]
             return Proposal(regex, len(matches), len(images_of), name, match[1])
