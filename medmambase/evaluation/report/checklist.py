@@ -51,7 +51,7 @@ def _excluded(facts: Facts) -> str | None:
     return (
         "Every file could be read; the software left none out."
         if not skipped
-        else f"{skipped} files could not be read; each is named above."
+        else f"{skipped} files could not be read; the report names them."
     )
 
 
@@ -97,7 +97,7 @@ def _training(facts: Facts) -> str:
     return (
         f"Recipe {t.get('recipe')}: {t.get('optimizer')}, learning rate {t.get('lr')}, at most {t.get('epochs')} "
         f"epochs in batches of {t.get('batch_size')}, "
-        f"augmentation {t.get('augmentation')}, seed {t.get('seed')}; all settings stand above."
+        f"augmentation {t.get('augmentation')}, seed {t.get('seed')}; all settings are in the report."
     )
 
 
@@ -110,30 +110,36 @@ def _selection(facts: Facts) -> str | None:
 def _uncertainty(facts: Facts) -> str | None:
     if not facts["metrics"]:
         return None
-    by = "by patients" if facts["metrics"].patients else "by images"
+    over = "patients" if facts["headline"].metrics.patients else "images"
     return (
-        f"95 % confidence intervals for every figure, {by}; of one training, so they do not include the variation "
-        f"between trainings."
+        f"95 % confidence intervals of every figure, computed over {over}, from a single training run; run-to-run "
+        f"variation is not included."
     )
 
 
 def _performance(facts: Facts) -> str | None:
-    metrics = facts["metrics"]
-    if not metrics or metrics.balanced_accuracy is None:
+    if not facts["headline"] or facts["headline"].metrics.balanced_accuracy is None:
         return None
+    metrics = facts["headline"].metrics
+    without = " that are not leaked" if facts["headline"].leaked else ""
     return (
-        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images; all figures stand above."
+        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images{without}. "
+        f"{facts['headline'].sentence} All figures are in the report."
     )
 
 
 def _thresholds(facts: Facts) -> str | None:
-    return "The most probable class; operating points were chosen on val alone." if facts["calibrated"] else None
+    return (
+        "The most probable class; operating points were chosen on the validation images only."
+        if facts["calibrated"]
+        else None
+    )
 
 
 def _openings(facts: Facts) -> str | None:
     count = len(facts["openings"])
     return (
-        f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as the test access log tells."
+        f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as the test access log records."
         if count
         else None
     )
@@ -141,15 +147,14 @@ def _openings(facts: Facts) -> str | None:
 
 def _failures(facts: Facts) -> str | None:
     return (
-        "The mistakes made with the highest confidence are shown above; what they have in common is for the author "
-        "to say."
+        "The report shows the most confident mistakes; what they have in common is for the author to say."
         if facts["metrics"]
         else None
     )
 
 
 def _explained(facts: Facts) -> str | None:
-    return "Maps with a measured faithfulness, above." if facts["faithfulness"] else None
+    return "Maps of the evidence, tested by deletion and insertion; see the report." if facts["faithfulness"] else None
 
 
 QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Facts], str | None] | None], ...] = (

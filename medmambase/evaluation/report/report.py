@@ -1,6 +1,6 @@
 """Write one offline HTML page, and a model card, from the files of a run folder.
 
-The page itself is ``report.html.jinja``, the card ``model_card.md.jinja``.
+The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_card.md.jinja``.
 """
 
 import base64
@@ -12,10 +12,14 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from medmambase import run_folder
+from medmambase.config import WITHOUT_SE
 from medmambase.data.reading.images import ImageError, read_image
+from medmambase.evaluation.drawing import labels_of
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import checklist, run_files
+from medmambase.evaluation.report.glossary import GLOSSARY
+from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.summary import figure
@@ -25,6 +29,18 @@ __all__ = ["ReportError", "write_report"]
 
 PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays below 5 MB, small enough to send
 PNG = b"\x89PNG\r\n\x1a\n"
+# What is short in the files of a run, in whole words; anything else stays as it is.
+IN_WORDS = {
+    "Wilson": "Wilson interval, images as units",
+    "Wilson, of patients": "Wilson interval, patients as units",
+    "Newcombe, of patients": "Newcombe interval, patients as units",
+    "bootstrap of images": "bootstrap over images",
+    "bootstrap of patients": "bootstrap over patients",
+    "bootstrap of images, gaps scaled": "bootstrap over images; gaps between confidence and accuracy scaled",
+    "bootstrap of patients, gaps scaled": "bootstrap over patients; gaps between confidence and accuracy scaled",
+    "highest sensitivity + specificity on val": "highest sensitivity + specificity on the validation images",
+    "sensitivity of 95% on val": "sensitivity of at least 95 % on the validation images",
+}
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
 
 
@@ -65,11 +81,13 @@ def write_report(run: Path) -> Path:
         *explained["se"],
     ]
     pictures, left_out = _album(run, wanted)
+    metrics = _metrics(run / test / run_folder.METRICS)
     facts = {
         "name": run.resolve().name,
         "config": config,
         "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
-        "metrics": _metrics(run / test / run_folder.METRICS),
+        "metrics": metrics,
+        "headline": headline(metrics) if metrics else None,
         "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
         "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),
         "openings": _openings(run),
@@ -77,6 +95,7 @@ def write_report(run: Path) -> Path:
         "environment": run_files.read_object(run / run_folder.ENVIRONMENT) or {},
         "command": run_files.read_text(run / run_folder.COMMAND),
     }
+    facts["guessing"] = {card.figure: card.guessing for card in facts["headline"].cards} if metrics else {}
     facts["answers"] = checklist.answers(facts)
     page = _template("report.html.jinja", html=True).render(
         **facts,
@@ -85,6 +104,10 @@ def write_report(run: Path) -> Path:
         duplicates=duplicates,
         left_out=left_out,
         most_lines=MOST_LINES,
+        glossary=GLOSSARY,
+        has_gates=config.model.get("block") in WITHOUT_SE,
+        undrawn=_undrawn([one.name for one in metrics.per_class]) if metrics else [],
+        style=_text("report.css"),
     )
     card = _template("model_card.md.jinja", html=False).render(**facts)
     path = run / run_folder.REPORT
@@ -98,9 +121,25 @@ def _template(name: str, html: bool) -> Template:
     environment.filters["figure"] = figure
     environment.filters["setting"] = _setting
     environment.filters["marked"] = _marked
+    environment.filters["in_words"] = lambda text: IN_WORDS.get(text, text)
     environment.globals["between"] = _between
     environment.globals["ends"] = _ends
-    return environment.from_string(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    return environment.from_string(_text(name))
+
+
+def _text(name: str) -> str:
+    """The text of a file beside this one."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _undrawn(classes: list[str]) -> list[tuple[int, str]]:
+    """The classes that pictures show by their number, from 1, because no font can draw them."""
+    labels, _ = labels_of(classes)
+    return [
+        (number, name)
+        for number, (name, label) in enumerate(zip(classes, labels, strict=True), start=1)
+        if label == f"no. {number}" != name
+    ]
 
 
 def _between(metrics: Metrics, name: str) -> str:
@@ -116,9 +155,9 @@ def _ends(ends: run_files.Figure) -> str:
 
 
 def _marked(text: object) -> str:
-    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new
-    line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(_setting(text).split()))
+    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new line.
+    What is no mark inside a line stays as it is, for who reads the card as plain text."""
+    return re.sub(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)", r"\\\g<0>", " ".join(_setting(text).split()))
 
 
 def _setting(value: object) -> str:

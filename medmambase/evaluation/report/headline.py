@@ -1,0 +1,77 @@
+"""Say how good a network is on its test images: a few figures, guessing beside them, one sentence.
+
+The images that count are those that are not leaked. Guessing is what needs no look at an image: a
+class drawn at random, or always the most frequent class.
+"""
+
+from dataclasses import dataclass
+
+from medmambase.evaluation.metrics import Interval, Metrics
+from medmambase.evaluation.report.summary import figure
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure with its interval, and what guessing gives; None where one of them is unknown.
+
+    ``figure`` is its name in ``Metrics.flat``, ``name`` that for a person.
+    """
+
+    figure: str
+    name: str
+    value: float | None
+    interval: Interval | None
+    guessing: float | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """``metrics`` are those without leaked images; ``leaked`` is how many of ``images`` were left
+    out. ``sentence`` compares the network with guessing."""
+
+    metrics: Metrics
+    images: int
+    leaked: int
+    cards: tuple[Card, ...]
+    sentence: str
+
+
+def headline(metrics: Metrics) -> Headline:
+    """Return what is said first of test figures with intervals."""
+    clean = metrics.without_leaked or metrics
+    present = [one.support for one in clean.per_class if one.support]
+    guessing = {
+        "balanced_accuracy": 1 / len(present) if present else None,
+        "auc": 0.5 if clean.auc is not None else None,
+        "accuracy": max(present) / sum(present) if present else None,
+    }
+    names = {
+        "balanced_accuracy": "balanced accuracy",
+        "auc": "AUC" if len(clean.per_class) == 2 else "AUC (macro)",
+        "accuracy": "accuracy",
+    }
+    cards = tuple(
+        Card(key, name, clean.flat()[key], clean.intervals.get(key), guessing[key]) for key, name in names.items()
+    )
+    return Headline(clean, metrics.images, metrics.images - clean.images, cards, _sentence(cards[0], len(present)))
+
+
+def _sentence(card: Card, classes: int) -> str:
+    """Compare the balanced accuracy with guessing."""
+    if card.value is None or card.guessing is None:
+        return "Nothing can be said: no test image is left."
+    if classes == 1:
+        return "Whether this is better than guessing cannot be told: all test images are of one class."
+    guess = f"{figure(card.guessing)}, which guessing among {classes} classes gives"
+    sure = card.interval
+    if sure is None:
+        return "Whether this is better than guessing cannot be told: there are too few test images for an interval."
+    between = f"the 95 % interval of the balanced accuracy, {figure(sure.low)}\u2013{figure(sure.high)},"
+    if sure.low > card.guessing:
+        return f"Better than guessing by {figure(card.value - card.guessing)}: {between} lies above {guess}."
+    if sure.high < card.guessing:
+        return (
+            f"Worse than guessing by {figure(card.guessing - card.value)}: {between} lies below {guess}. Are the "
+            f"labels of training and test images the same?"
+        )
+    return f"This cannot be told from guessing: {between} holds {guess}."
