@@ -121,4 +121,4 @@ def shadow(f: Facts) -> Finding:
         names = " and ".join(f.shadows)
         why = f"{names} in this folder would be imported in place of the package"
         return Finding("this folder", f"contains {names}", Level.BROKEN, f"rename {names}", why)
-    return Finding("this folder", "hides no package")
+    return Finding("this folder", "no file here shadows a package")

@@ -34,7 +34,7 @@ def choose_precision(wish: Precision, device: torch.device) -> tuple[torch.dtype
         return torch.bfloat16, "requested"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16, "the GPU computes bfloat16 at full speed"
-    return torch.float32, "the safe choice for this device"
+    return torch.float32, "the default on this device"
 
 
 def logits_of(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
 from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
@@ -197,7 +198,7 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
         published = Path(settings.data or "").suffix.casefold() == ".npz"
         predictions = of_a_run.predicted(best, test, leaked, batch_size, plan.dtype)
         metrics = of_a_run.test(folder / run_folder.TEST, predictions, test, calibration, published)
-        say(f"\n{summary(metrics)}")
+        say(f"\n{summary(metrics)}\n{headline(metrics).sentence}")
         if published:
             say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     say("\ndrawing explanations of a few images, and writing the report")

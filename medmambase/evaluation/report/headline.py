@@ -66,7 +66,7 @@ def _sentence(card: Card, classes: int) -> str:
     sure = card.interval
     if sure is None:
         return "Whether this is better than guessing cannot be told: there are too few test images for an interval."
-    between = f"the 95 % interval of the balanced accuracy, {figure(sure.low)}\u2013{figure(sure.high)},"
+    between = f"the 95 % interval of the balanced accuracy, {figure(sure.low)} to {figure(sure.high)},"
     if sure.low > card.guessing:
         return f"Better than guessing by {figure(card.value - card.guessing)}: {between} lies above {guess}."
     if sure.high < card.guessing:
