@@ -58,7 +58,7 @@ def evaluate_with_intervals(predictions: Predictions, draws: "Draws | None" = No
         metrics,
         intervals=_intervals(predictions, metrics, draws or Draws(predictions.clusters)),
         patients=known,
-        without_leaked=evaluate_with_intervals(clean) if clean else None,
+        without_leaked=None if clean is None else evaluate_with_intervals(clean),
     )
 
 

@@ -84,8 +84,8 @@ class Predictions:
 
     @property
     def clean(self) -> Self | None:
-        """The images that are not leaked; None where that is all of them, or none."""
-        return self.rows(np.flatnonzero(~self.leaked)) if self.leaked.any() and not self.leaked.all() else None
+        """The images that are not leaked, be it none; None where that is all of them."""
+        return self.rows(np.flatnonzero(~self.leaked)) if self.leaked.any() else None
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

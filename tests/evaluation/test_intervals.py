@@ -147,6 +147,12 @@ def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> No
     )
 
 
+def test_where_every_image_is_leaked_no_figure_is_left() -> None:
+    left = evaluate_with_intervals(replace(Population().draw(6, seed=1), leaked=np.ones(6, dtype=bool))).without_leaked
+    assert left is not None and left.images == 0 and not left.intervals
+    assert set(left.flat().values()) == {None}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "population", [Population(), Population(classes=3, images=9, alike=0.6)], ids=["images alone", "patients"]
