@@ -283,7 +283,7 @@ def test_nothing_on_the_page_is_wider_than_a_phone(run: Path) -> None:
     A wide picture says that it is scrolled."""
     write_report(run)
     source = (run / "report.html").read_text(encoding="utf-8")
-    tables = re.findall(r'<div class="scroll( fold)?">\s*<table>(.*?)</table>', source, re.DOTALL)
+    tables = re.findall(r'<div class="scroll( fold)?">\s*<table[^>]*>(.*?)</table>', source, re.DOTALL)
     assert len(tables) == source.count("<table") >= 8
     for folded, table in tables:
         rows = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
