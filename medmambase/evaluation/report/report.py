@@ -82,12 +82,14 @@ def write_report(run: Path) -> Path:
     ]
     pictures, left_out = _album(run, wanted)
     metrics = _metrics(run / test / run_folder.METRICS)
+    first = headline(metrics) if metrics else None
     facts = {
         "name": run.resolve().name,
         "config": config,
         "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
         "metrics": metrics,
-        "headline": headline(metrics) if metrics else None,
+        "headline": first,
+        "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
         "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
         "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),
         "openings": _openings(run),
@@ -95,7 +97,6 @@ def write_report(run: Path) -> Path:
         "environment": run_files.read_object(run / run_folder.ENVIRONMENT) or {},
         "command": run_files.read_text(run / run_folder.COMMAND),
     }
-    facts["guessing"] = {card.figure: card.guessing for card in facts["headline"].cards} if metrics else {}
     facts["answers"] = checklist.answers(facts)
     page = _template("report.html.jinja", html=True).render(
         **facts,
