@@ -11,7 +11,7 @@ from medmambase.settings import Engine
 
 # What the kernels' bench can measure, written here again because it imports PyTorch; a test
 # compares them.
-OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu")
+OPERATORS = ("selective_scan", "selective_scan_2d", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d")
 DTYPES = ("float32", "bfloat16", "float16")
 SIZES = (128, 224)
 
