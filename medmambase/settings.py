@@ -273,6 +273,11 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
             f"{shown('folds')} is {settings.folds} and {shown('splits')} {settings.splits}; images are divided by only "
             f"one of them; leave out the other"
         )
+    if settings.training.depths is not None and not settings.weights:
+        try:
+            settings.network()
+        except ConfigError as error:
+            raise ConfigError(f"{shown('depths')}: {error}") from error
     if settings.group_regex is not None:
         try:
             re.compile(settings.group_regex)

@@ -48,6 +48,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
     [
         ("epochs = 3\nbatchsize = 4", "there is no setting 'batchsize'; the nearest is 'batch_size'"),
         ("batch-size = 4", "there is no setting 'batch-size'; the nearest is 'batch_size'"),
+        ("depths = [1, 2]", "depths: depths (1, 2) and dims (96, 192, 384, 768) must have the same length"),
         ("folds = 1", "folds is 1; it must be at least 2"),
         ("fold = 2", "fold is 2; give --folds too"),
         ("group_regex = '('", "group_regex is '(', which is not a valid regular expression"),

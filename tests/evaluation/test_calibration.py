@@ -159,3 +159,15 @@ def test_it_survives_the_way_through_a_file_and_another_shape_is_refused() -> No
             Calibration.from_dict(wrong)
     with pytest.raises(MetricsError, match="there is no class 'a'"):
         apply_operating_point(Predictions(("x",), np.array([0]), np.array([[1.0]]), ("z",)), found.points[0])
+
+
+def test_the_figures_of_an_operating_point_are_those_of_val_called_by_it() -> None:
+    scores = np.array([0.2, 0.5, 0.5, 0.5, 0.8, 0.9])  # ties on both sides of the threshold
+    labels, names = np.array([0, 0, 0, 1, 1, 1]), tuple("abcdef")
+    validation = Predictions(names, labels, np.stack([1 - scores, scores], axis=1), ("well", "ill"))
+    found = fit(validation)
+    assert found is not None and len(found.points) == 2
+    for point in found.points:
+        truth, called = apply_operating_point(validation, point)
+        assert point.sensitivity == pytest.approx(called[truth].mean())
+        assert point.specificity == pytest.approx((~called[~truth]).mean())

@@ -48,6 +48,14 @@ def test_every_figure_equals_scikit_learn_on_six_classes() -> None:
         assert one.f1 == pytest.approx(f1[index], abs=1e-12)
         assert one.specificity == pytest.approx(sk.recall_score(labels != index, predicted != index), abs=1e-12)
         assert one.auc == pytest.approx(sk.roc_auc_score(labels == index, probabilities[:, index]), abs=1e-12)
+    assert ours.kappa == pytest.approx(sk.cohen_kappa_score(labels, predicted), abs=1e-12)
+    assert ours.mcc == pytest.approx(sk.matthews_corrcoef(labels, predicted), abs=1e-12)
+
+
+def test_the_brier_score_of_two_classes_is_that_of_the_second() -> None:
+    labels, probabilities = predictions(100, 2)
+    theirs = sk.brier_score_loss(labels, probabilities[:, 1])
+    assert evaluate(labels, probabilities, names(2)).brier == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.slow
