@@ -285,7 +285,8 @@ def of_dicom(data: bytes, others: Sequence[bytes], chance: random.Random) -> byt
                     b"\0\0",
                     b"\x01\0",
                 )
-                made[at + width : end] = chance.choice(words).ljust(length, chance.choice((b" ", b"\0")))[:length]
+                room = end - at - width  # a damaged length may be 4 GB
+                made[at + width : end] = chance.choice(words).ljust(room, chance.choice((b" ", b"\0")))[:room]
             case "drop":
                 del made[place:end]
             case "repeat":
