@@ -89,6 +89,7 @@ def _case(name: str, arguments: dict[str, Any], dtype: torch.dtype) -> Case:
 
     first = next(iter(arguments))
     b, h, w, d = (size(first, axis) for axis in range(4))
+    d = size("squeeze", 1) or d  # of a gate that takes two branches the first has half of the channels
     sizes = {"state": size("A", -1), "rank": size("dt_weight", 2), "hidden": size("squeeze", 0)}
     return Case(name, b, h, w, d, dtype, **{field: value for field, value in sizes.items() if value})
 

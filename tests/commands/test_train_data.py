@@ -49,7 +49,7 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "--fold",
         "3",
         "--allow-leak",
-        "--seed",
+        "--split-seed",
         "7",
     ]
     assert train.main(["somewhere", *small, *flags]) == 3
@@ -61,8 +61,13 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "folds": 4,
         "fold": 3,
         "allow_leak": True,
+        "splits": None,
     }
     assert asked == [Path("somewhere"), wanted]
+    assert train.main(["somewhere", *small, "--seed", "3", "--splits", "table.csv"]) == 3
+    assert asked[3] == dict.fromkeys(wanted) | {
+        "seed": 3, "runs": tmp_path, "splits": Path("table.csv"), "folds": 0, "fold": 0, "allow_leak": False,
+    }  # fmt: skip  # one table
 
 
 def manifest(folder: Path, images: Path, patient_of: Callable[[str, Path], str]) -> Path:
