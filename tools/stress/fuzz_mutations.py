@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 Mutation = Callable[[bytes, Sequence[bytes], random.Random], bytes]
@@ -110,6 +111,11 @@ def of_json(data: bytes, others: Sequence[bytes], chance: random.Random) -> byte
     return json.dumps(values, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
+def _another(chance: random.Random) -> Any:
+    """A value of its own: it may be changed in its turn."""
+    return deepcopy(chance.choice(_JSON_VALUES))
+
+
 def _with_another(values: Any, chance: random.Random) -> Any:
     """The same values, but for one that is chosen at random, each as likely."""
     places: list[tuple[Any, Any]] = []
@@ -121,7 +127,7 @@ def _with_another(values: Any, chance: random.Random) -> Any:
                 walk(holder[key])
 
     if not isinstance(values, dict | list) or chance.random() < 0.02:
-        return chance.choice(_JSON_VALUES)
+        return _another(chance)
     walk(values)
     if not places:
         return values
@@ -133,13 +139,13 @@ def _with_another(values: Any, chance: random.Random) -> Any:
         case "drop":
             del holder[key]
         case "new" if isinstance(holder, dict):
-            holder[f"{key}x"] = holder.pop(key) if chance.random() < 0.5 else holder[key]
+            holder[f"{key}x"] = holder.pop(key) if chance.random() < 0.5 else deepcopy(holder[key])
         case "new":
-            holder.insert(key, chance.choice((holder[key], *_JSON_VALUES)))
+            holder.insert(key, deepcopy(holder[key]) if chance.random() < 0.05 else _another(chance))
         case "nest":
             holder[key] = [holder[key]] if chance.random() < 0.5 else {"a": holder[key]}
         case _:
-            holder[key] = chance.choice(_JSON_VALUES)
+            holder[key] = _another(chance)
     return values
 
 
