@@ -94,7 +94,11 @@ class Learning:
         for key, t in parts["optimizer"].items():
             name, _, what = key.rpartition(".")
             parameter = parameters[name]
-            if not t.is_floating_point() or t.shape != (parameter.shape if what in OF_A_WEIGHT else ()):
+            if what in OF_A_WEIGHT:
+                fits = t.is_floating_point() and t.shape == parameter.shape
+            else:
+                fits = t.dtype == torch.float32 and not t.shape  # steps, which are counted together
+            if not fits:
                 raise ValueError(f"optimizer.{key} is {t.dtype} {tuple(t.shape)}")
             # The optimiser walks through memory, so what it keeps of a parameter must lie as the
             # parameter does.

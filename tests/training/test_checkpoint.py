@@ -73,6 +73,7 @@ def replaced(tensors: dict[str, Tensor], end: str, change: Callable[[Tensor], Te
         (lambda state, tensors: without(tensors, "step"), "the optimiser's state of some parameter is not whole"),
         (lambda state, tensors: replaced(tensors, ".exp_avg_sq", lambda t: t[:1]), r"exp_avg_sq is torch.float32 \(1"),
         (lambda state, tensors: replaced(tensors, ".exp_avg", lambda t: t.long()), "exp_avg is torch.int64"),
+        (lambda state, tensors: replaced(tensors, ".step", lambda t: t.half()), "step is torch.float16"),
         (lambda state, tensors: replaced(tensors, ".exp_avg", lambda t: t / 0), "exp_avg holds NaN or infinity"),
     ],
 )
