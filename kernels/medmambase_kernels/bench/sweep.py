@@ -19,25 +19,26 @@ def sweep(case: Case, bench: Bench) -> Iterator[tuple[str, str, float | None]]:
     # Without a GPU as many as the interpreter supposes.
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 100
     length, inputs = case.height * case.width, tuple(t.detach() for t in operator(case, device).arguments)
-    given: tuple[object, ...] = inputs
+    given: tuple[object, ...]
     chosen: launch_table.Forward
     back: launch_table.Backward
     if case.operator == "selective_scan":
-        given = (*inputs, None, True)
+        given = (*inputs, None, True, case.dtype)
         sequences = (case.batch, DIRECTIONS * case.channels, length, case.state, processors, DIRECTIONS)
         chosen, back = launch_table.sequence_forward(*sequences), launch_table.sequence_backward(*sequences)
     else:
+        given = (*inputs, case.dtype, False)
         images = (case.batch, DIRECTIONS, case.channels, length, case.state)
         chosen, back = (
             launch_table.forward(*images, case.rank, processors),
             launch_table.backward(*images, processors),
         )
     engine = partial(engines.run, case.operator, "triton")
-    y, *states, kept = engine("forward", *given, case.dtype, True, chosen)
+    y, *states, kept = engine("forward", *given, True, chosen)
     ones = [torch.ones_like(t) for t in (y, *states)]
     runs: tuple[tuple[str, tuple[object, ...], launch_table.Forward | launch_table.Backward], ...] = (
-        ("forward", (*given, case.dtype, True), chosen),
-        ("backward", (*ones, *given, case.dtype, kept), back),
+        ("forward", (*given, True), chosen),
+        ("backward", (*ones, *given, kept), back),
     )
     for step, arguments, first in runs:
         expected = engine(step, *arguments, first)
