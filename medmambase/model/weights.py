@@ -161,7 +161,9 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     tensors = {
-        key.removeprefix("module."): torch.as_tensor(value) for key, value in content.items() if hasattr(value, "shape")
+        key.removeprefix("module."): _tensor(value, f"{name}: {key}")
+        for key, value in content.items()
+        if isinstance(key, str) and hasattr(value, "shape")
     }
     try:
         return tensors, _architecture(tensors)
@@ -171,6 +173,16 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
         ) from error
     except (ConfigError, WeightsError) as error:
         raise WeightsError(f"{name}: {error}; this is not a MedMamba or MedMambaSE notebook checkpoint") from error
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    """Take an array of NumPy's or a tensor as a tensor."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError) as error:  # text, dates, numbers of another byte order
+        raise WeightsError(
+            f"{name} is an array of {value.dtype}; a tensor of floating-point numbers is wanted"
+        ) from error
 
 
 def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:

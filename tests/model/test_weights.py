@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
@@ -123,6 +124,15 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
         )  # torch would advise to unpickle with code
     with pytest.raises(WeightsError, match="is a folder"):
         MedMambaSE.from_upstream(tmp_path)
+
+
+def test_arrays_that_are_no_tensors_are_named(tmp_path: Path) -> None:
+    for values in (np.array(["2026-01-01"], "datetime64[D]"), np.array([b"x"]), np.zeros(2, ">f4")):
+        np.savez(tmp_path / "w.npz", **{"patch_embed.proj.weight": values})
+        with pytest.raises(WeightsError, match=r"w\.npz: patch_embed\.proj\.weight is an array of"):
+            weights.read_start(tmp_path / "w.npz")
+    with pytest.raises(WeightsError, match="no tensor"):
+        weights.read_upstream({1: torch.zeros(2)})
 
 
 def test_nothing_is_unpickled_with_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
