@@ -156,7 +156,7 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
     """Read an upstream checkpoint: its tensors under their own names, and the architecture that
     their shapes tell. Raises WeightsError."""
     name = "the mapping" if isinstance(source, Mapping) else str(source)
-    content = source if isinstance(source, Mapping) else _read_file(Path(source))
+    content: Mapping[Any, Any] = source if isinstance(source, Mapping) else _read_file(Path(source))
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
