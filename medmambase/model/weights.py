@@ -160,19 +160,13 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    tensors = {
-        key.removeprefix("module."): _tensor(value, f"{name}: {key}")
-        for key, value in content.items()
-        if isinstance(key, str) and hasattr(value, "shape")
-    }
+    named = {key.removeprefix("module."): value for key, value in content.items() if isinstance(key, str)}
+    tensors = {key: _tensor(value, f"{name}: {key}") for key, value in named.items() if hasattr(value, "shape")}
     try:
         return tensors, _architecture(tensors)
-    except KeyError as error:
-        raise WeightsError(
-            f"{name}: no tensor {error.args[0]!r}; this is not a MedMamba or MedMambaSE notebook checkpoint"
-        ) from error
-    except (ConfigError, WeightsError) as error:
-        raise WeightsError(f"{name}: {error}; this is not a MedMamba or MedMambaSE notebook checkpoint") from error
+    except (KeyError, ConfigError, WeightsError) as error:
+        what = f"no tensor {error.args[0]!r}" if isinstance(error, KeyError) else error
+        raise WeightsError(f"{name}: {what}; this is not a MedMamba or MedMambaSE notebook checkpoint") from error
 
 
 def _tensor(value: Any, name: str) -> Tensor:
