@@ -174,9 +174,7 @@ def _tensor(value: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError) as error:  # text, dates, numbers of another byte order
-        raise WeightsError(
-            f"{name} is an array of {value.dtype}; a tensor of floating-point numbers is wanted"
-        ) from error
+        raise WeightsError(f"{name} is an array of {value.dtype}; floating-point numbers are wanted") from error
 
 
 def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
