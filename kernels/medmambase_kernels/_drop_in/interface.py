@@ -50,50 +50,6 @@ class SelectiveScanFn:
     apply = staticmethod(selective_scan_fn)
 
 
-def mamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """``mamba_inner_fn`` by upstream's other name."""
-    return mamba_inner_fn(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, B, C, D,
-        delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
-    )  # fmt: skip  # in the function's order
-
-
-def bimamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    A_b: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """``bimamba_inner_fn`` by upstream's other name."""
-    return bimamba_inner_fn(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, A_b, B, C,
-        D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus,
-    )  # fmt: skip  # in the function's order
+# Upstream's other names: its references, whose results ours are.
+mamba_inner_ref = mamba_inner_fn
+bimamba_inner_ref = bimamba_inner_fn
