@@ -183,6 +183,7 @@ def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) 
                 exec(code, names)  # noqa: S102  # these are our own pages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "block", [b for b in BLOCKS if b.language == "sh" and b.not_run is None], ids=lambda b: b.place

@@ -35,7 +35,7 @@ STEPS = {
 MORE = {"wheels": ("windows/check_wheels.py",), "windows": ("windows/windows_check.py", "--quick")}
 LEFT_OUT = (
     "without the tests marked slow: kills inside every write, kernels compiled for a GPU, large property runs "
-    "in Triton's interpreter, training in two processes, how often intervals hold the truth"
+    "in Triton's interpreter, training from the console and in two processes, how often intervals hold the truth"
 )
 
 Outcome = tuple[int, float, str]  # exit code, seconds, what was printed

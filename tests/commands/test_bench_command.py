@@ -41,6 +41,7 @@ def small(operator: str, dtype: torch.dtype = torch.float32) -> Case:
     return Case(operator, 2, 3, 5, 33, dtype)
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, written = run(tmp_path)
     out = capsys.readouterr().out

@@ -23,6 +23,7 @@ from medmambase.doctor.facts import Facts, Folder, Trial
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_this_machine_is_looked_at_and_is_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "doctor.json"
     code = command.main(["--json", str(file)])

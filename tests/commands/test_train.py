@@ -63,6 +63,7 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "lauf-1-001"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> None:
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     promised = {
@@ -78,6 +79,7 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
     assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
 
 
+@pytest.mark.slow
 def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path) -> None:
     predictions = read_predictions(finished / "test" / "predictions.csv")
     assert evaluate_with_intervals(predictions).to_dict() == json.loads(
@@ -90,6 +92,7 @@ def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path)
     ]
 
 
+@pytest.mark.slow
 def test_a_truncated_jpeg_costs_one_line_and_is_named_in_the_data_report(finished: Path) -> None:
     report = json.loads((finished / "data_report.json").read_text(encoding="utf-8"))
     assert [Path(one["path"]).name for one in report["skipped"]] == ["truncated.jpg"]

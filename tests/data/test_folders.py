@@ -263,6 +263,7 @@ def test_more_images_than_memory_is_a_message(tmp_path: Path) -> None:
         decode((sample,) * 30_000, Preprocessing(size=10_000))
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_split(tmp_path: Path) -> None:
     """Python's own ``hash`` of a text would differ there."""
     root = fill(tmp_path / "é 肺", {"a": 20, "b": 20})

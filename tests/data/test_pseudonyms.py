@@ -111,6 +111,7 @@ def test_another_run_has_other_pseudonyms_and_is_compared_all_the_same(home: Pat
     assert compare.main([str(home / "runs" / name) for name in ("scans-001", "plain-001")]) == 0
 
 
+@pytest.mark.slow
 def test_a_patient_of_other_data_is_known_again_with_the_key_and_without_it_a_note_says_so(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

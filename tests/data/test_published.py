@@ -246,6 +246,7 @@ def test_rows_in_order_are_unpacked_one_by_one_and_in_any_other_order_at_once(
     published.forget()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_row_not_by_the_array(tmp_path: Path) -> None:
     count, side = 60, 1000
     np.savez_compressed(

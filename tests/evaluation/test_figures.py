@@ -217,6 +217,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(tmp_path:
         assert matplotlib.rcParams["font.size"] == 20
 
 
+@pytest.mark.slow
 def test_importing_evaluation_loads_neither_matplotlib_nor_scikit_learn_nor_triton() -> None:
     program = (
         "import sys\nfrom medmambase.evaluation import metrics\nfrom medmambase.evaluation.explanation import "

@@ -31,7 +31,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 @every_operator
-@pytest.mark.parametrize("layout", [torch.clone, strided], ids=["contiguous", "strided"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(torch.clone, marks=pytest.mark.slow), strided], ids=["contiguous", "strided"]
+)
 def test_every_operator_passes_all_of_torchs_checks(operator: str, layout) -> None:
     for call, args in recorded_calls(operator, layout, torch.float32, "cpu"):
         torch.library.opcheck(call, args)

@@ -112,6 +112,7 @@ def train(run: Path, progress: loop.Progress = lambda items, total, text: items)
     return said
 
 
+@pytest.mark.slow
 def test_a_resumed_training_has_the_bytes_of_the_whole_one_though_the_machine_is_no_longer_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
