@@ -15,7 +15,7 @@ from conftest import TOLERANCE, relative_error
 from drop_in_contract import CONVOLUTIONS, RAW_SCANS, scan_calls, tensors
 
 from medmambase_kernels import causal_conv1d, drop_in, selective_scan, use_backend
-from medmambase_kernels._drop_in import blocks, convolutions, scan_extensions
+from medmambase_kernels._drop_in import blocks, convolutions, generation, language_model, norms, scan_extensions
 from medmambase_kernels._drop_in.finder import Finder
 from medmambase_kernels._drop_in.names import ANSWERS, ROOTS
 
@@ -48,6 +48,18 @@ PLANTED = {  # what is left out: the file, the name, what stands there instead, 
     "out_z": (scan_extensions, "bwd", _shorter(scan_extensions.bwd), "returns (3, 8), not (3, 9)"),
     "the states": (scan_extensions, "core_fwd", _shorter(scan_extensions.core_fwd), "selective_scan_cuda_core"),
     "an old call": (convolutions, "causal_conv1d_fwd", lambda x, w, b, *r: x if len(r) == 4 else x[0], "4 and 6"),
+    "a sum": (norms, "layer_norm_fn", lambda x, *_, **__: x, "layer_norm_fn with prenorm True"),
+    "a mask": (norms, "rms_norm_fn", lambda x, weight, bias: x, "rms_norm_fn takes ['x', 'weight', 'bias'], not"),
+    "a residual": (blocks.Block, "forward", lambda self, x, *_, **__: x, "a block does not return"),
+    "logits": (language_model, "CausalLMOutput", lambda logits: logits, "a language model: 'Tensor' object has no"),
+    "an option": (language_model, "create_block", lambda d_model: None, "create_block takes ['d_model'], not first"),
+    "scores": (
+        generation,
+        "decode",
+        lambda ids, *_: generation.Generated(ids, (), 0.0),
+        "generate returns (2, 3) tokens",
+    ),
+    "a config": (language_model, "MambaConfig", lambda d_model: None, "MambaConfig takes ['d_model'], not first"),
     "a keyword": (blocks, "Mamba", lambda d_model, d_state=16: None, "mamba_ssm.Mamba takes ['d_model', 'd_state']"),
 }
 
@@ -127,8 +139,6 @@ def test_what_is_called_with_arguments_of_no_release_says_which_it_takes(install
     x, weight = torch.randn(2, 4, 5), torch.randn(4, 3)
     with pytest.raises(TypeError, match=r"causal_conv1d_fwd was called with 6 arguments; it takes 4, 5, 7 or 8"):
         convolutions.causal_conv1d_fwd(x, weight, None, None, None, True)
-    with pytest.raises(NotImplementedError, match="seq_idx, several sequences in one row"):
-        convolutions.causal_conv1d_fn(x, weight, seq_idx=torch.zeros(2, 5, dtype=torch.int32))
     with pytest.raises(NotImplementedError, match="A is complex"):
         importlib.import_module("mamba_ssm").mamba_inner_fn(
             x, weight, None, weight, weight, weight, None, torch.ones(2, 2, dtype=torch.complex64)
@@ -160,6 +170,70 @@ def test_a_norm_adds_first_and_keeps_the_sum(rms: bool, residual: torch.dtype | 
     assert relative_error(y, expected) <= 1e-3
     assert relative_error(kept, total) <= 1e-3
     assert torch.equal(layer_norm_fn(x, weight, bias, **options | {"prenorm": False}), y)
+
+
+@pytest.mark.parametrize("rms", [False, True])
+def test_a_norm_of_two_branches_has_two_weights_and_draws_what_it_drops(rms: bool, installed: None) -> None:
+    module = importlib.import_module("mamba_ssm.ops.triton.layer_norm")
+    x, x1, residual = (torch.randn(2, 5, 8, dtype=torch.float64) for _ in range(3))
+    weight, weight1, bias1 = (torch.randn(8, dtype=torch.float64) for _ in range(3))
+    fn = module.rms_norm_fn if rms else module.layer_norm_fn
+    y, y1, kept, mask, mask1 = fn(
+        x, weight, None, residual, x1, weight1, bias1, dropout_p=0.25, prenorm=True, return_dropout_mask=True
+    )
+    assert 0.4 < mask.double().mean() < 1 and not torch.equal(mask, mask1)
+    total = (x * mask + x1 * mask1) / 0.75 + residual
+    centred = total if rms else total - total.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    for one, other in ((kept, total), (y, normed * weight), (y1, normed * weight1 + bias1)):
+        assert relative_error(one, other) <= 1e-12
+    scale = torch.randn(2, 5)
+    scaled = fn(x, weight, None, rowscale=scale)
+    assert relative_error(scaled, fn(x * scale[..., None], weight, None)) <= 1e-6
+    with pytest.raises(ValueError, match="rowscale was given beside x1"):
+        fn(x, weight, None, x1=x1, rowscale=scale)
+    linear = torch.randn(3, 8, dtype=torch.float64)
+    out, kept = module.layer_norm_linear_fn(x, weight, None, linear, None, residual, prenorm=True, is_rms_norm=rms)
+    assert torch.equal(out, fn(x, weight, None, residual) @ linear.t()) and torch.equal(kept, x + residual)
+
+
+def test_a_norm_drops_nothing_but_in_training(installed: None) -> None:
+    norm = importlib.import_module("mamba_ssm.ops.triton.layernorm").RMSNorm(8, dropout_p=0.5)
+    x = torch.randn(4, 8)
+    assert (norm(x) == 0).any()
+    assert not (norm.eval()(x) == 0).any()
+    torch.nn.init.zeros_(norm.weight)
+    norm.reset_parameters()
+    assert norm.weight.eq(1).all() and norm.bias is None
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", ["RMSNorm", "LayerNorm"])
+def test_a_gated_norm_has_a_mean_for_each_group(name: str, before: bool, installed: None) -> None:
+    made = getattr(importlib.import_module("mamba_ssm.ops.triton.layernorm_gated"), name)
+    norm = made(8, eps=1e-3, group_size=4, norm_before_gate=before)
+    torch.nn.init.normal_(norm.weight)
+    x, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    gate = z.double() * torch.sigmoid(z.double())
+    wide = (x if before else x * gate).double().view(2, 3, 2, 4)
+    centred = wide if name == "RMSNorm" else wide - wide.mean(-1, keepdim=True)
+    y = (centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-3)).view(2, 3, 8) * norm.weight
+    assert relative_error(norm(x, z), y * gate if before else y) <= 1e-5
+    assert relative_error(norm(x), norm(x, torch.full_like(x, 1.2784645)) if before else norm(x)) <= 1e-5  # silu is 1
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_a_step_with_heads_is_its_reference(heads: bool, installed: None) -> None:
+    module = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
+    of = (4, 3) if heads else (3,)  # heads and channels
+    state, x, dt, z = torch.randn(2, *of, 5), *(torch.randn(2, *of) for _ in range(3))
+    A, D, bias = -torch.rand(*of, 5), torch.randn(of), torch.randn(of)
+    B, C = (torch.randn(2, *((2,) if heads else ()), 5) for _ in range(2))
+    expected, before = state.clone(), state.clone()
+    y = module.selective_state_update(state, x, dt, A, B, C, D, z, bias, True)
+    right = module.selective_state_update_ref(expected, x, dt, A, B, C, D, z, bias, True)
+    assert relative_error(y, right) <= 1e-5 and relative_error(state, expected) <= 1e-5
+    assert y.shape == right.shape == x.shape and not torch.allclose(state, before)
 
 
 def fake(folder: Path, name: str) -> None:

@@ -104,18 +104,18 @@ def test_a_block_is_its_formulas_with_every_gradient(kind: str) -> None:
 
 
 def test_steps_after_a_prefill_are_the_whole_sequence() -> None:
-    block, x = Mamba(8, 3, layer_idx=0), torch.randn(2, 9, 8)
+    block, x = Mamba(8, 3, layer_idx=0), torch.randn(2, 54, 8)  # 4 at once, then 50 steps
     with torch.no_grad():
         whole = block(x)
     states = SimpleNamespace(seqlen_offset=0, key_value_memory_dict={})
     with torch.no_grad():
         parts = [block(x[:, :4], inference_params=states)]
-    for i in range(4, 9):
+    for i in range(4, 54):
         states.seqlen_offset = i
         parts.append(block(x[:, i : i + 1], inference_params=states))
     assert relative_error(torch.cat(parts, 1), whole) <= TOLERANCE[torch.float32]
-    cache = block.allocate_inference_cache(2, 9)
-    alone = [block.step(x[:, i : i + 1], *cache)[0] for i in range(9)]
+    cache = block.allocate_inference_cache(2, 54)
+    alone = [block.step(x[:, i : i + 1], *cache)[0] for i in range(54)]
     assert relative_error(torch.cat(alone, 1), whole) <= TOLERANCE[torch.float32]
 
 

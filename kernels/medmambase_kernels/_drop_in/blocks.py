@@ -1,12 +1,10 @@
-"""``mamba_ssm``'s residual block, its decoding step, and what it has for generating text, by their
-names.
+"""``mamba_ssm``'s residual block and its decoding step, by their names.
 
-Facts from https://github.com/state-spaces/mamba/blob/main/mamba_ssm/modules/block.py,
-ops/triton/selective_state_update.py and utils/generation.py.
+Facts from https://github.com/state-spaces/mamba/blob/main/mamba_ssm/modules/block.py and
+ops/triton/selective_state_update.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from medmambase_kernels._drop_in.norms import RMSNorm, layer_norm_fn
 from medmambase_kernels._mamba.block import Mamba as Mamba  # other people import it from here
 from medmambase_kernels._mamba.selective_state_update import selective_state_update as one_step
+from medmambase_kernels.selective_scan import selective_scan
 
 Make = Callable[[int], nn.Module]
 
@@ -35,6 +34,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
+        self.layer_idx: int | None = None
         self.norm, self.mixer = norm_cls(dim), mixer_cls(dim)
         self.mlp = None
         if mlp_cls is not nn.Identity:
@@ -64,8 +64,9 @@ class Block(nn.Module):
                 x, weight, bias, residual, eps=eps, prenorm=True,  # type: ignore[arg-type]  # a tensor or None
                 residual_in_fp32=self.residual_in_fp32, is_rms_norm=rms,
             )  # fmt: skip  # tensors, options
-            assert isinstance(found, tuple)  # prenorm asks for both
-            return found
+            y, total = found
+            assert y is not None and total is not None  # prenorm asks for both
+            return y, total
         total = x if residual is None else x + residual
         y = norm(total.to(norm.weight.dtype))  # type: ignore[arg-type]  # a tensor
         return y, total.float() if self.residual_in_fp32 else total
@@ -108,41 +109,48 @@ def selective_state_update(
     dt, z (b, heads, d), A (heads, d, n), D and dt_bias (heads, d), B and C (b, groups, n). The
     state of image i stands in row ``state_batch_indices[i]``."""
     rows = state if state_batch_indices is None else state[state_batch_indices.long()]
-
-    def flat(t: Tensor | None, first: int) -> Tensor | None:
-        """The axes of heads and channels as one."""
-        return t if t is None or state.dim() == 3 else t.flatten(first, first + 1)
-
-    of_channels = [flat(t, 0) for t in (A, D, dt_bias)]
-    of_images = [flat(t, 1) for t in (rows.contiguous(), x, dt, z)]
-    y = one_step(
-        of_images[0], of_images[1], of_images[2], of_channels[0], B, C, of_channels[1], of_images[3], of_channels[2],  # type: ignore[arg-type]  # given
-        dt_softplus,
-    )  # fmt: skip  # in the operator's order
+    h, (u, delta, A, B, C, D, gate, bias) = _without_heads(rows, x, dt, A, B, C, D, z, dt_bias)
+    y = one_step(h, u, delta, A, B, C, D, gate, bias, dt_softplus)
     if state_batch_indices is not None:
-        state[state_batch_indices.long()] = of_images[0].view(rows.shape)  # type: ignore[union-attr]  # given
+        state[state_batch_indices.long()] = h.view(rows.shape)
     elif not rows.is_contiguous():
-        state.copy_(of_images[0].view(rows.shape))  # type: ignore[union-attr]  # given
+        state.copy_(h.view(rows.shape))
     return y.view(x.shape)
 
 
-@dataclass
-class InferenceParams:
-    """Where a text that is being generated stands: the states of each layer, and the steps so
-    far."""
+def selective_state_update_ref(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    """The same by the definition: a scan of one step, in float64."""
+    h, (u, delta, A, B, C, D, gate, bias) = _without_heads(state, x, dt, A, B, C, D, z, dt_bias)
+    long: list[Any] = [None if t is None else t.unsqueeze(-1) for t in (u, delta, B, C, gate)]
+    u, delta, B, C, gate = long
+    with torch.no_grad():
+        y, last = selective_scan(
+            u, delta, A, B, C, D, gate, bias, dt_softplus, True, initial_state=h, backend="reference"
+        )
+        state.copy_(last.view(state.shape))
+    return y.view(x.shape)
 
-    max_seqlen: int
-    max_batch_size: int
-    seqlen_offset: int = 0
-    batch_size_offset: int = 0
-    key_value_memory_dict: dict[Any, Any] = field(default_factory=dict)
-    lengths_per_sample: Tensor | None = None
 
-    def reset(self, max_seqlen: int, max_batch_size: int) -> None:
-        """Begin anew, with the same states' memory."""
-        self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
-        if self.lengths_per_sample is not None:
-            self.lengths_per_sample.zero_()
+def _without_heads(state: Tensor, *of_step: Tensor | None) -> tuple[Tensor, list[Any]]:
+    """The state, and x, dt, A, B, C, D, z, dt_bias, with the axes of heads and channels as one."""
+    if state.dim() == 3:
+        return state.contiguous(), list(of_step)
+    first = (1, 1, 0, None, None, 0, 1, 0)  # the axis of heads
+    flat = [
+        t if t is None or axis is None else t.flatten(axis, axis + 1) for t, axis in zip(of_step, first, strict=True)
+    ]
+    return state.contiguous().flatten(1, 2), flat
 
 
 custom_fwd = partial(torch.amp.custom_fwd, device_type="cuda")

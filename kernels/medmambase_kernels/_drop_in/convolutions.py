@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from medmambase_kernels._drop_in.packed_sequences import packed_causal_conv1d
 from medmambase_kernels._mamba.causal_conv1d import causal_conv1d, final_states
 from medmambase_kernels.backend import use_backend
 
@@ -31,13 +32,16 @@ def causal_conv1d_fn(
     states (b, d, w - 1), which are also written into ``final_states_out``.
 
     x (b, d, l); weight (d, w); bias (d,); initial_states (b, d, w - 1); activation None, "silu" or
-    "swish", which once came fourth. Raises NotImplementedError for ``seq_idx``.
+    "swish", which once came fourth. seq_idx as in ``packed_causal_conv1d``; with it there are no
+    initial and no final states, which raises ValueError.
     """
     if isinstance(seq_idx, str):
         seq_idx, activation = None, seq_idx
-    _no_sequences(seq_idx)
     if activation not in _ACTIVATIONS:
         raise NotImplementedError(f"activation is {activation!r}; it must be None, 'silu' or 'swish'")
+    if seq_idx is not None:
+        _no_states(initial_states, return_final_states)
+        return packed_causal_conv1d(x, weight, bias, seq_idx, activation)
     found = causal_conv1d(x, weight, bias, initial_states, activation, return_final_states)
     if return_final_states and final_states_out is not None:
         return found[0], final_states_out.copy_(found[1])
@@ -85,25 +89,53 @@ def causal_conv1d_update(
     """The next steps x (b, d) or (b, d, l) of a sequence, y in x's shape; ``conv_state`` (b, d, at
     least w - 1), the inputs before them, is updated in place.
 
-    Raises NotImplementedError for ``cache_seqlens``, a circular state.
+    cache_seqlens: (b,), how many steps came before; the state is then a ring, whose step i stands
+    at i modulo its length. conv_state_indices: (b,), which row of ``conv_state`` is whose; below 0:
+    nobody's, and y is 0.
     """
-    if cache_seqlens is not None:
-        raise NotImplementedError(
-            "cache_seqlens, a circular state of the convolution, is not provided; leave it out and the state is shifted"
-        )
-    rows = conv_state if conv_state_indices is None else conv_state[conv_state_indices.long()]
     steps = x.unsqueeze(-1) if x.dim() == 2 else x
-    before, kept = weight.shape[1] - 1, rows.shape[2]
-    if kept < before:
+    before = weight.shape[1] - 1
+    if conv_state.shape[2] < before:
         raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}; it must hold at least {before} steps")
-    y = causal_conv1d(steps, weight, bias, rows[..., kept - before :], activation)
-    moved = final_states(steps, kept, rows)
     if conv_state_indices is None:
-        conv_state.copy_(moved)
+        y = _advance(steps, conv_state, weight, bias, activation, cache_seqlens)
     else:
-        conv_state[conv_state_indices.long()] = moved.to(conv_state.dtype)
+        (there,) = (conv_state_indices >= 0).nonzero(as_tuple=True)
+        places = conv_state_indices[there].long()
+        rows = conv_state[places]
+        came = None if cache_seqlens is None else cache_seqlens[there]
+        y = torch.zeros_like(steps).index_copy(0, there, _advance(steps[there], rows, weight, bias, activation, came))
+        conv_state[places] = rows
+    return y.reshape(x.shape)
+
+
+def _advance(
+    steps: Tensor,
+    state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    came: Tensor | None,
+) -> Tensor:
+    """y of the next steps (b, d, l); the state (b, d, length) is moved on in place."""
+    before, length = weight.shape[1] - 1, state.shape[2]
+    if came is None:
+        y = causal_conv1d(steps, weight, bias, state[..., length - before :], activation)
+        state.copy_(final_states(steps, length, state))
+    else:
+        initial = state.gather(2, _ring(came, range(-before, 0), state))
+        y = causal_conv1d(steps, weight, bias, initial, activation)
+        l = steps.shape[2]
+        last = range(max(0, l - length), l)  # what a ring shorter than the steps still holds
+        state.scatter_(2, _ring(came, last, state), steps[..., last.start :].to(state.dtype))
     assert isinstance(y, Tensor)  # no final states were asked for
-    return y.view(x.shape)
+    return y
+
+
+def _ring(came: Tensor, steps: range, state: Tensor) -> Tensor:
+    """Where the steps, counted from the next one, stand in a ring (b, d, length)."""
+    places = came.long().unsqueeze(1) + torch.arange(steps.start, steps.stop, device=state.device)
+    return places.remainder(state.shape[2]).unsqueeze(1).expand(-1, state.shape[1], -1)
 
 
 def causal_conv1d_fwd(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -120,9 +152,9 @@ def causal_conv1d_fwd(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
         seq_idx, initial, out, last = options
     elif options:
         _unknown("causal_conv1d_fwd", 3 + len(rest), "4, 5, 7 or 8")
-    _no_sequences(seq_idx)
+    activation = "silu" if silu else None
     with torch.no_grad():
-        y = causal_conv1d(x, weight, bias, initial, "silu" if silu else None)
+        y = causal_conv1d_fn(x, weight, bias, seq_idx, initial, activation=activation)
         assert isinstance(y, Tensor)  # no final states were asked for
         if last is not None:
             last.copy_(final_states(x, weight.shape[1] - 1, initial))
@@ -151,15 +183,17 @@ def causal_conv1d_bwd(
         seq_idx, initial, dlast, *places = options
     elif options:
         _unknown("causal_conv1d_bwd", 4 + len(rest), "5, 6, 7, 10 or 12")
-    _no_sequences(seq_idx)
+    activation = "silu" if silu else None
     with torch.enable_grad():
         leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias, initial)]
         of_x, of_weight, of_bias, of_initial = leaves
-        y, last = causal_conv1d(of_x, of_weight, of_bias, of_initial, "silu" if silu else None, True)
-        outputs, d_outputs = ([y], [dout]) if dlast is None else ([y, last], [dout, dlast])
-        given = [t for t in leaves if t is not None]
-        found = iter(torch.autograd.grad(outputs, given, d_outputs, materialize_grads=True))
-    gradients: list[Any] = [None if t is None else next(found) for t in leaves]
+        given = (of_x, of_weight, of_bias, seq_idx, of_initial, dlast is not None)
+        found = causal_conv1d_fn(*given, activation=activation)
+        outputs = [found] if isinstance(found, Tensor) else [*found]
+        d_outputs = [dout] if dlast is None else [dout, dlast]
+        wanted = [t for t in leaves if t is not None]
+        each = iter(torch.autograd.grad(outputs, wanted, d_outputs, materialize_grads=True))
+    gradients: list[Any] = [None if t is None else next(each) for t in leaves]
     with torch.no_grad():
         dx, dweight, dbias, dinitial = (
             gradient if place is None or gradient is None else place.copy_(gradient)
@@ -223,10 +257,11 @@ def cpp_update(
     return causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
 
-def _no_sequences(seq_idx: Tensor | None) -> None:
-    if seq_idx is not None:
-        raise NotImplementedError(
-            "seq_idx, several sequences in one row, is not provided; give each sequence a row of its own"
+def _no_states(initial_states: Tensor | None, return_final_states: bool) -> None:
+    given = ["initial_states"] * (initial_states is not None) + ["return_final_states"] * return_final_states
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} came with seq_idx, whose sequences begin and end within a row; leave one out"
         )
 
 

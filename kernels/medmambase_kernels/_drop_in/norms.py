@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Result = Tensor | tuple[Tensor, Tensor]
+Result = Tensor | tuple[Tensor | None, ...]
 
 
 def layer_norm_fn(
@@ -27,31 +27,61 @@ def layer_norm_fn(
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
 ) -> Result:
-    """The norm of x + residual over the last axis, in x's dtype; with ``prenorm`` a pair of it and
-    the sum, in the residual's dtype, or without one in float32 if ``residual_in_fp32``, else in
-    x's.
+    """LayerNorm over the last axis of dropout(x rowscale) + dropout(x1) + residual, in x's dtype;
+    the sum is made in float32, or float64 for a float64 x.
 
-    Raises NotImplementedError for a second norm (x1, weight1, bias1), rowscale, and a dropout mask.
+    Args:
+        x, x1, residual: (..., d). weight, bias, weight1, bias1: (d,). rowscale: (...).
+        dropout_p: what share of x, and of x1, is set to zero; the rest is divided by 1 - dropout_p.
+        prenorm: return the sum too, in the residual's dtype; without a residual in float32 if
+        ``residual_in_fp32``, else in x's.
+        is_rms_norm: RMSNorm, without the mean. return_dropout_mask: return also what was kept, True
+        where it was, of x and of x1; None where nothing was drawn.
+
+    Returns:
+        y, then, as asked for, the norm with weight1 and bias1, the sum, and two masks; one alone is
+        no tuple.
+
+    Raises ValueError for rowscale beside x1.
     """
-    second = {"x1": x1, "weight1": weight1, "bias1": bias1, "rowscale": rowscale}
-    asked = [name for name, t in second.items() if t is not None] + ["return_dropout_mask"] * return_dropout_mask
-    if asked:
-        raise NotImplementedError(
-            f"layer_norm_fn has no {', '.join(asked)} here; call it without, and add what it does"
-        )
-    total = F.dropout(x, dropout_p).float()
+    if rowscale is not None and x1 is not None:
+        raise ValueError("rowscale was given beside x1; it is for x alone, so scale x before and leave it out")
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    total = x.to(work)
+    if rowscale is not None:
+        total = total * rowscale.to(work).unsqueeze(-1)
+    total, kept = _dropped(total, dropout_p)
+    kept1 = None
+    if x1 is not None:
+        other, kept1 = _dropped(x1.to(work), dropout_p)
+        total = total + other
     if residual is not None:
-        total = total + residual.float()
-        kept = residual.dtype
-    else:
-        kept = torch.float32 if residual_in_fp32 else x.dtype
-    scale, shift = weight.float(), None if bias is None else bias.float()
-    if is_rms_norm:
-        y = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + eps) * scale
-        y = y if shift is None else y + shift
-    else:
-        y = F.layer_norm(total, weight.shape, scale, shift, eps)
-    return (y.to(x.dtype), total.to(kept)) if prenorm else y.to(x.dtype)
+        total = total + residual.to(work)
+    results: list[Tensor | None] = [_norm(total, weight, bias, eps, is_rms_norm).to(x.dtype)]
+    if weight1 is not None:
+        results.append(_norm(total, weight1, bias1, eps, is_rms_norm).to(x.dtype))
+    if prenorm:
+        without = torch.float32 if residual_in_fp32 else x.dtype
+        results.append(total.to(without if residual is None else residual.dtype))
+    if return_dropout_mask:
+        results += [kept, kept1]
+    first = results[0]
+    return tuple(results) if len(results) > 1 or first is None else first
+
+
+def _dropped(x: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
+    if p == 0:
+        return x, None
+    kept = torch.rand_like(x) >= p
+    return x.masked_fill(~kept, 0) / (1 - p), kept
+
+
+def _norm(total: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rms: bool) -> Tensor:
+    scale, shift = weight.to(total.dtype), None if bias is None else bias.to(total.dtype)
+    if not rms:
+        return F.layer_norm(total, weight.shape, scale, shift, eps)
+    y = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + eps) * scale
+    return y if shift is None else y + shift
 
 
 def rms_norm_fn(
@@ -76,8 +106,33 @@ def rms_norm_fn(
     )  # fmt: skip  # in the function's order
 
 
+def layer_norm_linear_fn(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-6,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+) -> Result:
+    """``layer_norm_fn`` and a linear map behind it; with ``prenorm`` the sum too."""
+    found = layer_norm_fn(
+        x, norm_weight, norm_bias, residual, eps=eps, prenorm=True, residual_in_fp32=residual_in_fp32,
+        is_rms_norm=is_rms_norm,
+    )  # fmt: skip  # tensors, options
+    y, total = found
+    assert y is not None  # which is None for masks alone
+    out = F.linear(y.to(linear_weight.dtype), linear_weight, linear_bias)
+    return (out, total) if prenorm else out
+
+
 class RMSNorm(nn.Module):
     """RMSNorm over the last axis, (..., hidden_size) -> the same; ``weight`` starts at 1."""
+
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -88,15 +143,22 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.eps, self.dropout_p = eps, dropout_p
-        self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
+        self.eps = eps
+        self.drop = nn.Dropout(dropout_p) if dropout_p else None
+        self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
         self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set ``weight`` to 1."""
+        nn.init.ones_(self.weight)
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Result:
         """As in ``rms_norm_fn``."""
+        dropout_p = self.drop.p if self.drop is not None and self.training else 0.0
         return rms_norm_fn(
-            x, self.weight, None, residual, eps=self.eps, dropout_p=self.dropout_p if self.training else 0.0,
-            prenorm=prenorm, residual_in_fp32=residual_in_fp32,
+            x, self.weight, None, residual, eps=self.eps, dropout_p=dropout_p, prenorm=prenorm,
+            residual_in_fp32=residual_in_fp32,
         )  # fmt: skip  # tensors, options
