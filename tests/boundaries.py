@@ -13,10 +13,24 @@ from typing import Any
 
 import pytest
 import torch
-from operators import OPERATORS, Sample, constants, convolution, gate, groups_and_all, image, norm, one_group, sequence
+from operators import (
+    OPERATORS,
+    Sample,
+    constants,
+    convolution,
+    gate,
+    groups_and_all,
+    halves_gate,
+    image,
+    norm,
+    one_group,
+    sequence,
+)
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from medmambase.model.batch_norm import BatchNorm
 from medmambase_kernels import gated_norm, squeeze_excite, use_backend
 from medmambase_kernels._cpu import compiler, conv2d
 from medmambase_kernels.inference import FrozenConv2d, FrozenLayerNorm
@@ -41,6 +55,44 @@ def frozen_convolution(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str)
         return FrozenConv2d(weight, bias)(x)
 
 
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str) -> Tensor:
+    """A BatchNorm in training and its ReLU, no operator but with gradients: x (b, h, w, c)."""
+    planes = x.movedim(3, 1)
+    if backend == "reference":
+        return F.batch_norm(planes.double(), None, None, weight.double(), bias.double(), True).relu().movedim(1, 3)
+    weights = {"weight": weight, "bias": bias}
+    with use_backend(backend):
+        y: Tensor = functional_call(BatchNorm(len(weight)), weights, (planes,), {"rectified": True})
+    return y.movedim(1, 3)
+
+
+def normed_product(
+    left: Tensor, right: Tensor, z: Tensor, parts: Tensor, weight: Tensor, bias: Tensor, W: Tensor, *, backend: str
+) -> Tensor:
+    """What small maps have in prediction alone: the right half normalised and multiplied beside the
+    left one scaled and shifted, and the same of a sum of parts with a gate; in one tensor."""
+    x = torch.cat([left, right], -1)
+    if backend == "reference":
+        norms = (F.layer_norm(t.double(), weight.shape, weight.double(), bias.double()) for t in (right, parts.sum(0)))
+        plain, normed = norms
+        scaled = left.double() * weight + bias
+        return torch.cat([scaled, plain @ W.double().t(), normed * F.silu(z.double()) @ W.double().t()], -1).detach()
+    kernels = import_module(f"medmambase_kernels._{backend}.normed_product")
+    x, z, parts, W = (t.detach() for t in (x, z, parts.contiguous(), W))
+    norm = weight.detach(), bias.detach(), 1e-5
+    scaled, plain = kernels.halves(x, norm, W, *norm[:2], torch.float32)
+    return torch.cat([scaled, plain, kernels.gated(parts, z, norm, W, torch.float32)], -1)
+
+
+def batch(count: int, c: int = 3) -> list[Tensor]:
+    return [torch.randn(1, count, 1, c), torch.randn(c), torch.randn(c)]
+
+
+def products(count: int, d: int = 5, n: int = 3) -> list[Tensor]:
+    maps = [torch.randn(1, count, 1, d) for _ in range(3)]
+    return [*maps, torch.randn(3, 1, count, 1, d), torch.randn(d), torch.randn(d), torch.randn(n, d)]
+
+
 def row_norm(count: int) -> list[Tensor]:
     return [torch.randn(1, count, 1, 16), torch.randn(16), torch.randn(16)]
 
@@ -52,6 +104,8 @@ def dense(count: int, outputs: int, side: int = 1) -> list[Tensor]:
 LAYERS = {
     "frozen norm": Sample("", frozen_norm, lambda b, l: row_norm(l)),
     "frozen convolution": Sample("", frozen_convolution, lambda b, l: dense(l, 16)),
+    "batch norm": Sample("", batch_norm, lambda b, l: batch(l), 4.0),
+    "normed product": Sample("", normed_product, lambda b, l: products(l)),
 }
 
 
@@ -108,6 +162,8 @@ TRITON_NORM, CHUNK, BUDGET = (
     "_torch/selective_scan.py BUDGET",
 )
 CAUSAL = "causal_conv1d.py"
+ALONE, BATCHES, PRODUCT = (f"_triton/{name}.py" for name in ("squeeze_excite_image", "batch_norm", "normed_product"))
+LONE = f"{ALONE} _MOST"
 STENCIL, SLOPE = (f"_triton/{CONVOLUTION} {name}" for name in ("_STENCIL", "_SLOPE"))
 
 BOUNDARIES = (
@@ -155,9 +211,24 @@ BOUNDARIES = (
     Boundary(BUDGET, "scan", lambda n: one_group(n, 2), unit=24, instead={BUDGET: 3 * 24}),
     Boundary(BUDGET, "four directions", lambda n: image(n, 2, w=1), unit=96, instead={BUDGET: 3 * 96}),
     # The GPU: positions, channels and hidden units of a tile, and tiles of a strip.
-    Boundary(f"_triton/{GATE} _TILE[BL]", "gate", lambda n: gate(1, n, w=1, c=3)),
-    Boundary(f"_triton/{GATE} _TILE[BC]", "gate", lambda n: gate(1, 2, c=n)),
+    Boundary(f"_triton/{GATE} _TILE[BL]", "gate", lambda n: gate(1, n, w=1, c=3), instead={LONE: 0}),
+    Boundary(f"_triton/{GATE} _TILE[BC]", "gate", lambda n: gate(1, 2, c=n), instead={LONE: 0}),
+    Boundary(f"_triton/{GATE} _ROWS", "gate", lambda n: gate(1, 2, c=3, hidden=n), instead={LONE: 0}),
     Boundary(f"_triton/{GATE} _ROWS", "gate", lambda n: gate(1, 2, c=3, hidden=n)),
+    Boundary(LONE, "gate of two halves", lambda n: halves_gate(1, n), unit=16, instead={LONE: 64}),
+    Boundary(
+        f"{ALONE} _NUMBERS",
+        "gate of two halves",
+        lambda n: halves_gate(1, n),
+        unit=16,
+        instead={f"{ALONE} _NUMBERS": 64},
+    ),
+    Boundary(f"{ALONE} _NUMBERS", "gate", lambda n: gate(1, 2, c=n), instead={f"{ALONE} _NUMBERS": 8}),
+    Boundary(f"{BATCHES} _MOST_ROWS", "batch norm", batch, instead={f"{BATCHES} _MOST_ROWS": 16}),
+    Boundary(f"{BATCHES} _CHANNELS", "batch norm", lambda n: batch(5, n)),
+    Boundary(f"{PRODUCT} _TILE[BM]", "normed product", products),
+    Boundary(f"{PRODUCT} _TILE[BN]", "normed product", lambda n: products(2, n=n)),
+    Boundary(f"{PRODUCT} _TILE[BK]", "normed product", lambda n: products(2, n)),
     Boundary(
         f"_triton/{NORM} _STRIPS", "norm", lambda n: norm(1, n, w=1, d=600), instead={f"_triton/{NORM} _STRIPS": 3}
     ),
@@ -190,11 +261,16 @@ WALKED = (
     "_cpu/*.py",
     "_torch/*.py",
     f"_triton/{GATE}",
+    ALONE,
+    BATCHES,
+    PRODUCT,
     f"_triton/{NORM}",
     f"_triton/{CONVOLUTION}",
     f"_triton/{CAUSAL}",
 )
 NO_BOUNDARIES = {
+    f"{PRODUCT} _WIDEST": "wider rows are left to others",
+    f"{PRODUCT} _MOST": "larger maps are left to others",
     "*[[]num_warps]": "warps share out a block, whatever its size",
     "_cpu/compiler.py _*": "where scratch memory begins, pages of the system, and places in a list",
     "_cpu/conv2d.py _AHEAD": "weights are only fetched so far ahead",

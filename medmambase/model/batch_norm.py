@@ -3,23 +3,60 @@ one for each.
 """
 
 from itertools import pairwise
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from medmambase_kernels import triton_kernels
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Normalise each channel over a batch and its positions. Batches are not counted here but by
     ``count_batch``."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(b, channels, h, w) -> the same shape."""
+    def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
+        """(b, channels, h, w) -> the same shape; ``rectified``: with the ReLU that follows. In
+        training, a small map on a GPU where Triton runs is one kernel (``_triton/batch_norm.py``),
+        held to what is written here."""
         assert self.momentum is not None  # without it the counter would weigh the batches
-        return F.batch_norm(
+        if (kernels := self._kernels_for(input)) is not None:
+            own: Tensor = _OneKernel.apply(input, self.weight, self.bias, self, kernels, rectified)  # type: ignore[no-untyped-call]  # torch gives it no types
+            return own
+        y = F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+        return F.relu(y) if rectified else y
+
+    def _kernels_for(self, x: Tensor) -> ModuleType | None:
+        """The kernels that take a batch x; None where PyTorch does."""
+        watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        plain = type(x) is Tensor and x.dtype != torch.float64 and self.weight.dtype == torch.float32
+        if not self.training or self.running_mean is None or watched or not plain:
+            return None
+        kernels = triton_kernels("batch_norm", x)
+        return kernels if kernels is not None and kernels.is_small(x) else None
+
+
+class _OneKernel(torch.autograd.Function):
+    """A ``BatchNorm`` in training, and its ReLU, by the kernels of a small map."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm, kernels: ModuleType, relu: bool
+    ) -> Tensor:
+        statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+        y, kept = kernels.forward(x, weight, bias, *statistics, relu)
+        ctx.save_for_backward(x, weight, bias, kept)
+        ctx.kernels, ctx.relu = kernels, relu
+        return cast(Tensor, y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return *ctx.kernels.backward(dy, *ctx.saved_tensors, ctx.relu), None, None, None
 
 
 class NormedConv2d(nn.Conv2d):

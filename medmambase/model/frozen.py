@@ -23,10 +23,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from medmambase.model.captures import Captures, GraphCaptures, can_be_captured, can_be_graphed
 from medmambase.model.classifier import Classifier
+from medmambase.model.frozen_ss2d import FrozenSS2D, kernels_of_small, matrix_of, norm_of, pointwise, precision
 from medmambase.model.layers import (
-    DIRECTIONS,
     PATCH,
-    SS2D,
     ConvBranch,
     PatchEmbedding,
     PatchMerging,
@@ -36,15 +35,7 @@ from medmambase.model.layers import (
     pad_to_multiple,
 )
 from medmambase.model.weights import WeightsError
-from medmambase_kernels import (
-    Capture,
-    FrozenConv2d,
-    FrozenLayerNorm,
-    depthwise_silu,
-    gated_norm,
-    selective_scan_2d,
-    space_to_depth,
-)
+from medmambase_kernels import Capture, FrozenConv2d, FrozenLayerNorm, space_to_depth
 
 
 class FrozenNetwork(Classifier):
@@ -113,7 +104,7 @@ class FrozenPatchEmbedding(nn.Module):
     def __init__(self, embedding: PatchEmbedding) -> None:
         super().__init__()
         self.pad = embedding.pad
-        self.proj = _pointwise(embedding.proj.weight.flatten(1), embedding.proj.bias)
+        self.proj = pointwise(embedding.proj.weight.flatten(1), embedding.proj.bias)
         self.norm = FrozenLayerNorm(embedding.norm)
 
     def patches(self, image: Tensor) -> Tensor:
@@ -153,7 +144,7 @@ class FrozenPatchMerging(nn.Module):
         super().__init__()
         self.pad = merging.pad
         self.norm = FrozenLayerNorm(merging.norm)
-        self.reduction = _pointwise(merging.reduction.weight)
+        self.reduction = pointwise(merging.reduction.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, c) -> (b, h / 2, w / 2, 2c)."""
@@ -175,14 +166,13 @@ class FrozenSSConvSSM(nn.Module):
         self.ssm_norm = FrozenLayerNorm(block.ssm_norm)
         self.ssm_branch = FrozenSS2D(block.ssm_branch)
         self.se = deepcopy(block.se)
-        self.mix = None if block.mix is None else _pointwise(block.mix.weight, block.mix.bias)
+        self.mix = None if block.mix is None else pointwise(block.mix.weight, block.mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels)."""
         conv_in, ssm_in = x.chunk(2, -1)
         if self.se is not None and self.mix is None and _apart(x):
-            branches = self.conv_branch(conv_in, rectified=False), self.ssm_branch(self.ssm_norm(ssm_in))
-            joined: Tensor = self.se(branches[0], x, branches[1])
+            joined: Tensor = self.se(*self._branches(x))
             return joined
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         conv, ssm = y.chunk(2, -1)
@@ -196,6 +186,18 @@ class FrozenSSConvSSM(nn.Module):
             return shuffled
         pairs = interleaved(y)
         return _step(torch.add, pairs.shape, x.unflatten(-1, (-1, 2)), pairs).flatten(-2)
+
+    def _branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the gate takes: the left branch without its ReLU, x, and the right branch."""
+        left, right, in_proj = self.conv_branch, self.ssm_branch, matrix_of(self.ssm_branch.in_proj)
+        if (kernels := kernels_of_small(x, in_proj)) is None or left.scale is None:
+            conv_in, ssm_in = x.chunk(2, -1)
+            return left(conv_in, rectified=False), x, right(self.ssm_norm(ssm_in))
+        with torch.cuda.device_of(x):
+            conv_in, projected = kernels.halves(
+                x, norm_of(self.ssm_norm), in_proj, left.scale, left.shift, precision(x)
+            )
+        return left.convolved(conv_in, rectified=False), x, right.scanned(projected)
 
 
 class FrozenConvBranch(nn.Module):
@@ -235,6 +237,10 @@ class FrozenConvBranch(nn.Module):
         ``rectified``, the ReLU at the end is left to whoever takes it."""
         if self.scale is not None and self.shift is not None:
             x = _step(torch.addcmul, x.shape, self.shift, x, self.scale)
+        return self.convolved(x, out, rectified)
+
+    def convolved(self, x: Tensor, out: Tensor | None = None, rectified: bool = True) -> Tensor:
+        """``forward`` from the first convolution on."""
         *steps, last = self.steps
         for step in steps:
             x = step(x)
@@ -242,50 +248,9 @@ class FrozenConvBranch(nn.Module):
         return y
 
 
-class FrozenSS2D(nn.Module):
-    """``SS2D``; A and delta's projection stand as the scan reads them, channels side by side."""
-
-    A: Tensor
-
-    def __init__(self, branch: SS2D) -> None:
-        super().__init__()
-        self.in_proj = _pointwise(branch.in_proj.weight)
-        self.conv = deepcopy(branch.conv)
-        self.x_proj = _pointwise(branch.x_proj.flatten(0, 1))
-        self.dt_weight, self.dt_bias, self.D = (
-            nn.Parameter(t) for t in (_side_by_side(branch.dt_weight), branch.dt_bias.clone(), branch.D.clone())
-        )
-        self.register_buffer("A", _side_by_side(branch.state_matrix()))
-        self.norm = deepcopy(branch.norm)
-        self.out_proj = _pointwise(branch.out_proj.weight)
-
-    def forward(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """x (b, h, w, channels) -> the same shape, plus ``add``, in ``out`` if one is given."""
-        x, z = self.in_proj(x).chunk(2, -1)
-        assert self.conv.bias is not None
-        x = depthwise_silu(x, self.conv.weight, self.conv.bias)
-        x_dbl = rearrange(self.x_proj(x), "b h w (k c) -> b h w k c", k=DIRECTIONS)
-        A = self.A if self.A.dtype == torch.float64 else self.A.float()
-        y = selective_scan_2d(x, x_dbl, self.dt_weight, self.dt_bias, A, self.D, out_dtype=A.dtype)
-        normed = gated_norm(y, z, self.norm.weight, self.norm.bias, self.norm.eps)
-        projected: Tensor = self.out_proj(normed, add, out)
-        return projected
-
-
 def _apart(x: Tensor) -> bool:
     """Whether the gate takes the branches as they come. On a CPU they are side by side sooner."""
     return x.device.type != "cpu"
-
-
-def _pointwise(weight: Tensor, bias: Tensor | None = None) -> FrozenConv2d:
-    """``project`` by weights (out, c) that no longer change."""
-    return FrozenConv2d(weight[:, :, None, None], bias)
-
-
-def _side_by_side(t: Tensor) -> Tensor:
-    """A copy of t (directions, channels, n) that is the same but for its memory, in which the
-    channels of each n stand side by side."""
-    return t.detach().transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _step(function: Callable[..., Tensor], shape: tuple[int, ...], *arguments: Tensor) -> Tensor:

@@ -144,8 +144,11 @@ class ConvBranch(nn.Sequential):
         ``rectified``, the ReLU at the end is left to whoever takes it."""
         modules = list(self) if rectified else list(self)[:-1]
         x = rearrange(x, "b h w c -> b c h w")
-        for module, after in zip(modules, (*modules[1:], None), strict=True):
-            x = module(x, biased=False) if counted and spares_bias(module, after) else module(x)
+        for before, module, after in zip((None, *modules[:-1]), modules, (*modules[1:], None), strict=True):
+            if isinstance(module, BatchNorm):
+                x = module(x, rectified=isinstance(after, nn.ReLU))
+            elif not (isinstance(module, nn.ReLU) and isinstance(before, BatchNorm)):  # which has taken it
+                x = module(x, biased=False) if counted and spares_bias(module, after) else module(x)
         return rearrange(x, "b c h w -> b h w c")
 
 
@@ -238,7 +241,7 @@ def draw_paths(paths: Sequence[DropPath], x: Tensor) -> list[Tensor | None]:
         rates = [paths[i].rate for i in places]
         drawn = torch.rand(len(places), len(x), device=x.device, dtype=torch.float32)
         torch._foreach_sub_(list(drawn.unbind()), rates)
-        kept = (drawn >= 0).to(x.dtype)
+        kept = drawn.ge_(0).to(x.dtype)
         torch._foreach_div_(list(kept.unbind()), [1 - rate for rate in rates])
         for i, factor in zip(places, kept.unbind(), strict=True):
             factors[i] = factor

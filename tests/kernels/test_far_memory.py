@@ -90,7 +90,8 @@ class Programs:
             blocks, last = names.get("blocks", 1), grid[0] - 1
             others_read: set[int] = set()
             others_wrote: set[int] = set()
-            of_rows = names.get("of_rows", 0)  # ``pack`` does two things: the ends of the first
+            # ``pack`` and ``product`` do two things: the ends of the first.
+            of_rows = names.get("of_rows", names.get("of_other", 0))
             ends = {0, max(0, of_rows - 1), *(max(0, last - j * blocks) for j in range(6))}
             for program in sorted(end for end in ends if end >= skipped):
                 self.patch.setattr(
@@ -111,10 +112,19 @@ class Programs:
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch):
+    from medmambase_kernels._triton import (
+        batch_norm,
+        image_pack,
+        normed_product,
+        partial_sums,
+        sequence_backward,
+        sequence_forward,
+        sequence_pack,
+        squeeze_excite_image,
+    )  # fmt: skip  # a list
     from medmambase_kernels._triton import causal_conv1d as causal_conv1d_triton
     from medmambase_kernels._triton import depthwise_silu as depthwise_silu_triton
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
-    from medmambase_kernels._triton import image_pack, partial_sums, sequence_backward, sequence_forward, sequence_pack
     from medmambase_kernels._triton import scan_backward as scan_backward_triton
     from medmambase_kernels._triton import scan_forward as scan_triton
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
@@ -128,6 +138,8 @@ def far(monkeypatch: pytest.MonkeyPatch):
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope", "_stencil_back")),
         (causal_conv1d_triton, ("_convolve", "_slope")),
         (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale", "_scale_back")),
+        (squeeze_excite_image, ("whole", "whole_back")), (batch_norm, ("_norm", "_norm_back")),
+        (normed_product, ("product",)),
     ):  # fmt: skip  # a table
         for name in names:
             stands.append(Programs(getattr(module, name), monkeypatch))
@@ -248,18 +260,33 @@ def test_a_causal_convolution_stays_inside_its_tensors(
 def test_a_norm_and_a_gate_stay_inside_their_tensors(far, monkeypatch: pytest.MonkeyPatch) -> None:
     from medmambase_kernels._triton import gated_norm as gated_norm_triton
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
+    from medmambase_kernels._triton import squeeze_excite_image
 
     monkeypatch.setattr(gated_norm_triton, "_STRIPS", 2**31)
     x, row, statistics = new(5_000_000, 3, 3, 64), new(64), new(2, 5_000_000, 3, 3)
     gated_norm_triton.forward(x, x, row, row, 1e-5, True)
     gated_norm_triton.backward(x, x, x, row, row, 1e-5, statistics)
     squeeze, excite = new(8, 64), new(64, 8)
-    for images in (5_000_000, 3):
+    for images, most in ((5_000_000, 0), (3, 0), (5_000_000, 1 << 15)):
+        monkeypatch.setattr(squeeze_excite_image, "_MOST", most)
         x, half, factor, means = new(images, 3, 3, 64), new(images, 3, 3, 32), new(images), new(2, images, 64)
-        plain = ((x, (None, None, None)), (x, (x, None, None))) if images > 3 else ()
+        plain = ((x, (None, None, None)), (x, (x, None, None))) if images > 3 and not most else ()
         for first, others in (*plain, (half, (x, half, factor))):
             squeeze_excite_triton.forward(first, squeeze, excite, *others, 2.0, True)
             squeeze_excite_triton.backward(x, first, squeeze, excite, *others, 2.0, means)
+
+
+def test_a_batch_norm_and_a_product_of_small_maps_stay_inside_their_tensors(far) -> None:
+    from medmambase_kernels._triton import batch_norm, normed_product
+
+    c = 1_500_001
+    x, row = new(1, 17, 129, 2 * c).permute(0, 3, 1, 2)[:, :, :16, :128][:, c:], new(c)
+    batch_norm.forward(x, row, row, row, row, 0.1, 1e-5, True)
+    batch_norm.backward(x, x, row, row, new(2, c), True)
+    x, row, W = new(5_000_000, 3, 3, 65), new(32), new(33, 32)
+    normed_product.halves(x[..., 1:], (row, row, 1e-5), W, row, row, torch.float32)
+    z = new(5_000_000, 3, 3, 65)[..., 33:]
+    normed_product.gated(new(4, 5_000_000, 3, 3, 32), z, (row, row, 1e-5), W, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from conftest import ENGINES, TOLERANCE, engine_device, relative_error
+from boundaries import backwards, between
+from conftest import ENGINES, HAS_TRITON, TOLERANCE, engine_device, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operators import OPERATORS, leaves_of
 from torch import Tensor
 
 from medmambase_kernels import SqueezeExcite, squeeze_excite
@@ -167,6 +169,30 @@ def test_with_a_residual_the_shuffled_product_is_added_in_the_residuals_dtype(en
     for actual, wanted in zip(*results, strict=True):
         assert actual.dtype == wanted.dtype
         assert relative_error(actual, wanted) <= 4 * TOLERANCE[x.dtype]
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("most", [0, 1 << 15], ids=["in three launches", "in one"])
+@pytest.mark.parametrize("operator", ["gate", "gate, shuffle and residual", "gate of two halves"])
+def test_large_maps_and_small_ones_equal_the_definition_wherever_they_lie(
+    operator: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmambase_kernels._triton import squeeze_excite_image
+
+    monkeypatch.setattr(squeeze_excite_image, "_MOST", most)
+    monkeypatch.setattr(squeeze_excite_image, "_NUMBERS", 16)  # several steps a program
+    sample = OPERATORS[operator]
+    for dtype, layout in ((torch.float32, between), (torch.bfloat16, backwards)):
+        tensors = [t.to(dtype) for t in sample.tensors(2, 3)]
+        results = []
+        for engine in ("triton", "reference"):
+            leaves = leaves_of([layout(t.to(engine_device(engine)), i) for i, t in enumerate(tensors)])
+            y = sample.function(*leaves, backend=engine)
+            dy = layout(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y), len(tensors))
+            found = torch.autograd.grad(y, leaves, dy, allow_unused=True)
+            results.append([y, *(torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found, strict=True))])
+        for one, other in zip(*results, strict=True):
+            assert one.dtype == other.dtype and relative_error(one, other) <= 4 * TOLERANCE[dtype]
 
 
 def test_an_odd_number_of_channels_cannot_be_shuffled() -> None:

@@ -1,13 +1,16 @@
-"""A convolution before a BatchNorm in training leaves its bias out, and nothing shows it."""
+"""A convolution before a BatchNorm in training leaves its bias out, and nothing shows it; a small
+map on a GPU is one kernel each way, and equals PyTorch's."""
 
 from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
+from conftest import HAS_TRITON, TOLERANCE, engine_device, relative_error
+from torch import Tensor, nn
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.model.batch_norm import BatchNorm, NormedConv2d, count_batch
+from medmambase_kernels import use_backend
 
 SMALL = ModelConfig(depths=(1,), dims=(8,), state=2, drop_path=0.0, num_classes=3)
 
@@ -83,3 +86,76 @@ def test_frozen_biases_get_no_gradient_and_without_gradients_nothing_is_handed_o
     assert count_batch(made, x) is x
     with torch.no_grad():
         assert count_batch(network(), x) is x
+
+
+def a_batch(dtype: torch.dtype, b: int, side: int, c: int) -> tuple[Tensor, Tensor]:
+    """Half of a map and the gradient of what a norm makes of it, channels last."""
+    maps = torch.randn(2, b, side, side + 1, 2 * c).mul(2).add(3).to(dtype).permute(0, 1, 4, 2, 3)
+    return maps[0, :, c:], maps[1, :, ::2]
+
+
+def normed(norm: BatchNorm, x: Tensor, dy: Tensor, rectified: bool) -> list[Tensor]:
+    """What it makes of a batch, all gradients, and the running statistics."""
+    x = x.detach().requires_grad_()
+    y = norm(x, rectified=rectified)
+    y.backward(dy)
+    return [y, *(t.grad for t in (x, norm.weight, norm.bias)), norm.running_mean, norm.running_var]
+
+
+def a_norm(c: int) -> BatchNorm:
+    norm = BatchNorm(c, momentum=0.3)
+    for t in (norm.weight.data, norm.bias.data, norm.running_mean):
+        nn.init.normal_(t)
+    return norm.train()
+
+
+needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+
+
+@needs_triton
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("b", "side", "c"), [(2, 1, 1), (3, 5, 11), (2, 4, 8)])
+def test_the_kernels_of_a_small_map_equal_pytorch_in_float64(
+    b: int, side: int, c: int, dtype: torch.dtype, rectified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmambase_kernels._triton import batch_norm
+
+    calls = []
+    for step in ("forward", "backward"):
+        plain = getattr(batch_norm, step)
+        monkeypatch.setattr(batch_norm, step, lambda *given, plain=plain: (calls.append(plain), plain(*given))[1])
+    norm, (x, dy) = a_norm(c), a_batch(dtype, b, side, c)
+    exact, device = deepcopy(norm).double(), engine_device("triton")
+    with use_backend("triton"):
+        found = normed(norm.to(device), x.to(device), dy.to(device), rectified)
+    assert len(calls) == 2 and found[0].dtype == found[1].dtype == dtype
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(found, normed(exact, x.double(), dy.double(), rectified), strict=True):
+        assert relative_error(one, other) <= 4 * TOLERANCE[dtype if one.dtype == dtype else torch.float32]
+
+
+@needs_triton
+def test_large_maps_one_position_and_what_is_not_in_training_are_left_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from medmambase_kernels._triton import batch_norm
+
+    x, _ = a_batch(torch.float32, 3, 5, 4)
+    monkeypatch.setattr(batch_norm, "forward", lambda *_: pytest.fail("a kernel was launched"))
+    with use_backend("triton"):
+        a_norm(4).eval()(x)
+        with pytest.raises(ValueError, match="more than 1 value"):
+            a_norm(4)(x[:1, :, :1, :1])
+        monkeypatch.setattr(batch_norm, "_MOST_ROWS", 3 * 5 * 6 - 1)
+        a_norm(4)(x)
+
+
+@needs_triton
+def test_numbers_that_are_none_stay_so() -> None:
+    x, _ = a_batch(torch.float32, 3, 5, 4)
+    x = x.clone()
+    x[1, 2, 3, 3] = float("nan")
+    with use_backend("triton"):
+        y = a_norm(4)(x, rectified=True)
+    assert y.isnan().all((0, 2, 3)).tolist() == y.isnan().any((0, 2, 3)).tolist() == [False, False, True, False]

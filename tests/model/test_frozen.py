@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import relative_error
+from conftest import HAS_TRITON, engine_device, relative_error
 from torch import nn
 
 from medmambase import MedMambaSE, ModelConfig, use_backend
@@ -60,6 +60,31 @@ def test_what_a_gpu_computes_in_fewer_launches_is_the_same(monkeypatch: pytest.M
     image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert relative_error(network.for_prediction()(image), network(image)) < 1e-10
     assert len(joint) == 6  # two in each of three blocks
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_small_map_on_a_gpu_takes_its_norms_with_its_products(
+    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medmambase_kernels._triton import normed_product, selective_scan_2d
+
+    ran: list[str] = []
+    for module, name in ((normed_product, "halves"), (normed_product, "gated"), (selective_scan_2d, "parts")):
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, n=name, plain=plain: (ran.append(n), plain(*given))[1])
+    monkeypatch.setattr("medmambase.model.frozen._apart", lambda x: True)
+    network = trained(dims=(16,)).to(engine_device("triton"))
+    image, fast = torch.randn(1, 3, 8, 12).to(engine_device("triton")), network.for_prediction()
+    with use_backend("torch"), torch.no_grad():
+        expected = network(image)
+    with use_backend("triton"), torch.autocast(image.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        assert relative_error(fast(image), expected) < (1e-5 if dtype is None else 0.05)
+        assert ran == (["halves", "parts", "gated"] if dtype is None else ["halves", "gated"])
+        ran.clear()
+        monkeypatch.setattr(normed_product, "_MOST", 0)
+        assert relative_error(fast(image), expected) < (1e-5 if dtype is None else 0.05)
+        assert not ran
 
 
 def test_results_outlive_the_next_prediction_and_every_map_is_given() -> None:

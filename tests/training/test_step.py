@@ -49,7 +49,7 @@ def without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 def two_steps(step: Step, backend: str, rate: Callable[[int], None] | None = None) -> list[list[tuple[str, str]]]:
     """The operations of two steps that differ in everything that may differ."""
     inputs = step.batch(torch.arange(4), 1, 4.0).to(step.device)
-    assert step._weights_there.is_meta  # moved before a capture, as the moments come into being
+    assert step._targets.is_meta  # moved before a capture, as the moments come into being
     with capturing(backend):
         step.whole(inputs)
     recorded = []
@@ -98,6 +98,24 @@ def test_an_image_is_augmented_anew_in_each_epoch_and_the_loss_is_a_mean() -> No
     assert batch.factor == 1 / 8 and batch.factor.dtype == torch.float32
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_of_a_batch_and_its_gradient_are_torchs_cross_entropy(
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = step_of(replace(CONFIG, label_smoothing=smoothing), "cpu")
+    step = replace(plain, weights=torch.tensor([0.5, 2.0, 0.0]))
+    batch = step.batch(torch.arange(6), 1, 8.0)
+    assert set(batch.labels.tolist()) == {0, 1, 2}
+    logits = (3 * torch.randn(6, 3)).requires_grad_()
+    monkeypatch.setattr(steps, "logits_of", lambda network, images, dtype: logits)
+    found = step.gradients(batch)
+    loss = nn.functional.cross_entropy(logits, batch.labels, step.weights, label_smoothing=smoothing, reduction="sum")
+    (expected,) = torch.autograd.grad(loss / 8, logits)
+    hits = (logits.argmax(1) == batch.labels).sum()
+    torch.testing.assert_close(found, torch.stack([loss.detach(), hits.float()]))
+    torch.testing.assert_close(logits.grad, expected)
+
+
 def item(step: Step, patch: pytest.MonkeyPatch) -> None:
     norm = nn.utils.get_total_norm
     patch.setattr(nn.utils, "get_total_norm", lambda gradients: norm(gradients) * (norm(gradients).item() > 0))
@@ -109,11 +127,11 @@ def boolean_index(step: Step, patch: pytest.MonkeyPatch) -> None:
 
 
 def weights_on_the_host(step: Step, patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(step.__dict__, "_weights_there", step.weights)
+    patch.setitem(step.__dict__, "_targets", step.weights.diag())
 
 
 def copy_of_the_weights(step: Step, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Step, "_weights_there", property(lambda self: self.weights.to(self.device)))
+    patch.setattr(Step, "_targets", property(lambda self: self.weights.diag().to(self.device)))
 
 
 def recomputed(step: Step, patch: pytest.MonkeyPatch) -> None:
@@ -140,7 +158,7 @@ def test_what_a_capture_refuses_is_found(
 ) -> None:
     step = step_of(CONFIG)
     inputs = step.batch(torch.arange(4), 1, 4.0).to(step.device)
-    assert step._weights_there.is_meta
+    assert step._targets.is_meta
     plant(step, monkeypatch)
     with pytest.raises(CaptureError, match=said), capturing("torch"):
         step.whole(inputs)

@@ -52,7 +52,7 @@ def budget_of(launch: Launch, arch: int, budgets: list[dict[str, Any]]) -> dict[
             launch.name == budget["kernel"]
             and arch in budget["arch"]
             and launch.dtype in budget["dtype"]
-            and launch.constants.get("N") == budget["n"]
+            and budget.get("n") in (None, launch.constants.get("N"))
         ):
             return budget
     return None
@@ -71,9 +71,9 @@ def compile_and_predict(launch: Launch, arch: int, budget: dict[str, Any] | None
 
 def over_budget(launch: Launch, predicted: Predicted, budget: dict[str, Any] | None) -> list[str]:
     """Say of each figure that it is above what the budget allows; nothing where there is no budget
-    or no loop could be counted."""
+    or no loop of a scan could be counted."""
     usage = predicted.usage
-    if budget is None or not usage.loops:
+    if budget is None or (budget["loops"] and not usage.loops):
         return []
     # Where B or C is constant the second longest loop is the sweep over the last, odd steps, not
     # the one that rebuilds.

@@ -23,8 +23,8 @@ sys.path.insert(
 # torch's name: Triton's
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int32": "i32", "int64": "i64"}
 MODULES = ("scan_forward", "scan_backward", "image_pack", "sequence_pack", "sequence_forward", "sequence_backward",
-           "partial_sums", "squeeze_excite", "gated_norm", "depthwise_silu", "causal_conv1d",
-           "augment")  # fmt: skip  # those that hold kernels
+           "partial_sums", "squeeze_excite", "squeeze_excite_image", "gated_norm", "depthwise_silu", "causal_conv1d",
+           "augment", "batch_norm", "normed_product")  # fmt: skip  # those that hold kernels
 MANY, FEW = 1, 10_000  # multiprocessors: on so few of them every launch has programs enough, on so many none has
 # states, rank of delta, height, width, multiprocessors; between them every row of the launch table,
 # lengths that a group of steps divides and others
@@ -36,7 +36,7 @@ IMAGES = (
 SEQUENCES = ((16, 1024, 2, True, True, MANY), (16, 1023, 1, True, True, FEW), (16, 49, 1, True, False, MANY),
     (8, 64, 1, False, True, MANY),
              (4, 256, 1, False, False, FEW), (64, 100, 3, True, True, MANY))  # fmt: skip  # a table
-GATES = ((96, 8), (768, 48))  # channels, hidden units
+GATES = ((96, 8, 20), (768, 48, 14), (768, 48, 4))  # channels, hidden units, height and width: the last is small
 WIDTHS = (96, 768)  # channels around a scan
 
 
@@ -188,17 +188,18 @@ def _gates(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
     from medmambase_kernels._triton import squeeze_excite as squeeze_excite_triton
 
     new = partial(torch.empty, device="meta")
-    for c, hidden in GATES:
-        x, squeeze, excite, kept = new(2, 14, 14, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, 2, c)
-        half, residual = new(2, 14, 14, c // 2, dtype=dtype), new(2, 14, 14, c)
+    for c, hidden, side in GATES:
+        x, squeeze, excite, kept = new(2, side, side, c, dtype=dtype), new(hidden, c), new(c, hidden), new(2, 2, c)
+        half, residual = new(2, side, side, c // 2, dtype=dtype), new(2, side, side, c)
         for way, first, rest, second, factor in (
             ("", x, None, None, None),
             (" residual", x, residual, None, None),
             (" second", half, residual, half, new(2, dtype=dtype)),
         ):
             given, dy = (first, squeeze, excite, rest, second, factor, 2.0), x if rest is None else rest
-            yield f"c{c}{way}", partial(squeeze_excite_triton.forward, *given, True)
-            yield f"c{c}{way}", partial(squeeze_excite_triton.backward, dy, *given, kept)
+            case = f"c{c} {side}x{side}{way}"
+            yield case, partial(squeeze_excite_triton.forward, *given, True)
+            yield case, partial(squeeze_excite_triton.backward, dy, *given, kept)
 
 
 def _norms(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -256,11 +257,44 @@ def _augmentations(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
             yield f"{kind} c{c} {side}", partial(augment_triton.forward, images, keys, ultrasound, laterality)
 
 
+def _batches(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels._triton import batch_norm as batch_norm_triton
+
+    new = partial(torch.empty, device="meta")
+    for side, c in ((4, 384), (8, 192)):  # the last stages of ``tiny``
+        x, _ = new(16, side, side, 2 * c, dtype=dtype).permute(0, 3, 1, 2).chunk(2, 1)
+        row, dy = new(c), new(16, side, side, c, dtype=dtype).permute(0, 3, 1, 2)
+        for relu, case in ((False, f"c{c} {side}x{side}"), (True, f"c{c} {side}x{side} relu")):
+            yield case, partial(batch_norm_triton.forward, x, row, row, row, row, 0.1, 1e-5, relu)
+            yield case, partial(batch_norm_triton.backward, dy, x, row, row, new(2, c), relu)
+
+
+def _small_maps(dtype: Any) -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+
+    from medmambase_kernels._triton import launch_table, normed_product
+    from medmambase_kernels._triton import selective_scan_2d as selective_scan_2d_triton
+
+    new = partial(torch.empty, device="meta")
+    for d, side, r in ((96, 32, 3), (192, 16, 6), (384, 8, 12), (768, 4, 24)):  # the stages of ``tiny``
+        row, norm, R = new(d // 2), (new(d), new(d), 1e-5), launch_table.power_of_two(r)
+        given = (new(1, side, side, d), (row, row, 1e-5), new(2 * d, d // 2), row, row, dtype)
+        yield f"d{d // 2}", partial(normed_product.halves, *given)
+        y, (_, z) = new(4, 1, side, side, d), new(1, side, side, 2 * d, dtype=dtype).chunk(2, -1)
+        for parts in (1, 4):
+            yield f"d{d} of {parts}", partial(normed_product.gated, y[:parts], z, norm, new(d // 2, d), dtype)
+        if dtype == torch.float32:  # in 16 bits the scan reads what a kernel has widened
+            tables = (new(1, side, side, 4 * (32 + R)), new(4, R, d), new(4, 16, d), new(4, d), new(4, d))
+            yield f"n16 r{r} {side}x{side}", partial(selective_scan_2d_triton.parts, y[0], *tables)
+
+
 def _way(config: Any) -> str:
     return " chunked" if config.chunked else " pair" if getattr(config, "pair", False) else ""
 
 
-CALLS = {  # of each operator
+CALLS = {  # of each operator, and of what is none
     "selective_scan_2d": _images,
     "selective_scan": _sequences,
     "squeeze_excite": _gates,
@@ -268,6 +302,8 @@ CALLS = {  # of each operator
     "depthwise_silu": _convolutions,
     "causal_conv1d": _causal,
     "augment": _augmentations,
+    "batch_norm": _batches,
+    "small_maps": _small_maps,
 }
 
 

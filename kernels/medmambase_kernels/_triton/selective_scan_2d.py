@@ -12,11 +12,15 @@ Kept for backward: nothing for up to 64 positions, else the state before every 3
 element of x and direction at n = 16.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from medmambase_kernels._triton import image_pack, launch_table
 from medmambase_kernels._triton import scan as scans
+
+_WIDEST = 64  # columns of a row of B, C and the rank of delta, up to which ``parts`` takes it
 
 
 def kept_shape(x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor) -> tuple[int, ...]:
@@ -52,6 +56,22 @@ def forward(
     scan = _scan(x, x_dbl, dt_weight, dt_bias, A, D, log_A, config.rank_inside)
     parts, entry = scans.forward(scan, config, shape != (0,))
     return parts.sum(0).to(out_dtype).view(x.shape), entry if shape != (0,) else A.new_empty(0)
+
+
+def takes_rows(columns: Tensor) -> bool:
+    """Whether ``parts`` takes what columns (k * width, d) make: of more, its tables would not fit
+    into registers."""
+    return columns.shape[0] <= scans.K * _WIDEST
+
+
+def parts(x: Tensor, rows: Tensor, W: Tensor, A2: Tensor, D: Tensor, dt_bias: Tensor) -> Tensor:
+    """The scan of a small map x (b, h, w, d), float32, as parts (p, b, h, w, d), to be added: from
+    rows (b, h, w, k * width), W and A2 that are laid out as ``image_pack.packed`` would. Delta is
+    projected inside, which is less than the launch of a kernel before it. Without gradients."""
+    (b, h, w, d), n, r = x.shape, A2.shape[1], W.shape[1]
+    config = launch_table.forward(b, 4, d, h * w, n, r, scans.processors(x))
+    scan = scans.Scan(_positions(x), None, rows.view(b, h * w, 4, -1), W, A2, D, dt_bias, h, w)
+    return scans.forward(scan, replace(config, rank_inside=True, pair=False), False)[0].view(-1, *x.shape)
 
 
 def backward(
