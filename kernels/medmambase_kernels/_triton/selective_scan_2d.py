@@ -12,8 +12,6 @@ Kept for backward: nothing for up to 64 positions, else the state before every 3
 element of x and direction at n = 16.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -71,7 +69,7 @@ def parts(x: Tensor, rows: Tensor, W: Tensor, A2: Tensor, D: Tensor, dt_bias: Te
     (b, h, w, d), n, r = x.shape, A2.shape[1], W.shape[1]
     config = launch_table.forward(b, 4, d, h * w, n, r, scans.processors(x))
     scan = scans.Scan(_positions(x), None, rows.view(b, h * w, 4, -1), W, A2, D, dt_bias, h, w)
-    return scans.forward(scan, replace(config, rank_inside=True, pair=False), False)[0].view(-1, *x.shape)
+    return scans.forward(scan, config, False)[0].view(-1, *x.shape)
 
 
 def backward(
