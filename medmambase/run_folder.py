@@ -249,14 +249,25 @@ def read_private(run: Path) -> dict[str, str] | None:
 def data_of(run: Path) -> Path | None:
     """Return what ``run`` was trained on, as it was given then; None where its settings do not tell
     it, or are not there."""
-    try:
-        settings = tomllib.loads((run / CONFIG).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):  # what is no TOML or no UTF-8 is a ValueError
-        return None
-    data = (read_private(run) or {}).get("data", settings.get("data"))
+    settings = _settings(run)
+    data = (read_private(run) or {}).get("data", settings.get("data")) if settings else None
     if isinstance(data, str):
         return Path(data)
     return run / PHANTOM if settings.get("demo") is True else None
+
+
+def setting_of(run: Path, name: str) -> str | None:
+    """Return a setting of ``run`` that is text; None where it has none, or its settings cannot be
+    read."""
+    found = _settings(run).get(name)
+    return found if isinstance(found, str) else None
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((run / CONFIG).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):  # what is no TOML or no UTF-8 is a ValueError
+        return {}
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -36,17 +36,19 @@ class Settings:
     """All settings of a run, as the user gave them: paths are strings, and None means automatic.
 
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
-    finds the patient in an image's path, ``group_column`` in a CSV. ``folds``: cross-validation, of
-    which this run is ``fold``, counted from 0 (folds 0: none). ``split_seed`` is that of splits
-    and folds (None: the seed of everything else); ``splits`` a table that divides the images.
-    ``allow_leak``: go on with patients in two splits. ``plain_patients``: the run's files name
-    patients as the data does, not by pseudonyms.
+    finds the patient in an image's path, ``group_column`` in a CSV. ``class_names`` gives classes
+    other names: "0=malignant,1=benign". ``folds``: cross-validation, of which this run is ``fold``,
+    counted from 0 (folds 0: none). ``split_seed`` is that of splits and folds (None: the seed of
+    everything else); ``splits`` a table that divides the images. ``allow_leak``: go on with
+    patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
+    by pseudonyms.
     """
 
     data: str | None = None
     demo: bool = False
     group_regex: str | None = None
     group_column: str | None = None
+    class_names: str | None = None
     folds: Count = 0
     fold: Count = 0
     split_seed: Count | None = None

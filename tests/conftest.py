@@ -196,6 +196,21 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_out_pictures(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of finished runs: se-001 and se-002 with other seeds, and plain-001 without
+    squeeze-and-excitation; never changed."""
+    from medmambase.commands import train
+
+    runs = tmp_path_factory.mktemp("runs")
+    size = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    for name, words in (("se", []), ("se", ["--seed", "1"]), ("plain", ["--se", "off"])):
+        with pytest.MonkeyPatch.context() as patch:
+            leave_out_pictures(patch, *([] if words else ["explanation.figures"]))
+            assert train.main([str(images), "--runs", str(runs), "--name", name, *size, *words]) == 0
+    return runs
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> list[str]:
     """Flags for a small network whose runs lie in tmp_path."""

@@ -25,6 +25,7 @@ BASE = (
     "medmambase.run_folder",
     "medmambase.distributed",
     "medmambase.machine",
+    "medmambase.plural",
 )  # which import nothing of ours but each other
 IMPORTS = (
     (

@@ -22,6 +22,7 @@ import torch
 
 from medmambase import run_folder
 from medmambase.commands import bench_flags, bench_tables, console, guard
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import PRESETS, ConfigError
 from medmambase.doctor.torch_build import driver_and_clock
 from medmambase.machine import environment, load
@@ -102,6 +103,10 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
     if options.json is not None:
         run_folder.write_json(options.json, results)
         print(bench_tables.ascii_only(f"\nall measurements: {options.json}"))
+    if options.network is None and not options.sweep:
+        say_next(("time a whole network too", pasted("medmambase-bench", *words, "--network", "tiny")))
+    elif options.json is None:
+        say_next(("keep all measurements in a file", pasted("medmambase-bench", *words, "--json", "bench.json")))
     failed = any(row["failed"] for table in ("rows", "network") for row in results.get(table, ()))
     return 1 if wrong or failed else 0
 

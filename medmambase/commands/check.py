@@ -17,6 +17,7 @@ from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.evaluation.report import of_a_run
 from medmambase.evaluation.report.check_page import write_check_page
+from medmambase.plural import count_of
 from medmambase.privacy import without_paths
 from medmambase.settings import Settings, flag
 from medmambase.training import session
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group_column=settings.group_column,
             allow_leak=True,
             splits=Path(settings.splits) if settings.splits else None,
+            class_names=settings.class_names,
         )
+        console.say(f"reading {count_of(len(manifest.samples), 'image')} of {source}")
         name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
         folder = run_folder.create(Path(settings.runs), name)
         return _check(settings, manifest, folder)
@@ -59,8 +62,8 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     session.say_intake(intake, manifest, folder, say)
     found = intake.audit
     for title, counted in (("sizes", found.sizes), ("modes", found.modes)):
-        listed = ", ".join(f"{count} of {kind}" for kind, count in counted.most_common(8))
-        say(f"{title + ':':10} {listed}{f', {len(counted) - 8} more kinds' if len(counted) > 8 else ''}")
+        listed = ", ".join(f"{kind} ({count_of(count, 'image')})" for kind, count in counted.most_common(8))
+        say(f"{title + ':':10} {listed}{f', and {len(counted) - 8} more {title}' if len(counted) > 8 else ''}")
     session.write_intake(intake, manifest, folder)
     of_a_run.draw_duplicates(intake.images, found, folder)
     if not len(intake.images.labels):
@@ -77,21 +80,24 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
 def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> list[tuple[str, str]]:
     """What can be done next: patients first, then what was found, then the training."""
     data, steps = settings.data or "", []
-    given = {flag(name): settings.value(name) for name in ("group_regex", "group_column", "splits", "split_seed")}
+    given = {
+        flag(name): settings.value(name)
+        for name in ("group_regex", "group_column", "class_names", "splits", "split_seed")
+    }
     words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
     proposal = None if settings.group_regex or settings.group_column else propose(manifest.samples)
     if proposal:
         steps.append(
             (
-                f"{proposal.images} of {len(manifest.samples)} names look as if they named a patient "
-                f"({proposal.found} in {proposal.example}; {proposal.patients} in all): if so, check again by patient",
+                f"{proposal.images} of {count_of(len(manifest.samples), 'name')} seem to contain a patient "
+                f"({proposal.found} in {proposal.example}; {proposal.patients} in all); if so, check again by patient",
                 pasted("medmambase-check", data, "--group-regex", proposal.regex),
             )
         )
     if intake.bad:
-        steps.append(("mend or remove the files that cannot be read, or leave them: they are skipped", ""))
+        steps.append(("repair or delete the files that cannot be read; otherwise they are skipped", ""))
     if intake.audit.counted():
-        steps.append(("look at the duplicates in the report: delete copies, and mend labels that contradict", ""))
+        steps.append(("look at the duplicates in the report; delete copies, and correct contradictory labels", ""))
     steps.append(("train on these images", pasted("medmambase-train", data, *words)))
     return steps
 

@@ -9,11 +9,12 @@ from medmambase.settings import TYPES, Settings, flag, from_text, resolve
 SETTINGS = {
     "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',
     "group_column": "the CSV column that names the patient",
+    "class_names": "other names for classes: 0=malignant,1=benign",
     "plain_patients": "name patients in the report's files as the data does, instead of by pseudonyms",
-    "image_size": "of no effect: images are compared at one size, whatever a network's is",
+    "image_size": "has no effect: images are always compared at the same size",
     "seed": "random seed for splits that the data does not define (0)",
-    "split_seed": "the same, if medmambase-train is to be given it too",
-    "splits": "a table with the columns path,split that divides the images",
+    "split_seed": "random seed of splits alone, as in medmambase-train (default: that of --seed)",
+    "splits": "a table (columns path,split) that puts each image into a split",
     "runs": "folder in which the report folder is created (runs)",
     "name": "name of the report folder (default: the name of the data, with -check)",
 }

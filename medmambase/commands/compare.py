@@ -11,14 +11,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from medmambase.commands import compare_flags, console
+from medmambase.commands import compare_flags, console, guard
 from medmambase.commands.next_steps import pasted, say_next
+from medmambase.commands.trained_again import trained_again
 from medmambase.config import ConfigError
 from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
+from medmambase.evaluation.report.compare_page import p_value, write_compare_page
 from medmambase.files import write_json
-from medmambase.run_folder import PREDICTIONS, SPLITS, TEST
+from medmambase.plural import count_of
+from medmambase.privacy import last_name
+from medmambase.run_folder import PREDICTIONS, TEST
 
 SHOWN = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
@@ -34,54 +39,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    for flag, path in (("-o", options.output), ("--json", options.json)):
+        if path:
+            guard.check_file(flag, path)
     first, second = _sides(options)
-    firsts, seconds = ([_read(path) for path in side] for side in (first, second))
+    (firsts, seconds), notes = comparison.matched([[_read(path) for path in side] for side in (first, second)])
     found = comparison.compare(firsts, seconds)
     images, patients = len(firsts[0].names), len(set(firsts[0].clusters.tolist()))
+    known = any(firsts[0].patients)
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}")
-    print(
-        f"{images} test images{f' of {patients} patients' if patients < images else ''}; intervals at 95 "
-        f"%{', by patients' if patients < images else ''}\n"
-    )
-    print(f"{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
+    of, over = (f" of {count_of(patients, 'patient')}", ", over patients") if known else ("", "")
+    print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
+    notes += _seeds(len(firsts), len(seconds))
+    for note in notes:
+        print(f"note: {note}")
+    print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
     for name, words in SHOWN.items():
         one = found.get(name)
         if one is not None:
             between = f"{one.interval.low:+.3f} to {one.interval.high:+.3f}" if one.interval else "n/a"
-            print(f"{words:18}{one.first:8.3f}{one.second:8.3f}{one.difference:+9.3f}   {between:17}  {_p(one.p)}")
+            print(f"{words:18}{one.first:8.3f}{one.second:8.3f}{one.difference:+9.3f}   {between:17}  {p_value(one.p)}")
     if max(len(firsts), len(seconds)) > 1:
         print("\nspread between seeds (standard deviation):")
         for name in ("accuracy", "balanced_accuracy", "auc"):
-            sides = (
-                [_spread(values) for values in (found[name].firsts, found[name].seconds)]
-                if name in found
-                else ["n/a", "n/a"]
-            )
+            one = found.get(name)
+            sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
-        if min(len(firsts), len(seconds)) == 1:
-            print("one side has only one run: its intervals do not include the variation between seeds")
-    else:
-        print("\none run on each side: another seed may change the result; give several runs of each to find out")
-    tests = _tests(firsts, seconds)
+    tests, conclusion = _tests(firsts, seconds), comparison.conclusion(found)
     if options.json:
         write_json(options.json, {
             "first": list(map(str, first)), "second": list(map(str, second)), "images": images, "patients": patients,
             "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
-            "pairs": tests,
+            "pairs": tests, "notes": notes, "conclusion": conclusion,
         })  # fmt: skip  # the file's content
-    print(f"\n{comparison.conclusion(found)}")
-    again = first[0] / SPLITS
-    if max(len(firsts), len(seconds)) == 1 and again.is_file():
-        say_next(("train again with another seed on the same splits", pasted("medmambase-train", again, "--seed", "1")))
-    else:
-        say_next(("all figures of one of them again", pasted("medmambase-evaluate", first[0])))
+    print(f"\n{conclusion}")
+    if options.output:
+        names = [[last_name(str(path)) for path in side] for side in (first, second)]
+        rows = [(words, found[name]) for name, words in SHOWN.items() if name in found]
+        counts = images, patients if known else None
+        print(f"page: {write_compare_page(options.output, names, counts, notes, rows, tests, conclusion).resolve()}")
+    say_next(*_steps(first, second))
     return 0
 
 
-def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> list[dict[str, object]]:
+def _steps(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[str, str]]:
+    """What can be done next: of one run on each side, train each with another seed."""
+    steps = []
+    if len(first) == len(second) == 1:
+        for side, run in (("A", first[0]), ("B", second[0])):
+            steps += [(f"train {side} with another seed", command) for _, command in trained_again(run)[-1:]]
+    return steps or [("see all metrics of one of them", pasted("medmambase-evaluate", first[0]))]
+
+
+def _seeds(first: int, second: int) -> list[str]:
+    """Say what the intervals leave out, where a side has one run only."""
+    if max(first, second) == 1:
+        return ["there is one run on each side: training with another seed may change the result; compare several"]
+    if min(first, second) == 1:
+        return ["one side has only one run: its intervals do not include the variation between seeds"]
+    return []
+
+
+def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> list[dict[str, Any]]:
     """Print and return DeLong's and McNemar's test for each pair of runs. Both treat every image as
     a separate patient."""
-    told: list[dict[str, object]] = []
+    told: list[dict[str, Any]] = []
     classes = firsts[0].classes
     columns = [1] if len(classes) == 2 else range(len(classes))
     print("\neach pair of runs; these two tests treat every image as a separate patient:")
@@ -90,11 +112,11 @@ def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> lis
         areas = {classes[column]: comparison.delong_test(one, other, column) for column in columns}
         print(
             f"  pair {number}  McNemar: correct only in A {called.only_first}, only in B {called.only_second}, p "
-            f"{_p(called.p)}"
+            f"{p_value(called.p)}"
         )
         for name, (difference, error, p) in areas.items():
             if not math.isnan(difference):  # as a class without images has it
-                print(f"          DeLong, {name}: AUC {difference:+.3f} (standard error {error:.3f}), p {_p(p)}")
+                print(f"          DeLong, {name}: AUC {difference:+.3f} (standard error {error:.3f}), p {p_value(p)}")
         told.append(
             {
                 "mcnemar": asdict(called),
@@ -111,8 +133,8 @@ def _sides(options: argparse.Namespace) -> tuple[list[Path], list[Path]]:
         return _matching(options.runs), _matching(options.against)
     if len(options.runs) != 2:
         raise ConfigError(
-            f"got {len(options.runs)} runs; give two, or several of each: medmambase-compare A1 A2 A3 "
-            f"--against B1 B2 B3"
+            f"two runs are compared, and {count_of(len(options.runs), 'was', 'were')} given; give two, or several on "
+            f"each side: medmambase-compare A1 A2 A3 --against B1 B2 B3"
         )
     return _matching(options.runs[:1]), _matching(options.runs[1:])
 
@@ -125,8 +147,8 @@ def _matching(patterns: Sequence[str]) -> list[Path]:
         matching = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may begin at the root, which Path.glob refuses
         if not matching:
             raise ConfigError(
-                f"{pattern}: no run has this name, and no file matches it as a pattern; give run folders, or files "
-                f"of predictions"
+                f"{pattern}: no run has this name, and nothing matches it as a pattern; give run folders, or "
+                f"{PREDICTIONS} files"
             )
         found += matching
     return [Path(path) for path in found]
@@ -137,11 +159,7 @@ def _read(path: Path) -> Predictions:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.stdev(values):.3f} of {len(values)}" if len(values) > 1 else "one run"
-
-
-def _p(p: float | None) -> str:
-    return "n/a" if p is None or math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+    return f"{statistics.stdev(values):.3f} ({len(values)} runs)" if len(values) > 1 else "(one run)"
 
 
 if __name__ == "__main__":

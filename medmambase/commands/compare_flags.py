@@ -19,6 +19,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("runs", nargs="+", metavar="RUN", help='a run folder, or a quoted pattern: "runs/plain-*"')
     found.add_argument("--against", nargs="+", metavar="RUN", help="the runs of side B")
+    found.add_argument(
+        "-o", "--output", type=Path, metavar="PAGE.html", help="also write the results to a page that works offline"
+    )
     found.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a JSON file")
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from medmambase import __version__
 from medmambase.commands import doctor_flags, guard
+from medmambase.commands.next_steps import pasted, say_next
 from medmambase.doctor.facts import Facts, look
 from medmambase.doctor.finding import Finding, Level
 from medmambase.doctor.findings import findings, verdict
@@ -43,7 +44,10 @@ def _examine(options: argparse.Namespace) -> int:
         options.json.write_text(text, encoding="utf-8", newline="\n")
         print(f"  {'for a bug report':17} {options.json}")
     print(f"\n{last}")
-    return guard.ENVIRONMENT if level == Level.BROKEN else READY
+    if level == Level.BROKEN:  # the last line says what to do
+        return guard.ENVIRONMENT
+    say_next(("train a small network on drawn images, which takes minutes", pasted("medmambase-train", "--demo")))
+    return READY
 
 
 def report(facts: Facts, found: Sequence[Finding], last: str, paths: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import privacy, run_folder
-from medmambase.commands import console, evaluate_flags
+from medmambase.commands import console, evaluate_flags, guard
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
@@ -35,6 +35,10 @@ from medmambase.run_folder import (
 from medmambase.training import session
 
 DIFFERENT = 1
+NO_PATIENTS = (
+    "note: the table has no patients, so each image is treated as a separate patient: if a patient has several images, "
+    "the intervals are too narrow"
+)
 _MOST_DIFFERENCES = 10
 
 
@@ -46,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         if options.run.is_file():
-            metrics = evaluate_with_intervals(read_predictions(options.run))
+            if options.json:
+                guard.check_file("--json", options.json)
+            predictions = read_predictions(options.run)
+            metrics = evaluate_with_intervals(predictions)
             print(summary(metrics))
+            if not any(predictions.patients):
+                print(NO_PATIENTS)
             if options.json:
                 write_json(options.json, metrics.to_dict())
-            say_next(("compare them with another network's", pasted("medmambase-compare", options.run, "other.csv")))
+            say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
             return 0
         if options.data is None:
             return _again(options.run)
@@ -64,8 +73,8 @@ def _again(run: Path) -> int:
     test, val = run / TEST, run / VAL / PREDICTIONS
     if not (test / PREDICTIONS).is_file():
         raise DataError(
-            f"{test / PREDICTIONS}: there is no such file; give the folder of a run that had test images, or "
-            f"DATA to test its network on"
+            f"{test / PREDICTIONS}: there is no such file; give the folder of a run that had test images, or add DATA "
+            f"to test its network on"
         )
     predictions = read_predictions(test / PREDICTIONS)
     found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
@@ -90,12 +99,11 @@ def _again(run: Path) -> int:
         )
         if len(changed) > _MOST_DIFFERENCES:
             print(f"and {len(changed) - _MOST_DIFFERENCES} more")
-        return DIFFERENT
-    if before[METRICS] is not None:
+    elif before[METRICS] is not None:
         how = "to the last digit" if before == after else "up to rounding"
         print(f"every metric matches the recorded one, {how}")
     say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
-    return 0
+    return DIFFERENT if changed else 0
 
 
 def _recorded(path: Path) -> dict[str, object] | None:
@@ -110,7 +118,12 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Test the run's network on images of DATA; write the results to a new folder."""
     run, source = options.run, options.data
     network, device = load_network(run), console.device(options.device)
-    found = read_images(source, group_regex=options.group_regex, group_column=options.group_column)
+    found = read_images(
+        source,
+        group_regex=options.group_regex,
+        group_column=options.group_column,
+        class_names=options.class_names,
+    )
     tried = held_out.examine(run, network, found, console.progress)
     for note in tried.notes:
         print(f"note: {note}")

@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
     found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
     found.add_argument("--group-column", help="the CSV column that names the patient")
+    found.add_argument(
+        "--class-names",
+        metavar="CLASS=NAME,...",
+        help="what the network calls the classes of DATA, if it has other names for them: 0=malignant,1=benign",
+    )
     found.add_argument("--batch-size", type=positive, default=32, help="images per batch (%(default)s)")
     add_device(found)
     return found

@@ -14,6 +14,7 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
 from medmambase.inference.predictor import load_network
+from medmambase.plural import count_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,15 +39,18 @@ def _explain(options: argparse.Namespace) -> int:
     found = explanations.write(
         folder, network.to(device), network.classes, images, subjects, network.preprocessing, console.progress
     )
-    count = len(subjects.names)
-    print(f"{count} image{'s' * (count != 1)} explained, each with its map over it: {folder.resolve()}")
-    for name, words in (("cam", "by the map"), ("random", "by chance")):
-        print(
-            f"probability of the class, {words:10}: deletion {found[name]['deletion']:.3f}, insertion "
-            f"{found[name]['insertion']:.3f}"
-        )
+    print(f"{count_of(len(subjects.names), 'image')} explained, each drawn with its map over it: {folder.resolve()}")
+    marked, chance = found["cam"], found["random"]
+    print(
+        f"deletion test: the class has a mean probability of {marked['deletion']:.3f} while what the map marks is "
+        f"deleted first, and of {chance['deletion']:.3f} in random order (lower is better)"
+    )
+    print(
+        f"insertion test: {marked['insertion']:.3f} while what the map marks is shown first, and "
+        f"{chance['insertion']:.3f} in random order (higher is better)"
+    )
     print(found["verdict"])
-    say_next(("the probabilities of these images", pasted("medmambase-predict", run, source)))
+    say_next(("see the probabilities of these images", pasted("medmambase-predict", run, source)))
     return 0
 
 
@@ -56,7 +60,7 @@ def _folder(options: argparse.Namespace) -> Path:
         return run_folder.create(options.run / run_folder.EXPLANATIONS, options.images.resolve().stem)
     output: Path = options.output
     if output.exists() and not output.is_dir():
-        raise ConfigError(f"-o {output} is a file; give the name of a folder")
+        raise ConfigError(f"-o {output} is a file; give the name of a folder for the pictures")
     return output
 
 

@@ -13,9 +13,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all flags."""
     found = new_parser(
         "medmambase-explain",
-        description="Draw what a network looks at: evidence for the class, delta of the four scans, "
-        "maps before and after squeeze-and-excitation, and the gates of "
-        "each class; and measure whether the evidence map can be trusted.",
+        description="Draw what a network looks at: where the evidence for the class lies, which places each of the "
+        "four scans takes in, and how squeeze-and-excitation weights the channels; and test whether the evidence map "
+        "can be trusted.",
         epilog="exit code: 0 ok, 2 usage, 3 data, 4 environment, 130 interrupted",
     )
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
         "images",
         type=Path,
         metavar="IMAGES",
-        help="an image or a folder; an image below a folder named after a class counts as one of that class",
+        help="an image, or a folder with images at any depth; images below a folder named after a class count as "
+        "images of that class",
     )
     found.add_argument(
         "-o",

@@ -86,5 +86,7 @@ def code_of(interruption: KeyboardInterrupt) -> int:
 
 def check_file(flag: str, path: Path) -> None:
     """Check that a file can be made at ``path``, which ``flag`` gave. Raises UsageError."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{flag} {path} cannot be written: give a file's name in a folder that exists")
+    if path.is_dir():
+        raise UsageError(f"{flag} {path} cannot be written: it is a folder; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{flag} {path} cannot be written: its folder does not exist; give a file in one that does")

@@ -1,12 +1,13 @@
-"""Say at the end of a command what can be done next, each as a line to paste."""
+"""Say at the end of a command what can be done next, each as a line to paste.
+
+Standard library only: the doctor runs where PyTorch does not load.
+"""
 
 import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
-
-from medmambase.commands import console
 
 WINDOWS = os.name == "nt"
 
@@ -32,4 +33,4 @@ def say_next(*steps: tuple[str, str]) -> None:
     """Print what can be done next: for each step what it does, and below it the line that does
     it, if there is one."""
     told = [f"next: {what}:\n  {command}" if command else f"next: {what}" for what, command in steps]
-    console.say("\n" + "\n".join(told))
+    print("\n" + "\n".join(told))

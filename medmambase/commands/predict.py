@@ -1,10 +1,10 @@
-"""``medmambase-predict RUN IMAGES -o out.csv``: predict any number of files, one row each."""
+"""``medmambase-predict RUN IMAGES -o out.csv``: predict any number of files, one row each; with
+``--by-patient`` one row for each patient."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -12,11 +12,14 @@ from medmambase.commands import console, guard, predict_flags
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.groups import patients_of
 from medmambase.data.reading.dicom import NEEDS_PYDICOM
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import move
+from medmambase.inference.patients import by_patient
 from medmambase.inference.predictor import Prediction, Predictor, run_of
+from medmambase.plural import count_of
 from medmambase.run_folder import PREDICTIONS, VAL
 from medmambase.tables import line
 
@@ -24,6 +27,9 @@ SHOWN = 20  # rows without -o
 COLUMNS = ("path", "predicted", "probability")
 MORE = ("error", "patient", "note")
 AT = ("called", "threshold")
+OF_PATIENT = ("patient", "predicted", "probability")
+IMAGES = ("images", "unread", "noted")
+Row = tuple[object, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,30 +44,38 @@ class _Call:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.source, self.out = options, options.images, options.output
-        if self.out is not None and (self.out.is_dir() or not self.out.absolute().parent.is_dir()):
-            raise ConfigError(f"-o {self.out} cannot be written: {_no_place(self.out)}")
+        if self.out is not None:
+            guard.check_file("-o", self.out)
+        if options.at and options.by_patient:
+            raise ConfigError(
+                "--at chooses a threshold for single images, which is none for patients; leave out --at or --by-patient"
+            )
         device = console.device(options.device)
         self.predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
         self.point = self._point()
         self.root = self.source if self.source.is_dir() else self.source.parent
+        self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
         self.good = self.bad = self.noted = self.without_pydicom = 0
 
     def run(self) -> int:
         predictions = self._counted(self.predictor(self.source, self.options.batch_size))
-        code = self._print(predictions) if self.out is None else self._write(predictions)
+        header, rows = self._of_patients(predictions) if self.options.by_patient else self._of_images(predictions)
+        code = self._print(header, rows) if self.out is None else self._write(header, rows)
         if code:
             return code
         if self.without_pydicom:
-            print(f"{self.without_pydicom} of them: {NEEDS_PYDICOM}")
+            print(f"{count_of(self.without_pydicom, 'file')} could not be read: {NEEDS_PYDICOM}")
         if self.noted:
             print(
-                f"{_images(self.noted)} with a note: unlike those that the network was chosen on, or one frame of many"
+                f"{count_of(self.noted, 'image has', 'images have')} a note: unlike the network's validation images, "
+                f"or only the first of several frames was predicted"
             )
         if self.point is not None:
             kind = "calibrated" if self.options.calibrated else "uncalibrated"
             print(
-                f"called {self.point.name} from a probability of {self.point.threshold:.6g} on ({kind}): on the "
-                f"validation images sensitivity {self.point.sensitivity:.3f}, specificity {self.point.specificity:.3f}"
+                f"an image is called {self.point.name} if its {kind} probability of this class is at least "
+                f"{self.point.threshold:.6g}: on the validation images, sensitivity {self.point.sensitivity:.3f} and "
+                f"specificity {self.point.specificity:.3f}"
             )
         if not self.good:
             return console.EXIT_CODES[DataError]
@@ -75,7 +89,8 @@ class _Call:
         path = run_of(self.options.run) / VAL / PREDICTIONS
         if not path.is_file():
             raise ConfigError(
-                f"--at {self.options.at} needs the run's predictions of validation images; {path} is missing"
+                f"--at {self.options.at} chooses its threshold on the run's predictions of validation images, and "
+                f"{path} is missing; give the folder of a run that had some, or leave out --at"
             )
         validation = read_predictions(path)
         if self.options.calibrated:
@@ -90,36 +105,73 @@ class _Call:
             self.without_pydicom += one.problem == NEEDS_PYDICOM
             yield one
 
-    def _print(self, predictions: Iterator[Prediction]) -> int:
+    def _of_images(self, predictions: Iterable[Prediction]) -> tuple[Row, Iterator[Row]]:
+        """A header, and a row for each image: where it is printed only what is read first."""
+        if self.out is None:
+            return (*COLUMNS, *AT[: 1 if self.point else 0], ""), (
+                (
+                    self._name(one), one.label, self._rounded(one.probability),
+                    *((self._called(one),) if self.point else ()), one.problem or one.note,
+                )
+                for one in predictions
+            )  # fmt: skip  # in the order of the columns
+        at = AT if self.point else ()
+        return (*COLUMNS, *(f"prob_{name}" for name in self.predictor.classes), *MORE, *at), (
+            (
+                self._name(one), one.label, self._rounded(one.probability),
+                *(self._rounded(one.by_class.get(name)) for name in self.predictor.classes),
+                one.problem, self._patient(one), one.note,
+                *((self._called(one), self.point.threshold) if self.point else ()),
+            )
+            for one in predictions
+        )  # fmt: skip  # in the order of the columns
+
+    def _of_patients(self, predictions: Iterable[Prediction]) -> tuple[Row, Iterator[Row]]:
+        """A header, and a row for each patient, once all images are predicted."""
+        found = by_patient(predictions, self.options.by_patient, self._patient, self._name)
+        if unknown := sum(one.alone for one in found):
+            print(
+                f"{count_of(unknown, 'image belongs to no known patient', 'images belong to no known patient')}: each "
+                f"has its own row; --group-regex finds the patient in the path"
+            )
+        every = self.predictor.classes if self.out is not None else ()
+        return (*OF_PATIENT, *(f"prob_{name}" for name in every), *IMAGES), (
+            (
+                one.name, one.label, self._rounded(one.probability),
+                *(self._rounded(one.by_class.get(name)) for name in every), one.images, one.unread, one.noted,
+            )
+            for one in found
+        )  # fmt: skip  # in the order of the columns
+
+    def _print(self, header: Row, rows: Iterator[Row]) -> int:
         """Print the first rows as a table."""
-        rows = [(*COLUMNS, *AT[: 1 if self.point else 0], "")]
-        for one in islice(predictions, SHOWN):
-            probability = "" if one.probability is None else f"{one.probability:.{self.options.digits or 3}f}"
-            called = (self._called(one),) if self.point else ()
-            rows.append((self._name(one), one.label or "", probability, *called, one.problem or one.note))
-        more = next(predictions, None)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
+        table = [["" if cell is None else str(cell) for cell in row] for row in (header, *islice(rows, SHOWN))]
+        more = next(rows, None)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if more is not None:
-            print(f"... the first {SHOWN}; all of them, with every probability, in a file:")
-            print(f"  {pasted('medmambase-predict', self.options.run, self.source, '-o', 'out.csv')}")
+            print(f"... these are the first {SHOWN}; to write all rows, with every probability, to a file:")
+            words = [*self._words(), "-o", "out.csv"]
+            print(f"  {pasted('medmambase-predict', self.options.run, self.source, *words)}")
         return 0
 
-    def _write(self, predictions: Iterator[Prediction]) -> int:
+    def _words(self) -> list[str]:
+        """The flags of this call that choose what a row holds."""
+        given = {"--at": self.options.at, "--by-patient": self.options.by_patient}
+        given |= {"--group-regex": self.options.group_regex, "--digits": self.options.digits}
+        words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+        return [*words, "--calibrated"] if self.options.calibrated else words
+
+    def _write(self, header: Row, rows: Iterator[Row]) -> int:
         """Write all rows, each batch at once: whatever ends this, the rows so far are there."""
         part = self.out.with_name(self.out.name + ".part")
-        classes = self.predictor.classes
         # A file name that is no valid Unicode is written with escapes.
         with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            at = AT if self.point else ()
-            file.write(line((*COLUMNS, *(f"prob_{name}" for name in classes), *MORE, *at)))
+            file.write(line(header))
             try:
-                for one in predictions:
-                    probabilities = [self._rounded(value) for value in one.by_class.values()] or [""] * len(classes)
-                    first = (self._name(one), one.label or "", self._rounded(one.probability))
-                    called = (self._called(one), self.point.threshold) if self.point else ()
-                    file.write(line((*first, *probabilities, one.problem or "", one.patient, one.note, *called)))
+                for row in rows:
+                    file.write(line(row))
                     if (self.good + self.bad) % self.options.batch_size == 0:
                         file.flush()
             except KeyboardInterrupt as error:
@@ -127,11 +179,14 @@ class _Call:
                 return guard.code_of(error)
         move(part, self.out)
         unread = f", {self.bad} could not be read" if self.bad else ""
-        print(f"{_images(self.good)} predicted{unread}: {self.out.resolve()}")
+        print(f"{count_of(self.good, 'image')} predicted{unread}: {self.out.resolve()}")
         return 0
 
     def _name(self, one: Prediction) -> str:
         return one.path.relative_to(self.root).as_posix() if one.path else ""
+
+    def _patient(self, one: Prediction) -> str:
+        return self.patients.get(self._name(one), one.patient)
 
     def _called(self, one: Prediction) -> str:
         if self.point is None or one.problem is not None:
@@ -140,15 +195,8 @@ class _Call:
         return self.point.name if reached else f"not {self.point.name}"
 
     def _rounded(self, value: float | None) -> float | str | None:
-        return value if value is None or self.options.digits is None else f"{value:.{self.options.digits}f}"
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'s' * (count != 1)}"
-
-
-def _no_place(out: Path) -> str:
-    return "it is a folder; give a file's name" if out.is_dir() else "its folder does not exist"
+        digits = self.options.digits or (3 if self.out is None else None)
+        return value if value is None or digits is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ def parser() -> argparse.ArgumentParser:
         "medmambase-predict",
         description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
         "For research only, not for diagnosis.",
-        epilog="columns: path, predicted, probability, prob_<class> for each class, error, patient (of DICOM files), "
-        "note; with --at also called, threshold. Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 "
-        "environment, 130 interrupted",
+        epilog="Columns: path, predicted, probability, prob_<class> for each class, error, patient, note; with --at "
+        "also called, threshold; with --by-patient: patient, predicted, probability, prob_<class>, images, unread, "
+        "noted. Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 environment, 130 interrupted",
     )
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of a network")
     found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder with images at any depth")
@@ -29,13 +29,24 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--calibrated",
         action="store_true",
-        help="calibrate the probabilities with the temperature fitted on the run's validation images",
+        help="calibrate the probabilities with the temperature that was fitted on the run's validation images",
     )
     found.add_argument(
         "--at",
         metavar="CLASS:sensitivity=X",
         help="also say which images reach the threshold that has this sensitivity (or specificity=X) on the run's "
         "validation images; with --calibrated it is a threshold of calibrated probabilities",
+    )
+    found.add_argument(
+        "--by-patient",
+        choices=("mean", "max"),
+        help="one row for each patient: the mean, or the largest, of the probabilities of the patient's images",
+    )
+    found.add_argument(
+        "--group-regex",
+        metavar="REGEX",
+        help='regular expression that finds the patient in an image\'s path, such as "(patient\\d+)" (default: the '
+        "PatientID of DICOM files)",
     )
     found.add_argument(
         "--digits", type=positive, metavar="N", help="round probabilities to N decimals (default: all digits in a file)"

@@ -8,6 +8,7 @@ from medmambase import distributed, privacy, run_folder
 from medmambase.commands import console
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.train_flags import AUTO, parse
+from medmambase.commands.trained_again import trained_again
 from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.report.report import ReportError
@@ -40,11 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images = run / run_folder.PHANTOM if settings.demo else Path(settings.data or "")
             images = images if images.is_dir() else Path("images")
             say_next(
-                ("predict images, one row each", pasted("medmambase-predict", run, images, "-o", "out.csv")),
+                ("classify images", pasted("medmambase-predict", run, images, "-o", "out.csv")),
                 ("see what the network looks at in them", pasted("medmambase-explain", run, images)),
-                ("train again with another seed, on the same splits, and compare",
-                 pasted("medmambase-train", run / run_folder.SPLITS, "--seed", settings.training.seed + 1)),
-            )  # fmt: skip  # one step a line
+                *trained_again(run),
+            )
         return 0
 
     def advice(error: Exception) -> str:

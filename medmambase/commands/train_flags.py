@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"; '
         "keeps each patient in one split",
         "group_column": "the CSV column that names the patient; keeps each patient in one split",
+        "class_names": "other names for classes: 0=malignant,1=benign",
         "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
         "validates on this fold instead",

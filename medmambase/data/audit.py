@@ -24,6 +24,7 @@ from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import SPLITS, Manifest
 from medmambase.data.manifest.splits import describe_leaks, overlap
 from medmambase.data.reading.fitted import THUMBNAIL, of_thumbnails
+from medmambase.plural import count_of
 
 ALIKE = 0.94
 _AROUND = 4  # pixels of a thumbnail: how far "around" reaches
@@ -57,7 +58,7 @@ class Duplicate:
             f"{name} ({split}, {label})"
             for name, split, label in zip(self.names, self.splits, self.classes, strict=True)
         )
-        return f"{one} and {other}: {'the same pixels' if self.exact else f'likeness {self.likeness:.3f}'}"
+        return f"{one} and {other}: {'the same pixels' if self.exact else f'correlation {self.likeness:.3f}'}"
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,8 @@ class Audit:
                 found.append(f"{kind}: {len(pairs) - _MOST_LINES} more")
         groups = (*self.exact, *self.near)
         if groups:
-            found.append(
-                f"duplicates in all: {len({name for group in groups for name in group})} images in {len(groups)} "
-                f"group{'s' * (len(groups) > 1)}"
-            )
+            images = count_of(len({name for group in groups for name in group}), "image")
+            found.append(f"duplicates in all: {images} in {count_of(len(groups), 'group')}")
         return found
 
     def counted(self) -> str:

@@ -9,7 +9,7 @@ is no difference.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
@@ -18,6 +18,7 @@ from medmambase.evaluation import delong
 from medmambase.evaluation.intervals import CONFIDENCE, Draws
 from medmambase.evaluation.metrics import Interval, weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.plural import count_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,56 @@ class McNemar:
     p: float
 
 
+def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictions]], list[str]]:
+    """Return predictions with images, classes and patients as ``compare`` wants them, and notes.
+
+    Tables of other programs may have rows or classes in another order, and no patients: rows and
+    classes are put into the order of the first table, and patients are taken from the first table
+    that names any. What does not belong together stays as it is, and ``compare`` refuses it.
+    """
+    first = sides[0][0]
+    found = [[_in_order_of(first, one) for one in side] for side in sides]
+    every = [one for side in found for one in side]
+    naming = next((one for one in every if any(one.patients) and one.names == first.names), None)
+    notes = []
+    if naming is None:
+        notes.append(
+            "no table names the patients, so each image is treated as a separate patient: if a patient has several "
+            "images, the intervals are too narrow"
+        )
+    elif missing := sum(not any(one.patients) for one in every):
+        notes.append(f"{count_of(missing, 'table names', 'tables name')} no patients: those of another table are used")
+    leaked = int(np.any([one.leaked for one in every if one.names == first.names], axis=0).sum())
+    if leaked:
+        notes.append(
+            f"included: {count_of(leaked, 'test image that has', 'test images that have')} a duplicate, or an image of "
+            f"the same patient, in train or val"
+        )
+    if naming is not None:
+        found = [[replace(one, patients=naming.patients) if one.names == first.names else one for one in side]
+                 for side in found]  # fmt: skip  # one sentence
+    return found, notes
+
+
+def _in_order_of(first: Predictions, other: Predictions) -> Predictions:
+    """The same predictions with rows and classes in the order of ``first``, if that is all that
+    differs."""
+    if other.classes != first.classes and sorted(other.classes) == sorted(first.classes):
+        place = np.array([first.classes.index(name) for name in other.classes], dtype=np.int64)
+        other = replace(
+            other,
+            classes=first.classes,
+            labels=place[other.labels],
+            probabilities=other.probabilities[:, place.argsort()],
+        )
+    if other.names != first.names and sorted(other.names) == sorted(first.names):
+        order, own = (sorted(range(len(one.names)), key=one.names.__getitem__) for one in (first, other))
+        rows = np.empty(len(own), dtype=np.int64)
+        rows[order] = own
+        other = other.rows(rows)
+    return other
+
+
 def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
     """Raise MetricsError unless all are predictions of the same images, with the same truth, in the
     same order."""
@@ -55,30 +106,36 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
     for other in (one for side in sides for one in side):
         if other.classes != first.classes:
             raise MetricsError(
-                f"the classes are {', '.join(other.classes)} and {', '.join(first.classes)}; wanted predictions of "
-                f"the same classes"
+                f"one network knows the classes {', '.join(map(repr, first.classes))}, another one "
+                f"{', '.join(map(repr, other.classes))}; only networks with the same classes can be compared"
             )
         if other.names != first.names:
             only = sorted(set(other.names) ^ set(first.names))
-            told = (
-                f"{only[0]!r} and {len(only) - 1} more are in one of them only" if only else "they are in another order"
-            )
+            more = f" and {len(only) - 1} more are" if len(only) > 1 else " is"
+            told = f"{only[0]!r}{more} in one of them only" if only else "they are in another order"
             raise MetricsError(
-                f"the images differ: {told}; wanted predictions of the same test images: train with the same "
+                f"the test images differ: {told}; networks are compared on the same test images: train with the same "
                 f"--split-seed, or with the --splits of one run"
             )
         if not np.array_equal(other.labels, first.labels):
             row = int((other.labels != first.labels).argmax())
-            raise MetricsError(f"the truth of {first.names[row]!r} differs; wanted predictions of the same test images")
+            one, two = first.classes[first.labels[row]], first.classes[other.labels[row]]
+            raise MetricsError(
+                f"the true class of {first.names[row]!r} is {one!r} in one table and {two!r} in another; correct the "
+                f"label that is wrong"
+            )
     if not first.names:
-        raise MetricsError("there are no images to compare on")
+        raise MetricsError("there are no test images to compare the networks on")
 
 
 def conclusion(found: Mapping[str, Difference]) -> str:
     """Say in a sentence whether B is better than A, by the balanced accuracy."""
     one = found.get("balanced_accuracy")
     if one is None or one.interval is None:
-        return "Whether A or B is better cannot be said: their balanced accuracy has no interval of its difference."
+        return (
+            "It cannot be said whether A or B is better: there is no interval for the difference of their balanced "
+            "accuracies."
+        )
     low, high = one.interval.low, one.interval.high
     between = f"{abs(one.difference):.3f} (95 % interval of B - A: {low:+.3f} to {high:+.3f})"
     if low <= 0 <= high:

@@ -124,13 +124,21 @@ def read_predictions(path: Path) -> Predictions:
                 try:
                     name, label, predicted, *rest = map(of_cell, cells)
                     row = [float(cell) for cell in rest[len(known) :]]
-                    if len(row) != len(classes) or number[predicted] != int(np.argmax(row)):
+                    if len(row) != len(classes):
                         raise ValueError
+                    if number[predicted] != int(np.argmax(row)):
+                        raise MetricsError(
+                            f"line {reader.line_num}: predicted is {predicted!r}, and the highest probability (of "
+                            f"equal ones the first) is that of {classes[int(np.argmax(row))]!r}; correct it, or give "
+                            f"probabilities with more digits"
+                        )
                     names.append(name)
                     labels.append(number[label])
                     rows.append(row)
                     for column, cell in zip(known, rest, strict=False):
                         about[column].append(cell)
+                except MetricsError:
+                    raise
                 except (ValueError, KeyError) as error:
                     raise MetricsError(
                         f"line {reader.line_num} is not a prediction; wanted a path, a true class, the most probable "

@@ -11,6 +11,7 @@ from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.model.network import MedMambaSE
+from medmambase.plural import count_of
 from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS
 from medmambase.tables import of_cell
 
@@ -42,12 +43,12 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         own = tuple(sample for sample in samples if sample.name in tests)
         samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
-    for name in {found.classes[sample.label] for sample in samples} - number.keys():
+    for name in sorted({found.classes[sample.label] for sample in samples} - number.keys()):
         near = difflib.get_close_matches(name, network.classes, n=1)  # one that has something in common, or none
-        meant = f"did you mean {near[0]!r}? Rename the class, or leave it out" if near else "rename it, or leave it out"
         raise DataError(
             f"{found.root}: the network does not know class {name!r}; it knows "
-            f"{', '.join(map(repr, network.classes))}: {meant}"
+            f"{', '.join(map(repr, network.classes))}: {f'did you mean {near[0]!r}? ' if near else ''}"
+            f"Say what it calls the class with --class-names {name}=NAME, or leave out the class"
         )
     samples = tuple(replace(sample, label=number[found.classes[sample.label]], split="test") for sample in samples)
     images, bad = decode(
@@ -67,16 +68,16 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         for sample, facts in zip(images.samples, images.facts, strict=True)
         if facts.digest in pixels or (sample.patient or facts.patient) in patients
     )
-    notes = [f"tested on {which}: {len(images.labels)} images", *found.notes, *clips(images)]
+    notes = [f"tested on {which}: {count_of(len(images.labels), 'image')}", *found.notes, *clips(images)]
     if kept is None:
         notes.append(
-            f"the patients of this run have pseudonyms, and {PRIVATE} is not there: whether a patient was in train or "
-            f"val is not known"
+            f"without {PRIVATE} the run cannot tell whether a patient of these images was in train or val, because "
+            f"its files know patients by pseudonyms only"
         )
     if seen:
         notes.append(
-            f"{len(seen)} of them have the same pixels as an image in train or val, or the same patient: "
-            f"results are given with and without them"
+            f"{count_of(len(seen), 'of these images has', 'of these images have')} the same pixels, or the same "
+            f"patient, as an image in train or val: results are given with and without such images"
         )
     return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
 

@@ -141,7 +141,7 @@ def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch
     say(f"run folder: {folder}")
     if ranks.first:
         session.write_command(folder, command, run.resumes)
-    manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, config.seed, ranks, say)
+    manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, settings, ranks, say)
     intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called)
     session.say_intake(intake, manifest, folder, say)
     if ranks.first and not begun:  # what a training began with stays what is told of it
@@ -245,15 +245,17 @@ def _manifest(settings: Settings) -> Manifest:
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
+        class_names=settings.class_names,
     )  # fmt: skip  # by idea
 
 
-def _demo(folder: Path, seed: int, ranks: Ranks, say: Say) -> Manifest:
+def _demo(folder: Path, settings: Settings, ranks: Ranks, say: Say) -> Manifest:
+    seed = settings.training.seed
     if ranks.first:
         say(f"generating {len(phantom.CLASSES) * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {folder}")
         phantom.write_phantom(folder, images_per_class=DEMO_IMAGES_PER_CLASS, seed=seed)
     ranks.agree("drawn")  # the others wait here
-    return read_manifest(folder, seed=seed)
+    return read_manifest(folder, seed=seed, class_names=settings.class_names)
 
 
 def _silent(line: str) -> None:

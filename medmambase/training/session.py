@@ -23,6 +23,7 @@ from medmambase.files import read_json
 from medmambase.model import weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
+from medmambase.plural import count_of
 from medmambase.privacy import without_paths
 from medmambase.settings import Settings
 from medmambase.training.checkpoint import CheckpointError
@@ -85,19 +86,19 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
         say(f"skipped: {len(intake.bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
     for split, of_class in intake.counts(manifest.classes).items():
         say(
-            f"{split + ':':6} {sum(of_class.values())} images "
+            f"{split + ':':6} {count_of(sum(of_class.values()), 'image')} "
             f"({', '.join(f'{name} {count}' for name, count in of_class.items())})"
         )
     found = intake.audit
     told = found.counted()
     where = f"; all listed in {run / run_folder.DATA_REPORT}" if told else ""
-    say(f"audit:     {told or 'no duplicates, and no patient in two splits'}{where}")
+    say(f"checked:   {told or 'no duplicates, and no patient in two splits'}{where}")
     for line in found.lines() if found.across or found.conflicts or found.patients else ():
         say(f"found: {line}")
     if found.leaked:
         say(
-            f"note: {len(found.leaked)} test images have a duplicate, or images of the same patient, in train or val: "
-            f"test results are given with and without them"
+            f"note: {count_of(len(found.leaked), 'test image has', 'test images have')} a duplicate, or an image of "
+            f"the same patient, in train or val: test results are given with and without such images"
         )
 
 
@@ -132,10 +133,9 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
         raise DataError(f"{intake.bad[0]}{more}; fix or remove unreadable files, or skip them with --on-bad skip")
     if intake.audit.patients and not allow_leak:
         raise DataError(
-            f"{manifest.root}: {len(intake.audit.patients)} patients are in two splits, according to the image "
-            f"files, so test results would be too good; "
-            f"they are listed in {run / run_folder.DATA_REPORT}; split by patient in a CSV "
-            f"(path,label,patient,split), or continue with --allow-leak"
+            f"{manifest.root}: {count_of(len(intake.audit.patients), 'patient is', 'patients are')} in two splits, "
+            f"according to the image files (see {run / run_folder.DATA_REPORT}), so test results would be too good; "
+            f"split by patient in a CSV (path,label,patient,split), or continue with --allow-leak"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]

@@ -261,7 +261,7 @@ def test_a_flag_given_by_hand_wins_over_quick(monkeypatch: pytest.MonkeyPatch) -
         (["--device", "abacus"], "--device abacus cannot be used"),
         (["--device", "meta"], "--device meta cannot be used"),
         (["--sweep", "--device", "cpu"], "the backend is cpu: the tensors are on the CPU"),
-        (["--json", "no/such/folder/x.json"], "give a file's name in a folder that exists"),
+        (["--json", "no/such/folder/x.json"], "its folder does not exist; give a file in one that does"),
     ],
 )
 def test_what_cannot_be_measured_is_usage(

@@ -38,14 +38,16 @@ def test_a_clean_folder_ends_with_0_and_a_manifest_that_can_be_read(
     assert (
         code == 0
         and "no problems found; details are in" in said
-        and "audit:     no duplicates, and no patient in two splits" in said
+        and "checked:   no duplicates, and no patient in two splits" in said
     )
     assert (
-        "sizes:     36 of 96 x 96" in said and "modes:     36 of L" in said and "train: 24 images (abdomen 4," in said
+        "sizes:     96 x 96 (36 images)" in said
+        and "modes:     L (36 images)" in said
+        and "train: 24 images (abdomen 4," in said
     )
     assert (folder / "check.log").read_text(encoding="utf-8").splitlines()[
         0
-    ] == "data:      the splits are those of the data"
+    ] == "data:      using the train/val/test split found in the data"
     assert not (folder / "audit").exists()
     shutil.copy(folder / "splits.csv", data / "splits.csv")
     assert len(read_manifest(data / "splits.csv", seed=0).samples) == 36
@@ -77,7 +79,7 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     code, folder = run(data)
     said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
     assert code == 1 and f"report: {(folder / 'report.html').resolve()}" in said
-    assert "next: 37 of 37 names look as if they named a patient (p0004 in test/abdomen/p0004_00.png; 6 in all)" in said
+    assert "next: 37 of 37 names seem to contain a patient (p0004 in test/abdomen/p0004_00.png; 6 in all)" in said
     by_patient = SAY_SO[1]
     lines = [line for line in said.splitlines() if line.startswith("  medmambase-")]
     wanted = (("medmambase-check", data, "--group-regex", by_patient), ("medmambase-train", data))
@@ -86,7 +88,7 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     assert "p9999_&amp;b.png" in page and "p9999_&b" not in page and "<script" not in page
     assert str(data.parent) not in page
     again, _ = run(data, "--group-regex", by_patient)
-    assert again == 1 and "look as if they named" not in capsys.readouterr().out
+    assert again == 1 and "seem to contain a patient" not in capsys.readouterr().out
 
 
 def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,8 @@ def test_this_machine_is_looked_at_and_is_ready(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     written = json.loads(file.read_text(encoding="utf-8"))
     assert code == 0
-    assert printed.rstrip().splitlines()[-1] == written["verdict"]
+    said, _, after = printed.partition("\n\nnext: ")
+    assert said.splitlines()[-1] == written["verdict"] and after.endswith("  medmambase-train --demo\n")
     assert written["verdict"].startswith("READY (")
     assert written["facts"]["trial"]["error"] < 1e-5
     assert str(Path.home()) not in file.read_text(encoding="utf-8").replace("\\\\", "\\")

@@ -179,7 +179,7 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
         in said
     )
     assert (
-        "audit:     1 group of exact duplicates, 1 pair of duplicates in different splits" in said
+        "checked:   1 group of exact duplicates, 1 pair of duplicates in different splits" in said
         and "note: 1 test images have a duplicate, or" in said
     )
     assert (tmp_path / "data-001" / "audit" / "duplicates.png").is_file()

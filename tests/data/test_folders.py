@@ -138,7 +138,7 @@ def test_what_is_left_out_is_named_in_a_note(tmp_path: Path) -> None:
     notes = scan_folder(tmp_path).notes
     assert any("ignored beside the splits: masks" in note for note in notes)
     assert any("no images in train/ in class folder empty" in note for note in notes)
-    assert any("1 images lie directly in train/" in note for note in notes)
+    assert any("1 image lies directly in train/" in note for note in notes)
 
 
 def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
         ),
         (everywhere(2, ("train", "val")) | {"test/A": 1}, "test has class 'A' but .* nearest name in train is 'a'"),
         (everywhere(2) | {"valid/a": 1}, "both mean val; keep one"),
-        ({"a": 1, "b": 2}, "no class has more than 2 images, too few"),
+        ({"a": 1, "b": 2}, "no class has more than 2 images, too few to set some aside"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_on_says_what_to_do(tmp_path: Path, tree: dict[str, int], message: str) -> None:

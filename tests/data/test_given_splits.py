@@ -47,7 +47,7 @@ def test_a_runs_splits_can_be_used_as_they_lie_whatever_the_seed(classes: Path, 
     assert split_of(run / "splits.csv", seed=4) == wanted
     assert split_of(classes, seed=4, splits=run / "splits.csv") == wanted
     given = read_manifest(run / "splits.csv", seed=4)
-    assert given.root == classes and given.method == "the splits are those of splits.csv"
+    assert given.root == classes and given.method == "using the splits of splits.csv"
     assert all(sample.patient.startswith("p-") and sample.path.is_file() for sample in given.samples)
     assert {s.name for s in read_images(run / "splits.csv").split("test")} == {
         n for n, s in wanted.items() if s == "test"
@@ -61,13 +61,13 @@ def test_images_that_a_table_does_not_name_are_left_out_with_a_word(classes: Pat
     found = read_manifest(classes, seed=0, splits=tmp_path / "t.csv")
     assert len(found.samples) == len(names) - 1 and found.samples[2].split == "test"
     assert "1 image is not named in t.csv: left out" in found.notes
-    assert "1 of the images named in t.csv are not there, such as x/gone.png" in found.notes
+    assert "1 image that is named in t.csv cannot be found, such as x/gone.png" in found.notes
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,split\nelse.png,test\n", "names 1 images, such as else.png, and none of them is in"),
+        ("path,split\nelse.png,test\n", "names 1 image, such as else.png, and none of them is in"),
         ("path,label\nelse.png,brain\n", "there is no column 'split'; its columns are path, label"),
         ("path,split\nelse.png,exam\n", "t.csv, line 2: split is 'exam'; it must be train, val or test"),
         ("path,split\na.png,test\na.png,val\n", "t.csv, line 3: a.png is named twice"),

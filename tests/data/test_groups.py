@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medmambase.config import ConfigError
 from medmambase.data.manifest import groups
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.groups import grouped
@@ -23,7 +24,7 @@ def manifest(names: tuple[str, ...]) -> Manifest:
 def test_the_first_group_is_the_patient_or_all_that_matches(regex: str, wanted: tuple[str, ...]) -> None:
     found = grouped(manifest(NAMES), regex)
     assert tuple(sample.patient for sample in found.samples) == wanted
-    assert found.notes[0] == "a note" and "no patient in 1 names, such as b/nobody.png" in found.notes[1]
+    assert found.notes[0] == "a note" and "no patient in 1 name, such as b/nobody.png" in found.notes[1]
     before = [match[match.re.groups and 1] if (match := re.search(regex, name)) else "" for name in NAMES]
     assert tuple(before) == wanted
 
@@ -58,7 +59,7 @@ def test_many_names_are_one_conversation() -> None:
 def test_what_finds_nothing_or_is_no_expression_is_an_error() -> None:
     with pytest.raises(DataError, match=r"finds nothing in any of 4 names, such as a/p1_0\.png"):
         grouped(manifest(NAMES), "zzz")
-    with pytest.raises(re.error):
+    with pytest.raises(ConfigError, match=r"--group-regex is '\(', which is not a valid regular expression"):
         grouped(manifest(NAMES), "(")
 
 

@@ -45,7 +45,7 @@ def test_a_medmnist_file_of_any_size_keeps_its_official_split_and_its_pixels(
     found = read_manifest(tmp_path / "octmnist_64.npz", seed=5)
     assert Counter(sample.split for sample in found.samples) == {"train": 9, "val": 6, "test": 12}
     assert found.classes == ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal")
-    assert found.method == "the splits are those of the data"
+    assert found.method == "using the train/val/test split found in the data"
     for sample in found.samples:
         row = int(sample.name.partition("/")[2])
         expected = held[f"{sample.split}_images"][row]
@@ -82,7 +82,7 @@ def test_folds_leave_the_official_test_split(tmp_path: Path) -> None:
     found = read_manifest(tmp_path / "a.npz", seed=0, folds=3, fold=0)
     assert (
         Counter(sample.split for sample in found.samples) == {"train": 9, "val": 6, "test": 12}
-        and "it is val" in found.method
+        and "this fold is the validation set" in found.method
     )
 
 

@@ -144,9 +144,15 @@ def test_an_official_test_split_is_never_touched() -> None:
     rows = [(f"p{p}", p % 2, "test" if p < 6 else "train") for p in range(40) for _ in range(2)]
     official = {f"p{p}" for p in range(6)}
     done = complete(manifest(rows))
-    assert parts(done)["test"] == official and "test is that of the data" in done.method and "85/15" in done.method
+    assert (
+        parts(done)["test"] == official
+        and "the test set is the one in the data" in done.method
+        and "85/15" in done.method
+    )
     folded = [complete(manifest(rows), folds=4, fold=fold) for fold in range(4)]
-    assert all(parts(run)["test"] == official for run in folded) and "it is val" in folded[0].method
+    assert (
+        all(parts(run)["test"] == official for run in folded) and "this fold is the validation set" in folded[0].method
+    )
     assert Counter(patient for run in folded for patient in parts(run)["val"]) == Counter(
         {f"p{p}" for p in range(6, 40)}
     )
@@ -155,7 +161,9 @@ def test_an_official_test_split_is_never_touched() -> None:
 def test_folds_share_out_a_given_val_split_and_say_so() -> None:
     done = complete(manifest([("", row % 2, "val" if row < 10 else "train") for row in range(60)]), folds=3, fold=1)
     assert Counter(sample.split for sample in done.samples)["test"] == 20
-    assert "the given val split was shared out among the folds together with train" in done.notes
+    assert (
+        "the images of the given val split are distributed over the folds, together with those of train" in done.notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,17 +178,17 @@ def test_folds_share_out_a_given_val_split_and_say_so() -> None:
         (
             manifest([("p", 0, "train")] * 4 + [("q", 1, "train")] * 4),
             {},
-            "there are too few patients, too few to hold some back for validation",
+            "there are few patients, too few to set some aside for validation",
         ),
         (
             manifest([("", 0, "train"), ("", 1, "train")]),
             {},
-            "no class has more than 2 images, too few to hold some back",
+            "no class has more than 2 images, too few to set some aside",
         ),
         (
             manifest([(f"p{p}", 0, "train") for p in range(10)] + [("q", 1, "train")] * 3),
             {"folds": 3},
-            "train is left without images of b: too few patients",
+            "no images of b are left for train, because too few patients",
         ),
     ],
 )
@@ -206,7 +214,7 @@ def test_what_is_written_is_a_manifest_that_gives_the_same_again(tmp_path: Path)
     assert again.classes == done.classes and again.samples == tuple(
         sorted(done.samples, key=lambda sample: sample.name)
     )
-    assert again.method == "the splits are those of the data"
+    assert again.method == "using the train/val/test split found in the data"
     assert not list(tmp_path.glob("*.new"))
 
 

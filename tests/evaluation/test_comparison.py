@@ -9,7 +9,7 @@ from scipy import stats
 
 from interval_coverage import Population
 from medmambase.evaluation import delong
-from medmambase.evaluation.comparison import Difference, compare, conclusion, delong_test, mcnemar
+from medmambase.evaluation.comparison import Difference, compare, conclusion, delong_test, matched, mcnemar
 from medmambase.evaluation.metrics import Interval
 from medmambase.evaluation.predictions import MetricsError, Predictions
 
@@ -86,7 +86,7 @@ def test_the_conclusion_is_one_sentence(difference: float, low: float, high: flo
     found = Difference(0.5, 0.5 + difference, Interval(low, high, "bootstrap"), 0.1, (0.5,), (0.5 + difference,))
     assert conclusion({"balanced_accuracy": found}).startswith(said)
     for nothing in ({}, {"balanced_accuracy": replace(found, interval=None)}):
-        assert conclusion(nothing).startswith("Whether A or B is better cannot be said")
+        assert conclusion(nothing).startswith("It cannot be said whether A or B is better")
 
 
 def test_a_difference_and_its_opposite_are_the_same() -> None:
@@ -118,10 +118,10 @@ def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": ("x", "y")}, "the classes are x, y and"),
-        ({"names": tuple("abcd")}, "the images differ: '0' and 7 more are in one of them only"),
+        ({"classes": ("x", "y")}, "one network knows the classes 'a', 'b', another one 'x', 'y'"),
+        ({"names": tuple("abcd")}, "the test images differ: '0' and 7 more are in one of them only"),
         ({"names": ("3", "2", "1", "0")}, "in another order"),
-        ({"labels": np.array([0, 0, 1, 0])}, "the truth of '2' differs"),
+        ({"labels": np.array([0, 0, 1, 0])}, "the true class of '2' is 'a' in one table and 'b' in another"),
     ],
 )
 def test_predictions_of_other_images_are_refused(change: dict[str, object], words: str) -> None:
@@ -130,7 +130,38 @@ def test_predictions_of_other_images_are_refused(change: dict[str, object], word
         compare([one], [replace(other, **change)])
 
 
+def test_a_table_of_another_program_may_have_another_order_and_no_patients() -> None:
+    one, other = calls([0, 1, 0, 1], [0, 1, 1, 1])
+    one = replace(one, patients=("p", "p", "q", "q"), labels=np.array([0, 0, 1, 1]))
+    other = replace(other, labels=np.array([0, 0, 1, 1]), leaked=np.array([True, False, False, False]))
+    turned = replace(
+        other.rows([2, 0, 3, 1]),
+        classes=("b", "a"), labels=1 - other.labels[[2, 0, 3, 1]],
+        probabilities=other.probabilities[[2, 0, 3, 1]][:, ::-1],
+    )  # fmt: skip  # the same, in other words
+    ((first,), (second,)), notes = matched([[one], [turned]])
+    assert (second.names, second.classes, second.patients) == (one.names, one.classes, one.patients)
+    assert second.labels.tolist() == one.labels.tolist() and second.predicted.tolist() == other.predicted.tolist()
+    assert second.leaked.tolist() == other.leaked.tolist() and first.clusters.tolist() == [0, 0, 1, 1]
+    assert notes == [
+        "1 table names no patients: those of another table are used",
+        "included: 1 test image that has a duplicate, or an image of the same patient, in train or val",
+    ]
+    # Side A counts its images by the patients of B, too.
+    ((first,), (second,)), _ = matched([[other], [one]])
+    assert first.patients == second.patients == one.patients
+    assert matched([[other], [other]])[1][0].startswith("no table names the patients, so each image is treated as")
+
+
+def test_what_does_not_belong_together_is_left_as_it_is_and_refused() -> None:
+    one, other = calls([0, 1, 0, 1], [0, 1, 1, 1])
+    for changed in (replace(other, names=tuple("abcd")), replace(other, classes=("x", "y"))):
+        ((_,), (second,)), _ = matched([[replace(one, patients=tuple("pqrs"))], [changed]])
+        with pytest.raises(MetricsError, match=r"differ|classes"):
+            compare([one], [second])
+
+
 def test_nothing_cannot_be_compared() -> None:
     nothing = Predictions((), np.zeros(0, dtype=np.int64), np.zeros((0, 2)), ("a", "b"))
-    with pytest.raises(MetricsError, match="no images"):
+    with pytest.raises(MetricsError, match="no test images"):
         mcnemar(nothing, nothing)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmambase.data.reading.images import ImageError, is_dicom, unlisted
+from medmambase.plural import count_of
 from medmambase.run_folder import DESCRIPTION, HISTORY, LOG
 
 SUFFIXES = frozenset(
@@ -228,7 +229,9 @@ def _classes_in(
         notes.append(f"no images{where} in class folder {', '.join(empty)}")
     loose = sum(_is_image(child.name) and child.is_file() for child in folder.iterdir())
     if loose:
-        notes.append(f"{loose} images lie directly in {folder.name}/, in no class folder: ignored")
+        notes.append(
+            f"{count_of(loose, 'image lies', 'images lie')} directly in {folder.name}/, in no class folder: ignored"
+        )
     return classes
 
 

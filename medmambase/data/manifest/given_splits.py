@@ -8,6 +8,7 @@ from medmambase import run_folder
 from medmambase.data.manifest.csv_table import read_splits
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
+from medmambase.plural import count_of
 
 
 def data_of_splits(table: Path) -> Path | None:
@@ -39,13 +40,15 @@ def with_splits(found: Manifest, table: Path) -> Manifest:
             named.add(name)
     if not samples:
         raise DataError(
-            f"{table}: names {len(rows)} images, such as {next(iter(rows))}, and none of them is in {found.root}, "
+            f"{table}: names {count_of(len(rows), 'image')}, such as {next(iter(rows))}, and none of them is in "
+            f"{found.root}, "
             f"which has {found.samples[0].name}; give a table for these images"
         )
     notes = found.notes
     if left := len(found.samples) - len(samples):
-        notes += (f"{left} image{'s are' if left > 1 else ' is'} not named in {table.name}: left out",)
+        notes += (f"{count_of(left, 'image is', 'images are')} not named in {table.name}: left out",)
     if missing := sorted(rows.keys() - named):
-        notes += (f"{len(missing)} of the images named in {table.name} are not there, such as {missing[0]}",)
-    method = f"the splits are those of {table.name}"
+        gone = count_of(len(missing), "image that is", "images that are")
+        notes += (f"{gone} named in {table.name} cannot be found, such as {missing[0]}",)
+    method = f"using the splits of {table.name}"
     return replace(found, samples=tuple(samples), notes=notes, method=method)

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO
 
-from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError, Manifest, Sample, image_files
+from medmambase.plural import count_of
 
 LIMIT = 10.0  # seconds for one name; it takes microseconds
 _START = 120.0  # seconds until the process is ready
@@ -29,12 +32,34 @@ for line in sys.stdin:
 """
 
 
+def patients_of(source: Path, group_regex: str) -> dict[str, str]:
+    """Return the patient that ``group_regex`` finds in the name of each image file below a folder
+    (or of a file alone), where it finds one: the name below the folder -> the patient. Raises what
+    ``grouped`` raises."""
+    if not source.exists():
+        return {}
+    root = source if source.is_dir() else source.parent
+    names = [(path, path.relative_to(root).as_posix()) for path in image_files(source)]
+    found = Manifest(source, (), tuple(Sample(path, 0, "test", name) for path, name in names), ())
+    return {sample.name: sample.patient for sample in grouped(found, group_regex).samples if sample.patient}
+
+
 def grouped(found: Manifest, group_regex: str) -> Manifest:
     """Return the images with the patient that ``group_regex`` finds in each name: its first group,
     or without groups all that it matches.
 
-    Raises DataError where it finds nothing in any name, or takes longer than LIMIT for one.
+    Raises ConfigError for what is no regular expression, and DataError where it finds nothing in
+    any name, or takes longer than LIMIT for one.
     """
+    if not found.samples:
+        return found
+    try:
+        re.compile(group_regex)  # what is no expression is an error here, not in the other process
+    except re.error as error:
+        raise ConfigError(
+            f"--group-regex is {group_regex!r}, which is not a valid regular expression ({error}); an example: "
+            f"'(patient\\d+)'"
+        ) from error
     names = [sample.name for sample in found.samples]
     patients = _matched(found, group_regex, names)
     unknown = [name for name, patient in zip(names, patients, strict=True) if not patient]
@@ -46,8 +71,8 @@ def grouped(found: Manifest, group_regex: str) -> Manifest:
     notes = found.notes
     if unknown:
         notes += (
-            f"--group-regex finds no patient in {len(unknown)} names, such as {unknown[0]}: each of these images "
-            f"counts as a patient of its own",
+            f"--group-regex finds no patient in {count_of(len(unknown), 'name')}, such as {unknown[0]}: each of these "
+            f"images counts as a patient of its own",
         )
     samples = (replace(sample, patient=patient) for sample, patient in zip(found.samples, patients, strict=True))
     return replace(found, samples=tuple(samples), notes=notes)
@@ -55,7 +80,6 @@ def grouped(found: Manifest, group_regex: str) -> Manifest:
 
 def _matched(found: Manifest, group_regex: str, names: Sequence[str]) -> list[str]:
     """The patient in each name, "" where there is none."""
-    re.compile(group_regex)  # what is no expression is an error here, not there
     lines = "".join(f"{json.dumps(word)}\n" for word in (group_regex, *names))
     answers: SimpleQueue[str] = SimpleQueue()
     patients: list[str] = []

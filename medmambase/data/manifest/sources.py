@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from medmambase import run_folder
+from medmambase.data.manifest.class_names import renamed
 from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
 from medmambase.data.manifest.given_splits import data_of_splits, with_splits
@@ -28,6 +30,7 @@ def read_manifest(
     fold: int = 0,
     allow_leak: bool = False,
     splits: Path | None = None,
+    class_names: str | None = None,
 ) -> Manifest:
     """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
     give every image a split.
@@ -37,10 +40,13 @@ def read_manifest(
     tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them.
     ``splits``: a table that divides the images; the ``splits.csv`` of a run may also be given as
     the source, and stands for what that run was trained on.
-    ``runs``: the folder that new runs go to, which is no data.
-    Raises DataError.
+    ``runs``: the folder that new runs go to, which is no data. ``class_names``: as
+    ``class_names.renamed`` takes them.
+    Raises DataError, and ConfigError for ``class_names``.
     """
-    found = read_images(source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits)
+    found = read_images(
+        source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits, class_names=class_names
+    )
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
 
 
@@ -51,9 +57,10 @@ def read_images(
     group_regex: str | None = None,
     group_column: str | None = None,
     splits: Path | None = None,
+    class_names: str | None = None,
 ) -> Manifest:
     """Like ``read_manifest``, but keep the source's own splits; without any, every image is
-    "train". Raises DataError."""
+    "train". Raises DataError, and ConfigError for ``class_names``."""
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder; {WANTED}")
@@ -64,8 +71,11 @@ def read_images(
         )
     data = data_of_splits(source)
     if data is not None:
+        class_names = class_names or run_folder.setting_of(source.parent, "class_names")
         source, splits = data, splits or source
     found = _read(source, runs, group_column)
+    if class_names is not None:
+        found = renamed(found, class_names)
     if group_regex is not None:
         found = grouped(found, group_regex)
     elif not any(sample.patient for sample in found.samples):

@@ -15,9 +15,10 @@ from pathlib import Path
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.stratify import stratified_parts
 from medmambase.files import write_text
+from medmambase.plural import count_of
 from medmambase.tables import table
 
-ALLOWED = "results are too good, and were asked for with --allow-leak"
+ALLOWED = "test results will be too good; training goes on because of --allow-leak"
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
 _MOST_NAMES = 5
@@ -36,8 +37,8 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
     leaks = overlap((sample.patient, sample.split) for sample in found.samples)
     if leaks and not allow_leak:
         raise DataError(
-            f"{found.root}: {describe_leaks(leaks)}: test results would be too good; split by patient, or go on with "
-            f"--allow-leak"
+            f"{found.root}: {describe_leaks(leaks)}: test results would be too good; put each patient into one split, "
+            f"or continue with --allow-leak"
         )
     if leaks:
         notes.append(f"{describe_leaks(leaks)}: {ALLOWED}")
@@ -46,39 +47,43 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
     if folds:
         if "val" in present:
-            notes.append("the given val split was shared out among the folds together with train")
+            notes.append(
+                "the images of the given val split are distributed over the folds, together with those of train"
+            )
         target = "val" if official else "test"
         pool = [replace(sample, split="train") for sample in samples if sample.split != "test"]
         parts = _parts(pool, folds, seed, found.root, by)
         samples = _moved(samples, {sample.name: target if parts[sample.name] == fold else "train" for sample in pool})
-        method = f"fold {fold} of {folds} by {by}, stratified, seed {seed}: it is {target}"
+        held = "the test set" if target == "test" else "the validation set; the test set is the one in the data"
+        method = f"fold {fold} of {folds} by {by}, stratified, seed {seed}; this fold is {held}"
         if not official:
             samples = _hold_back(samples, ("val",), seed, found, by)
-            method += ", and 15 % of the rest are val"
+            method += "; 15 % of the remainder is the validation set"
     elif "val" in present:
-        method = found.method or "the splits are those of the data"
+        method = found.method or "using the train/val/test split found in the data"
     else:
         wanted = ("val",) if official else ("val", "test")
         samples = _hold_back(samples, wanted, seed, found, by)
         shares = "85/15 into train and val" if official else "70/15/15 into train, val and test"
-        method = f"split {shares} by {by}, stratified, seed {seed}{'; test is that of the data' if official else ''}"
+        kept = "; the test set is the one in the data" if official else ""
+        method = f"split {shares} by {by}, stratified, seed {seed}{kept}"
         if by == "image":
             notes.append(
-                f"split {shares} by image with seed {seed}: if patients have several images, say whose they are with "
-                f"--group-regex"
+                f"split {shares} by image with seed {seed}: if a patient has several images, name the patients with "
+                f"--group-regex, so that each is in one split only"
             )
     if not any(sample.split == "test" for sample in samples):
-        notes.append("there is no test split: there will be no test results")
+        notes.append("there is no test split, so there will be no test results")
     counts = Counter((sample.split, sample.label) for sample in samples)
     for split in SPLITS:
         absent = [name for label, name in enumerate(found.classes) if not counts[split, label]]
         if split == "train" and absent:
             raise DataError(
-                f"{found.root}: train is left without images of {', '.join(absent)}: too few {by}s have them; add "
-                f"some, or choose other --folds"
+                f"{found.root}: no images of {', '.join(absent)} are left for train, because too few {by}s have them; "
+                f"add some, or choose fewer --folds"
             )
         if 0 < len(absent) < len(found.classes):
-            notes.append(f"{split} has no images of {', '.join(absent)}: its results leave these out")
+            notes.append(f"{split} has no images of {', '.join(absent)}: its results say nothing about them")
     return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)
 
 
@@ -97,7 +102,7 @@ def describe_leaks(leaks: Mapping[str, Counter[str]]) -> str:
 
     def one(patient: str) -> str:
         counts = {split: leaks[patient][split] for split in SPLITS if leaks[patient][split]}
-        told = (f"{split} ({count} image{'s' * (count != 1)})" for split, count in counts.items())
+        told = (f"{split} ({count_of(count, 'image')})" for split, count in counts.items())
         return f"{patient} is in {' and '.join(told)}"
 
     patients = list(leaks)
@@ -133,8 +138,8 @@ def _hold_back(
     train = [sample for sample in samples if sample.split == "train"]
     moved = _patients_held_back(train, wanted, seed) if by == "patient" else _images_held_back(train, wanted, seed)
     if not moved:
-        few = f"no class has more than {len(wanted)} images" if by == "image" else "there are too few patients"
-        raise DataError(f"{found.root}: {few}, too few to hold some back for validation; add images, or a val split")
+        few = f"no class has more than {count_of(len(wanted), 'image')}" if by == "image" else "there are few patients"
+        raise DataError(f"{found.root}: {few}, too few to set some aside for validation; add images, or a val split")
     return _moved(samples, moved)
 
 
@@ -188,8 +193,8 @@ def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -
         else max(Counter(sample.label for sample in pool).values(), default=0)
     )
     if there < parts:
-        what = f"there are only {there} patients" if by == "patient" else f"no class has more than {there} images"
-        raise DataError(f"{root}: --folds is {parts}, but {what}; choose fewer folds")
+        only = f"there are only {there} patients" if by == "patient" else f"no class has more than {there} images"
+        raise DataError(f"{root}: --folds is {parts}, but {only}; choose fewer folds")
     if by == "patient":
         return _patient_parts(pool, parts, seed)
     places: dict[str, int] = {}

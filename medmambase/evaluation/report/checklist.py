@@ -10,9 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from medmambase.plural import count_of
+
 CLAIM, TRIPOD, STARD = "CLAIM", "TRIPOD+AI", "STARD-AI"
 ALL = (CLAIM, TRIPOD, STARD)
 
+# Settings of the preprocessing in words.
+WORDS: dict[object, str] = {
+    "letterbox": "Padded to a square", "stretch": "Stretched to a square", 1: "grey", 3: "RGB",
+    "percentile": "their own percentiles", "range": "the full range of their type",
+}  # fmt: skip  # a table
 Facts = Mapping[str, Any]  # as report.py gathers them
 
 
@@ -41,7 +48,7 @@ def _counts(facts: Facts) -> dict[str, int]:
 
 def _design(facts: Facts) -> str | None:
     counts = _counts(facts)
-    return ", ".join(f"{count} images in {split}" for split, count in counts.items()) or None
+    return ", ".join(f"{count_of(count, 'image')} in {split}" for split, count in counts.items()) or None
 
 
 def _excluded(facts: Facts) -> str | None:
@@ -51,7 +58,7 @@ def _excluded(facts: Facts) -> str | None:
     return (
         "Every file could be read; the software left none out."
         if not skipped
-        else f"{skipped} files could not be read; the report names them."
+        else f"{count_of(skipped, 'file')} could not be read; the report names them."
     )
 
 
@@ -64,21 +71,21 @@ def _disjoint(facts: Facts) -> str | None:
         return None
     found, patients = facts["data"].audit.counted, facts["metrics"].patients if facts["metrics"] else None
     known = (
-        f"The patient of every test image is known ({patients} patients)."
+        f"The patient of every test image is known ({count_of(patients, 'patient')})."
         if patients
         else "Not every test image names its patient; some may share one."
     )
     return (
         f"Searched for duplicates and for patients in two splits: "
-        f"{f'{found}, listed above' if found else 'none found'}. {known}"
+        f"{f'{found}, listed in the report' if found else 'none found'}. {known}"
     )
 
 
 def _preprocessing(facts: Facts) -> str:
     p = facts["config"].preprocessing
+    fitted, colours, depth = (WORDS.get(p.get(name), p.get(name)) for name in ("resize", "channels", "high_depth"))
     return (
-        f"Resized to {p.get('size')} px ({p.get('resize')}), {p.get('channels')} channels, 16-bit and float "
-        f"images by {p.get('high_depth')}."
+        f"{fitted} and resized to {p.get('size')} px; {colours}; 16-bit and float images reduced to 8 bits by {depth}."
     )
 
 

@@ -85,7 +85,7 @@ def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
         )
         for pair in pairs
     ]
-    likeness = ["the same pixels" if pair.exact else f"likeness {pair.likeness:.3f}" for pair in pairs]
+    likeness = ["the same pixels" if pair.exact else f"correlation {pair.likeness:.3f}" for pair in pairs]
     (run / AUDIT).mkdir(exist_ok=True)
     figures.duplicates(shown, captions, likeness, run / AUDIT / DUPLICATES)
 

@@ -24,6 +24,7 @@ from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.summary import figure
 from medmambase.files import write_text
+from medmambase.plural import count_of
 
 __all__ = ["ReportError", "write_report"]
 
@@ -123,6 +124,7 @@ def _template(name: str, html: bool) -> Template:
     environment.filters["setting"] = _setting
     environment.filters["marked"] = _marked
     environment.filters["in_words"] = lambda text: IN_WORDS.get(text, text)
+    environment.filters["times"] = count_of
     environment.globals["between"] = _between
     environment.globals["ends"] = _ends
     return environment.from_string(_text(name))

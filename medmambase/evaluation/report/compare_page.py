@@ -1,0 +1,63 @@
+"""Write the page of ``medmambase-compare``: whether one network is better, and all differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from medmambase.evaluation.comparison import Difference
+from medmambase.evaluation.report.glossary import GLOSSARY
+from medmambase.evaluation.report.summary import figure
+from medmambase.files import write_text
+from medmambase.plural import count_of
+
+# What the page explains: the keys of its words in the glossary.
+WORDS = ("accuracy", "auc", "ap", "brier", "calibration", "f1", "kappa", "interval", "leaked", "seed")
+
+
+def write_compare_page(
+    path: Path,
+    sides: Sequence[Sequence[str]],
+    counts: tuple[int, int | None],
+    notes: Sequence[str],
+    rows: Sequence[tuple[str, Difference]],
+    pairs: Sequence[Mapping[str, Any]],
+    conclusion: str,
+) -> Path:
+    """Write a page without scripts or outside references to ``path``, and return it.
+
+    ``sides``: the names of the runs of A and of B. ``counts``: test images, and patients or None
+    where they are not known. ``rows``: the differences with their names. ``pairs``: for each pair
+    of runs "mcnemar" and "delong", as the JSON of medmambase-compare has them. Raises OSError.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = figure
+    environment.filters["p"] = p_value
+    environment.filters["times"] = count_of
+    images, patients = counts
+    page = environment.from_string(_text("compare.html.jinja")).render(
+        style=_text("report.css"),
+        sides=sides,
+        images=images,
+        patients=patients,
+        notes=notes,
+        rows=rows,
+        pairs=pairs,
+        conclusion=conclusion,
+        glossary={key: GLOSSARY[key] for key in WORDS},
+    )
+    write_text(path, page)
+    return path
+
+
+def p_value(p: float | None) -> str:
+    """Show a p-value to four digits, "n/a" where there is none."""
+    return "n/a" if p is None or math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _text(name: str) -> str:
+    """The text of a file beside this one."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

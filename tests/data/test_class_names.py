@@ -1,0 +1,71 @@
+"""Other names for the classes of the data, in place of numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from medmambase.config import ConfigError
+from medmambase.data.manifest.class_names import renamed
+from medmambase.data.manifest.folders import Manifest, Sample
+from medmambase.data.manifest.sources import read_images
+
+
+def manifest(*classes: str) -> Manifest:
+    samples = tuple(Sample(Path(name), label, "train", name) for label, name in enumerate(classes))
+    return Manifest(Path("data"), classes, samples, ("a note",))
+
+
+@pytest.mark.parametrize(
+    ("classes", "wish", "wanted"),
+    [
+        (("0", "1", "10"), "0=malignant,1=benign", ("malignant", "benign", "10")),
+        (("0", "1"), "1=0, 0=1", ("1", "0")),
+        (
+            ("malignant", "normal, benign"),
+            "normal, benign=good, or harmless,malignant=bad",
+            ("bad", "good, or harmless"),
+        ),
+        (("ä", "肺"), "肺=Lunge", ("ä", "Lunge")),
+    ],
+)
+def test_named_classes_change_their_names_and_nothing_else(
+    classes: tuple[str, ...], wish: str, wanted: tuple[str, ...]
+) -> None:
+    before = manifest(*classes)
+    found = renamed(before, wish)
+    assert found.classes == wanted and found.samples == before.samples
+    assert found.notes[0] == "a note" and found.notes[1].startswith("classes renamed: ")
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (
+            "malignant",
+            "wanted CLASS=NAME, several with commas between them, for classes of the data, which has '0', '1'",
+        ),
+        ("2=malignant", "wanted CLASS=NAME"),
+        ("0=malignant,2=benign", "wanted CLASS=NAME"),
+        ("0:malignant", "wanted CLASS=NAME"),
+        ("0=", "wanted CLASS=NAME"),
+        ("", "wanted CLASS=NAME"),
+        ("0=a,0=b", "which names a class twice"),
+        ("0=1", "which calls two classes '1'"),
+        ("0=a,1=a", "which calls two classes 'a'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wish: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        renamed(manifest("0", "1"), wish)
+
+
+def test_the_splits_of_a_run_bring_its_class_names(images: Path, tmp_path: Path) -> None:
+    names = [sample.name for sample in read_images(images).samples]
+    (tmp_path / "config.toml").write_text(
+        f"data = {str(images)!r}\nclass_names = 'brain=head'\n", encoding="utf-8", newline="\n"
+    )
+    (tmp_path / "splits.csv").write_text(
+        "path,split\n" + "".join(f'"{name}",test\n' for name in names), encoding="utf-8", newline="\n"
+    )
+    assert "head" in read_images(tmp_path / "splits.csv").classes
+    assert "skull" in read_images(tmp_path / "splits.csv", class_names="brain=skull").classes
