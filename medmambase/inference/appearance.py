@@ -76,7 +76,7 @@ class Appearance:
         """Return how an image is unlike these, in words; "" where it is not."""
         notes = []
         if facts.modality and self.modalities and facts.modality not in self.modalities:
-            notes.append(f"modality {facts.modality}, and not {' or '.join(self.modalities)}")
+            notes.append(f"modality {facts.modality}, not {' or '.join(self.modalities)}")
         if facts.colour > self.colour + _MORE_COLOUR:
             notes.append("more colour than the validation images")
         away = float(abs(_levels([facts])[0] - np.array(self.levels)).sum() / 2)

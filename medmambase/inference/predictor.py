@@ -139,7 +139,8 @@ class Predictor:
         temperature = None if calibrated is False else _temperature(folder)
         if calibrated and temperature is None:
             raise ConfigError(
-                f"calibrated is True, but {folder} has no {CALIBRATION}: the run had no validation images; leave it out"
+                f"{folder} has no {CALIBRATION}, because the run had no validation images, so probabilities cannot be "
+                f"calibrated; leave out calibrated (--calibrated)"
             )
         appearance = Appearance.read(run_of(folder) / APPEARANCE)
         return cls(
@@ -197,7 +198,9 @@ class Predictor:
                 continue
             facts = known.pop(index)
             if not np.isfinite(result).all():
-                yield Prediction(index, path, self.classes, None, "the network's outputs are non-finite", facts.patient)
+                yield Prediction(
+                    index, path, self.classes, None, "the network's outputs are no finite numbers", facts.patient
+                )
             else:
                 calibrated = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
                 yield Prediction(index, path, self.classes, calibrated, None, facts.patient, self._note(facts))

@@ -29,7 +29,7 @@ def test_its_own_images_have_no_note_and_strange_ones_say_what_is_strange(known:
     found = Appearance.of(known)
     assert found.images == len(known) and found.modalities == {"US": len(known)} and found.colour == 0
     assert abs(sum(found.levels) - 1) < 1e-4 and [found.note(one) for one in known] == [""] * len(known)
-    assert found.note(replace(known[0], modality="CT")) == "modality CT, and not US"
+    assert found.note(replace(known[0], modality="CT")) == "modality CT, not US"
     assert found.note(replace(known[0], modality="")) == ""  # a file of another kind does not say
     white = np.full((40, 40), 250, dtype=np.uint8)
     assert found.note(of(white)) == "grey levels unlike those of the validation images"
