@@ -182,7 +182,7 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
             "--at is 'brian:sensitivity=0.9'; wanted",
         ),
         (compare.main, ["RUN"], 2, "two runs are compared, and 1 was given; give two"),
-        (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: no run has this name, and no file matches it"),
+        (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: no run has this name, and nothing matches it"),
         (compare.main, ["RUN", "EMPTY"], 3, r"EMPTY.*predictions\.csv"),
     ],
 )

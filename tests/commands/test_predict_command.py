@@ -92,7 +92,7 @@ def test_without_a_file_the_first_rows_are_printed(
     assert header.split() == ["path", "predicted", "probability", "called"]
     assert [line.split()[0] for line in lines[:20]] == [f"{number:02}.png" for number in range(20)]
     assert re.fullmatch(r"[01]\.\d\d", lines[1].split()[2]) and "more colour than the validation images" in lines[0]
-    assert lines[20].startswith("... the first 20") and lines[21].endswith("-o out.csv")
+    assert lines[20].startswith("... these are the first 20") and lines[21].endswith("-o out.csv")
     assert any(line.startswith("an image is called brain if its uncalibrated probability") for line in lines[22:])
     assert lines[-1].startswith("  medmambase-explain ")
 

@@ -51,6 +51,8 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "--allow-leak",
         "--split-seed",
         "7",
+        "--class-names",
+        "0=ill",
     ]
     assert train.main(["somewhere", *small, *flags]) == 3
     wanted = {
@@ -62,6 +64,7 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "fold": 3,
         "allow_leak": True,
         "splits": None,
+        "class_names": "0=ill",
     }
     assert asked == [Path("somewhere"), wanted]
     assert train.main(["somewhere", *small, "--seed", "3", "--splits", "table.csv"]) == 3
@@ -180,7 +183,7 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
     )
     assert (
         "checked:   1 group of exact duplicates, 1 pair of duplicates in different splits" in said
-        and "note: 1 test images have a duplicate, or" in said
+        and "note: 1 test image has a duplicate, or" in said
     )
     assert (tmp_path / "data-001" / "audit" / "duplicates.png").is_file()
     assert (tmp_path / "data-001" / "audit" / "duplicates.png").is_file()

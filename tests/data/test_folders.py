@@ -112,7 +112,7 @@ def test_without_val_some_of_train_becomes_val_and_test_is_left_alone(tmp_path: 
 def test_without_test_a_note_says_so(tmp_path: Path) -> None:
     manifest = scan_folder(fill(tmp_path, everywhere(3, ("train", "val"))))
     assert counts(manifest) == {"train": 6, "val": 6, "test": 0}
-    assert manifest.notes == ("there is no test split: there will be no test results",)
+    assert manifest.notes == ("there is no test split, so there will be no test results",)
 
 
 def test_images_deep_below_a_class_are_found_in_every_suffix(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_what_is_left_out_is_named_in_a_note(tmp_path: Path) -> None:
 
 def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
     manifest = scan_folder(fill(tmp_path, everywhere(2) | {"train/c": 2, "test/c": 1}))
-    assert manifest.notes == ("val has no images of c: its results leave these out",)
+    assert manifest.notes == ("val has no images of c: its results say nothing about them",)
 
 
 @pytest.mark.parametrize(
@@ -332,5 +332,5 @@ def test_what_is_lost_in_reading_is_noted_by_split_and_by_class(tmp_path: Path) 
     ]
     assert lost(manifest, kept) == (
         "none of the 4 images of val can be read: the last epoch is kept as the best, chosen by no figure",
-        "test has no images of a that can be read: its results leave these out",
+        "test has no images of a that can be read: its results say nothing about them",
     )

@@ -18,6 +18,7 @@ from medmambase.data.decoded.on_demand import THREADS, OnDemand
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.published import forget, pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
+from medmambase.plural import count_of
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, their number, and what is done with them
 
@@ -180,7 +181,7 @@ def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
         elif gone:
             notes.append(
                 f"{split} has no images of {', '.join(manifest.classes[label] for label in gone)} that can be read: "
-                f"its results leave these out"
+                f"its results say nothing about them"
             )
     return tuple(notes)
 
@@ -192,6 +193,6 @@ def clips(images: ImageSet) -> tuple[str, ...]:
         return ()
     most, name = max(clips, key=lambda clip: clip[0])
     return (
-        f"{len(clips)} file{'s have' if len(clips) > 1 else ' has'} several frames ({name}: {most}): only the first "
+        f"{count_of(len(clips), 'file has', 'files have')} several frames ({name}: {most}): only the first "
         f"frame of each is read; to use others, save them as images of their own, and name the patient",
     )
