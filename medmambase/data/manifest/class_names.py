@@ -14,7 +14,7 @@ def renamed(found: Manifest, wish: str) -> Manifest:
     Both names of a pair may contain commas. Raises ConfigError where ``wish`` is no list of pairs,
     names a class that the data do not have, or would give two classes one name.
     """
-    known = "|".join(re.escape(name) for name in sorted(found.classes, key=len, reverse=True))
+    known = "|".join(map(re.escape, found.classes))
     before, *pairs = re.split(rf"(?:^|,)\s*({known})=", wish)
     old, new = pairs[::2], [name.strip() for name in pairs[1::2]]
     if before.strip() or not old or not all(new) or any("=" in name for name in new):
