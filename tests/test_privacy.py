@@ -21,6 +21,7 @@ def anna(monkeypatch: pytest.MonkeyPatch) -> None:
         (r"C:\Users\anna\scans\1.png: truncated", "<path>: truncated"),
         (r"\\server\anna\1.png", "<path>"),
         ("runs/anna/x-001 and ../anna/y", "runs/<user>/x-001 and ../<user>/y"),
+        ("ANNA/x and runs/Anna", "<user>/x and runs/<user>"),
         ("split 70/15/15 into train, val and test", "split 70/15/15 into train, val and test"),
         ("train/brain/1.png (train, brain)", "train/brain/1.png (train, brain)"),
         ("anna: 3 images, banana/1.png", "anna: 3 images, banana/1.png"),  # a class, and a longer name

@@ -15,7 +15,7 @@ from medmambase.commands import train_flags
 from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, TrainConfig
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import CONFIG
-from medmambase.settings import DEMO, MAY_CHANGE, TYPES, Engine, Preset, Settings, of_run, resolve
+from medmambase.settings import DEMO, MAY_CHANGE, TYPES, Engine, Preset, Settings, is_run_of, of_run, resolve
 from medmambase.training import checkpoint
 from medmambase_kernels import BACKENDS
 
@@ -200,6 +200,25 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     described = checkpoint.describe(TrainConfig(), network, torch.float32, 1)
     # what the checkpoint itself lets pass
     assert {*MAY_CHANGE} & {*TrainConfig().to_dict()} == {*TrainConfig().to_dict()} - {*described}
+
+
+def test_a_run_is_one_of_the_settings_that_it_was_started_with_and_of_no_others(tmp_path: Path) -> None:
+    given = {"data": "x", "folds": 3, "fold": 1, "epochs": 5}
+    (tmp_path / CONFIG).write_text(resolve(given).to_toml(), encoding="utf-8")
+    for change in ({}, {"device": "cpu"}, {"save_every": 1}, {"cache": "disk"}):
+        assert is_run_of(tmp_path, resolve(given | change)), change
+    others = (
+        {"data": "y"},
+        {"fold": 2},
+        {"folds": 4},
+        {"split_seed": 1},
+        {"seed": 1},
+        {"name": "z"},
+        {"plain_patients": True},
+    )
+    for change in others:
+        assert not is_run_of(tmp_path, resolve(given | change)), change
+    assert not is_run_of(tmp_path / "empty", resolve(given))
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,8 @@ def test_nothing_on_the_page_is_wider_than_a_phone(run: Path) -> None:
         "img { display: block; max-width: 100%",
         "figure { margin: 1rem 0; overflow-x: auto",
         ".fold thead { d",
+        ".fold td[data-label]::before { content: attr(data-label); display: block",
+        ".hint { display: block",
     ):
         assert style in source
 

@@ -1,5 +1,6 @@
 """``Predictor``: anything that is an image, in any number, to a class and probabilities."""
 
+import csv
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import load, normalise
+from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.inference.probabilities import apply_temperature
 from medmambase.model.weights import WeightsError
 from medmambase_kernels import BackendError
@@ -323,3 +325,15 @@ def test_no_spreadsheet_runs_the_name_of_a_predicted_file(run: Path, images: Pat
     assert predict.main([str(run), str(images), "-o", str(tmp_path / "out.csv"), "--device", "cpu"]) == 0
     rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
     assert sum(row.startswith("'=1+1.png,") for row in rows) == 1 and not any(row.startswith("=") for row in rows)
+
+
+def test_an_image_at_the_threshold_is_called(run: Path, network: MedMambaSE, images: Path, tmp_path: Path) -> None:
+    (own,) = Predictor.load(run, device="cpu", calibrated=False)(images / "0.png")
+    assert own.probabilities is not None
+    of_val = np.stack([own.probabilities, np.array([0.6, 0.0, 0.4])])  # on these the threshold is that of the image
+    validation = Predictions(("a", "b"), np.array([1, 0]), of_val, network.classes, ("", ""), np.zeros(2, dtype=bool))
+    write_predictions(run / "val" / "predictions.csv", validation)
+    words = [str(run), str(images / "0.png"), "--at", "solid:sensitivity=1", "-o", str(tmp_path / "out.csv")]
+    assert predict.main([*words, "--device", "cpu"]) == 0
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines())
+    assert float(row["threshold"]) == float(row["prob_solid"]) and row["called"] == "solid"

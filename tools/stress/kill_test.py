@@ -2,6 +2,7 @@
 undisturbed training.
 
     python tools/stress/kill_test.py --kills 40
+    python tools/stress/kill_test.py --kills 40 --folds 3
 
 A training ends in one of four ways, in turn. It is killed (SIGKILL), at a random moment or inside a
 write, where half of a file is on the disk, or all of it but not yet in its place, or just moved
@@ -9,6 +10,9 @@ there; it is asked to end (SIGTERM; on Windows Ctrl-Break); it is asked twice; o
 from some write on. After each end the exit code must be that of its way, the folder must hold
 nothing that cannot be read, and at last the weights and metrics.csv must have the bytes of the
 undisturbed training. Exit code 1 where that is not so.
+
+What is trained is the loop alone, on images in memory; with --folds it is one fold after the other
+of a cross-validation, from files to the report, which goes on as ``--resume auto`` does.
 """
 
 import argparse
@@ -41,6 +45,9 @@ from medmambase.training import checkpoint, history, loop
 from medmambase.training.interrupt import Terminated, termination_raises
 
 COMPARED = ("metrics.csv", "best/model.safetensors", "best/config.json", "last/model.safetensors", "last/config.json")
+# and of a fold also
+COMPARED_OF_A_FOLD = ("splits.csv", "val/predictions.csv", "test/predictions.csv", "test/metrics.json")
+FOLD = "fold"  # name of its run
 CONFIG = TrainConfig(
     lr=1e-2, epochs=4, batch_size=4, image_size=16, warmup=1.0, ema=0.9, accumulate=2, balance="sampler", patience=0
 )
@@ -49,6 +56,7 @@ FULL = "the disk is full"
 WAYS = ("SIGKILL", "SIGTERM", "SIGTERM twice", FULL)
 _TERMINATED, _NO_SPACE = 128 + signal.SIGTERM, 4  # exit codes
 _AGAIN = 0.6  # seconds between two signals; sooner it is the same request
+_WRITES, _WRITES_OF_A_FOLD = 12, 40  # among which one is chosen
 
 
 @dataclass
@@ -143,17 +151,20 @@ def readable(run: Path) -> str | None:
     return None
 
 
-def differing(run: Path, reference: Path) -> list[str]:
+def differing(run: Path, reference: Path, names: Sequence[str] = COMPARED) -> list[str]:
     """List the files whose bytes differ from the undisturbed training's."""
-    return [name for name in COMPARED if (run / name).read_bytes() != (reference / name).read_bytes()]
+    return [name for name in names if (run / name).read_bytes() != (reference / name).read_bytes()]
 
 
 def start(
-    run: Path, save_every: int, kill: Kill | None = None, hold: int | None = None, pause: float | None = None
-) -> subprocess.Popen[str]:
+    run: Path, save_every: int, kill: Kill | None = None, hold: int | None = None, pause: float | None = None,
+    fold: tuple[int, int] | None = None,
+) -> subprocess.Popen[str]:  # fmt: skip  # what; how it ends; what is trained
     """Start the small training in a process of its own; returns when its imports are done and it
-    begins. ``pause``: seconds that a step lasts at least."""
+    begins. ``pause``: seconds that a step lasts at least. ``fold``: train this one of so many,
+    below ``run``."""
     words = [sys.executable, str(Path(__file__).resolve()), "--child", str(run), "--save-every", str(save_every)]
+    words += ["--fold", str(fold[0]), "--folds", str(fold[1])] if fold else []
     words += ["--write", str(kill.write), "--moment", kill.moment] if kill else []
     words += ["--hold", str(hold)] if hold is not None else []
     words += ["--pause", str(pause)] if pause is not None else []
@@ -184,12 +195,13 @@ def ask(process: subprocess.Popen[str]) -> None:
 
 
 def end_once(
-    run: Path, save_every: int, way: str, kill: Kill | None, chance: random.Random, seconds: float
-) -> int | None:
+    run: Path, save_every: int, fold: tuple[int, int] | None, way: str, kill: Kill | None, chance: random.Random,
+    seconds: float,
+) -> int | None:  # fmt: skip  # what; how it ends
     """Resume the training in ``run`` and end it in one of WAYS: by ``kill``, or from outside within
     so many seconds. Returns the exit code; None if it was done before that."""
     twice = way == "SIGTERM twice"
-    process = start(run, save_every, kill, pause=3 * _AGAIN if twice else None)
+    process = start(run, save_every, kill, pause=3 * _AGAIN if twice else None, fold=fold)
     if kill is None:
         time.sleep(chance.uniform(0, 3 * seconds if twice else seconds))
         if way == "SIGKILL":
@@ -200,8 +212,13 @@ def end_once(
         time.sleep(_AGAIN)
         ask(process)
     code = finish(process)
-    done = checkpoint.position(run / "last") == (CONFIG.epochs + 1, 0)
+    done = checkpoint.position(_written(run, fold) / "last") == (CONFIG.epochs + 1, 0)
     return None if code == 0 or (done and code == -signal.SIGTERM) else code
+
+
+def _written(run: Path, fold: tuple[int, int] | None) -> Path:
+    """Return the folder that a training in ``run`` writes to."""
+    return next(iter(run_folder.existing(run, FOLD)), run) if fold else run
 
 
 def expected(way: str, code: int) -> bool:
@@ -224,6 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=40, help="at least so many (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--folds", type=int, default=0, help="train the folds of a cross-validation, from files to the report"
+    )
+    parser.add_argument("--fold", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--save-every", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
@@ -237,54 +258,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.write, options.moment, lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             ).arm()
         progress = partial(_slowly, options.pause) if options.hold is None else at_step(options.hold, _hold)
+        run, config = options.child, changed(CONFIG, save_every=options.save_every)
+        act: Callable[[], object] = partial(train, run, config, progress)
+        if options.folds:
+            import kill_folds  # much that a training without files and report does not need
+
+            act = partial(kill_folds.train, run, FOLD, config, (options.fold, options.folds), progress)
         try:
             with termination_raises():
                 print("ready", flush=True)
-                train(options.child, changed(CONFIG, save_every=options.save_every), progress)
+                act()
         except Terminated as end:
             return 128 + end.number
         except run_folder.RunFolderError:
             return _NO_SPACE
         return 0
     with tempfile.TemporaryDirectory(prefix="kill test ü ") as folder:
-        return _kill_often(Path(folder), options.kills, random.Random(options.seed))
+        return _kill_often(Path(folder), options.kills, options.folds, random.Random(options.seed))
 
 
-def _kill_often(folder: Path, wanted: int, chance: random.Random) -> int:
-    process, began = start(folder / "undisturbed", 0), time.perf_counter()
-    if finish(process):
-        print("the undisturbed training failed")
-        return 1
-    seconds = time.perf_counter() - began
-    print(f"the undisturbed training takes {seconds:.1f} s")
+def _kill_often(folder: Path, wanted: int, folds: int, chance: random.Random) -> int:
+    if folds:
+        import kill_folds  # as above
+
+        kill_folds.prepare(folder)
+    whole = {fold: folder / f"undisturbed {fold}" for fold in range(max(1, folds))}
+    for fold, run in whole.items():
+        process, began = start(run, 0, fold=(fold, folds) if folds else None), time.perf_counter()
+        if finish(process):
+            print("the undisturbed training failed")
+            return 1
+        seconds = time.perf_counter() - began
+        print(f"the undisturbed training takes {seconds:.1f} s", flush=True)
+    names = (*COMPARED, *COMPARED_OF_A_FOLD) if folds else COMPARED
     ends: Counter[str] = Counter()
     failures = turn = 0
     inside = itertools.cycle((False, True))
     while min(ends[way] for way in WAYS) * len(WAYS) < wanted:
         turn += 1
         run, save_every = folder / f"run {turn}", turn % 2
+        reference = whole[turn % len(whole)]
+        fold = (turn % folds, folds) if folds else None
         for _ in range(5):
             way = min(WAYS, key=lambda way: ends[way])  # the first of those that are behind
             moment = FULL if way == FULL else chance.choice(MOMENTS)
             strikes = way == FULL or (way == "SIGKILL" and next(inside))
-            kill = Kill(chance.randrange(12), moment, int) if strikes else None
-            code = end_once(run, save_every, way, kill, chance, seconds)
+            kill = Kill(chance.randrange(_WRITES_OF_A_FOLD if folds else _WRITES), moment, int) if strikes else None
+            code = end_once(run, save_every, fold, way, kill, chance, seconds)
             if code is None:
                 break
             ends[way] += 1
-            wrong, place = readable(run), checkpoint.position(run / "last")
+            wrong, place = readable(_written(run, fold)), checkpoint.position(_written(run, fold) / "last")
             if not expected(way, code):
                 wrong = f"exit code {code}"
             failures += wrong is not None
             where = f", write {kill.write}{'' if way == FULL else f' {kill.moment}'}" if kill else ""
             told = f"resumes from {place or 'the beginning'}{f'; WRONG: {wrong}' if wrong else ''}"
             print(f"run {turn}, {way}{where}: {told}", flush=True)
-        code = finish(start(run, save_every))
-        different = ["it failed"] if code else differing(run, folder / "undisturbed")
+        code = finish(start(run, save_every, fold=fold))
+        ended = _written(run, fold), _written(reference, fold)
+        different = ["it failed"] if code else differing(*ended, names)
         failures += bool(different)
         print(
             f"run {turn}, saved {'after each step' if save_every else 'after each epoch'}: "
-            f"{', '.join(different) if different else 'ends with the same bytes'}"
+            f"{', '.join(different) if different else 'ends with the same bytes'}",
+            flush=True,
         )
     counts = ", ".join(f"{ends[way]} {way}" for way in WAYS)
     print(f"{sum(ends.values())} ends ({counts}) in {turn} trainings: {failures} failures")
@@ -300,7 +338,7 @@ def _hold() -> None:
 def _slowly(pause: float, items: Iterable[Any], total: int, text: str) -> Iterable[Any]:
     """Make steps last long enough to be killed in."""
     for item in items:
-        time.sleep(pause)
+        time.sleep(pause if text.startswith("epoch") else 0)
         yield item
 
 
