@@ -185,6 +185,12 @@ def test_the_demo_gives_way_to_whatever_is_given_by_hand(
     assert settings.training == replace(RECIPES[recipe], **{"image_size": 48, "epochs": 6} | changes, depths=depths)
 
 
+def test_the_demo_gives_way_to_a_file_too(tmp_path: Path) -> None:
+    settings = resolve({}, written(tmp_path, "demo = true\nepochs = 2\nlr = 0.5\nmodel = 'tiny'"))
+    assert (settings.training.epochs, settings.training.lr, settings.model) == (2, 0.5, "tiny")
+    assert settings.training.image_size == DEMO["image_size"]
+
+
 def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: Path) -> None:
     begun = resolve({"data": "x", "epochs": 5, "recipe": "notebook"})
     (tmp_path / CONFIG).write_text(begun.to_toml(), encoding="utf-8")

@@ -165,6 +165,24 @@ def test_a_patient_whom_only_the_files_know_is_found_in_two_splits() -> None:
     assert "patients in two splits: patient x is in train (1 image) and test (1 image)" in audited.lines()
 
 
+def test_pictures_are_compared_across_the_blocks_that_they_are_compared_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, found = noise(10, [0, 1] * 5, ["train"] * 10)
+    images.images[9], images.images[8] = images.images[5] // 2, images.images[1] // 2
+    monkeypatch.setattr("medmambase.data.audit._BLOCK", 4)
+    assert audit(images, found).near == (("001.png", "008.png"), ("005.png", "009.png"))
+
+
+def test_pairs_with_a_test_image_come_first() -> None:
+    images, found = noise(4, [0, 1, 0, 1], ["train", "val", "train", "test"])
+    speckle = 255 * torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(2))
+    images.images[3] = (0.8 * images.images[2] + 0.2 * speckle).to(torch.uint8)
+    images.images[1] = images.images[0]
+    audited = audit(replace(images, facts=(images.facts[0], images.facts[0], *images.facts[2:])), found)
+    for pairs in (audited.across, audited.conflicts):
+        assert [pair.names for pair in pairs] == [("002.png", "003.png"), ("000.png", "001.png")]
+        assert pairs[0].likeness < pairs[1].likeness == 1.0
+
+
 def test_blank_pictures_are_no_duplicates_unless_they_are_the_same() -> None:
     images, found = noise(6, [0, 1] * 3, ["train"] * 3 + ["test"] * 3)
     for row in range(4):

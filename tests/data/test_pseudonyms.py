@@ -105,8 +105,9 @@ def test_patients_have_one_pseudonym_each_and_the_splits_are_those_of_their_name
     assert {row["patient"] for row in tested} == {row["patient"] for row in hidden if row["split"] == "test"}
 
 
-def test_the_pseudonyms_of_two_runs_have_nothing_in_common() -> None:
-    assert Pseudonyms.new().patient("x") != Pseudonyms.new().patient("x")
+def test_the_pseudonyms_of_two_runs_have_nothing_in_common_but_nobody() -> None:
+    one, other = Pseudonyms.new(), Pseudonyms.new()
+    assert one.patient("x") != other.patient("x") and one.patient("") == other.patient("") == ""
 
 
 @pytest.mark.slow

@@ -95,6 +95,17 @@ def test_the_split_depends_on_names_and_seed_not_on_the_order_of_the_images(know
     assert of(found, 2**63 - 1)  # any seed that is one
 
 
+def test_a_seed_gives_the_splits_that_it_gave_before() -> None:
+    """An interrupted run divides its images anew when it goes on."""
+    images = complete(manifest([("", row % 2, "train") for row in range(24)]), 7)
+    patients = complete(manifest([(f"p{row // 3}", row // 3 % 2, "train") for row in range(72)]), 7)
+    found = [sorted(parts(done)[split]) for done in (images, patients) for split in ("val", "test")]
+    assert found == [
+        ["0013.png", "0016.png", "0017.png", "0020.png"], ["0005.png", "0006.png", "0010.png", "0019.png"],
+        ["p1", "p15", "p16", "p22"], ["p4", "p6", "p9"],
+    ]  # fmt: skip  # val and test
+
+
 def test_the_only_patient_of_a_class_is_learned_from_and_a_note_says_what_is_missing() -> None:
     rows = [(f"p{p}", p % 2, "train") for p in range(20) for _ in range(2)] + [("alone", 2, "train")] * 5
     done = complete(manifest(rows))

@@ -132,6 +132,22 @@ def test_patients_of_several_images_make_intervals_wider_and_the_order_of_images
     assert evaluate_with_intervals(predictions) == known
 
 
+def test_a_share_has_the_interval_of_as_many_images_as_vary_like_its_patients() -> None:
+    spread = math.sqrt(0.6 * 0.4 / 10)  # of ten patients whose images are all alike
+    found = intervals._share(0.6, np.array([0.6 - spread, 0.6 + spread]), images=400, patients=10)
+    wide = stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)
+    wanted = intervals._wilson(0.6, 9 * wide**2, "Wilson, of patients")  # a variance of ten has nine degrees of freedom
+    assert found is not None and (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_percentiles_are_moved_by_the_bias_of_the_bootstrap() -> None:
+    drawn = np.linspace(0, 1, 100_001)  # each is its own share
+    found = intervals._percentiles("accuracy", 0.6, drawn, 1000, "images")
+    bias, wide = 2 * stats.norm.ppf(0.6), stats.t.ppf(0.975, 999) * math.sqrt(1000 / 999)
+    wanted = stats.norm.cdf(bias - wide), stats.norm.cdf(bias + wide)
+    assert found is not None and (found.low, found.high) == pytest.approx(wanted, abs=1e-4)
+
+
 def test_one_patient_alone_tells_nothing_of_others() -> None:
     rng = np.random.default_rng(0)
     metrics = evaluate_with_intervals(of(rng.integers(0, 2, 20).tolist(), rng.dirichlet((1, 1), 20), ("p",) * 20))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from medmambase import run_folder
 from medmambase.evaluation.metrics import evaluate
+from medmambase.evaluation.report import report
 from medmambase.evaluation.report.glossary import GLOSSARY
 from medmambase.evaluation.report.report import write_report
 
@@ -202,6 +203,14 @@ def test_pictures_beyond_the_limit_are_left_out_with_a_sentence(run: Path) -> No
     assert (run / "report.html").stat().st_size < 5_000_000
     assert "explain/se_stage1.png in the run folder is too large" in page.text
     assert len(page.all("img")) == 9
+
+
+def test_pictures_share_the_room_that_there_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(run / "curves.png", run / name)
+    monkeypatch.setattr(report, "PICTURE_BYTES", 2 * (run / "a.png").stat().st_size)  # of base64: more than one
+    shown, left_out = report._album(run, ["a.png", "b.png"])
+    assert (list(shown), left_out) == (["a.png"], ["b.png"])
 
 
 def test_long_lists_are_cut_and_counted(run: Path) -> None:

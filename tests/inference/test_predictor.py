@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_the_network_that_was_given_stays_as_it_was(network: MedMambaSE, images:
     list(Predictor(network, device="cpu")(images))
     assert all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
+def test_a_network_that_goes_on_learning_changes_no_prediction(network: MedMambaSE, images: Path) -> None:
+    learning = deepcopy(network)
+    predictor = Predictor(learning, device="cpu")
+    before = [one.probabilities for one in predictor(images / "tiefer" / "rgb.png")]
+    with torch.no_grad():
+        for t in learning.state_dict().values():
+            t.zero_()
+    assert np.array_equal(before, [one.probabilities for one in predictor(images / "tiefer" / "rgb.png")])
 
 
 def as_array(path: Path) -> object:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medmambase import PRESETS, MedMambaSE, ModelConfig, use_backend
 from medmambase.config import ConfigError
-from medmambase.model.layers import DropPath, channel_shuffle, draw_paths
+from medmambase.model.layers import DropPath, PatchMerging, channel_shuffle, draw_paths
 from medmambase.model.weights import renamed
 
 SMALL = ModelConfig(num_classes=6, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), in_chans=3)
@@ -268,6 +268,13 @@ def test_drop_path_drops_whole_images_in_training_only_and_keeps_the_mean() -> N
 def test_an_impossible_network_is_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(SMALL, **changes)
+
+
+def test_an_odd_map_gets_zeros_below_and_to_the_right() -> None:
+    merging, x = PatchMerging(4, pad=True), torch.randn(1, 3, 5, 4)
+    padded = torch.zeros(1, 4, 6, 4)
+    padded[:, :3, :5] = x
+    assert torch.equal(merging(x), merging(padded))
 
 
 def test_a_wrong_image_is_refused_with_its_shape() -> None:

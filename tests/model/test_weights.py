@@ -107,6 +107,13 @@ def test_another_number_of_classes_starts_a_new_head_and_says_so() -> None:
     assert "skipped: head.weight (shape (3, 128), this network has (7, 128))" in said[0]
 
 
+def test_a_checkpoint_that_misses_a_tensor_is_refused_by_its_name() -> None:
+    tensors = as_upstream(network_of("medmamba"))
+    del tensors["layers.0.blocks.0.ln_1.bias"]
+    with pytest.raises(WeightsError, match=r"stages\.0\.blocks\.0\.ssm_norm\.bias, of shape .* is missing"):
+        MedMambaSE.from_upstream(tensors)
+
+
 def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self):

@@ -57,6 +57,10 @@ def replaced(tensors: dict[str, Tensor], end: str, change: Callable[[Tensor], Te
     tensors[name] = change(tensors[name])
 
 
+def one_is_nan(t: Tensor) -> Tensor:
+    return t.flatten().index_fill(0, torch.tensor([0]), float("nan")).view_as(t)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -75,6 +79,7 @@ def replaced(tensors: dict[str, Tensor], end: str, change: Callable[[Tensor], Te
         (lambda state, tensors: replaced(tensors, ".exp_avg", lambda t: t.long()), "exp_avg is torch.int64"),
         (lambda state, tensors: replaced(tensors, ".step", lambda t: t.half()), "step is torch.float16"),
         (lambda state, tensors: replaced(tensors, ".exp_avg", lambda t: t / 0), "exp_avg holds NaN or infinity"),
+        (lambda state, tensors: replaced(tensors, ".exp_avg", one_is_nan), "exp_avg holds NaN or infinity"),
     ],
 )
 def test_a_state_that_no_training_leaves_is_named_before_the_training_goes_on(

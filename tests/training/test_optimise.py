@@ -87,6 +87,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_i
 ) -> None:
     start, seen = network(), []
     expected = start.head.weight.detach().clone()
+    statistics = start.stages[0].blocks[0].conv_branch[2].running_mean.clone()
     original = Average.follow
 
     def follow_and_see(self: Average, steps: int) -> None:
@@ -98,13 +99,15 @@ def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_i
     monkeypatch.setattr(Average, "follow", follow_and_see)
     follow(replace(PLAIN, ema=0.8), tmp_path, start)
     assert [steps for steps, _, _ in seen] == list(range(6))
-    for steps, weight, _ in seen:
+    for steps, weight, mean in seen:
         decay = min(0.8, (1 + steps) / (10 + steps))
         expected = decay * expected + (1 - decay) * weight
+        statistics = decay * statistics + (1 - decay) * mean
     kept = load_file(tmp_path / "last" / "model.safetensors")
     assert torch.allclose(kept["head.weight"], expected, atol=1e-6)
     assert not torch.allclose(kept["head.weight"], start.head.weight, atol=1e-5)
     assert not torch.equal(kept["stages.0.blocks.0.conv_branch.2.running_mean"], seen[-1][2])
+    assert torch.allclose(kept["stages.0.blocks.0.conv_branch.2.running_mean"], statistics, atol=1e-6)
 
 
 def test_validation_judges_the_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
