@@ -203,7 +203,7 @@ def end_once(
     twice = way == "SIGTERM twice"
     process = start(run, save_every, kill, pause=3 * _AGAIN if twice else None, fold=fold)
     if kill is None:
-        time.sleep(chance.uniform(0, 3 * seconds if twice else seconds))
+        time.sleep(chance.uniform(0, 3 * seconds if twice and not fold else seconds))
         if way == "SIGKILL":
             process.kill()
         else:
