@@ -282,9 +282,10 @@ def _kill_often(folder: Path, wanted: int, folds: int, chance: random.Random) ->
         import kill_folds  # as above
 
         kill_folds.prepare(folder)
-    whole = {fold: folder / f"undisturbed {fold}" for fold in range(max(1, folds))}
-    for fold, run in whole.items():
-        process, began = start(run, 0, fold=(fold, folds) if folds else None), time.perf_counter()
+    parts: list[tuple[int, int] | None] = [(number, folds) for number in range(folds)] or [None]
+    whole, seconds = [folder / f"undisturbed {number}" for number in range(len(parts))], 0.0
+    for fold, run in zip(parts, whole, strict=True):
+        process, began = start(run, 0, fold=fold), time.perf_counter()
         if finish(process):
             print("the undisturbed training failed")
             return 1
@@ -297,8 +298,7 @@ def _kill_often(folder: Path, wanted: int, folds: int, chance: random.Random) ->
     while min(ends[way] for way in WAYS) * len(WAYS) < wanted:
         turn += 1
         run, save_every = folder / f"run {turn}", turn % 2
-        reference = whole[turn % len(whole)]
-        fold = (turn % folds, folds) if folds else None
+        fold, reference = parts[turn % len(parts)], whole[turn % len(parts)]
         for _ in range(5):
             way = min(WAYS, key=lambda way: ends[way])  # the first of those that are behind
             moment = FULL if way == FULL else chance.choice(MOMENTS)
