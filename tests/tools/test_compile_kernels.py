@@ -175,7 +175,7 @@ def test_what_was_compiled_is_read_again_and_anything_else_is_compiled(
 
     def compile_one(launch: Launch, arch: int) -> Usage:
         compiled.append((launch, arch))
-        return Usage(40 + len(compiled), 8, 128, (count(code),))
+        return Usage(40 + len(compiled), 8, 128, (count(code, ((3, 5),)),))
 
     monkeypatch.setattr(compiled_kernel, "_compile", compile_one)
     monkeypatch.setattr(
@@ -184,7 +184,7 @@ def test_what_was_compiled_is_read_again_and_anything_else_is_compiled(
     launch = Launch("scan_forward", "forward", "float32", "n16", constants={"N": 16})
     first = compiled_kernel.compile_launch(launch, 90, tmp_path / "kept")
     again = compiled_kernel.compile_launch(launch, 90, tmp_path / "kept")
-    assert again == first == Usage(41, 8, 128, (count(code),)) and len(compiled) == 1
+    assert again == first == Usage(41, 8, 128, (count(code, ((3, 5),)),)) and len(compiled) == 1
     assert again.loops[0].code == tuple(code)
     compiled_kernel.compile_launch(launch, 90)  # nothing kept, nothing read
     compiled_kernel.compile_launch(launch, 89, tmp_path / "kept")
@@ -212,6 +212,21 @@ def test_innermost_loops_are_counted_and_outer_ones_are_not() -> None:
     ]
     text = "\n".join([".L_x_1:", line.format(0, "MOV R1, R2"), *inner, line.format(100, "@P2 BRA `(.L_x_1)")])
     assert loops(text) == [Loop(instructions=25, shuffles=4, barriers=4, local=4, exps=4, memory=4)]
+
+
+def test_what_a_branch_jumps_over_within_a_loop_is_counted_and_known() -> None:
+    line = "        /*{:04x}*/                   {} ;"
+    before, over, after = ["FFMA R1, R2, R3, R4"] * 18, ["@!P1 STG.E [R2.64], R1"] * 3, ["FMUL R1, R2, R3"] * 2
+    lines = [line.format(i, text) for i, text in enumerate([*before, "@P2 BRA `(.L_x_3)", *over])]
+    text = "\n".join([
+        line.format(0, "@P0 BRA `(.L_x_9)"), ".L_x_2:", *lines, ".L_x_3:",
+        *[line.format(50 + i, text) for i, text in enumerate([*after, "@P4 BRA `(.L_x_9)", "@!P1 BRA `(.L_x_2)"])],
+        line.format(99, "MOV R1, R2"), ".L_x_9:", line.format(100, "EXIT"),
+    ])  # fmt: skip  # the loop, between a jump past it and its end
+    (loop,) = loops(text)
+    assert loop.instructions == 26 and loop.memory == 3
+    assert loop.skipped == ((19, 22),)  # the jumps out of the loop pass over none of its turns
+    assert [one.name for one in loop.shortest] == ["FFMA"] * 18 + ["BRA"] + ["FMUL"] * 2 + ["BRA"] * 2
 
 
 @pytest.mark.slow

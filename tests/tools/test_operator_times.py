@@ -81,6 +81,16 @@ def test_every_hot_loop_counts(compiled: None) -> None:
     assert seconds * H200.clock == pytest.approx(START + 25 * 400 + 25 * 200, rel=0.01)
 
 
+@pytest.mark.parametrize(("switches", "cycles"), [({"SAVE": True}, 330), ({"SAVE": False}, 400)])
+def test_the_branch_that_keeps_a_state_is_taken_once_a_chunk(
+    monkeypatch: pytest.MonkeyPatch, switches: dict[str, object], cycles: int
+) -> None:
+    usage = Usage(128, 0, 0, (count(CODE, ((60, 80),)),))  # 80 cycles of the 400, once in 8 turns
+    monkeypatch.setattr(operator_times, "compile_launch", lambda launch, arch, cached: usage)
+    one = launch("forward", H200.count, {"MODE": 0, **switches}, height=10, width=10)
+    assert seconds_of([one])[0] * H200.clock == pytest.approx(START + 25 * cycles, rel=0.002)
+
+
 def test_no_kernel_is_faster_than_the_memory(compiled: None) -> None:
     one = launch("forward", 1, {"MODE": 0}, height=2, width=2)
     one.bytes = 10**9

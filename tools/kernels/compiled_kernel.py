@@ -110,7 +110,10 @@ def _name(launch: Launch, arch: int) -> str:
 
 def _write(path: Path, usage: Usage) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    loops = [[[one.text, one.stall, one.write, one.read, one.wait] for one in loop.code] for loop in usage.loops]
+    loops = [
+        [[[one.text, one.stall, one.write, one.read, one.wait] for one in loop.code], loop.skipped]
+        for loop in usage.loops
+    ]
     text = json.dumps([usage.registers, usage.spills, usage.shared, loops])
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix="unfinished_")
     with os.fdopen(handle, "wb") as file:
@@ -120,5 +123,8 @@ def _write(path: Path, usage: Usage) -> None:
 
 def _read(path: Path) -> Usage:
     registers, spills, shared, loops = json.loads(gzip.decompress(path.read_bytes()))
-    counted = [machine_code.count([machine_code.Instruction(*one) for one in loop]) for loop in loops]
+    counted = [
+        machine_code.count([machine_code.Instruction(*one) for one in code], tuple((a, b) for a, b in skipped))
+        for code, skipped in loops
+    ]
     return Usage(registers, spills, shared, tuple(counted))

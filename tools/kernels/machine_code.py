@@ -61,8 +61,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """One innermost loop, counted once through: all its instructions, and those of a kind; and the
-    instructions themselves."""
+    """One innermost loop, counted once through: all its instructions, and those of a kind; the
+    instructions themselves; and the spans of them that a branch may jump over."""
 
     instructions: int
     shuffles: int
@@ -71,6 +71,13 @@ class Loop:
     exps: int  # and the other operations of the special function unit
     memory: int  # loads and stores of global memory, copies of it into shared memory among them
     code: tuple[Instruction, ...] = field(default=(), compare=False, repr=False)
+    skipped: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def shortest(self) -> tuple[Instruction, ...]:
+        """The instructions of a turn that takes every jump."""
+        over = {i for begin, end in self.skipped for i in range(begin, end)}
+        return tuple(one for i, one in enumerate(self.code) if i not in over)
 
 
 def disassembler() -> Path | None:
@@ -92,17 +99,26 @@ def disassemble(cubin: bytes, program: Path) -> str:
 def loops(text: str) -> list[Loop]:
     """Find the innermost loops of a disassembly, the longest first."""
     instructions, labels = _read(text)
-    spans = set()
+    spans, ahead = set(), []
     for end, instruction in enumerate(instructions):
         jump = re.search(r"\bBRA\b.*?`\((\.L\S+)\)", instruction.text)
         if jump and labels.get(jump[1], end + 1) <= end:
             spans.add((labels[jump[1]], end + 1))
+        elif jump and jump[1] in labels:
+            ahead.append((end + 1, labels[jump[1]]))
     inner = [
         span
         for span in spans
         if not any(other != span and span[0] <= other[0] and other[1] <= span[1] for other in spans)
     ]
-    counted = [count(instructions[begin:end]) for begin, end in sorted(inner) if end - begin >= SHORTEST]
+    counted = [
+        count(
+            instructions[begin:end],
+            tuple((first - begin, last - begin) for first, last in ahead if begin < first and last < end),
+        )
+        for begin, end in sorted(inner)
+        if end - begin >= SHORTEST
+    ]
     return sorted(counted, key=lambda loop: -loop.instructions)
 
 
@@ -124,8 +140,8 @@ def _read(text: str) -> tuple[list[Instruction], dict[str, int]]:
     return instructions, labels
 
 
-def count(code: list[Instruction]) -> Loop:
-    """Count a loop's instructions."""
+def count(code: list[Instruction], skipped: tuple[tuple[int, int], ...] = ()) -> Loop:
+    """Count a loop's instructions, those that a branch may jump over among them."""
     kinds = Counter(instruction.name for instruction in code)
     return Loop(
         instructions=len(code),
@@ -135,4 +151,5 @@ def count(code: list[Instruction]) -> Loop:
         exps=kinds["MUFU"],
         memory=kinds["LDG"] + kinds["STG"] + kinds["LDGSTS"],
         code=tuple(code),
+        skipped=skipped,
     )

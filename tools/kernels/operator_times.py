@@ -3,7 +3,8 @@ by the bytes it moves, PyTorch's kernels around them, and the cost of a launch. 
 
     a scan's kernel         a program's start, and for each turn of its hot loops the predicted
                             cycles, with as many programs on a multiprocessor as registers, shared
-                            memory and the grid allow, wave after wave; at least its bytes' time
+                            memory and the grid allow, wave after wave; at least its bytes' time;
+                            the branch that keeps a state is taken once a chunk
     any other kernel        its bytes, at the rate of a stream
     PyTorch's kernels       likewise; where axes change their order, so long for each element
     a launch                so long each, whoever makes it
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernel_launches
+import machine_code
 from compiled_kernel import Usage, compile_launch
 from kernel_launches import Launch, launches_of
 from medmambase_kernels._triton import launch_table
@@ -209,6 +211,16 @@ def turns(launch: Launch) -> tuple[int, ...]:
     return ()
 
 
+def turns_a_branch(launch: Launch) -> int:
+    """Of how many turns of a scan's hot loop one takes the branch in it: the one that a state to be
+    kept is of."""
+    constants = launch.constants
+    if launch.kernel != "forward" or not constants.get("SAVE") or constants.get("MODE") != 0:
+        return 1
+    chunk, steps = constants["CHUNK"], constants["STEPS"]
+    return chunk // steps if isinstance(chunk, int) and isinstance(steps, int) else 1
+
+
 def resident(usage: Usage, warps: int) -> int:
     """Programs that fit on a multiprocessor at once."""
     registers = -(-usage.registers * 32 // _REGISTER_UNIT) * _REGISTER_UNIT * warps
@@ -228,14 +240,18 @@ def _seconds(launch: Launch, usage: Usage | None, machine: Multiprocessor) -> fl
     repeats = turns(launch)
     if usage is None or not repeats or not usage.loops:
         return launch.bytes / STREAM
-    hot = tuple(loop.code for loop in usage.loops[: len(repeats)])
+    hot, every = usage.loops[: len(repeats)], turns_a_branch(launch)
     warps = launch.options.get("num_warps", 4)
     fit, share = resident(usage, warps if isinstance(warps, int) else 4), math.ceil(launch.programs / machine.count)
 
     def wave(programs: int) -> float:
         if programs == 0:
             return 0.0
-        return START + sum(n * _cycles(code, programs, machine) for n, code in zip(repeats, hot, strict=True))
+        return START + sum(n * turn(loop, programs) for n, loop in zip(repeats, hot, strict=True))
+
+    def turn(loop: machine_code.Loop, programs: int) -> float:
+        cycles = _cycles(loop.code, programs, machine)
+        return cycles if every == 1 else (cycles + (every - 1) * _cycles(loop.shortest, programs, machine)) / every
 
     cycles = share // fit * wave(fit) + wave(share % fit)
     return max(cycles / machine.clock, launch.bytes / (machine.hbm_bytes * machine.count * machine.clock))

@@ -21,6 +21,7 @@ cache.
 import triton
 import triton.language as tl
 
+from medmambase_kernels._triton.channel_sums import sums_side_by_side
 from medmambase_kernels._triton.numerics import LN2, softplus
 from medmambase_kernels._triton.scan_forward import STAGES, K, place_at, route, step_on
 
@@ -100,7 +101,7 @@ def _sweep(
             tl.store(dx_row + ps[s] * d, ddrive * delta + D * dy, mask=in_d)
             tl.store(delta_row + ps[s] * d * K, ddelta, mask=in_d)
             # Side by side, so that a step's row is one store.
-            both = tl.join(tl.sum(dB_s, 1), tl.sum(dC_s, 1))
+            both = sums_side_by_side(dB_s, dC_s, N, BD)
             tl.store(drow + ps[s] * (K * 2 * N) + state[:, None] * 2 + two[None, :], both)
     return g, dA, dD, dbias, p, place
 

@@ -23,6 +23,7 @@ cache.
 import triton
 import triton.language as tl
 
+from medmambase_kernels._triton.channel_sums import sums_side_by_side
 from medmambase_kernels._triton.numerics import LN2
 from medmambase_kernels._triton.sequence_tiles import load_rows, load_steps, step_delta, store_steps
 
@@ -197,7 +198,7 @@ def backward(
                     if not EVEN:
                         live = in_n & (tl.full([N], t + s, tl.int32) < l)
                     if VARY_B and VARY_C:  # side by side, so that a step's row is one store
-                        both = tl.join(tl.sum(dB_s, 1), tl.sum(dC_s, 1))
+                        both = sums_side_by_side(dB_s, dC_s, N, BD)
                         tl.store(at + state[:, None] * 2 + two[None, :], both, mask=live[:, None] & (two >= 0)[None, :])
                     elif VARY_B:
                         tl.store(at + state, tl.sum(dB_s, 1), mask=live)
