@@ -57,6 +57,19 @@ def test_the_scans_of_sequences_agree_on_the_chunks_and_the_kernels_can_run_them
     assert backward.programs <= 8 * processors
 
 
+@pytest.mark.parametrize(
+    ("batch", "channels", "length", "programs"),
+    [(64, 192, 256, 768), (64, 96, 1024, 1024), (1, 96, 16, 12)],
+    ids=["1536 items in two rounds", "24576 chunks in 24", "fewer items than programs fit"],
+)
+def test_the_programs_of_backward_share_the_items_out_evenly(
+    batch: int, channels: int, length: int, programs: int
+) -> None:
+    sequences = launch_table.sequence_backward(batch, 4 * channels, length, 16, 132, 4)
+    images = launch_table.backward(batch, 4, channels, length, 16, 132)
+    assert sequences.programs == images.programs == programs
+
+
 @given(**SHAPES, state=st.integers(1, 64))
 def test_what_is_kept_for_backward_does_not_depend_on_the_gpu(
     batch: int, directions: int, channels: int, length: int, state: int

@@ -46,13 +46,14 @@ class Predicted:
 
 
 def budget_of(launch: Launch, arch: int, budgets: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Find the budget that kernel_budgets.toml gives this launch on this GPU generation."""
+    """Find the first budget that kernel_budgets.toml gives this launch on this GPU generation. One
+    without GPU generations, dtypes or number of states is for all of them."""
+    this = {"kernel": launch.name, "arch": arch, "dtype": launch.dtype, "n": launch.constants.get("N")}
     for budget in budgets:
-        if (
-            launch.name == budget["kernel"]
-            and arch in budget["arch"]
-            and launch.dtype in budget["dtype"]
-            and budget.get("n") in (None, launch.constants.get("N"))
+        if all(
+            value in (budget[name] if name in ("arch", "dtype") else [budget[name]])
+            for name, value in this.items()
+            if name in budget
         ):
             return budget
     return None
@@ -62,30 +63,31 @@ def compile_and_predict(launch: Launch, arch: int, budget: dict[str, Any] | None
     """Compile a launch, and predict the cycles of its hot loops: those that the budget names, else
     the longest."""
     usage = compile_launch(launch, arch, cache)
-    hot = usage.loops[: len(budget["loops"]) if budget else 1] if arch == MODELLED else ()
-    warps = budget["warps"] if budget else WARPS
+    named, warps = (budget["loops"], budget["warps"]) if budget and budget.get("loops") else ([{}], WARPS)
+    hot = usage.loops[: len(named)] if arch == MODELLED else ()
     cycles = tuple(predict(loop.code, warps).cycles for loop in hot)
     counted = tuple(replace(loop, code=()) for loop in usage.loops)  # hundreds of instructions that nobody reads now
     return Predicted(replace(usage, loops=counted), cycles)
 
 
 def over_budget(launch: Launch, predicted: Predicted, budget: dict[str, Any] | None) -> list[str]:
-    """Say of each figure that it is above what the budget allows; nothing where there is no budget
-    or no loop of a scan could be counted."""
+    """Say of each figure that it is above what the budget allows; nothing of loops where none could
+    be counted."""
     usage = predicted.usage
-    if budget is None or (budget["loops"] and not usage.loops):
+    if budget is None:
         return []
     # Where B or C is constant the second longest loop is the sweep over the last, odd steps, not
     # the one that rebuilds.
     varies = launch.constants.get("VARY_B", True) and launch.constants.get("VARY_C", True)
-    named = budget["loops"] if varies else budget["loops"][:1]
+    named = budget.get("loops", []) if usage.loops else []
+    named = named if varies else named[:1]
     sentences = [
         f"{figure} bytes {what}, {budget[limit]} allowed"
         for figure, what, limit in (
             (usage.spills, "spilled", "spills"),
             (usage.shared, "of shared memory", "shared"),
         )
-        if figure > budget[limit]
+        if figure > budget.get(limit, figure)
     ]
     for rank, allowed in enumerate(named):
         loop = usage.loops[rank]
@@ -114,11 +116,12 @@ def _figures(launch: Launch, predicted: Predicted) -> str:
 
 
 def representative(launches: list[Launch], architectures: list[int], budgets: list[dict[str, Any]]) -> list[Launch]:
-    """Pick the first launch of each kernel: in the first dtype, and in the others where it has a
-    budget."""
+    """Pick the first launch of each kernel: in the first dtype, and in the others where its loops
+    have a budget."""
     picked: dict[tuple[str, str], Launch] = {}
+    counted = [budget for budget in budgets if budget.get("loops")]
     for launch in launches:
-        if launch.dtype == launches[0].dtype or any(budget_of(launch, arch, budgets) for arch in architectures):
+        if launch.dtype == launches[0].dtype or any(budget_of(launch, arch, counted) for arch in architectures):
             picked.setdefault((launch.name, launch.dtype), launch)
     return list(picked.values())
 
@@ -144,7 +147,7 @@ def _compile_all(options: argparse.Namespace) -> int:
     )
     print("instr. to memory: a state of the longest loop; cycles: a turn of the hot loops on an H200, PREDICTED")
     if machine_code.disassembler() is None:
-        print("no disassembler in this Triton: loops are not counted, and budgets not checked")
+        print("no disassembler in this Triton: loops are not counted, and their budgets not checked")
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         compiled: dict[str, Future[Predicted]] = {}  # dtypes may share one: the scan of images widens what it reads
         rows = []
@@ -186,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one launch of each kernel: in the first dtype, and in the others where kernel_budgets.toml names it",
+        help="one launch of each kernel: in the first dtype, and in the others where kernel_budgets.toml names its loops",
     )
     parser.add_argument("--case", default="", help="only launches whose case has this text in it, as pair")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what was compiled there, and read it again")

@@ -232,7 +232,7 @@ def seconds_of(
 ) -> tuple[float, ...]:
     """Predict the seconds of launches that differ in their grids and sizes alone, without the cost
     of a launch: it is compiled once."""
-    usage = compile_launch(launches[0], ARCH, cached) if launches[0].states else None
+    usage = compile_launch(launches[0], ARCH, cached) if turns(launches[0]) else None
     return tuple(_seconds(launch, usage, machine) for launch in launches)
 
 

@@ -134,7 +134,7 @@ def backward(batch: int, directions: int, channels: int, length: int, state: int
     chunk, most = chunk_of(length), 2 * WARPS * processors  # at 255 registers two programs fit on a scheduler
     items = batch * directions * -(-channels // width)
     chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
-    return BackwardLaunch(width, 4, chunk, chunked, min(items * (chunks_of(length) if chunked else 1), most))
+    return BackwardLaunch(width, 4, chunk, chunked, _evenly(items * (chunks_of(length) if chunked else 1), most))
 
 
 def sequence_forward(
@@ -167,8 +167,15 @@ def sequence_backward(
     chunked = (items < most or length > _LONGEST) and chunks_of(length) > 1
     return SequenceBackward(
         width, 2 if constant else 4, _tile(length, state), chunk_of(length), chunked,
-        min(items * (chunks_of(length) if chunked else 1), most),
+        _evenly(items * (chunks_of(length) if chunked else 1), most),
     )  # fmt: skip  # the tiles; the passes
+
+
+def _evenly(items: int, most: int) -> int:
+    """Programs, so many at most, that share items out evenly: the busiest takes no more than with
+    all of them, and the fewer there are, the faster is each."""
+    rounds = max(1, -(-items // most))
+    return -(-items // rounds)
 
 
 def _tile(length: int, state: int) -> int:
