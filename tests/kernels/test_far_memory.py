@@ -187,8 +187,8 @@ def test_the_gradients_of_a_projection_stay_inside_their_tensors(
     from medmambase_kernels._triton import image_pack
 
     n, r, l = 2, 3, 2
-    rows, A2, table = image_pack.packed(new(b, 1, l, 4, r + 2 * n), new(4, d, n), new(4, d, r), True, True)[:3]
-    x, x_dbl = new(b, 1, l, d), new(b, 1, l, 4, r + 2 * n)
+    x, x_dbl = new(d, b, 1, l).movedim(0, 3), new(b, 1, l, 4, r + 2 * n)
+    _, rows, A2, table, _ = image_pack.packed(x, x_dbl, new(4, d, n), new(4, d, r), True, True)
     given = (new(4, b, l, d), new(blocks, b, l, 4, n, 2), new(b, l, 4, d), new(parts, 4, n + 2, d))
     monkeypatch.setattr(image_pack, other, MagicMock())  # whose loops would be long here
     image_pack.unpacked(*given, rows, A2, table, x, x_dbl, n, r, True)

@@ -29,12 +29,12 @@ def test_a_scan_of_an_image_is_few_kernels(r: int, chunked: bool, dtype: torch.d
     given, casts = (x, x_dbl, *weights, dtype, True), int(dtype != torch.float32)  # in float32 nothing is cast
     forward = launches_of(lambda: images.forward(*given, True))
     wanted = Counter({"image_pack.pack": 1, "scan_forward.forward": 1 + chunked, "scan_forward.carry": chunked})
-    wanted += Counter({"sum": 1, "_to_copy": 2 * casts})  # of x and of y
+    wanted += Counter({"sum": 1, "_to_copy": casts})  # of y; x is widened by pack
     assert +forward.counts == wanted
-    assert forward.total <= 5 + 2 * casts
+    assert forward.total <= 5 + casts
     backward = launches_of(lambda: images.backward(x, *given, kept))
     wanted = Counter({"image_pack.pack": 1, "scan_backward.backward": 1})
     wanted += Counter({"scan_backward.adjoint_ends": chunked, "scan_forward.carry": chunked})
-    wanted += Counter({"image_pack.unpack": 1, "image_pack.totals": 1, "_to_copy": 2 * casts})  # of dy and x
+    wanted += Counter({"image_pack.unpack": 1, "image_pack.totals": 1, "_to_copy": casts})  # of dy
     assert +backward.counts == wanted
-    assert forward.total + backward.total <= 11 + 4 * casts
+    assert forward.total + backward.total <= 11 + 2 * casts

@@ -34,10 +34,15 @@ def test_rows_and_tables_are_the_arguments_padded_with_zeros(
     from medmambase_kernels._triton.launch_table import power_of_two
 
     x_dbl, A, W = made(b, h, w, 4, r + 2 * n, dtype=dtype), made(4, d, n), made(4, d, r)
+    x = made(b, h, w, d, dtype=dtype, seed=1)
     if strided:  # every axis where another one was
+        x = x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
         x_dbl = x_dbl.permute(4, 2, 0, 3, 1).contiguous().permute(2, 4, 1, 3, 0)
         A, W = (t.permute(2, 0, 1).contiguous().permute(1, 2, 0) for t in (A, W))
-    rows, A2, W_table, raw = image_pack.packed(x_dbl, A, W, strided, True)
+    positions, rows, A2, W_table, raw = image_pack.packed(x, x_dbl, A, W, strided, True)
+    assert positions.is_contiguous() and torch.equal(positions, x.float().flatten(1, 2))
+    copied = dtype != torch.float32 or not x.is_contiguous()
+    assert (positions.data_ptr() != x.data_ptr()) == copied
     low, B, C = x_dbl.float().flatten(1, 2).split([r, n, n], -1)
     N, RANK = power_of_two(n), power_of_two(r)
     assert torch.equal(rows, torch.cat([padded(B, N), padded(C, N), padded(low, RANK)], -1))
@@ -49,7 +54,7 @@ def test_rows_and_tables_are_the_arguments_padded_with_zeros(
     assert raw is not None and raw.is_contiguous()
     product = torch.einsum("blkr,kdr->blkd", low.double(), W.double())
     assert relative_error(raw, product) <= TOLERANCE[torch.float32]
-    assert image_pack.packed(x_dbl, A, W, strided, False)[3] is None
+    assert image_pack.packed(x, x_dbl, A, W, strided, False)[-1] is None
 
 
 @pytest.mark.parametrize(
@@ -69,9 +74,10 @@ def test_the_gradients_of_projection_and_weights_equal_the_definition(
     monkeypatch.setattr(image_pack, "_tile", lambda positions: tile)
     l, N = h * w, power_of_two(n)
     x_dbl, A, W = made(b, h, w, 4, r + 2 * n, dtype=dtype), made(4, d, n), made(4, d, r)
-    rows, A2, table, _ = image_pack.packed(x_dbl, A, W, log_A, False)
+    x = made(b, h, w, d, dtype=dtype)
+    _, rows, A2, table, _ = image_pack.packed(x, x_dbl, A, W, log_A, False)
     drows, draw, parts = made(blocks, b, l, 4, N, 2, seed=1), made(b, l, 4, d, seed=2), made(70, 4, N + 2, d, seed=3)
-    x, dx_parts = made(b, h, w, d, dtype=dtype), made(4, b, l, d, seed=4)
+    dx_parts = made(4, b, l, d, seed=4)
     dx, dx_dbl, dW, dbias, dA, dD = image_pack.unpacked(
         dx_parts, drows, draw, parts, rows, A2, table, x, x_dbl, n, r, log_A
     )

@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one launch of each kernel: in the first dtype, and in the others where kernel_budgets.toml names its loops",
+        help="one launch of each kernel: in the first dtype, and in the others if its loops have a budget",
     )
     parser.add_argument("--case", default="", help="only launches whose case has this text in it, as pair")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what was compiled there, and read it again")

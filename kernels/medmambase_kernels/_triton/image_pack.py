@@ -2,9 +2,10 @@
 
 The scan reads a step at a time, as rows (b, l, k, [B | C | rank of delta]) in float32, each part
 padded with zeros to a power of two; A and the weights of delta it reads a channel a lane, as tables
-(k, n padded, d). ``pack`` makes both, from tensors of any strides, and where the rank of delta is
-too large to be multiplied inside the scan, also what goes into the softplus. ``unpack`` turns the
-gradients of rows and of that into the one of x_dbl, and leaves parts of that of the weights;
+(k, n padded, d). ``pack`` makes both, from tensors of any strides, and x in float32, channels last,
+unless it is so; where the rank of delta is too large to be multiplied inside the scan, also what
+goes into the softplus. ``unpack`` turns the gradients of rows and of that into the one of x_dbl,
+and leaves parts of that of the weights;
 ``totals`` adds parts in a fixed order, and lays them out as the arguments are. The products are
 made here in float32, so that no matmul setting (TF32, autocast) reaches them.
 """
@@ -59,6 +60,18 @@ def _product(
 
 
 @triton.jit
+def _widened(
+    x, out, i, x_b, x_h, x_w, x_c, positions, height, width, d, wide, BP: tl.constexpr
+):  # fmt: skip  # tensors; which tile; strides; sizes; tile size
+    """out = x in float32: the i-th tile of half as many positions as channels, BP."""
+    position, channel = i // wide * (BP // 2) + tl.arange(0, BP // 2), i % wide * BP + tl.arange(0, BP)
+    row, live = _row_of(position, 0, height, width, x_b, x_h, x_w, 0), position < positions
+    within = live[:, None] & (channel < d)[None, :]
+    values = load(x + row[:, None] + channel[None, :] * x_c, within)
+    tl.store(out + position[:, None] * d + channel[None, :], values, mask=within)
+
+
+@triton.jit
 def _turn(source, from_n, from_d, n, target, channel, d, factor, EXP: tl.constexpr, N: tl.constexpr):
     """Copy (d, n) of any strides, with EXP its exponential, times a factor, to a table (N, d) in
     float32, zeros from n on.
@@ -76,17 +89,17 @@ def _turn(source, from_n, from_d, n, target, channel, d, factor, EXP: tl.constex
 
 @triton.jit
 def pack(
-    x_dbl_ptr, A_ptr, W_ptr, rows_ptr, A2_ptr, W_table_ptr, raw_ptr,
-    x_b, x_h, x_w, x_k, x_c, A_k, A_d, A_n, W_k, W_d, W_r, positions, height, width, d, n, r, blocks, of_rows,
-    of_tables, wide,
+    x_dbl_ptr, A_ptr, W_ptr, x_ptr, rows_ptr, A2_ptr, W_table_ptr, raw_ptr, wide_x_ptr,
+    x_b, x_h, x_w, x_k, x_c, A_k, A_d, A_n, W_k, W_d, W_r, map_b, map_h, map_w, map_c,
+    positions, height, width, d, n, r, blocks, of_rows, of_tables, of_raw, wide,
     LOG_A: tl.constexpr, N: tl.constexpr, RANK: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip  # tensors; strides; sizes; a switch and tile sizes
     """rows (b, h, w, k, [N | N | RANK]) from x_dbl (b, h, w, k, [r | n | n]); tables A2 (k, N, d)
     from A (k, d, n), with LOG_A from -exp A, times log2(e), and (k, RANK, d) from W (k, d, r); and,
-    unless it is None, raw (b, h, w, k, d), the product of rank and W. The first of_rows programs
-    make rows, the next of_tables tables, the others raw. Strides are named after tensor and
-    axis."""
+    unless they are None, raw (b, h, w, k, d), the product of rank and W, and wide_x (b, h, w, d), x
+    in float32. The first of_rows programs make rows, the next of_tables tables, the next of_raw
+    raw, the others wide_x. Strides are named after tensor and axis, those of x after the map."""
     i = tl.program_id(0)
     if i < of_rows:
         WIDTH: tl.constexpr = 2 * N + RANK
@@ -101,10 +114,16 @@ def pack(
         channel = ((i - of_rows) % blocks).to(tl.int64) * BD + tl.arange(0, BD)
         _turn(A_ptr + i_k * A_k, A_n, A_d, n, A2_ptr + i_k * N * d, channel, d, -LOG2E if LOG_A else LOG2E, LOG_A, N)
         _turn(W_ptr + i_k * W_k, W_r, W_d, r, W_table_ptr + i_k * RANK * d, channel, d, 1.0, False, RANK)
-    elif raw_ptr is not None:
-        _product(
-            x_dbl_ptr, W_ptr, raw_ptr, (i - of_rows - of_tables).to(tl.int64), x_b, x_h, x_w, x_k, x_c, W_k, W_d, W_r,
-            positions, height, width, d, r, wide, BP,
+    elif i < of_rows + of_tables + of_raw:
+        if raw_ptr is not None:
+            _product(
+                x_dbl_ptr, W_ptr, raw_ptr, (i - of_rows - of_tables).to(tl.int64), x_b, x_h, x_w, x_k, x_c,
+                W_k, W_d, W_r, positions, height, width, d, r, wide, BP,
+            )  # fmt: skip  # line by line the function's parameters
+    elif wide_x_ptr is not None:
+        _widened(
+            x_ptr, wide_x_ptr, (i - of_rows - of_tables - of_raw).to(tl.int64), map_b, map_h, map_w, map_c,
+            positions, height, width, d, wide, BP,
         )  # fmt: skip  # line by line the function's parameters
 
 
@@ -194,23 +213,28 @@ def _tile(positions: int) -> int:
 
 
 def packed(
-    x_dbl: Tensor, A: Tensor, W: Tensor, log_A: bool, multiply: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """rows (b, l, k, 2 n padded + r padded), and the tables A log2(e) (k, n padded, d) and W (k, r
-    padded, d), from x_dbl (b, h, w, k, r + 2n), A (k, d, n), or its logarithm, and W (k, d, r);
-    with ``multiply`` also rank . W (b, l, k, d), else None."""
+    x: Tensor, x_dbl: Tensor, A: Tensor, W: Tensor, log_A: bool, multiply: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """x (b, l, d) in float32, contiguous: itself if it is so; rows (b, l, k, 2 n padded + r
+    padded), and the tables A log2(e) (k, n padded, d) and W (k, r padded, d), from x_dbl (b, h, w,
+    k, r + 2n), A (k, d, n), or its logarithm, and W (k, d, r); with ``multiply`` also rank . W (b,
+    l, k, d), else None."""
     (b, h, w, k, _), (_, d, n), r = x_dbl.shape, A.shape, W.shape[2]
     N, RANK = launch_table.power_of_two(n), launch_table.power_of_two(r)
     rows = A.new_empty(b, h * w, k, 2 * N + RANK)
     A2, W_table = A.new_empty(k, N, d), A.new_empty(k, RANK, d)
     raw = A.new_empty(b, h * w, k, d) if multiply else None
+    wide_x = None if x.dtype == torch.float32 and x.is_contiguous() else A.new_empty(b, h, w, d)
     blocks, wide, of_rows = triton.cdiv(d, _CHANNELS), triton.cdiv(d, _PRODUCT), triton.cdiv(b * h * w * k, _ROWS)
-    of_raw = triton.cdiv(b * h * w, _PRODUCT // 2) * k * wide if multiply else 0
-    pack[(of_rows + k * blocks + of_raw,)](
-        x_dbl, A, W, rows, A2, W_table, raw, *x_dbl.stride(), *A.stride(), *W.stride(), b * h * w, h, w, d, n, r,
-        blocks, of_rows, k * blocks, wide, LOG_A=log_A, N=N, RANK=RANK, BR=_ROWS, BD=_CHANNELS, BP=_PRODUCT, **_OPTIONS,
+    tiles = triton.cdiv(b * h * w, _PRODUCT // 2) * wide
+    of_raw, of_x = tiles * k if multiply else 0, 0 if wide_x is None else tiles
+    pack[(of_rows + k * blocks + of_raw + of_x,)](
+        x_dbl, A, W, x if of_x else None, rows, A2, W_table, raw, wide_x,
+        *x_dbl.stride(), *A.stride(), *W.stride(), *(x.stride() if of_x else (0, 0, 0, 0)),
+        b * h * w, h, w, d, n, r, blocks, of_rows, k * blocks, of_raw, wide,
+        LOG_A=log_A, N=N, RANK=RANK, BR=_ROWS, BD=_CHANNELS, BP=_PRODUCT, **_OPTIONS,
     )  # fmt: skip  # line by line the kernel's parameters
-    return rows, A2, W_table, raw
+    return (x if wide_x is None else wide_x).flatten(1, 2), rows, A2, W_table, raw
 
 
 def unpacked(

@@ -36,8 +36,8 @@ def _positions(t: Tensor) -> Tensor:
 def _scan(
     x: Tensor, x_dbl: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, log_A: bool, rank_inside: bool
 ) -> scans.Scan:
-    rows, A2, W, raw = image_pack.packed(x_dbl, A, dt_weight, log_A, not rank_inside)
-    return scans.Scan(_positions(x), raw, rows, W, A2, D.contiguous(), dt_bias.contiguous(), *x.shape[1:3])
+    positions, rows, A2, W, raw = image_pack.packed(x, x_dbl, A, dt_weight, log_A, not rank_inside)
+    return scans.Scan(positions, raw, rows, W, A2, D.contiguous(), dt_bias.contiguous(), *x.shape[1:3])
 
 
 def forward(
