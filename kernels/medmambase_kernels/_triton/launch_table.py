@@ -152,9 +152,10 @@ def sequence_forward(
     Predicted by a model of the multiprocessor, not measured: ms on an H200, float32, 16 states, at
     96, 192, 384 and 768 channels a group in 4 groups, lengths 1024, 256, 64 and 16, PyTorch's
     kernels included. Batch 64: forward 0.23, 0.11, 0.06, 0.03, forward and backward 1.23, 0.58,
-    0.27, 0.15; batch 16: forward 0.12, 0.04, 0.02, 0.01. With at most 168 registers the compiler loads B and C ahead of where it uses them;
-    left alone it stops at 128, and a turn that keeps states takes 2534 cycles instead of 1748 (4
-    steps, 6 warps). With 64 states, 32 channels a program spill, and 16 do not.
+    0.27, 0.15; batch 16: forward 0.12, 0.04, 0.02, 0.01. With at most 168 registers the compiler
+    loads B and C ahead of where it uses them; left alone it stops at 128, and a turn that keeps
+    states takes 2534 cycles instead of 1748 (4 steps, 6 warps). With 64 states, 32 channels a
+    program spill, and 16 do not.
     """
     _row(_FORWARD, state)
     programs = batch * groups * -(-channels // groups // 32)

@@ -91,6 +91,9 @@ def _sweep(
             g += Cs[s] * dy[None, :]
             dC_s = states[s + 1] * dy[None, :]
             dB_s = g * (delta * x)[None, :]
+            # Before what follows, which then has the registers; side by side, so that a step's row is
+            # one store.
+            both = sums_side_by_side(dB_s, dC_s, N, BD)
             ddrive = tl.sum(g * Bs[s], 0)
             g = g * decays[s]
             through = g * states[s]
@@ -100,8 +103,6 @@ def _sweep(
             dD += dy * x
             tl.store(dx_row + ps[s] * d, ddrive * delta + D * dy, mask=in_d)
             tl.store(delta_row + ps[s] * d * K, ddelta, mask=in_d)
-            # Side by side, so that a step's row is one store.
-            both = sums_side_by_side(dB_s, dC_s, N, BD)
             tl.store(drow + ps[s] * (K * 2 * N) + state[:, None] * 2 + two[None, :], both)
     return g, dA, dD, dbias, p, place
 
