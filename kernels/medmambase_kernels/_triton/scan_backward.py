@@ -91,8 +91,8 @@ def _sweep(
             g += Cs[s] * dy[None, :]
             dC_s = states[s + 1] * dy[None, :]
             dB_s = g * (delta * x)[None, :]
-            # Before what follows, which then has the registers; side by side, so that a step's row is
-            # one store.
+            # Before what follows, which then has the registers; side by side: a step's row is one
+            # store.
             both = sums_side_by_side(dB_s, dC_s, N, BD)
             ddrive = tl.sum(g * Bs[s], 0)
             g = g * decays[s]
