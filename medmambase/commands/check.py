@@ -96,8 +96,10 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
         )
     if intake.bad:
         steps.append(("repair or delete the files that cannot be read; otherwise they are skipped", ""))
-    if intake.audit.counted():
+    if intake.audit.across or intake.audit.conflicts:
         steps.append(("look at the duplicates in the report; delete copies, and correct contradictory labels", ""))
+    elif intake.audit.exact or intake.audit.near:
+        steps.append(("nothing has to be done about the duplicates: each group lies in one split and one class", ""))
     steps.append(("train on these images", pasted("medmambase-train", data, *words)))
     return steps
 

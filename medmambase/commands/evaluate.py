@@ -13,9 +13,10 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
 from medmambase.evaluation.intervals import evaluate_with_intervals
-from medmambase.evaluation.metrics import as_medmnist
+from medmambase.evaluation.metrics import Metrics, as_medmnist
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 guard.check_file("--json", options.json)
             predictions = read_predictions(options.run)
             metrics = evaluate_with_intervals(predictions)
-            print(summary(metrics))
+            _print(metrics)
             if not any(predictions.patients):
                 print(NO_PATIENTS)
             if options.json:
@@ -83,7 +84,7 @@ def _again(run: Path) -> int:
     if found is not None:
         write_json(run / CALIBRATION, found.to_dict())
     metrics = results.write_figures(test, predictions, found, published=before[MEDMNIST] is not None)
-    print(summary(metrics))
+    _print(metrics)
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     changed = [
@@ -104,6 +105,10 @@ def _again(run: Path) -> int:
         print(f"every metric matches the recorded one, {how}")
     say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
     return DIFFERENT if changed else 0
+
+
+def _print(metrics: Metrics) -> None:
+    print(f"{summary(metrics)}\n{headline(metrics).sentence}")
 
 
 def _recorded(path: Path) -> dict[str, object] | None:
@@ -138,7 +143,8 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     predictions = of_a_run.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
     published = source.suffix.casefold() == ".npz"
     metrics = of_a_run.test(folder, predictions, tried.images, results.read_calibration(run), published)
-    print(f"\n{summary(metrics)}")
+    print()
+    _print(metrics)
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")

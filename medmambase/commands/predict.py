@@ -56,6 +56,7 @@ class _Call:
         self.root = self.source if self.source.is_dir() else self.source.parent
         self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
         self.good = self.bad = self.noted = self.without_pydicom = 0
+        self.partial = False  # only the first images were looked at, so nothing is known of all of them
 
     def run(self) -> int:
         predictions = self._counted(self.predictor(self.source, self.options.batch_size))
@@ -63,9 +64,9 @@ class _Call:
         code = self._print(header, rows) if self.out is None else self._write(header, rows)
         if code:
             return code
-        if self.without_pydicom:
+        if self.without_pydicom and not self.partial:
             print(f"{count_of(self.without_pydicom, 'file')} could not be read: {NEEDS_PYDICOM}")
-        if self.noted:
+        if self.noted and not self.partial:
             print(
                 f"{count_of(self.noted, 'image has', 'images have')} a note: unlike the network's validation images, "
                 f"or only the first of several frames was predicted"
@@ -77,7 +78,7 @@ class _Call:
                 f"{self.point.threshold:.6g}: on the validation images, sensitivity {self.point.sensitivity:.3f} and "
                 f"specificity {self.point.specificity:.3f}"
             )
-        if not self.good:
+        if not self.good and not self.partial:
             return console.EXIT_CODES[DataError]
         say_next(("see what the network looks at", pasted("medmambase-explain", self.options.run, self.source)))
         return 0
@@ -147,6 +148,7 @@ class _Call:
         """Print the first rows as a table."""
         table = [["" if cell is None else str(cell) for cell in row] for row in (header, *islice(rows, SHOWN))]
         more = next(rows, None)
+        self.partial = more is not None and not self.options.by_patient
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -152,6 +152,10 @@ def test_where_nothing_can_be_read_the_exit_code_says_so(
     for words in ([], ["-o", str(tmp_path / "out.csv")]):
         assert predict.main([str(run), str(tmp_path / "x"), *words]) == 3
         assert capsys.readouterr().out.count("2 files could not be read: a DICOM file; to read it: pip install") == 1
+    for number in range(predict.SHOWN):  # of images that were not looked at nothing is said
+        (tmp_path / "x" / f"c{number:02}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    assert predict.main([str(run), str(tmp_path / "x")]) == 0
+    assert "could not be read" not in capsys.readouterr().out
     assert len(rows(tmp_path / "out.csv")) == 2
 
 

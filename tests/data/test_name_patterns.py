@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medmambase.data.manifest.folders import Sample
-from medmambase.data.manifest.name_patterns import propose
+from medmambase.data.manifest.name_patterns import SAY_SO, propose
 
 
 def samples(names: list[str]) -> list[Sample]:
@@ -30,6 +30,20 @@ def test_names_that_tell_patients_are_seen(names: list[str], found: int) -> None
     assert proposal is not None and (proposal.patients, proposal.images) == (found, len(names))
     matches = [re.search(proposal.regex, name) for name in names]
     assert len({match[1] for match in matches if match}) == found and proposal.found in proposal.example
+
+
+@pytest.mark.parametrize(
+    ("names", "regex"),
+    [
+        ([f"{c}/patient{p}_{n}.png" for c in "ab" for p in range(4) for n in range(3)], r"(patient\d+)"),
+        ([f"{c}/p{p:03}_{n}.png" for c in "ab" for p in range(4) for n in range(3)], r"(p\d+)"),
+        ([f"{c}/Patient-{p}/{n}.png" for c in "ab" for p in range(4) for n in range(3)], r"(Patient-\d+)"),
+        ([f"step{n}/p{p:03}_{n}.png" for p in range(4) for n in range(3)], SAY_SO[1]),  # (p\d+) would find step0
+    ],
+)
+def test_the_simplest_expression_that_finds_the_same_is_proposed(names: list[str], regex: str) -> None:
+    proposal = propose(samples(names))
+    assert proposal is not None and proposal.regex == regex
 
 
 @pytest.mark.parametrize(

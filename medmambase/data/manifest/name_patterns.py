@@ -50,5 +50,18 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
         finer = regex in SAY_SO or len(images_of) > len({sample.label for sample in samples})  # folders may be classes
         if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and one_class and finer:
             name, match = matches[0]
-            return Proposal(regex, len(matches), len(images_of), name, match[1])
+            shorter = _shorter(regex, match[1], samples)
+            return Proposal(shorter, len(matches), len(images_of), name, match[1])
     return None
+
+
+def _shorter(regex: str, example: str, samples: Sequence[Sample]) -> str:
+    r"""An expression that a person reads at once, such as (patient\d+), if it finds the same in all
+    names."""
+    word = re.fullmatch(r"([A-Za-z]+[_ -]?)\d+", example)
+    if not word:
+        return regex
+    simple = rf"({word[1]}\d+)"
+    pairs = ((re.search(regex, sample.name), re.search(simple, sample.name)) for sample in samples)
+    same = all((one and one[1]) == (other and other[1]) for one, other in pairs)
+    return simple if same else regex
