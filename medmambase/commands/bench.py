@@ -27,6 +27,7 @@ from medmambase.config import PRESETS, ConfigError
 from medmambase.doctor.torch_build import driver_and_clock
 from medmambase.machine import environment, load
 from medmambase.model.measure import network_rows, new_network, operators_of
+from medmambase.plural import count_of
 from medmambase_kernels import describe_backend, use_backend
 from medmambase_kernels.bench.cases import SIZES, Case, cases, reduced
 from medmambase_kernels.bench.floors import Card, card, matmul_peak
@@ -162,7 +163,7 @@ def _machine(device: torch.device) -> tuple[dict[str, Any], Card | float]:
         machine["mamba-ssm"] = version("mamba-ssm")
     if device.type == "cpu":
         peak = matmul_peak()
-        name = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        name = f"CPU, {count_of(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
         return machine | {"device": name, "peak_gflops": peak}, peak
     properties = torch.cuda.get_device_properties(device)
     driver, clock = driver_and_clock(str(getattr(properties, "uuid", "")))

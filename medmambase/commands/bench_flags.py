@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from medmambase.commands.flags import add_device, new_parser
+from medmambase.commands.flags import Parser, add_device, new_parser
 from medmambase.config import PRESETS
 from medmambase.settings import Engine
 
@@ -16,7 +16,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 SIZES = (128, 224)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all flags."""
     found = new_parser(
         "medmambase-bench",
@@ -98,4 +98,4 @@ def _at_least(least: float) -> Any:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags."""
-    return parser().parse_args(words)
+    return parser().read(words)

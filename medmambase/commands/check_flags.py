@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from medmambase.commands.flags import new_parser
+from medmambase.commands.flags import Parser, new_parser
 from medmambase.settings import TYPES, Settings, flag, from_text, resolve
 
 SETTINGS = {
@@ -18,9 +18,13 @@ SETTINGS = {
     "runs": "folder in which the report folder is created (runs)",
     "name": "name of the report folder (default: the name of the data, with -check)",
 }
+METAVARS = {
+    "group_regex": "REGEX", "group_column": "COLUMN", "class_names": "CLASS=NAME,...", "splits": "FILE",
+    "runs": "FOLDER", "name": "NAME",
+}  # fmt: skip  # of those that are no numbers
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all flags."""
     found = new_parser(
         "medmambase-check",
@@ -37,12 +41,12 @@ def parser() -> argparse.ArgumentParser:
         if TYPES[name] is bool:
             found.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=words)
         else:
-            found.add_argument(flag(name), metavar="X", help=words)
+            found.add_argument(flag(name), metavar=METAVARS.get(name, "N"), help=words)
     return found
 
 
 def parse(words: Sequence[str] | None) -> Settings:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags, and ConfigError for a wrong value."""
-    given = {name: value for name, value in vars(parser().parse_args(words)).items() if value is not None}
+    given = {name: value for name, value in vars(parser().read(words)).items() if value is not None}
     return resolve({name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()})

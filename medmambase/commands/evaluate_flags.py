@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands.flags import add_device, new_parser, positive
+from medmambase.commands.flags import Parser, add_device, new_parser, positive
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all flags."""
     found = new_parser(
         "medmambase-evaluate",
@@ -35,8 +35,10 @@ def parser() -> argparse.ArgumentParser:
         help="with a predictions.csv: also write all metrics and intervals to FILE, as in test/metrics.json of a run",
     )
     found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
-    found.add_argument("--group-regex", help="regular expression for the patient in a path: intervals count patients")
-    found.add_argument("--group-column", help="the CSV column that names the patient")
+    found.add_argument(
+        "--group-regex", metavar="REGEX", help="regular expression for the patient in a path: intervals count patients"
+    )
+    found.add_argument("--group-column", metavar="COLUMN", help="the CSV column that names the patient")
     found.add_argument(
         "--class-names",
         metavar="CLASS=NAME,...",
@@ -50,4 +52,4 @@ def parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags."""
-    return parser().parse_args(words)
+    return parser().read(words)

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands.flags import add_device, new_parser, positive
+from medmambase.commands.flags import Parser, add_device, new_parser, positive
 
 MOST = 96  # images that are looked at; more would change the means little
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all flags."""
     found = new_parser(
         "medmambase-explain",
@@ -41,4 +41,4 @@ def parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags."""
-    return parser().parse_args(words)
+    return parser().read(words)

@@ -5,20 +5,44 @@ Like every ``*_flags.py`` it imports neither PyTorch nor NumPy, which take secon
 """
 
 import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from medmambase import __version__
 
 
-def new_parser(
-    program: str,
-    description: str,
-    epilog: str,
-    *,
-    usage: str | None = None,
-    kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Report what is wrong with the arguments in one line: the usage of many flags would only hide
+    it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; {self.prog} --help lists everything\n")
+
+    def read(self, words: Sequence[str] | None) -> argparse.Namespace:
+        """Read the arguments; None: those of the command line. Raises SystemExit for --help,
+        --version, and, with code 2 and one line, for what is wrong."""
+        given = sys.argv[1:] if words is None else list(words)
+        self.refuse_unknown(given)
+        return self.parse_args(given)
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Raise SystemExit for a flag that does not exist, and name the nearest; before anything
+        that is missing, since it may have been meant for that."""
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag == "--":
+                return
+            if flag.startswith("--") and flag not in known:
+                near = difflib.get_close_matches(flag, known, n=1)  # one that has something in common, or none
+                self.error(f"there is no flag {flag}{f'; the nearest is {near[0]}' if near else ''}")
+
+
+def new_parser(program: str, description: str, epilog: str, *, usage: str | None = None) -> Parser:
     """Return a parser with ``--help`` and ``--version``, which takes no shortened flags."""
-    found = kind(program, usage, description, epilog, allow_abbrev=False)
+    found = Parser(program, usage, description, epilog, allow_abbrev=False)
     found.add_argument("--version", action="version", version=f"medmambase {__version__}", help="print the version")
     return found
 

@@ -2,13 +2,12 @@
 its help text."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from medmambase.commands.flags import new_parser
+from medmambase.commands.flags import Parser, new_parser
 from medmambase.config import RECIPES
 from medmambase.settings import TYPES, Settings, flag, from_text
 
@@ -84,19 +83,11 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Report an invalid flag in one line: the usage of some forty flags would only hide it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; {self.prog} --help lists everything\n")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return a parser of all flags, in groups; it converts nothing, so that every message comes
     from ``settings.py``."""
     found = new_parser(
         "medmambase-train",
-        kind=_Parser,
         usage="medmambase-train DATA [settings], or --config settings.toml [settings], or --resume runs/data-001",
         description="Train MedMambaSE on images and write a report.",
         epilog="Every setting can stand in a TOML file, one a line (batch_size = 32); a flag overrides the file, and "
@@ -141,22 +132,11 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Aut
     unknown flag.
     """
     reader = parser()
+    reader.refuse_unknown(words)
     options, rest = reader.parse_known_args(words)
     if rest:
-        flags = [
-            "--help",
-            "--version",
-            "--config",
-            "--resume",
-            *(flag(name) for settings in GROUPS.values() for name in settings),
-        ]
-        wrong = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
-        near = difflib.get_close_matches(wrong, flags, n=1, cutoff=0)
-        reader.error(
-            f"there is no flag {wrong}; the nearest is {near[0]}"
-            if wrong
-            else f"give one DATA only; {rest[0]!r} is a second one"
-        )
+        short = rest[0].startswith("-")
+        reader.error(f"there is no flag {rest[0]}" if short else f"give one DATA only; {rest[0]!r} is a second one")
     given = {name: value for name, value in vars(options).items() if value is not None}
     config, resume = given.pop("config", None), given.pop("resume", None)
     if config and resume not in (None, AUTO):

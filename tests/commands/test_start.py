@@ -6,8 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from medmambase import __version__
-from medmambase.commands import bench, bench_flags
+from medmambase.commands import bench, bench_flags, predict_flags
 from medmambase.settings import Engine
 from medmambase_kernels import BACKENDS
 from medmambase_kernels.bench import cases
@@ -49,7 +51,8 @@ def test_help_version_and_wrong_flags_import_nothing_slow() -> None:
         assert f"ended: {command} --version 0\n" in done.stdout
         assert f"ended: {command} --no-such-flag 2\n" in done.stdout
         assert f"medmambase-{command}: " in done.stderr
-    assert "medmambase-train: there is no flag --no-such-flag" in done.stderr
+        assert f"medmambase-{command}: there is no flag --no-such-flag; medmambase-{command} --help" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == len(COMMANDS) + 1
     assert "ended: 2\n" in done.stdout
     assert "medmambase-train: --epochs is 'many'" in done.stderr
     imported = {module.partition(".")[0] for module in done.stdout.partition("imported: ")[2].split()}
@@ -62,3 +65,19 @@ def test_the_flags_of_bench_offer_what_can_be_measured() -> None:
     assert bench_flags.DTYPES == tuple(bench.DTYPES)
     assert bench_flags.SIZES == cases.SIZES
     assert Engine.__args__ == BACKENDS
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--calibratde"], "there is no flag --calibratde; the nearest is --calibrated"),  # and not what is missing
+        (["run", "images", "--digit=3"], "there is no flag --digit; the nearest is --digits"),
+        (["run"], "the following arguments are required: IMAGES"),
+        (["run", "images", "--digits", "0"], "--digits: '0' is not a whole number of at least 1"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        predict_flags.parse(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"medmambase-predict: {said}; medmambase-predict --help lists everything\n"

@@ -12,21 +12,23 @@ def figure(value: float | None) -> str:
 
 def summary(metrics: Metrics) -> str:
     """Show the test figures: all images together with 95 % intervals, without leaked images, and
-    class by class."""
+    class by class, without leaked images too."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
     lines = [f"test: {_headline(metrics, area)}"]
     if metrics.without_leaked:
         leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
-        lines.append(
+        lines += [
             f"without {leaked} that have a duplicate, or images of the same patient, in train or val: "
-            f"{_headline(metrics.without_leaked, area)}"
-        )
-    wide = max(len(one.name) for one in metrics.per_class)
+            f"{_headline(metrics.without_leaked, area)}",
+            "each class, without these images:",
+        ]
+    per_class = (metrics.without_leaked or metrics).per_class
+    wide = max(5, *(len(one.name) for one in per_class))
     lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
     lines += [
         f"{one.name:{wide}}  {one.support:6}  {figure(one.sensitivity):>11}  {figure(one.specificity):>11}  "
         f"{figure(one.f1):>5}  {figure(one.auc):>5}"
-        for one in metrics.per_class
+        for one in per_class
     ]
     return "\n".join(lines)
 
