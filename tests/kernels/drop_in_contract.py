@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 SCANS = ("selective_scan_fn", "selective_scan_ref", "SelectiveScanFn")
-INNER = ("mamba_inner_fn", "mamba_inner_ref", "mamba_inner_fn_no_out_proj", "bimamba_inner_fn", "bimamba_inner_ref")
+INNER = (
+    "mamba_inner_fn", "mamba_inner_ref", "mamba_inner_fn_no_out_proj", "bimamba_inner_fn", "bimamba_inner_ref",
+    "MambaInnerFn", "MambaInnerFnNoOutProj", "BiMambaInnerFn",
+)  # fmt: skip  # a list of names
 NORMS = ("RMSNorm", "layer_norm_fn", "rms_norm_fn")
 LAYER_NORM = (*NORMS, "layer_norm_linear_fn", "_layer_norm_fwd", "_layer_norm_bwd")
 CONVOLUTION = ("causal_conv1d_fn", "causal_conv1d_update")
@@ -25,7 +28,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "causal_conv1d_cuda": ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update"),
     "causal_conv1d": ("causal_conv1d_fn", "causal_conv1d_update", "__version__"),
     "causal_conv1d.causal_conv1d_interface": (
-        "causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref",
+        *CONVOLUTION, "causal_conv1d_ref", "causal_conv1d_update_ref", "CausalConv1dFn",
     ),
     "causal_conv1d.causal_conv1d_varlen": ("causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref"),
     "causal_conv1d.cpp_functions": (
@@ -52,6 +55,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "MHA", "GatedMLP", "Block", "GenerationMixin", *HUB, *NORMS,
     ),
     "mamba_ssm.models.config_mamba": ("MambaConfig",),
+    "mamba_ssm.distributed.tensor_parallel": ("ColumnParallelLinear", "RowParallelLinear"),
+    "mamba_ssm.distributed.distributed_utils": ("all_reduce", "reduce_scatter"),
     "mamba_ssm.utils.generation": (
         "GenerationMixin", "InferenceParams", "decode", "sample", "update_graph_cache",
         "modify_logits_for_min_p_filtering", "modify_logits_for_top_k_filtering", "modify_logits_for_top_p_filtering",
@@ -67,6 +72,8 @@ MISSING = {  # what may be imported, and says in one sentence that it is not pro
     "mamba_ssm.models.mixer_seq_simple": ("Mamba2", "Mamba3", "MHA"),
     "mamba_ssm.ops.triton.layer_norm": ("_layer_norm_fwd", "_layer_norm_bwd"),
     "mamba_ssm.utils.generation": ("update_graph_cache",),
+    "mamba_ssm.distributed.tensor_parallel": ("ColumnParallelLinear", "RowParallelLinear"),
+    "mamba_ssm.distributed.distributed_utils": ("all_reduce", "reduce_scatter"),
 }
 SCAN = "u delta A B C D z delta_bias delta_softplus return_last_state"
 INTERFACE = "mamba_ssm.ops.selective_scan_interface"
@@ -87,6 +94,9 @@ PARAMETERS = {
     f"{INTERFACE}.selective_scan_ref": f"{SCAN} /",
     f"{INTERFACE}.mamba_inner_fn": f"{WEIGHTS} out_proj_weight out_proj_bias A {PROJECTED} {RMS} /",
     f"{INTERFACE}.mamba_inner_fn_no_out_proj": f"{WEIGHTS} A {PROJECTED} checkpoint_lvl /",
+    f"{INTERFACE}.MambaInnerFn.apply": f"{WEIGHTS} out_proj_weight out_proj_bias A {PROJECTED} {RMS} /",
+    f"{INTERFACE}.MambaInnerFnNoOutProj.apply": f"{WEIGHTS} A {PROJECTED} checkpoint_lvl /",
+    f"{INTERFACE}.BiMambaInnerFn.apply": f"{WEIGHTS} out_proj_weight out_proj_bias A A_b {PROJECTED} /",
     f"{INTERFACE}.bimamba_inner_fn": f"{WEIGHTS} out_proj_weight out_proj_bias A A_b {PROJECTED} /",
     "mamba_ssm.Mamba": f"{MAMBA} /",
     "mamba_ssm.modules.mamba_simple.Block": "dim mixer_cls norm_cls fused_add_norm residual_in_fp32 /",

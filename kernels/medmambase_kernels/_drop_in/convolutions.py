@@ -48,6 +48,12 @@ def causal_conv1d_fn(
     return found
 
 
+class CausalConv1dFn:
+    """``causal_conv1d_fn`` as forks call their autograd Function."""
+
+    apply = staticmethod(causal_conv1d_fn)
+
+
 def causal_conv1d_ref(
     x: Tensor,
     weight: Tensor,

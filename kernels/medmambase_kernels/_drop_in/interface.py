@@ -50,6 +50,24 @@ class SelectiveScanFn:
     apply = staticmethod(selective_scan_fn)
 
 
+class MambaInnerFn:
+    """``mamba_inner_fn`` called so."""
+
+    apply = staticmethod(mamba_inner_fn)
+
+
+class MambaInnerFnNoOutProj:
+    """``mamba_inner_fn_no_out_proj`` called so."""
+
+    apply = staticmethod(mamba_inner_fn_no_out_proj)
+
+
+class BiMambaInnerFn:
+    """``bimamba_inner_fn`` called so."""
+
+    apply = staticmethod(bimamba_inner_fn)
+
+
 # Upstream's other names: its references, whose results ours are.
 mamba_inner_ref = mamba_inner_fn
 bimamba_inner_ref = bimamba_inner_fn

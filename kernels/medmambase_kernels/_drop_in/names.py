@@ -23,6 +23,7 @@ def _same(file: str, *names: str) -> dict[str, str]:
     return {name: f"{file}.{name}" for name in names}
 
 
+_FUNCTIONS = ("MambaInnerFn", "MambaInnerFnNoOutProj", "BiMambaInnerFn")
 _INNER = ("mamba_inner_fn", "mamba_inner_fn_no_out_proj", "bimamba_inner_fn", "mamba_inner_ref", "bimamba_inner_ref")
 _SCAN = _same("interface", "selective_scan_fn", "selective_scan_ref", "SelectiveScanFn")
 _NORM_NAMES = _same("norms", "RMSNorm", "layer_norm_fn", "rms_norm_fn")
@@ -54,7 +55,7 @@ ANSWERS: Mapping[str, Answer] = {
     "selective_scan": Answer(_SCAN),
     "causal_conv1d": Answer(_CONVOLUTION, values={"__version__": VERSION}),
     "causal_conv1d.causal_conv1d_interface": Answer(
-        _CONVOLUTION | _same("convolutions", "causal_conv1d_ref", "causal_conv1d_update_ref")
+        _CONVOLUTION | _same("convolutions", "CausalConv1dFn", "causal_conv1d_ref", "causal_conv1d_update_ref")
     ),
     "causal_conv1d.causal_conv1d_varlen": Answer(
         _same("packed_sequences", "causal_conv1d_varlen_states")
@@ -75,7 +76,7 @@ ANSWERS: Mapping[str, Answer] = {
         {"__version__": VERSION},
     ),
     "mamba_ssm.ops": Answer(),
-    "mamba_ssm.ops.selective_scan_interface": Answer(_SCAN | _same("interface", *_INNER)),
+    "mamba_ssm.ops.selective_scan_interface": Answer(_SCAN | _same("interface", *_INNER, *_FUNCTIONS)),
     "mamba_ssm.ops.triton": Answer(),
     "mamba_ssm.ops.triton.layer_norm": _NORMS,
     "mamba_ssm.ops.triton.layernorm": _NORMS,
@@ -112,6 +113,11 @@ ANSWERS: Mapping[str, Answer] = {
         {"Mamba2": MAMBA_2, "Mamba3": MAMBA_2, "MHA": MHA},
     ),
     "mamba_ssm.models.config_mamba": Answer(_same("language_model", "MambaConfig")),
+    "mamba_ssm.distributed": Answer(),
+    "mamba_ssm.distributed.tensor_parallel": Answer(
+        missing=dict.fromkeys(("ColumnParallelLinear", "RowParallelLinear"), MAMBA_2)
+    ),
+    "mamba_ssm.distributed.distributed_utils": Answer(missing=dict.fromkeys(("all_reduce", "reduce_scatter"), MAMBA_2)),
     "mamba_ssm.utils": Answer(),
     "mamba_ssm.utils.generation": Answer(
         _same("generation", "InferenceParams", "GenerationMixin", "decode", "sample", *_LOGITS),
