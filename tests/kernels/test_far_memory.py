@@ -138,7 +138,7 @@ def far(monkeypatch: pytest.MonkeyPatch):
         (gated_norm_triton, ("_norm", "_norm_back")), (depthwise_silu_triton, ("_stencil", "_slope", "_stencil_back")),
         (causal_conv1d_triton, ("_convolve", "_slope")),
         (squeeze_excite_triton, ("_pool", "_gate", "_gate_back", "_scale", "_scale_back")),
-        (squeeze_excite_image, ("whole", "whole_back")), (batch_norm, ("_norm", "_norm_back")),
+        (squeeze_excite_image, ("whole",)), (batch_norm, ("_norm", "_norm_back")),
         (normed_product, ("product",)),
     ):  # fmt: skip  # a table
         for name in names:

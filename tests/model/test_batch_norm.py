@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.model.batch_norm import BatchNorm, NormedConv2d, count_batch
+from medmambase.model.layers import ConvBranch
 from medmambase_kernels import use_backend
 
 SMALL = ModelConfig(depths=(1,), dims=(8,), state=2, drop_path=0.0, num_classes=3)
@@ -149,6 +150,33 @@ def test_large_maps_one_position_and_what_is_not_in_training_are_left_to_pytorch
             a_norm(4)(x[:1, :, :1, :1])
         monkeypatch.setattr(batch_norm, "_MOST_ROWS", 3 * 5 * 6 - 1)
         a_norm(4)(x)
+
+
+@needs_triton
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_branch_of_convolutions_learns_the_same_by_kernels_and_by_pytorch(norm_first: bool) -> None:
+    x, dy = torch.randn(2, 2, 3, 3, 8, device=engine_device("triton"))
+    results = []
+    branch = ConvBranch(8, norm_first).train().to(x.device)
+    for backend, made in (("triton", branch), ("torch", deepcopy(branch))):
+        given = x.clone().requires_grad_()
+        with use_backend(backend):
+            y = made(given)
+        y.backward(dy)
+        results.append([y, given.grad, *(p.grad for p in made.parameters()), *made.buffers()])
+    assert sum("_OneKernel" in name for name in history(results[0][0])) == (3 if norm_first else 2)
+    assert not any("_OneKernel" in name for name in history(results[1][0]))
+    for one, other in zip(*results, strict=True):
+        assert relative_error(one, other) < 1e-4 or other.abs().max() < 1e-5  # biases before a norm learn nothing
+
+
+def history(y: Tensor) -> list[str]:
+    """What made y, by name, along its first inputs."""
+    node, names = y.grad_fn, []
+    while node is not None:
+        names.append(node.name())
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    return names
 
 
 @needs_triton

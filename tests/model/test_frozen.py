@@ -75,7 +75,7 @@ def test_a_small_map_on_a_gpu_takes_its_norms_with_its_products(
         monkeypatch.setattr(module, name, lambda *given, n=name, plain=plain: (ran.append(n), plain(*given))[1])
     monkeypatch.setattr("medmambase.model.frozen._apart", lambda x: True)
     network = trained(dims=(16,)).to(engine_device("triton"))
-    image, fast = torch.randn(1, 3, 8, 12).to(engine_device("triton")), network.for_prediction()
+    image, fast = torch.randn(1, 3, 4, 8).to(engine_device("triton")), network.for_prediction()
     with use_backend("torch"), torch.no_grad():
         expected = network(image)
     with use_backend("triton"), torch.autocast(image.device.type, dtype or torch.bfloat16, enabled=dtype is not None):

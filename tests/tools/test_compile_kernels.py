@@ -47,7 +47,6 @@ KERNELS = {
     "squeeze_excite.scale",
     "squeeze_excite.scale_back",
     "squeeze_excite_image.whole",
-    "squeeze_excite_image.whole_back",
     "batch_norm.norm",
     "batch_norm.norm_back",
     "normed_product.product",
@@ -153,7 +152,7 @@ def test_the_scans_have_budgets_of_instructions_memory_and_cycles() -> None:
         launch = Launch(module, name, "float32", "n16", constants={"STEPS": 4, "N": 16, "BD": 32})
         budget = compile_kernels.budget_of(launch, 90, budgets)
         if kernel in SMALL_MAPS:  # which are held to their memory alone, everywhere
-            assert budget is not None and budget["spills"] == 0 and not budget["loops"], kernel
+            assert budget is not None and budget["spills"] == 0 and "loops" not in budget, kernel
             assert budget == compile_kernels.budget_of(launch, 75, budgets), kernel
             over = compile_kernels.over_budget(launch, Predicted(Usage(99, 4, budget["shared"])), budget)
             assert over == ["4 bytes spilled, 0 allowed"], kernel

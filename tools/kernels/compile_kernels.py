@@ -47,8 +47,9 @@ class Predicted:
 
 def budget_of(launch: Launch, arch: int, budgets: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Find the first budget that kernel_budgets.toml gives this launch on this GPU generation. One
-    without GPU generations, dtypes or number of states is for all of them."""
-    this = {"kernel": launch.name, "arch": arch, "dtype": launch.dtype, "n": launch.constants.get("N")}
+    without GPU generations, dtypes, number of states or rank of delta is for all of them."""
+    this = {"kernel": launch.name, "arch": arch, "dtype": launch.dtype}
+    this |= {"n": launch.constants.get("N"), "rank": launch.constants.get("RANK")}
     for budget in budgets:
         if all(
             value in (budget[name] if name in ("arch", "dtype") else [budget[name]])

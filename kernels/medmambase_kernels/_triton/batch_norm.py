@@ -46,6 +46,7 @@ def _norm(
     in_c = channel < c
     live = (row < rows)[:, None] & in_c[None, :]
     x = load(x_ptr + row[:, None] * x_l + channel[None, :], live)
+    past_mean, past_var = load(running_mean_ptr + channel, in_c), load(running_var_ptr + channel, in_c)
     mean = tl.sum(x, 0) / rows
     centred = tl.where(live, x - mean[None, :], 0.0)
     var = tl.sum(centred * centred, 0) / rows
@@ -56,10 +57,8 @@ def _norm(
     tl.store(y_ptr + row[:, None] * c + channel[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
     tl.store(kept_ptr + channel, mean, mask=in_c)
     tl.store(kept_ptr + c + channel, rstd, mask=in_c)
-    past = load(running_mean_ptr + channel, in_c)
-    tl.store(running_mean_ptr + channel, past + momentum * (mean - past), mask=in_c)
-    past = load(running_var_ptr + channel, in_c)
-    tl.store(running_var_ptr + channel, past + momentum * (var * unbiased - past), mask=in_c)
+    tl.store(running_mean_ptr + channel, past_mean + momentum * (mean - past_mean), mask=in_c)
+    tl.store(running_var_ptr + channel, past_var + momentum * (var * unbiased - past_var), mask=in_c)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from torch import Tensor
 from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
 
-_TILE = {"BM": 16, "BN": 32, "BK": 64}  # rows, columns, and channels that are multiplied at once
+_TILE = {"BM": 16, "BN": 32, "BK": 128}  # rows, columns, and channels that are multiplied at once
 _WIDEST = 1024  # channels of a row that a program holds
 Norm = tuple[Tensor, Tensor, float]  # weight and bias (d,), and what is added to the variance
 # Products up to which this is predicted to take no longer than the library's kernel and those that
@@ -31,23 +31,14 @@ def is_small(rows: int, weight: Tensor) -> bool:
 
 
 @triton.jit
-def _sum(x, row, channel, live, part_l, PARTS: tl.constexpr):
-    """The sum of the parts of x, ``part_l`` apart: [rows, channels]."""
-    place = row[:, None] + channel[None, :]
-    values = load(x + place, live)
-    for part in tl.static_range(1, PARTS):
-        values += load(x + tl.full([], part, tl.int64) * part_l + place, live)
-    return values
-
-
-@triton.jit
 def product(
-    x_ptr, z_ptr, weight_ptr, bias_ptr, W_ptr, out_ptr, other_ptr, scale_ptr, shift_ptr, scaled_ptr,
+    x_ptr, z_ptr, weight_ptr, bias_ptr, W_ptr, normed_ptr, out_ptr, other_ptr, scale_ptr, shift_ptr, scaled_ptr,
     rows, d, n, eps, x_l, part_l, z_l, other_l, blocks, of_other,
     PARTS: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip  # tensors; sizes and strides; tile sizes
-    """out (rows, n) from x (PARTS, rows, d), z (rows, d) or None, and W (n, d). The first of_other
-    programs make scaled = shift + scale other, (rows, d), instead."""
+    """out (rows, n) from x (PARTS, rows, d), z (rows, d) or None, and W (n, d); normed (programs,
+    BM, D) is a program's own. The first of_other programs make scaled = shift + scale other,
+    (rows, d), instead."""
     i = tl.program_id(0)
     channel = tl.arange(0, D)
     in_d = channel < d
@@ -60,28 +51,33 @@ def product(
             scaled = scaled_ptr + row[:, None] * d + channel[None, :]
             tl.store(scaled, values.to(scaled_ptr.dtype.element_ty), mask=live)
     if i >= of_other:
-        row = ((i - of_other) // blocks).to(tl.int64) * BM + tl.arange(0, BM)
-        column = (i - of_other) % blocks * BN + tl.arange(0, BN)
-        in_rows, in_n = row < rows, column < n
-        live = in_rows[:, None] & in_d[None, :]
-        x = _sum(x_ptr, row * x_l, channel, live, part_l, PARTS)
-        mean = tl.sum(x, 1) / d
-        centred = tl.where(live, x - mean[:, None], 0.0)
-        rstd = tl.rsqrt(tl.sum(centred * centred, 1) / d + eps)
+        i -= of_other
+        place = tl.arange(0, BM)
+        row = (i // blocks).to(tl.int64) * BM + place
+        live = (row < rows)[:, None] & in_d[None, :]
+        at = x_ptr + row[:, None] * x_l + channel[None, :]
+        x = load(at, live)
+        for part in tl.static_range(1, PARTS):
+            x += load(at + tl.full([], part, tl.int64) * part_l, live)
+        centred = tl.where(live, x - (tl.sum(x, 1) / d)[:, None], 0.0)
+        normed = centred * tl.rsqrt(tl.sum(centred * centred, 1) / d + eps)[:, None]
+        normed = normed * load(weight_ptr + channel, in_d)[None, :] + load(bias_ptr + channel, in_d)[None, :]
+        if z_ptr is not None:
+            z = load(z_ptr + row[:, None] * z_l + channel[None, :], live)
+            normed *= z * sigmoid(z)
+        # Through memory: left to itself, the compiler has each thread make all that it multiplies.
+        own = normed_ptr + i.to(tl.int64) * BM * D + place[:, None] * D
+        tl.store(own + channel[None, :], normed)
+        tl.debug_barrier()
+        column = i % blocks * BN + tl.arange(0, BN)
         out = tl.zeros([BM, BN], tl.float32)
         for first in range(0, d, BK):
             inner = first + tl.arange(0, BK)
-            given = inner < d
-            tile = in_rows[:, None] & given[None, :]
-            left = (_sum(x_ptr, row * x_l, inner, tile, part_l, PARTS) - mean[:, None]) * rstd[:, None]
-            left = left * load(weight_ptr + inner, given)[None, :] + load(bias_ptr + inner, given)[None, :]
-            if z_ptr is not None:
-                z = load(z_ptr + row[:, None] * z_l + inner[None, :], tile)
-                left *= z * sigmoid(z)
-            W = load(W_ptr + column[None, :].to(tl.int64) * d + inner[:, None], given[:, None] & in_n[None, :])
-            out += tl.dot(left, W, input_precision="ieee")
-        at = out_ptr + row[:, None] * n + column[None, :]
-        tl.store(at, out.to(out_ptr.dtype.element_ty), mask=in_rows[:, None] & in_n[None, :])
+            W = W_ptr + column[None, :].to(tl.int64) * d + inner[:, None]
+            left, right = tl.load(own + inner[None, :]), load(W, (inner < d)[:, None] & (column < n)[None, :])
+            out += tl.dot(left, right, input_precision="ieee")
+        live = (row < rows)[:, None] & (column < n)[None, :]
+        tl.store(out_ptr + row[:, None] * n + column[None, :], out.to(out_ptr.dtype.element_ty), mask=live)
 
 
 def _launch(
@@ -93,10 +89,11 @@ def _launch(
     (weight, bias, eps), (n, d), rows, other = norm, W.shape, len(x) // parts, scaling[0]
     blocks, tiles = triton.cdiv(n, _TILE["BN"]), triton.cdiv(rows, _TILE["BM"])
     of_other, D = 0 if other is None else tiles, max(16, triton.next_power_of_2(d))
+    normed = x.new_empty(tiles * blocks, _TILE["BM"], D, dtype=torch.float32)
     product[(of_other + tiles * blocks,)](
-        x, z, weight, bias, W, out, *scaling, rows, d, n, eps, x.stride(0), rows * x.stride(0),
+        x, z, weight, bias, W, normed, out, *scaling, rows, d, n, eps, x.stride(0), rows * x.stride(0),
         0 if z is None else z.stride(0), 0 if other is None else other.stride(0), blocks, of_other,
-        PARTS=parts, D=D, BM=_TILE["BM"], BN=_TILE["BN"], BK=min(D, _TILE["BK"]), num_warps=4 if D <= 256 else 8,
+        PARTS=parts, D=D, BM=_TILE["BM"], BN=_TILE["BN"], BK=min(D, _TILE["BK"]), num_warps=4 if D < _TILE["BK"] else 8,
         enable_fp_fusion=True,
     )  # fmt: skip  # line by line the kernel's parameters
 

@@ -6,10 +6,10 @@
     with second: x = [relu(x) | factor second], whose halves come apart and are joined here
 
 Kept for backward: pooled and gate, (b, c) each. hidden is computed again. The two products stay
-inside a kernel, so that no matmul setting (TF32, autocast) reaches them. A small map is one launch,
-and its backward two: ``squeeze_excite_image.py``. Neighbouring lanes have
-neighbouring channels of y, which come from two runs of x, c / 2 apart: whole sectors both. Bytes an
-element, float32: 12 forward, 16 backward; 4 more with a residual.
+inside a kernel, so that no matmul setting (TF32, autocast) reaches them. The forward pass of a
+small map is one launch: ``squeeze_excite_image.py``. Neighbouring lanes have neighbouring channels
+of y, which come from two runs of x, c / 2 apart: whole sectors both. Bytes an element, float32: 12
+forward, 16 backward; 4 more with a residual.
 """
 
 import torch
@@ -19,18 +19,41 @@ from torch import Tensor
 
 from medmambase_kernels._triton import squeeze_excite_image as image
 from medmambase_kernels._triton.numerics import load, sigmoid
-from medmambase_kernels._triton.squeeze_excite_tiles import (
-    back_to_pooled,
-    factor_of,
-    given,
-    logits,
-    source,
-    tile_back,
-)
 
 # positions and channels a step of a program; four warps
 _TILE = {"BL": 64, "BC": 32, "num_warps": 4, "enable_fp_fusion": True}
 _ROWS = 8  # hidden units a step of the gate kernels
+
+
+@triton.jit
+def _source(place, c, PAIRS: tl.constexpr):
+    """The channel that becomes channel ``place`` of y."""
+    return place // 2 + place % 2 * (c // 2) if PAIRS else place
+
+
+@triton.jit
+def _given(x, second, x_l, x_c, second_l, second_c, position, place, live, PAIRS: tl.constexpr, RELU: tl.constexpr):
+    """What is gated, but for the factor: [positions, places]. In PAIRS even places come from x, odd
+    ones from second; RELU makes x's at least 0."""
+    if PAIRS:
+        channel, odd = place // 2, (place % 2 == 1)[None, :]
+        left = load(x + position[:, None] * x_l + channel[None, :] * x_c, live & (place % 2 == 0)[None, :])
+        right = load(second + position[:, None] * second_l + channel[None, :] * second_c, live & odd)
+        if RELU:
+            left = tl.where(left < 0, 0.0, left)  # NaN stays NaN
+        values = tl.where(odd, right, left)
+    else:
+        values = load(x + position[:, None] * x_l + place[None, :] * x_c, live)
+    return values
+
+
+@triton.jit
+def _factor(factors, i_b, place):
+    """By what each place is multiplied: a factor of the image where second is, else 1."""
+    factor = tl.full(place.shape, 1.0, tl.float32)
+    if factors is not None:
+        factor = tl.where(place % 2 == 1, tl.load(factors + i_b).to(tl.float32), 1.0)
+    return factor
 
 
 @triton.jit
@@ -48,15 +71,15 @@ def _pool(
     for first in range(0, l, BL):
         position = first + tl.arange(0, BL).to(tl.int64)
         live = (position < l)[:, None] & in_c[None, :]
-        values = given(
+        values = _given(
             x_ptr + i_b * x_b, second_ptr + i_b * second_b, x_l, x_c, second_l, second_c, position, place, live,
             PAIRS, RELU,
         )  # fmt: skip  # line by line the function's parameters
         if PRODUCT:
             values *= load(dy_ptr + i_b * dy_b + position[:, None] * dy_l + place[None, :] * dy_c, live)
         total += values
-    sums = tl.sum(total, 0) * weight * factor_of(factor_ptr, i_b, place)
-    tl.store(sum_ptr + i_b * c + source(place, c, PAIRS), sums, mask=in_c)
+    sums = tl.sum(total, 0) * weight * _factor(factor_ptr, i_b, place)
+    tl.store(sum_ptr + i_b * c + _source(place, c, PAIRS), sums, mask=in_c)
 
 
 @triton.jit
@@ -65,8 +88,17 @@ def _gate(pooled_ptr, squeeze_ptr, excite_ptr, gate_ptr, hidden, c, scale, ROWS:
     i_b = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, C)
     in_c = channel < c
-    pooled = load(pooled_ptr + i_b * c + channel, in_c)
-    logit = logits(pooled, squeeze_ptr, excite_ptr, channel, in_c, hidden, c, ROWS)
+    pooled = tl.load(pooled_ptr + i_b * c + channel, mask=in_c, other=0.0)
+    logit = tl.zeros([C], tl.float32)
+    for first in range(0, hidden, ROWS):
+        row = first + tl.arange(0, ROWS)
+        tile = row[:, None] * c + channel[None, :]
+        live = (row < hidden)[:, None] & in_c[None, :]
+        unit = tl.sum(tl.load(squeeze_ptr + tile, mask=live, other=0.0) * pooled[None, :], 1)
+        unit = tl.where(unit > 0, unit, 0.0)
+        logit += tl.sum(
+            tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * unit[:, None], 0
+        )
     tl.store(gate_ptr + i_b * c + channel, scale * sigmoid(logit), mask=in_c)
 
 
@@ -80,13 +112,24 @@ def _gate_back(
     i_b = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, C)
     in_c = channel < c
-    pooled, gate = load(pooled_ptr + i_b * c + channel, in_c), load(gate_ptr + i_b * c + channel, in_c)
-    dlogit = load(dgate_ptr + i_b * c + channel, in_c) * gate * (1.0 - gate * per_scale)
+    pooled = tl.load(pooled_ptr + i_b * c + channel, mask=in_c, other=0.0)
+    gate = tl.load(gate_ptr + i_b * c + channel, mask=in_c, other=0.0)
+    dlogit = tl.load(dgate_ptr + i_b * c + channel, mask=in_c, other=0.0) * gate * (1.0 - gate * per_scale)
     tl.store(dlogit_ptr + i_b * c + channel, dlogit, mask=in_c)
-    dpooled = back_to_pooled(
-        dlogit, pooled, squeeze_ptr, excite_ptr, unit_ptr + i_b * hidden, dunit_ptr + i_b * hidden, channel, in_c,
-        hidden, c, ROWS,
-    )  # fmt: skip  # line by line the function's parameters
+    dpooled = tl.zeros([C], tl.float32)
+    for first in range(0, hidden, ROWS):
+        row = first + tl.arange(0, ROWS)
+        tile = row[:, None] * c + channel[None, :]
+        live = (row < hidden)[:, None] & in_c[None, :]
+        squeeze = tl.load(squeeze_ptr + tile, mask=live, other=0.0)
+        unit = tl.sum(squeeze * pooled[None, :], 1)
+        dunit = tl.sum(
+            tl.load(excite_ptr + row[:, None] + channel[None, :] * hidden, mask=live, other=0.0) * dlogit[None, :], 1
+        )
+        dunit = tl.where(unit > 0, dunit, 0.0)
+        dpooled += tl.sum(squeeze * dunit[:, None], 0)
+        tl.store(unit_ptr + i_b * hidden + row, tl.where(unit > 0, unit, 0.0), mask=row < hidden)
+        tl.store(dunit_ptr + i_b * hidden + row, dunit, mask=row < hidden)
     tl.store(dpooled_ptr + i_b * c + channel, dpooled, mask=in_c)
 
 
@@ -125,11 +168,11 @@ def _scale(
     position = i // blocks % strips * BL + tl.arange(0, BL)
     in_c = place < c
     live = (position < l)[:, None] & in_c[None, :]
-    y = given(
+    y = _given(
         x_ptr + i_b * x_b, second_ptr + i_b * second_b, x_l, x_c, second_l, second_c, position, place, live, PAIRS, RELU
     )
-    gate = tl.load(gate_ptr + i_b * c + source(place, c, PAIRS), mask=in_c, other=0.0)
-    y *= (gate * factor_of(factor_ptr, i_b, place))[None, :]
+    gate = tl.load(gate_ptr + i_b * c + _source(place, c, PAIRS), mask=in_c, other=0.0)
+    y *= (gate * _factor(factor_ptr, i_b, place))[None, :]
     if PAIRS:
         y += load(residual_ptr + i_b * residual_b + position[:, None] * residual_l + place[None, :] * residual_c, live)
     tl.store(y_ptr + (i_b * l + position[:, None]) * c + place[None, :], y.to(y_ptr.dtype.element_ty), mask=live)
@@ -155,15 +198,22 @@ def _scale_back(
         i_b = i // (strips * blocks)
         place = i % blocks * BC + tl.arange(0, BC)
         position = i // blocks % strips * BL + tl.arange(0, BL)
-        channel, in_c = source(place, c, PAIRS), place < c
+        channel, in_c = _source(place, c, PAIRS), place < c
         live = (position < l)[:, None] & in_c[None, :]
-        gate = load(gate_ptr + i_b * c + channel, in_c)
-        plus = per_l * load(dpooled_ptr + i_b * c + channel, in_c)
-        tile_back(
-            dy_ptr + i_b * dy_b, x_ptr + i_b * x_b, dx_ptr + i_b * l * dx_l, dsecond_ptr + i_b * l * dx_l,
-            dy_l, dy_c, x_l, x_c, dx_l, position, place, live, gate, plus, factor_of(factor_ptr, i_b, place),
-            PAIRS, RELU,
-        )  # fmt: skip  # line by line the function's parameters
+        dx = load(dy_ptr + i_b * dy_b + position[:, None] * dy_l + place[None, :] * dy_c, live)
+        dx *= tl.load(gate_ptr + i_b * c + channel, mask=in_c, other=0.0)[None, :]
+        dx += per_l * tl.load(dpooled_ptr + i_b * c + channel, mask=in_c, other=0.0)[None, :]
+        dx *= _factor(factor_ptr, i_b, place)[None, :]
+        row = (i_b * l + position[:, None]) * dx_l
+        if PAIRS:
+            odd, pair = (place % 2 == 1)[None, :], place[None, :] // 2
+            if RELU:
+                x = load(x_ptr + i_b * x_b + position[:, None] * x_l + pair * x_c, live & (odd == 0))
+                dx = tl.where((x <= 0) & (odd == 0), 0.0, dx)
+            tl.store(dx_ptr + row + pair, dx.to(dx_ptr.dtype.element_ty), mask=live & (odd == 0))
+            tl.store(dsecond_ptr + row + pair, dx.to(dsecond_ptr.dtype.element_ty), mask=live & odd)
+        else:
+            tl.store(dx_ptr + row + place[None, :], dx.to(dx_ptr.dtype.element_ty), mask=live)
 
 
 def kept_shape(
@@ -219,7 +269,7 @@ def forward(
     if image.is_small(length, c):
         image.whole[(batch,)](
             left, right, factor, squeeze, excite, rest, pooled, gate, y, length, c, hidden, 1 / length, scale,
-            *left.stride(), *right.stride(), *rest.stride(), ROWS=_ROWS, **switches, **image.tile(c),
+            *left.stride(), *right.stride(), *rest.stride(), ROWS=_ROWS, **switches, **image.tile(c, **switches),
         )  # fmt: skip  # line by line the kernel's parameters
         return y, kept if save else kept.new_empty(0)
     _sum_positions(left, right, factor, None, 1 / length, pooled, switches)
@@ -247,27 +297,18 @@ def backward(
     switches = {"PAIRS": residual is not None, "RELU": second is not None}
     (batch, length, c), hidden = dys.shape, squeeze.shape[0]
     pooled, gate = kept
-    squeeze, excite, per_scale = squeeze.contiguous(), excite.contiguous(), 1 / scale if scale else 0.0
     dgate, dpooled, dlogit = (torch.empty_like(pooled) for _ in range(3))
+    _sum_positions(left, right, factor, dys, 1.0, dgate, switches)
     unit, dunit = (pooled.new_empty(batch, hidden) for _ in range(2))
-    dleft, dright = _halves(dx, residual, dsecond)
+    _gate_back[(batch,)](
+        dgate, pooled, squeeze.contiguous(), excite.contiguous(), gate, dpooled, dlogit, unit, dunit,
+        hidden, c, 1 / scale if scale else 0.0, **_row_config(c),
+    )  # fmt: skip  # line by line the kernel's parameters
+    dsqueeze, dexcite = pooled.new_empty(hidden, c), pooled.new_empty(c, hidden)
     blocks, strips = triton.cdiv(c, _TILE["BC"]), triton.cdiv(length, _TILE["BL"])
     of_weights = triton.cdiv(hidden, _ROWS) * blocks
-    if image.is_small(length, c):
-        image.whole_back[(batch,)](
-            dys, left, right, factor, squeeze, excite, pooled, gate, dleft, dright, dlogit, unit, dunit,
-            length, c, hidden, 1 / length, per_scale, *dys.stride(), *left.stride(), *right.stride(), dleft.stride(1),
-            ROWS=_ROWS, **switches, **image.tile(c),
-        )  # fmt: skip  # line by line the kernel's parameters
-        programs = of_weights
-    else:
-        _sum_positions(left, right, factor, dys, 1.0, dgate, switches)
-        _gate_back[(batch,)](
-            dgate, pooled, squeeze, excite, gate, dpooled, dlogit, unit, dunit, hidden, c, per_scale, **_row_config(c)
-        )
-        programs = of_weights + batch * strips * blocks
-    dsqueeze, dexcite = pooled.new_empty(hidden, c), pooled.new_empty(c, hidden)
-    _scale_back[(programs,)](
+    dleft, dright = _halves(dx, residual, dsecond)
+    _scale_back[(of_weights + batch * strips * blocks,)](
         dys, left, factor, gate, dpooled, dleft, dright, pooled, dlogit, unit, dunit, dsqueeze, dexcite,
         length, c, blocks, strips, 1 / length, *dys.stride(), *left.stride(), dleft.stride(1), batch, hidden,
         of_weights, ROWS=_ROWS, **switches, **_TILE,
