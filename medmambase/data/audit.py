@@ -96,7 +96,8 @@ class Audit:
         groups = (*self.exact, *self.near)
         if groups:
             images = count_of(len({name for group in groups for name in group}), "image")
-            found.append(f"duplicates in all: {images} in {count_of(len(groups), 'group')}")
+            harmless = "" if self.across or self.conflicts else ", each in one split and of one class"
+            found.append(f"duplicates in all: {images} in {count_of(len(groups), 'group')}{harmless}")
         return found
 
     def counted(self) -> str:

@@ -198,6 +198,12 @@ def test_duplicates_within_the_test_split_leak_nothing() -> None:
     images.images[3] = images.images[2] // 2
     audited = audit(images, found)
     assert audited.near == (("002.png", "003.png"),) and audited.leaked == frozenset() and audited.across == ()
+    assert audited.lines()[-1] == "duplicates in all: 2 images in 1 group"  # of two classes
+    images, found = noise(4, [0, 1, 1, 1], ["train", "train", "test", "test"])
+    images.images[3] = images.images[2] // 2
+    assert audit(images, found).lines() == [
+        "duplicates in all: 2 images in 1 group, each in one split and of one class"
+    ]
 
 
 def test_what_all_pictures_of_a_probe_share_makes_no_duplicates() -> None:

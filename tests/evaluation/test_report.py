@@ -191,6 +191,9 @@ def test_undefined_figures_are_shown_as_such(run: Path) -> None:
 
 def test_an_epoch_that_nothing_chose_is_not_called_chosen(run: Path) -> None:
     assert "chosen by validation accuracy (0.877)" in Page(write_report(run)).text
+    change(run / "config.json", selected_by="auc")
+    page = Page(write_report(run)).text
+    assert "chosen by validation AUC (0.877)" in page and "Epoch 2, by validation AUC." in page
     change(run / "config.json", best_score=None)
     assert "epoch 2. There was no validation figure" in Page(write_report(run)).text
 

@@ -69,8 +69,8 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
         method = f"split {shares} by {by}, stratified, seed {seed}{kept}"
         if by == "image":
             notes.append(
-                f"split {shares} by image with seed {seed}: if a patient has several images, name the patients with "
-                f"--group-regex, so that each is in one split only"
+                "no patients are known: if a patient has several images, name the patients with --group-regex, so that "
+                "each patient is in one split only"
             )
     if not any(sample.split == "test" for sample in samples):
         notes.append("there is no test split, so there will be no test results")

@@ -15,6 +15,7 @@ from medmambase.plural import count_of
 CLAIM, TRIPOD, STARD = "CLAIM", "TRIPOD+AI", "STARD-AI"
 ALL = (CLAIM, TRIPOD, STARD)
 
+FIGURES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy"}  # by the names that settings give them
 # Settings of the preprocessing in words.
 WORDS: dict[object, str] = {
     "letterbox": "Padded to a square", "stretch": "Stretched to a square", 1: "grey", 3: "RGB",
@@ -111,7 +112,7 @@ def _training(facts: Facts) -> str:
 def _selection(facts: Facts) -> str | None:
     config = facts["config"]
     by = config.selected_by or facts["config"].training.get("select")
-    return f"Epoch {config.best_epoch}, by validation {by}." if config.best_epoch is not None else None
+    return f"Epoch {config.best_epoch}, by validation {FIGURES.get(by, by)}." if config.best_epoch is not None else None
 
 
 def _uncertainty(facts: Facts) -> str | None:

@@ -39,6 +39,7 @@ IN_WORDS = {
     "bootstrap of patients": "bootstrap over patients",
     "bootstrap of images, gaps scaled": "bootstrap over images; gaps between confidence and accuracy scaled",
     "bootstrap of patients, gaps scaled": "bootstrap over patients; gaps between confidence and accuracy scaled",
+    **checklist.FIGURES,
     "highest sensitivity + specificity on val": "highest sensitivity + specificity on the validation images",
     "sensitivity of 95% on val": "sensitivity of at least 95 % on the validation images",
 }
