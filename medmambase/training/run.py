@@ -235,8 +235,11 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
 
 
 def _name(settings: Settings) -> str:
-    """Return the name of the run's folder, without its number."""
+    """Return the name of the run's folder, without its number: that of the data, also where the
+    splits of another run stand for them."""
     data = Path(settings.data or "demo").resolve()
+    if data.name == run_folder.SPLITS and (trained_on := run_folder.data_of(data.parent)):
+        data = trained_on.resolve()
     return settings.name or (data.stem if data.is_file() else data.name)
 
 

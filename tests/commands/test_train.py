@@ -24,6 +24,8 @@ from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report.summary import summary
+from medmambase.settings import resolve
+from medmambase.training import run as training_run
 
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "2", "--batch-size", "8"]
 
@@ -183,6 +185,15 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
     with pytest.raises(run_folder.RunFolderError, match="cannot create a folder"):
         (tmp_path / "file").write_text("", encoding="utf-8")
         run_folder.create(tmp_path / "file" / "runs", "x")
+
+
+def test_a_run_on_the_splits_of_another_is_called_like_its_data(tmp_path: Path) -> None:
+    (tmp_path / "x-001").mkdir()
+    splits = str(tmp_path / "x-001" / "splits.csv")
+    assert training_run._name(resolve({"data": splits})) == "splits.csv"  # a folder of that name
+    (tmp_path / "x-001" / "config.toml").write_text("data = 'my scans'\n", encoding="utf-8", newline="\n")
+    assert training_run._name(resolve({"data": splits})) == "my scans"
+    assert training_run._name(resolve({"data": splits, "name": "y"})) == "y"
 
 
 @pytest.mark.slow
