@@ -109,6 +109,11 @@ def test_a_compiled_scan_is_the_definition_with_its_gradients(end: str, dtype: t
         assert relative_error(gradients[-1], y) <= 4 * TOLERANCE[dtype]  # out_z once more
 
 
+def test_one_state_may_come_without_its_axis_in_core_too(installed: None) -> None:
+    core, one = (importlib.import_module(f"selective_scan_cuda_{end}") for end in ("core", "ndstate"))
+    assert (core.fwd, core.bwd) == (one.fwd, one.bwd)
+
+
 def test_delta_with_fewer_rows_goes_through_oflex(installed: None) -> None:
     t = tensors()
     t |= {"delta": t["delta"][:, :2], "delta_bias": t["delta_bias"][:2]}

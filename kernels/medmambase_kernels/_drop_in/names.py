@@ -46,7 +46,7 @@ ANSWERS: Mapping[str, Answer] = {
     "selective_scan_cuda_core": _CORE,
     "selective_scan_cuda_nrow": _CORE,
     "selective_scan_cuda_oflex": Answer({"fwd": "scan_extensions.oflex_fwd", "bwd": "scan_extensions.core_bwd"}),
-    "selective_scan_cuda_ndstate": Answer({"fwd": "scan_extensions.ndstate_fwd", "bwd": "scan_extensions.ndstate_bwd"}),
+    "selective_scan_cuda_ndstate": _CORE,
     "causal_conv1d_cuda": Answer(
         _same("convolutions", "causal_conv1d_fwd", "causal_conv1d_bwd")
         | {"causal_conv1d_update": "convolutions.raw_update"}

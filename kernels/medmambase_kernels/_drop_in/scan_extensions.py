@@ -83,9 +83,13 @@ def core_fwd(
     delta_softplus: bool = False,
     nrows: int = 1,
 ) -> list[Tensor]:
-    """``selective_scan_cuda_core.fwd``, and ``_nrow``'s: [out, x], without z. ``nrows``, a launch's
-    size, changes no result."""
-    return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, u.dtype))
+    """``selective_scan_cuda_core.fwd``, ``_nrow``'s and ``_ndstate``'s: [out, x], without z.
+
+    One state may come without its axis: A (d,), B and C (b, g, l). ``nrows``, a launch's size,
+    changes no result.
+    """
+    wide = _with_states(A, B, C)
+    return list(raw_scan.forward(u, delta, *wide, D, delta_bias, delta_softplus, u.dtype))
 
 
 def core_bwd(
@@ -101,9 +105,11 @@ def core_bwd(
     delta_softplus: bool = False,
     nrows: int = 1,
 ) -> list[Tensor | None]:
-    """``selective_scan_cuda_core.bwd``, ``_nrow``'s and ``_oflex``'s: [du, ddelta, dA, dB, dC, dD,
-    ddelta_bias]."""
-    return list(raw_scan.backward(dout, u, delta, A, B, C, D, delta_bias, delta_softplus, x))
+    """``selective_scan_cuda_core.bwd``, also ``_nrow``'s, ``_ndstate``'s and ``_oflex``'s: [du,
+    ddelta, dA, dB, dC, dD, ddelta_bias], those of A, B and C in their shapes."""
+    wide = _with_states(A, B, C)
+    du, ddelta, dA, dB, dC, *rest = raw_scan.backward(dout, u, delta, *wide, D, delta_bias, delta_softplus, x)
+    return [du, ddelta, dA.view(A.shape), dB.view(B.shape), dC.view(C.shape), *rest]
 
 
 def oflex_fwd(
@@ -124,40 +130,9 @@ def oflex_fwd(
     return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype))
 
 
-def ndstate_fwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    nrows: int = 1,
-) -> list[Tensor]:
-    """``selective_scan_cuda_ndstate.fwd``: [out, x] for one state, without its axis: A (d,), B and
-    C (b, g, l)."""
-    return core_fwd(u, delta, A[:, None], B.unsqueeze(2), C.unsqueeze(2), D, delta_bias, delta_softplus)
-
-
-def ndstate_bwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    dout: Tensor,
-    x: Tensor | None,
-    delta_softplus: bool = False,
-    nrows: int = 1,
-) -> list[Tensor | None]:
-    """``selective_scan_cuda_ndstate.bwd``: seven gradients, those of A, B and C without the axis of
-    states."""
-    wide = (A[:, None], B.unsqueeze(2), C.unsqueeze(2))
-    du, ddelta, dA, dB, dC, dD, dbias = raw_scan.backward(dout, u, delta, *wide, D, delta_bias, delta_softplus, x)
-    return [du, ddelta, dA.squeeze(1), dB.squeeze(2), dC.squeeze(2), dD, dbias]
+def _with_states(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A (d, n), B and C (b, g, n, l), of A (d,), B and C (b, g, l) for one state."""
+    return (A, B, C) if A.dim() == 2 else (A[:, None], B.unsqueeze(2), C.unsqueeze(2))
 
 
 def _work(u: Tensor) -> torch.dtype:
