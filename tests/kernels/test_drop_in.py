@@ -291,11 +291,12 @@ def test_every_name_is_listed_and_what_is_not_provided_stands_in_brackets() -> N
 SCRIPT = """
 import concurrent.futures, json, multiprocessing, sys
 import selective_scan_cuda
+import torch
 from mamba_ssm import Mamba
 
 
 def work(x):
-    return [selective_scan_cuda.__spec__.origin, __name__, x]
+    return [selective_scan_cuda.__spec__.origin, __name__, str(torch.ones(x, device="cuda").device)]
 
 
 if __name__ == "__main__":
@@ -313,11 +314,11 @@ def test_a_script_runs_with_its_own_flags_and_spawns_processes_that_get_the_same
     folder = tmp_path / "a folder ü"
     folder.mkdir()
     (folder / "train.py").write_text(SCRIPT, encoding="utf-8")
-    words = [sys.executable, "-m", "medmambase_kernels.drop_in", str(folder / "train.py"), "--list", "-m", "x"]
+    words = [sys.executable, "-m", "medmambase_kernels.drop_in", "--cpu", str(folder / "train.py"), "--list", "-m", "x"]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
     assert done.returncode == 0, done.stderr
     first, last = done.stdout.splitlines()
     assert first.startswith("medmambase_kernels answers selective_scan_cuda, ")
     assert json.loads(last) == [
-        ["--list", "-m", "x"], "medmambase_kernels._mamba.block", ["medmambase_kernels.drop_in", "__mp_main__", 1],
+        ["--list", "-m", "x"], "medmambase_kernels._mamba.block", ["medmambase_kernels.drop_in", "__mp_main__", "cpu"],
     ]  # fmt: skip  # a list

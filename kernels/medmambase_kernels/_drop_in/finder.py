@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -15,7 +16,13 @@ ORIGIN = "medmambase_kernels.drop_in"
 
 class Finder(MetaPathFinder, Loader):
     """Finds the modules of names.py. A part of a package that somebody else answers is left to
-    them, also where it is missing there: two halves of different origin do not fit."""
+    them, also where it is missing there: two halves of different origin do not fit.
+
+    ``changed``: what was changed elsewhere meanwhile, and is put back when this is closed.
+    """
+
+    def __init__(self, changed: ExitStack) -> None:
+        self.changed = changed
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -14,7 +14,7 @@ import sys
 import torch
 from torch import nn
 
-from medmambase_kernels._drop_in.cuda_device import admit_cpu_devices
+from medmambase_kernels._drop_in.cuda_device import admitted
 from medmambase_kernels._drop_in.finder import Finder, elsewhere, ours
 from medmambase_kernels._drop_in.fusion import Fused
 from medmambase_kernels._drop_in.fusion import fuse as fuse_modules
@@ -24,13 +24,15 @@ from medmambase_kernels.backend import describe_backend
 __all__ = ["Fused", "fuse", "install", "listing", "uninstall"]
 
 
-def install(instead: bool = False, quiet: bool = False) -> None:
+def install(instead: bool = False, quiet: bool = False, cpu: bool = False) -> None:
     """Answer imports of the names that ``listing`` shows, from now on and in this process; print
     one line that says which, with which backend and why. ``torch.cuda.device`` then takes CPU
     devices too, and does nothing for them.
 
     Args:
-        instead: answer also for packages that are installed. quiet: print nothing.
+        instead: answer also for packages that are installed. quiet: print nothing. cpu: until
+        ``uninstall``, "cuda" means the CPU in this thread, so that code with ``.cuda()`` in it
+        runs without a GPU; ``torch.cuda.is_available()`` says what it said.
 
     Raises:
         RuntimeError: with ``instead``, one of those packages has been imported already.
@@ -39,27 +41,28 @@ def install(instead: bool = False, quiet: bool = False) -> None:
     if instead and late:
         raise RuntimeError(f"{', '.join(late)} was imported before; call drop_in.install(instead=True) first of all")
     uninstall()
-    sys.meta_path.insert(0 if instead else len(sys.meta_path), Finder())
-    admit_cpu_devices(True)
+    sys.meta_path.insert(0 if instead else len(sys.meta_path), Finder(admitted(cpu)))
     if not quiet:
-        print(_said(instead))
+        print(_said(instead, cpu))
 
 
 def uninstall() -> None:
     """Answer no more imports, and forget the modules that were made; what was imported from them
     goes on working."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
-    admit_cpu_devices(False)
+    for finder in [finder for finder in sys.meta_path if isinstance(finder, Finder)]:
+        sys.meta_path.remove(finder)
+        finder.changed.close()
     for name in [name for name in ANSWERS if ours(name)]:
         del sys.modules[name]
 
 
-def _said(instead: bool) -> str:
+def _said(instead: bool, cpu: bool) -> str:
     left = [] if instead else elsewhere()
     names = ", ".join(name for name in ROOTS if name not in left) or "nothing"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    means = '; "cuda" means the CPU' if cpu else ""
     found = f"; found elsewhere and left as they are: {', '.join(left)} (--instead takes ours)" if left else ""
-    return f"medmambase_kernels answers {names} on backend {describe_backend(device)}{found}"
+    return f"medmambase_kernels answers {names} on backend {describe_backend(device)}{means}{found}"
 
 
 def listing() -> str:

@@ -3,10 +3,13 @@
 import argparse
 import multiprocessing.spawn
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from medmambase_kernels import drop_in
 from medmambase_kernels.drop_in import _worker
@@ -21,6 +24,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="print every name that is answered, and run nothing")
     parser.add_argument("--instead", action="store_true", help="answer also for packages that are installed")
+    parser.add_argument("--cpu", action="store_true", help='let "cuda" mean the CPU in the script')
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
     parser.add_argument("script", nargs="?", type=Path, help="the file to run; what follows it are its own arguments")
     own, rest = _split(words)
@@ -35,12 +39,18 @@ def main(words: list[str] | None = None) -> int:
     name = options.module or str(options.script)
     sys.argv = [name, *rest]
     sys.path[0] = str(Path.cwd() if options.module else options.script.resolve().parent)
-    drop_in.install(instead=options.instead)
-    _prepare_workers(options.instead)
-    if options.module:
-        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(name, run_name="__main__")
+    drop_in.install(instead=options.instead, cpu=options.cpu)
+    _prepare_workers(options.instead, options.cpu)
+    try:
+        if options.module:
+            runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:  # which torch raises for a GPU's sake
+        wanted = re.search("cuda|nvidia|accelerator", str(error), re.IGNORECASE)
+        if wanted and not options.cpu and not torch.cuda.is_available():
+            error.add_note('There is no GPU that torch can use. With --cpu before the file, "cuda" means the CPU.')
+        raise
     return 0
 
 
@@ -54,7 +64,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     return words, []
 
 
-def _prepare_workers(instead: bool) -> None:
+def _prepare_workers(instead: bool, cpu: bool) -> None:
     """Let processes that the script spawns, such as a DataLoader's on Windows, answer the same
     imports before they import the script."""
     original = multiprocessing.spawn.get_preparation_data
@@ -65,6 +75,7 @@ def _prepare_workers(instead: bool) -> None:
             if kind in data:
                 os.environ[_worker.MAIN] = f"{kind}={data.pop(kind)}"
                 os.environ[_worker.INSTEAD] = "1" if instead else ""
+                os.environ[_worker.CPU] = "1" if cpu else ""
                 data["init_main_from_name"] = _worker.__name__
                 break
         return data

@@ -7,10 +7,10 @@ import sys
 
 from medmambase_kernels import drop_in
 
-MAIN, INSTEAD = "MEDMAMBASE_DROP_IN_MAIN", "MEDMAMBASE_DROP_IN_INSTEAD"
+MAIN, INSTEAD, CPU = (f"MEDMAMBASE_DROP_IN_{name}" for name in ("MAIN", "INSTEAD", "CPU"))
 
 if __name__ == "__mp_main__":  # as multiprocessing imports the main module
-    drop_in.install(instead=bool(os.environ.get(INSTEAD)), quiet=True)
+    drop_in.install(instead=bool(os.environ.get(INSTEAD)), quiet=True, cpu=bool(os.environ.get(CPU)))
     kind, _, place = os.environ[MAIN].partition("=")
     if kind == "init_main_from_name":
         globals().update(runpy.run_module(place, run_name="__mp_main__", alter_sys=True))
