@@ -181,13 +181,13 @@ def test_large_maps_and_small_ones_equal_the_definition_wherever_they_lie(
 
     monkeypatch.setattr(squeeze_excite_image, "_MOST", most)
     monkeypatch.setattr(squeeze_excite_image, "_NUMBERS", 16)  # several steps a program
-    sample = OPERATORS[operator]
+    sample, scale = OPERATORS[operator], {} if operator == "gate of two halves" else {"scale": 2.0}
     for dtype, layout in ((torch.float32, between), (torch.bfloat16, backwards)):
         tensors = [t.to(dtype) for t in sample.tensors(2, 3)]
         results = []
         for engine in ("triton", "reference"):
             leaves = leaves_of([layout(t.to(engine_device(engine)), i) for i, t in enumerate(tensors)])
-            y = sample.function(*leaves, backend=engine)
+            y = sample.function(*leaves, backend=engine, **scale)
             dy = layout(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y), len(tensors))
             found = torch.autograd.grad(y, leaves, dy, allow_unused=True)
             results.append([y, *(torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found, strict=True))])
