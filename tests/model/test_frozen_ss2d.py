@@ -21,11 +21,11 @@ def drawn(channels: int, state: int) -> SS2D:
 
 
 @pytest.mark.parametrize(
-    ("h", "w", "channels", "state"), [(2, 3, 33, 3), (1, 1, 8, 4)], ids=["padded tables", "one position"]
+    ("h", "w", "channels", "state"), [(2, 2, 33, 3), (1, 1, 8, 4)], ids=["padded tables", "one position"]
 )
 def test_a_small_map_is_scanned_from_tables_that_were_made_once(h: int, w: int, channels: int, state: int) -> None:
     branch = drawn(channels, state)
-    x = torch.randn(2, h, w, 2 * channels, device=engine_device("triton"))
+    x = torch.randn(1, h, w, 2 * channels, device=engine_device("triton"))
     plan = FrozenSS2D(branch)
     with torch.no_grad():
         with use_backend("reference"):
@@ -36,7 +36,7 @@ def test_a_small_map_is_scanned_from_tables_that_were_made_once(h: int, w: int, 
 
 
 def test_rows_that_are_too_wide_are_left_to_the_operator() -> None:
-    plan, x = FrozenSS2D(drawn(16, 33)), torch.randn(1, 2, 2, 32, device=engine_device("triton"))
+    plan, x = FrozenSS2D(drawn(2, 33)), torch.randn(1, 1, 2, 4, device=engine_device("triton"))
     with torch.no_grad(), use_backend("triton"):
         parts = plan._parts(x)
         assert torch.equal(parts[0], plan._scan(x)) and len(parts) == 1
