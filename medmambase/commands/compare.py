@@ -17,6 +17,7 @@ from medmambase.commands import compare_flags, console, guard
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.trained_again import trained_again
 from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation import comparison
 from medmambase.evaluation.predictions import Predictions, read_predictions
 from medmambase.evaluation.report.compare_page import p_value, write_compare_page
@@ -155,7 +156,12 @@ def _matching(patterns: Sequence[str]) -> list[Path]:
 
 
 def _read(path: Path) -> Predictions:
-    return read_predictions(path if path.is_file() else path / TEST / PREDICTIONS)
+    table = path if path.is_file() else path / TEST / PREDICTIONS
+    if not table.is_file():
+        raise DataError(
+            f"{path}: has no {TEST}/{PREDICTIONS}; give the folders of runs that had test images, or tables"
+        )
+    return read_predictions(table)
 
 
 def _spread(values: Sequence[float]) -> str:

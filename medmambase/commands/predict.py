@@ -50,11 +50,11 @@ class _Call:
             raise ConfigError(
                 "--at chooses a threshold for single images, which is none for patients; leave out --at or --by-patient"
             )
+        self.root = self.source if self.source.is_dir() else self.source.parent
+        self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
         device = console.device(options.device)
         self.predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
         self.point = self._point()
-        self.root = self.source if self.source.is_dir() else self.source.parent
-        self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
         self.good = self.bad = self.noted = self.without_pydicom = 0
         self.partial = False  # only the first images were looked at, so nothing is known of all of them
 

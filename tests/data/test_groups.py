@@ -10,7 +10,7 @@ import pytest
 from medmambase.config import ConfigError
 from medmambase.data.manifest import groups
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
-from medmambase.data.manifest.groups import grouped
+from medmambase.data.manifest.groups import grouped, patients_of
 
 NAMES = ("a/p1_0.png", "b/p2_肺.png", "b/p2_\udcff.png", "b/nobody.png")
 
@@ -61,6 +61,15 @@ def test_what_finds_nothing_or_is_no_expression_is_an_error() -> None:
         grouped(manifest(NAMES), "zzz")
     with pytest.raises(ConfigError, match=r"--group-regex is '\(', which is not a valid regular expression"):
         grouped(manifest(NAMES), "(")
+
+
+def test_the_patients_of_files_are_found_below_their_folder_and_nothing_is_nobody(tmp_path: Path) -> None:
+    assert patients_of(tmp_path / "nowhere", "x") == patients_of(tmp_path, "x") == {}
+    (tmp_path / "p1").mkdir()
+    for name in ("p1/a.png", "b.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert patients_of(tmp_path, r"p\d") == {"p1/a.png": "p1"}
+    assert patients_of(tmp_path / "p1" / "a.png", "([a-z])") == {"a.png": "a"}
 
 
 def test_a_process_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
