@@ -230,7 +230,7 @@ def test_the_command_explains_a_folder_and_leaves_what_the_training_explained(
     shutil.rmtree(tmp_path / "Bilder ü" / "marked")
     for words, wanted in (
         ([str(tmp_path / "nowhere")], "there is no such file or folder"),
-        ([str(run / "config.json")], "no image that can be read"),
+        ([str(run / "config.json")], f"no image that can be read; {run / 'config.json'}: empty, not a known image"),
     ):
         assert command.main([str(run), *words]) == 3
         assert wanted in capsys.readouterr().err

@@ -53,7 +53,8 @@ def read_subjects(source: Path, network: MedMambaSE, most: int) -> tuple[Subject
         except ImageError as error:
             bad.append(error)
     if not pictures:
-        raise DataError(f"{source}: no image that can be read; png, jpg, bmp, gif, tif, webp, pgm, jp2 and dcm are")
+        why = f"; {bad[0]}" if bad else " (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)"
+        raise DataError(f"{source}: no image that can be read{why}")
     number = {name: index for index, name in enumerate(network.classes)}
     truths = [next((number[part] for part in reversed(path.parts[:-1]) if part in number), None) for path in paths]
     known = None if None in truths else tuple(label for label in truths if label is not None)
