@@ -235,19 +235,24 @@ def _dout(out: Tensor) -> Tensor:
     return torch.ones(out.shape[2], *out.shape[:2], dtype=out.dtype).permute(1, 2, 0)
 
 
-CONVOLUTIONS: dict[str, tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]] = {
-    # Of x, weight, bias, dout and dx: the arguments in the ways of the releases.
-    "4 and 6": (lambda x, w, b, dy, dx: (x, w, b, True), lambda x, w, b, dy, dx: (x, w, b, dy, dx, True)),
-    "5 and 7": (lambda x, w, b, dy, dx: (x, w, b, None, True), lambda x, w, b, dy, dx: (x, w, b, dy, None, dx, True)),
+CONVOLUTIONS: dict[str, tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]], int]] = {
+    # Of x, weight, bias, dout and dx: the arguments in the ways of the releases, and how many
+    # results of backward are unpacked, no more and no fewer.
+    "4 and 6": (lambda x, w, b, dy, dx: (x, w, b, True), lambda x, w, b, dy, dx: (x, w, b, dy, dx, True), 3),
+    "5 and 7": (
+        lambda x, w, b, dy, dx: (x, w, b, None, True), lambda x, w, b, dy, dx: (x, w, b, dy, None, dx, True), 3,
+    ),
     "7 and 10": (
         lambda x, w, b, dy, dx: (x, w, b, None, None, None, True),
         lambda x, w, b, dy, dx: (x, w, b, dy, None, None, None, dx, False, True),
+        4,
     ),
     "7 and 5": (
         lambda x, w, b, dy, dx: (x, w, b, None, None, None, True),
         lambda x, w, b, dy, dx: (x, w, b, dy, True),
+        3,
     ),
-}
+}  # fmt: skip  # a table
 
 
 def _tuples() -> Iterator[str]:
@@ -264,7 +269,7 @@ def _tuples() -> Iterator[str]:
         if found_counts != counts:
             yield f"selective_scan_cuda{end} with z {z}, out_z {recompute} returns {found_counts}, not {counts}"
     x, weight, bias = torch.randn(2, 4, 5), torch.randn(4, 3), torch.randn(4)
-    for way, (forward, backward) in CONVOLUTIONS.items():
+    for way, (forward, backward, results) in CONVOLUTIONS.items():
         given = (x, weight, bias, torch.ones_like(x), torch.empty_like(x))
         try:
             module = importlib.import_module("causal_conv1d_cuda")
@@ -273,8 +278,8 @@ def _tuples() -> Iterator[str]:
         except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             yield f"causal_conv1d_cuda with {way} arguments: {error}"
             continue
-        if shape != x.shape or count not in (3, 4):
-            yield f"causal_conv1d_cuda with {way} arguments returns {tuple(shape)} and {count} results"
+        if shape != x.shape or count != results:
+            yield f"causal_conv1d_cuda with {way} arguments returns {tuple(shape)} and {count} results, not {results}"
 
 
 def _norms() -> Iterator[str]:

@@ -48,6 +48,12 @@ PLANTED = {  # what is left out: the file, the name, what stands there instead, 
     "out_z": (scan_extensions, "bwd", _shorter(scan_extensions.bwd), "returns (3, 8), not (3, 9)"),
     "the states": (scan_extensions, "core_fwd", _shorter(scan_extensions.core_fwd), "selective_scan_cuda_core"),
     "an old call": (convolutions, "causal_conv1d_fwd", lambda x, w, b, *r: x if len(r) == 4 else x[0], "4 and 6"),
+    "a gradient too many": (
+        convolutions,
+        "causal_conv1d_bwd",
+        lambda *_: (None,) * 4,
+        "with 4 and 6 arguments returns (2, 4, 5) and 4",
+    ),
     "a sum": (norms, "layer_norm_fn", lambda x, *_, **__: x, "layer_norm_fn with prenorm True"),
     "a mask": (norms, "rms_norm_fn", lambda x, weight, bias: x, "rms_norm_fn takes ['x', 'weight', 'bias'], not"),
     "a residual": (blocks.Block, "forward", lambda self, x, *_, **__: x, "a block does not return"),
@@ -128,7 +134,7 @@ def test_a_compiled_convolution_is_the_definition_in_every_way_of_calling_it(way
     module = importlib.import_module("causal_conv1d_cuda")
     leaves = [t.requires_grad_() for t in (torch.randn(2, 4, 5), torch.randn(4, 3), torch.randn(4))]
     dout, dx = torch.randn(2, 4, 5), torch.empty(2, 8, 5)[:, 4:]
-    forward, backward = CONVOLUTIONS[way]
+    forward, backward, _ = CONVOLUTIONS[way]
     y = causal_conv1d(*leaves, activation="silu", backend="reference")
     expected = torch.autograd.grad(y, leaves, dout)
     given = (*(t.detach() for t in leaves), dout, dx)

@@ -169,13 +169,14 @@ def causal_conv1d_fwd(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 
 def causal_conv1d_bwd(
     x: Tensor, weight: Tensor, bias: Tensor | None, dout: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """``causal_conv1d_cuda.causal_conv1d_bwd``: (dx, dweight, dbias, gradient of the initial states
-    or None), dx written into the tensor that was given for it.
+) -> tuple[Tensor | None, ...]:
+    """``causal_conv1d_cuda.causal_conv1d_bwd``: (dx, dweight, dbias), dx written into the tensor
+    that was given for it.
 
-    The rest is (silu), (dx, silu), (seq_idx, dx, silu), (seq_idx, initial_states, dfinal_states,
-    dx, return_dinitial_states, silu), or (seq_idx, initial_states, dfinal_states, dx, dweight,
-    dbias, dinitial_states, silu), all of whose gradients are then written.
+    The rest is (silu), (dx, silu) or (seq_idx, dx, silu); for those that unpack a fourth result,
+    the gradient of the initial states or None, (seq_idx, initial_states, dfinal_states, dx,
+    return_dinitial_states, silu) or (seq_idx, initial_states, dfinal_states, dx, dweight, dbias,
+    dinitial_states, silu), all of whose gradients are then written.
     """
     *options, silu = rest
     seq_idx = initial = dlast = None
@@ -205,7 +206,7 @@ def causal_conv1d_bwd(
             gradient if place is None or gradient is None else place.copy_(gradient)
             for place, gradient in zip(places, gradients, strict=True)
         )
-    return dx, dweight, dbias, dinitial
+    return (dx, dweight, dbias, dinitial) if len(options) >= 5 else (dx, dweight, dbias)
 
 
 def raw_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -230,7 +231,7 @@ def cpp_bwd(
     dx: Tensor | None,
     return_dinitial_states: bool,
     silu_activation: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
     """``causal_conv1d.cpp_functions.causal_conv1d_bwd_function``."""
     given = (seq_idx, initial_states, dfinal_states, dx, return_dinitial_states, silu_activation)
     return causal_conv1d_bwd(x, weight, bias, dout, *given)
