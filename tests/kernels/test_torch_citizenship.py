@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import torch._dynamo.testing
 from conftest import ENGINES, TOLERANCE, engine_device, relative_error
 from operators import (
     DTYPES,

@@ -65,12 +65,12 @@ def admitted(cuda_means_cpu: bool) -> ExitStack:
     if cuda_means_cpu:
 
         @functools.wraps(load)
-        def load_on_cpu(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def load_on_cpu(f: Any, map_location: Any = None, *rest: Any, **named: Any) -> Any:
             if isinstance(map_location, dict):
                 where: Any = {name: _on_cpu(place) for name, place in map_location.items()}
             else:
                 where = "cpu" if map_location is None else _on_cpu(map_location)
-            return load(f, where, *args, **kwargs)
+            return load(f, where, *rest, **named)
 
         _replace(stack, torch, "load", load_on_cpu)
         for name in _IDLE:
@@ -94,7 +94,7 @@ def _idle(function: Callable[..., Any]) -> Callable[..., None]:
     """A function for each, since torch.compile tells torch's functions apart."""
 
     @functools.wraps(function)
-    def nothing(*args: Any, **kwargs: Any) -> None:
+    def nothing(*rest: Any, **named: Any) -> None:
         return None
 
     return nothing
