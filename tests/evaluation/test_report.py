@@ -304,6 +304,7 @@ def test_nothing_on_the_page_is_wider_than_a_phone(run: Path) -> None:
         assert not folded or all("data-label" in one or "whole" in one or not text.strip() for one, text in cells)
     assert sum(bool(folded) for folded, _ in tables) == 4
     assert source.count('class="wide"') == source.count("scroll it sideways") > 0
+    assert re.search(r'class="wide" src="[^"]*" width="\d+" height="\d+" alt="ROC', source)  # with a legend beside it
     for style in (
         "img { display: block; max-width: 100%",
         "figure { margin: 1rem 0; overflow-x: auto",
