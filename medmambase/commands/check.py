@@ -26,8 +26,8 @@ CLEAN, FOUND = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command. Returns its exit code: 0 no problems found, 1 problems found,
-    2 usage, 3 data, 4 environment, 130 interrupted."""
+    """Run the console command. Returns its exit code: 0 no problems found, 1 problems or
+    duplicates found, 2 usage, 3 data, 4 environment, 130 interrupted."""
     folder: Path | None = None
 
     def act() -> int:
@@ -71,7 +71,10 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
     steps = _steps(settings, manifest, intake)
     page = write_check_page(folder, [(without_paths(words), without_paths(command)) for words, command in steps])
-    say(f"\n{'problems found' if bad else 'no problems found'}; details are in {folder}")
+    found_what = "problems found" if bad else "no problems found"
+    if bad and not (intake.bad or found.across or found.conflicts or found.patients):
+        found_what = "duplicates found, but none in two splits or classes"
+    say(f"\n{found_what}; details are in {folder}")
     say(f"report: {page.resolve()}")
     say_next(*steps)
     return FOUND if bad else CLEAN
@@ -99,7 +102,9 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
     if intake.audit.across or intake.audit.conflicts:
         steps.append(("look at the duplicates in the report; delete copies, and correct contradictory labels", ""))
     elif intake.audit.exact or intake.audit.near:
-        steps.append(("nothing has to be done about the duplicates: each group lies in one split and one class", ""))
+        steps.append(
+            ("the duplicates can stay: each group lies in one split and one class, so they change no test result", "")
+        )
     steps.append(("train on these images", pasted("medmambase-train", data, *words)))
     return steps
 

@@ -78,6 +78,7 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     code, folder = run(data)
     said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
     assert code == 1 and f"report: {(folder / 'report.html').resolve()}" in said
+    assert "\nproblems found; details are in" in said and "Problems were found:" in page
     assert "next: 37 of 37 names seem to contain a patient (p0004 in test/abdomen/p0004_00.png; 6 in all)" in said
     by_patient = r"(p\d+)"
     lines = [line for line in said.splitlines() if line.startswith("  medmambase-")]
@@ -88,6 +89,16 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     assert str(data.parent) not in page
     again, _ = run(data, "--group-regex", by_patient)
     assert again == 1 and "seem to contain a patient" not in capsys.readouterr().out
+
+
+def test_duplicates_that_change_no_result_are_told_as_such(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = min((data / "train" / "brain").iterdir())
+    shutil.copy(first, first.with_name("p0001_99.png"))
+    code, folder = run(data)
+    said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
+    assert code == 1 and "\nduplicates found, but none in two splits or classes; details are in" in said
+    assert "next: the duplicates can stay: each group lies in one split and one class" in said
+    assert "Duplicates were found, but none in two splits or classes:" in page and "Problems were" not in page
 
 
 def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
