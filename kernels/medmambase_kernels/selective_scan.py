@@ -5,6 +5,8 @@ Checks, then the custom operator, then the backend that ``backend`` chose; the d
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ def selective_scan(
     return_last_state: bool = False,
     *,
     initial_state: Tensor | None = None,
+    starts: Sequence[int] | None = None,
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -48,6 +51,9 @@ def selective_scan(
         delta_softplus: apply softplus to delta.
         return_last_state: return (y, last state) instead of y; both carry gradients.
         initial_state: (b, d, n), the state before the first step; zeros if not given.
+        starts: for rows of several sequences, one behind the other: the steps, ascending, at which
+        one begins and the state is zero again, in all rows alike; 0 may be left out. Sequences are
+        scanned beside each other, and take the memory of as many as long as the longest.
         out_dtype: dtype of y, one of those below; u's if None.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
@@ -55,13 +61,27 @@ def selective_scan(
     the arithmetic, float64 for a float64 u, else float32. A gradient has the dtype of its argument.
 
     Returns:
-        y (b, d, l), rounded once; the last state is (b, d, n) in the dtype of the arithmetic.
+        y (b, d, l), rounded once; the last state is (b, d, n) in the dtype of the arithmetic, with
+        starts (b, sequences, d, n).
 
     Raises:
         TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit. BackendError: the backend asked for cannot run.
+        fit, starts that do not ascend from 0 to l - 1, or an initial state beside them.
+        BackendError: the backend asked for cannot run.
     """
     check_scan(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if starts is not None:
+        if initial_state is not None:
+            raise ValueError("initial_state was given beside starts, where every sequence begins from zero; omit one")
+        bounds = _bounds(starts, u.shape[-1])
+        u, delta, B, C = (_apart(t, bounds) if t.dim() > 2 else t for t in (u, delta, B, C))
+        z = None if z is None else _apart(z, bounds)
+        result = selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, out_dtype=out_dtype, backend=backend
+        )
+        y, last = result if isinstance(result, tuple) else (result, None)
+        y = _together(y, bounds)
+        return y if last is None else (y, last.unflatten(0, (len(bounds), -1)).transpose(0, 1))
     out_dtype = u.dtype if out_dtype is None else out_dtype
     check_dtype("out_dtype", out_dtype)
     choice = engines.choose("selective_scan", u.device, u.dtype, backend)
@@ -78,6 +98,30 @@ def selective_scan(
             y = y * F.silu(z.to(work))
     y = y.to(out_dtype)
     return (y, last) if return_last_state else y
+
+
+def _bounds(starts: Sequence[int], length: int) -> list[tuple[int, int]]:
+    """Where each sequence begins and ends."""
+    steps = list(starts) if starts and starts[0] == 0 else [0, *starts]
+    bounds = list(pairwise([*steps, length]))
+    whole = all(isinstance(step, int) for step in steps)
+    if not whole or (len(bounds) > 1 and any(begin >= end for begin, end in bounds)):
+        raise ValueError(f"starts is {tuple(starts)}; it must be whole numbers that ascend, from 0 to {length - 1}")
+    return bounds
+
+
+def _apart(t: Tensor, bounds: Sequence[tuple[int, int]]) -> Tensor:
+    """The sequences of t (b, ..., l) beside each other, (sequences b, ..., longest), zeros before
+    each: there u is zero, so that the state stays zero to the last bit."""
+    longest = max(end - begin for begin, end in bounds)
+    return torch.cat([F.pad(t[..., begin:end], (longest - (end - begin), 0)) for begin, end in bounds])
+
+
+def _together(y: Tensor, bounds: Sequence[tuple[int, int]]) -> Tensor:
+    """The sequences behind each other again."""
+    longest = y.shape[-1]
+    rows = y.unflatten(0, (len(bounds), -1)) if len(y) else y.unsqueeze(0).expand(len(bounds), *y.shape)
+    return torch.cat([row[..., longest - (end - begin) :] for row, (begin, end) in zip(rows, bounds, strict=True)], -1)
 
 
 def prepared(
@@ -151,24 +195,27 @@ class SelectiveScan(nn.Module):
         self.A_log = nn.Parameter(A_log.to(device, dtype))
         self.D = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, l, channels) -> (b, l, channels)."""
+    def forward(self, x: Tensor, starts: Sequence[int] | None = None) -> Tensor:
+        """x (b, l, channels) -> (b, l, channels); ``starts`` as in ``selective_scan``."""
         check_tensors({"x": x})
         if x.dim() != 3 or x.shape[-1] != self.channels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; SelectiveScan({self.channels}) wants (batch, length, {self.channels})"
             )
-        y = self._scan(x)
-        return y + self._scan(x.flip(1)).flip(1) if self.bidirectional else y
+        y = self._scan(x, starts)
+        if not self.bidirectional:
+            return y
+        back = None if starts is None else [x.shape[1] - step for step in reversed(starts) if step]
+        return y + self._scan(x.flip(1), back).flip(1)
 
-    def _scan(self, x: Tensor) -> Tensor:
+    def _scan(self, x: Tensor, starts: Sequence[int] | None) -> Tensor:
         rank, B, C = self.x_proj(x).split([self.rank, self.state, self.state], -1)
         delta = F.linear(rank, self.dt_weight)
         # In 16 bits exp would round a decay that is applied at every step.
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y = selective_scan(
             x.transpose(1, 2), delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2), self.D,
-            delta_bias=self.dt_bias, delta_softplus=True, backend=self.backend,
+            delta_bias=self.dt_bias, delta_softplus=True, starts=starts, backend=self.backend,
         )  # fmt: skip  # the operator's order, on two lines
         assert isinstance(y, Tensor)  # no last state was asked for
         return y.transpose(1, 2)
