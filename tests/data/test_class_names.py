@@ -1,5 +1,6 @@
 """Other names for the classes of the data, in place of numbers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_what_cannot_be_meant_is_refused(wish: str, said: str) -> None:
 def test_the_splits_of_a_run_bring_its_class_names(images: Path, tmp_path: Path) -> None:
     names = [sample.name for sample in read_images(images).samples]
     (tmp_path / "config.toml").write_text(
-        f"data = {str(images)!r}\nclass_names = 'brain=head'\n", encoding="utf-8", newline="\n"
+        f"data = {json.dumps(str(images), ensure_ascii=False)}\nclass_names = 'brain=head'\n",
+        encoding="utf-8",
+        newline="\n",
     )
     (tmp_path / "splits.csv").write_text(
         "path,split\n" + "".join(f'"{name}",test\n' for name in names), encoding="utf-8", newline="\n"
