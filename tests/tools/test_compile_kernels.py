@@ -162,7 +162,10 @@ def test_the_scans_have_budgets_of_instructions_memory_and_cycles() -> None:
             continue
         assert budget is not None and {"warps", "shared", "spills"} <= set(budget), kernel
         assert all({"instructions", "local", "cycles"} <= set(loop) for loop in budget["loops"]), kernel
-        assert compile_kernels.budget_of(launch, 75, budgets) is None
+        for arch, dtype in itertools.product(EVERY, ("float32", "bfloat16", "float16")):
+            budget = compile_kernels.budget_of(replace(launch, dtype=dtype), int(arch), budgets)
+            assert budget is not None and {"shared", "spills", "loops"} <= set(budget), (kernel, arch, dtype)
+            assert budget["spills"] == 0 or name == "backward", kernel
 
 
 def test_what_was_compiled_is_read_again_and_anything_else_is_compiled(

@@ -77,7 +77,8 @@ def forward(s: Scan, config: launch_table.ForwardLaunch, save: bool) -> tuple[Te
                 s.x, s.rows if s.raw is None else s.raw, s.rows, s.W, s.A2, s.D, s.bias, y, entry, total,
                 *s.sizes, blocks, 0, first,
                 RANK=s.W.shape[1] if s.raw is None else 0, SAVE=save, MODE=mode.value, PAIR=pair, BD=config.channels,
-                STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0, **s.shared,
+                STEPS=config.steps, CHUNK=config.chunk, EVEN=l % config.steps == 0,
+                maxnreg=config.registers, **s.shared,
             )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:

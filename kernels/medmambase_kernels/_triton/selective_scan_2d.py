@@ -12,6 +12,8 @@ Kept for backward: nothing for up to 64 positions, else the state before every 3
 element of x and direction at n = 16.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def parts(x: Tensor, rows: Tensor, W: Tensor, A2: Tensor, D: Tensor, dt_bias: Te
     rows (b, h, w, k * width), W and A2 that are laid out as ``image_pack.packed`` would. Delta is
     projected inside, which is less than the launch of a kernel before it. Without gradients."""
     (b, h, w, d), n, r = x.shape, A2.shape[1], W.shape[1]
-    config = launch_table.forward(b, 4, d, h * w, n, r, scans.processors(x))
+    config = replace(launch_table.forward(b, 4, d, h * w, n, r, scans.processors(x)), registers=255)  # for W too
     scan = scans.Scan(_positions(x), None, rows.view(b, h * w, 4, -1), W, A2, D, dt_bias, h, w)
     return scans.forward(scan, config, False)[0].view(-1, *x.shape)
 
