@@ -28,9 +28,10 @@ def sums_side_by_side(left, right, N: tl.constexpr, BD: tl.constexpr):
     ``split`` wants a pair in one lane, for which two lanes exchange half of what they hold; with
     tl.sum they exchange all of it, and both then hold the same. Four steps take 64 shuffles so, 160
     with tl.sum. Cycles of a turn on an H200, float32, 8 warps, predicted by a model, not measured:
-    the scan of sequences 5496 instead of 6446, that of images 7387 instead of 8384. Elsewhere the
-    turn has 2 to 10 % fewer instructions, and up to 48 bytes more are spilled (compute capability
-    8.0, 8.6, 8.9). Sums by tl.dot with ones, of two parts of each number, take 6610 to 9835 cycles:
-    the parts wait in registers, and more of them spill.
+    the scan of sequences 5496 instead of 6446, that of images 7387 instead of 8384. On other GPUs
+    the turn has 3 to 10 % fewer instructions; up to 68 bytes more are spilled in the scan of
+    sequences, up to 140 in that of images (compute capabilities 12.0 and 10.0). Sums by tl.dot with
+    ones, of two parts of each number, take 6610 to 9835 cycles: the parts wait in registers, and
+    more of them spill.
     """
     return _halved(tl.join(_fours(left, N, BD), _fours(right, N, BD)), N, BD // 4)
