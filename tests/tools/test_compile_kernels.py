@@ -1,5 +1,6 @@
 """Every kernel compiles, with no GPU: tools/kernels/compile_kernels.py, run as a person runs it."""
 
+import ast
 import itertools
 import os
 import shutil
@@ -253,6 +254,22 @@ def test_a_kernel_that_does_not_compile_or_is_never_launched_costs_the_exit_code
     assert {row[0] for row in rows if row[-1] == "FAILED"} == {"squeeze_excite.pool"}
     assert {row[0] for row in rows} == {name for name in KERNELS if name.startswith("squeeze_excite")}
     assert "squeeze_excite._spare: no call in kernel_launches.py launches it" in printed
+
+
+def test_no_function_of_a_kernel_calls_itself_since_triton_3_3_takes_none() -> None:
+    folder = TOOL.parents[2] / "kernels" / "medmambase_kernels" / "_triton"
+    functions = [
+        (path.name, node)
+        for path in sorted(folder.glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(how) for how in node.decorator_list)
+    ]
+    assert len(functions) > 50
+    for name, function in functions:
+        called = {
+            node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")
+        }
+        assert function.name not in called, f"{name}: {function.name}"
 
 
 def test_an_assembler_report_that_cannot_be_read_is_a_failure() -> None:

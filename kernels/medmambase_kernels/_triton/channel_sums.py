@@ -11,19 +11,16 @@ def _fours(tile, N: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _halved(tiles, N: tl.constexpr, P: tl.constexpr):
-    """The sums over P, a power of two: [N, P, 2] to [N, 2]."""
-    if P == 1:
-        return tl.reshape(tiles, [N, 2])
-    else:
-        pairs = tl.permute(tl.reshape(tiles, [N, P // 2, 2, 2]), [0, 1, 3, 2])
-        even, odd = tl.split(pairs)
-        return _halved(even + odd, N, P // 2)
+def _halved(tiles):
+    """The sums of pairs: [N, P, 2] to [N, P / 2, 2]."""
+    pairs = tl.permute(tl.reshape(tiles, [tiles.shape[0], tiles.shape[1] // 2, 2, 2]), [0, 1, 3, 2])
+    even, odd = tl.split(pairs)
+    return even + odd
 
 
 @triton.jit
 def sums_side_by_side(left, right, N: tl.constexpr, BD: tl.constexpr):
-    """The sums over channels of two [N, BD] tiles as [N, 2]; BD is a power of two, 4 at least.
+    """The sums over channels of two [N, BD] tiles as [N, 2]; BD is 4, 8, 16 or 32.
 
     ``split`` wants a pair in one lane, for which two lanes exchange half of what they hold; with
     tl.sum they exchange all of it, and both then hold the same. Four steps take 64 shuffles so, 160
@@ -34,4 +31,11 @@ def sums_side_by_side(left, right, N: tl.constexpr, BD: tl.constexpr):
     ones, of two parts of each number, take 6610 to 9835 cycles: the parts wait in registers, and
     more of them spill.
     """
-    return _halved(tl.join(_fours(left, N, BD), _fours(right, N, BD)), N, BD // 4)
+    tiles = tl.join(_fours(left, N, BD), _fours(right, N, BD))
+    if BD > 4:  # one after the other: Triton 3.3 takes no function that calls itself
+        tiles = _halved(tiles)
+    if BD > 8:
+        tiles = _halved(tiles)
+    if BD > 16:
+        tiles = _halved(tiles)
+    return tl.reshape(tiles, [N, 2])

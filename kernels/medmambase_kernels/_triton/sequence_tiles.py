@@ -13,19 +13,30 @@ from medmambase_kernels._triton.numerics import softplus
 
 
 @triton.jit
+def _four_columns(tile):
+    even, odd = tl.split(tl.reshape(tile, [tile.shape[0], 2, 2]))
+    c0, c2 = tl.split(even)
+    c1, c3 = tl.split(odd)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _four_joined(c0, c1, c2, c3):
+    return tl.reshape(tl.join(tl.join(c0, c2), tl.join(c1, c3)), [c0.shape[0], 4])
+
+
+# Eight steps by functions of their own: Triton 3.3 takes no function that calls itself.
+@triton.jit
 def columns(tile, STEPS: tl.constexpr):
     """The columns of a [channel, STEPS] tile, as a tuple of [channel]; STEPS is 2, 4 or 8."""
     if STEPS == 2:
         return tl.split(tile)
     elif STEPS == 4:
-        even, odd = tl.split(tl.reshape(tile, [tile.shape[0], 2, 2]))
-        c0, c2 = tl.split(even)
-        c1, c3 = tl.split(odd)
-        return c0, c1, c2, c3
+        return _four_columns(tile)
     else:
         even, odd = tl.split(tl.reshape(tile, [tile.shape[0], 4, 2]))
-        c0, c2, c4, c6 = columns(even, 4)
-        c1, c3, c5, c7 = columns(odd, 4)
+        c0, c2, c4, c6 = _four_columns(even)
+        c1, c3, c5, c7 = _four_columns(odd)
         return c0, c1, c2, c3, c4, c5, c6, c7
 
 
@@ -35,11 +46,10 @@ def joined(parts, STEPS: tl.constexpr):
     if STEPS == 2:
         return tl.join(parts[0], parts[1])
     elif STEPS == 4:
-        pairs = tl.join(tl.join(parts[0], parts[2]), tl.join(parts[1], parts[3]))
-        return tl.reshape(pairs, [parts[0].shape[0], 4])
+        return _four_joined(parts[0], parts[1], parts[2], parts[3])
     else:
-        even = joined((parts[0], parts[2], parts[4], parts[6]), 4)
-        odd = joined((parts[1], parts[3], parts[5], parts[7]), 4)
+        even = _four_joined(parts[0], parts[2], parts[4], parts[6])
+        odd = _four_joined(parts[1], parts[3], parts[5], parts[7])
         return tl.reshape(tl.join(even, odd), [parts[0].shape[0], 8])
 
 
