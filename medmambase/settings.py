@@ -261,6 +261,12 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
 
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
+    for name in ("group_regex", "group_column", "class_names", "folds", "splits") if settings.demo else ():
+        if settings.value(name):
+            raise ConfigError(
+                f"{shown(name)} is {settings.value(name)!r}, but --demo makes its own images, classes and splits; "
+                f"leave out one of {name} and demo"
+            )
     if settings.folds == 1:
         raise ConfigError(f"{shown('folds')} is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):
