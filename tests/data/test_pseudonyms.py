@@ -134,7 +134,7 @@ def test_a_patient_of_other_data_is_known_again_with_the_key_and_without_it_a_no
     (run / "do_not_share.toml").unlink()
     capsys.readouterr()
     assert evaluate.main([str(run), str(tmp_path / "other"), "--name", "blind"]) == 0
-    assert "whether a patient was in train or val is not known" in capsys.readouterr().out
+    assert "cannot tell whether a patient of these images was in train or val" in capsys.readouterr().out
     found = read_predictions(run / "evaluations" / "blind-001" / "predictions.csv")
     assert not found.leaked.any() and all(map(PSEUDONYM.fullmatch, found.patients))
     assert train.main(["--resume", str(run), str(home / "studies" / "scans")]) == 4
