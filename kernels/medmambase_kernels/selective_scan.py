@@ -65,15 +65,18 @@ def selective_scan(
         starts (b, sequences, d, n).
 
     Raises:
-        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit, starts that do not ascend from 0 to l - 1, or an initial state beside them.
-        BackendError: the backend asked for cannot run.
+        TypeError: an argument that is no tensor, or starts that are one. ValueError: a shape, dtype
+        or device that does not fit, starts that do not ascend from 0 to l - 1, or an initial state
+        beside them. BackendError: the backend asked for cannot run.
     """
     check_scan(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if starts is not None:
         if initial_state is not None:
             raise ValueError("initial_state was given beside starts, where every sequence begins from zero; omit one")
         bounds = _bounds(starts, u.shape[-1])
+        if delta_bias is not None and not delta_softplus:  # alone, before a sequence, it could let a decay overflow
+            delta = delta.to(torch.promote_types(u.dtype, torch.float32)) + delta_bias[:, None]
+            delta_bias = None
         u, delta, B, C = (_apart(t, bounds) if t.dim() > 2 else t for t in (u, delta, B, C))
         z = None if z is None else _apart(z, bounds)
         result = selective_scan(
@@ -102,6 +105,8 @@ def selective_scan(
 
 def _bounds(starts: Sequence[int], length: int) -> list[tuple[int, int]]:
     """Where each sequence begins and ends."""
+    if not isinstance(starts, Sequence):
+        raise TypeError(f"starts is a {type(starts).__name__}; give a list of whole numbers, of a tensor its tolist()")
     steps = list(starts) if starts and starts[0] == 0 else [0, *starts]
     bounds = list(pairwise([*steps, length]))
     whole = all(isinstance(step, int) for step in steps)

@@ -65,7 +65,8 @@ def augment_by_keys(images: Tensor, kind: Augmentation, keys: Tensor, *, lateral
     if kind not in get_args(Augmentation):
         raise ValueError(f"augmentation is {kind!r}; it must be 'ultrasound', 'crop_flip' or 'none'")
     if (kernels := triton_kernels("augment", images)) is not None:
-        augmented: Tensor = kernels.augment(images, keys, kind == "ultrasound", laterality)
+        with torch.cuda.device_of(images):  # Triton launches on the current one
+            augmented: Tensor = kernels.augment(images, keys, kind == "ultrasound", laterality)
         return augmented
     if kind == "crop_flip":
         return _warp(images, _crop_flip(keys, laterality))

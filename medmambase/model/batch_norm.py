@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmambase.model.projection import watched
 from medmambase_kernels import triton_kernels
 
 
@@ -32,9 +33,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _kernels_for(self, x: Tensor) -> ModuleType | None:
         """The kernels that take a batch x; None where PyTorch does."""
-        watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        plain = type(x) is Tensor and x.dtype != torch.float64 and self.weight.dtype == torch.float32
-        if not self.training or self.running_mean is None or watched or not plain:
+        if not self.training or self.running_mean is None or not self.affine or watched():
+            return None
+        if type(x) is not Tensor or x.dtype == torch.float64 or self.weight.dtype != torch.float32:
             return None
         kernels = triton_kernels("batch_norm", x)
         return kernels if kernels is not None and kernels.is_small(x) else None
@@ -48,7 +49,8 @@ class _OneKernel(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm, kernels: ModuleType, relu: bool
     ) -> Tensor:
         statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
-        y, kept = kernels.forward(x, weight, bias, *statistics, relu)
+        with torch.cuda.device_of(x):  # Triton launches on the current one
+            y, kept = kernels.forward(x, weight, bias, *statistics, relu)
         ctx.save_for_backward(x, weight, bias, kept)
         ctx.kernels, ctx.relu = kernels, relu
         return cast(Tensor, y)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmambase.model.layers import DIRECTIONS, SS2D
+from medmambase.model.projection import watched
 from medmambase_kernels import (
     FrozenConv2d,
     FrozenLayerNorm,
@@ -81,8 +82,7 @@ class FrozenSS2D(nn.Module):
 def kernels_of_small(x: Tensor, weight: Tensor) -> ModuleType | None:
     """The Triton kernels that normalise a small map x (b, h, w, c) and multiply it by weight
     (n, d) in one launch; None for a large map, and where they do not run."""
-    watched = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if watched or type(x) is not Tensor or x.dtype == torch.float64 or weight.dtype != torch.float32:
+    if watched() or type(x) is not Tensor or x.dtype == torch.float64 or weight.dtype != torch.float32:
         return None
     kernels = triton_kernels("normed_product", x)
     return kernels if kernels is not None and kernels.is_small(x.shape[:3].numel(), weight) else None

@@ -49,14 +49,24 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
 
 
+def watched() -> bool:
+    """Whether PyTorch compiles, traces or transforms what is computed now, and so must see its own
+    operations alone."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    )
+
+
 def project_beside(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """``project`` x (b, h, w, c) by weight (out, c), and hand on x for the only other use of it: on
     a GPU backward then adds the gradient of the projection to that of the other use in one launch,
     in place."""
     on_gpu = x.device.type in ("cuda", "meta")  # meta: tensors without numbers, which stand for those of a GPU
-    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     mixed = torch.is_autocast_enabled("cuda") and x.dtype == torch.float32
-    if not on_gpu or watched or mixed or not torch.is_grad_enabled():
+    if not on_gpu or watched() or mixed or not torch.is_grad_enabled():
         return x, project(x, weight)
     handed, projected = Beside.apply(x, weight.to(x.dtype))  # type: ignore[no-untyped-call]  # torch gives it no types
     return handed, projected

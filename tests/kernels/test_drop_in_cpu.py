@@ -21,6 +21,8 @@ WAYS: dict[str, Callable[[], Tensor]] = {
     "x.to(device, dtype)": lambda: torch.ones(2, dtype=torch.int64).to(torch.device("cuda", 1), torch.float32),
     "x.to(device=)": lambda: torch.ones(2).to(device="cuda:1"),
     "x.new_ones": lambda: torch.zeros(2).new_ones(2, device="cuda"),
+    "x.to(device=number)": lambda: torch.ones(2).to(device=0),
+    "torch.ones of a number": lambda: torch.ones(2, device=1),
     "torch.ones": lambda: torch.ones(2, device="cuda"),
     "torch.tensor": lambda: torch.tensor([1.0, 1.0], device=torch.device("cuda")),
     "torch.ones_like": lambda: torch.ones_like(torch.zeros(2), device="cuda"),
@@ -85,6 +87,16 @@ def test_weights_that_were_saved_on_a_gpu_are_read(tmp_path: Path, monkeypatch: 
             assert torch.load(tmp_path / "w.pt", map_location=where)["w"].tolist() == [1, 1]
     finally:
         drop_in.uninstall()
+
+
+def test_cuda_as_default_device_is_the_cpu(on_cpu: None) -> None:
+    torch.set_default_device("cuda")
+    try:
+        assert torch.ones(2).device.type == "cpu"
+    finally:
+        torch.set_default_device(None)
+    with torch.device("cuda"):
+        assert torch.ones(2).device.type == "cpu"
 
 
 def test_gradients_pass(on_cpu: None) -> None:

@@ -62,6 +62,19 @@ def test_starts_that_do_not_ascend_inside_of_the_row_are_refused(starts: list[in
         selective_scan(**arguments("cpu"), starts=STARTS, initial_state=torch.zeros(2, 4, 3))
 
 
+def test_a_bias_that_the_steps_outweigh_lets_no_short_sequence_overflow() -> None:
+    given = arguments("cpu") | {"A": torch.full((4, 3), -40.0), "delta_bias": torch.full((4,), -6.0)}
+    given["delta"] = given["delta"].abs() + 6
+    whole = selective_scan(**given, starts=STARTS)
+    parts = [
+        selective_scan(**{name: t[..., begin:end] if t.dim() > 2 else t for name, t in given.items()})
+        for begin, end in BOUNDS
+    ]
+    assert relative_error(whole, torch.cat(parts, -1)) <= 1e-5
+    with pytest.raises(TypeError, match="starts is a Tensor; give a list of whole numbers"):
+        selective_scan(**given, starts=torch.tensor(STARTS))
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_module_takes_them_in_both_directions(bidirectional: bool) -> None:
     module, x = SelectiveScan(6, 3, bidirectional=bidirectional), torch.randn(2, 9, 6)

@@ -2,7 +2,9 @@
 
 import torch
 
-from medmambase.model.projection import Beside, PointwiseConv2d
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from medmambase.model.projection import Beside, PointwiseConv2d, watched
 
 
 def test_a_convolution_of_1x1_is_a_product_of_matrices() -> None:
@@ -22,3 +24,22 @@ def test_a_projection_beside_another_use_adds_its_gradient_to_that_of_the_use() 
     for actual, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(actual, wanted)
     assert torch.equal(Beside.apply(x, weight)[0], x)
+
+
+def test_what_pytorch_traces_or_transforms_is_watched_and_nothing_else() -> None:
+    seen = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        seen.append(watched())
+        return x + 1
+
+    x = torch.ones(2, 3)
+    for trace in (
+        lambda: make_fx(look)(x),
+        lambda: torch.vmap(look)(x),
+        lambda: torch.func.grad(lambda t: look(t).sum())(x),
+        lambda: torch.jit.trace(look, x, check_trace=False),
+    ):
+        trace()
+        assert seen.pop() is True and seen == []
+    assert look(x) is not None and seen == [False]

@@ -125,7 +125,7 @@ def layer_norm_linear_fn(
     )  # fmt: skip  # tensors, options
     y, total = found
     assert y is not None  # which is None for masks alone
-    out = F.linear(y.to(linear_weight.dtype), linear_weight, linear_bias)
+    out = F.linear(y, linear_weight.to(y.dtype), None if linear_bias is None else linear_bias.to(y.dtype))
     return (out, total) if prenorm else out
 
 
