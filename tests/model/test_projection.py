@@ -1,7 +1,6 @@
 """Linear maps of channels, as a GPU computes them."""
 
 import torch
-
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from medmambase.model.projection import Beside, PointwiseConv2d, watched
@@ -38,7 +37,6 @@ def test_what_pytorch_traces_or_transforms_is_watched_and_nothing_else() -> None
         lambda: make_fx(look)(x),
         lambda: torch.vmap(look)(x),
         lambda: torch.func.grad(lambda t: look(t).sum())(x),
-        lambda: torch.jit.trace(look, x, check_trace=False),
     ):
         trace()
         assert seen.pop() is True and seen == []

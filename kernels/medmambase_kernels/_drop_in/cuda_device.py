@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
 
 # What scripts call around their work on a GPU, and what needs nothing on a CPU.
 _IDLE = ("synchronize", "set_device", "reset_peak_memory_stats", "reset_max_memory_allocated")
@@ -76,13 +75,6 @@ def admitted(cuda_means_cpu: bool) -> ExitStack:
                 where = "cpu" if map_location is None else _on_cpu(map_location)
             return load(f, where, *rest, **named)
 
-        begin = DeviceContext.__init__
-
-        @functools.wraps(begin)
-        def of_cpu(self: DeviceContext, device: Any) -> None:
-            begin(self, _on_cpu(device))
-
-        _replace(stack, DeviceContext, "__init__", of_cpu)  # of torch.set_default_device, which this mode does not see
         _replace(stack, torch, "load", load_on_cpu)
         for name in _IDLE:
             _replace(stack, torch.cuda, name, _idle(getattr(torch.cuda, name)))
