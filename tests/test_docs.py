@@ -171,7 +171,11 @@ def test_what_is_not_run_says_why() -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name == "training.md")) for page in PAGES],
+    ids=map(name_of, PAGES),
+)
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page follow each other, as a reader would type them."""
     monkeypatch.chdir(folder)

@@ -141,7 +141,8 @@ class ConvBranch(nn.Sequential):
 
     def forward(self, x: Tensor, counted: bool = False, rectified: bool = True) -> Tensor:
         """x (b, h, w, channels) -> (b, h, w, channels). ``counted``: see ``Stage``. Without
-        ``rectified``, the ReLU at the end is left to whoever takes it."""
+        ``rectified``, the ReLU at the end is left to whoever takes it. A ReLU after a BatchNorm is
+        computed by that, so its hooks are not called."""
         modules = list(self) if rectified else list(self)[:-1]
         x = rearrange(x, "b h w c -> b c h w")
         for before, module, after in zip((None, *modules[:-1]), modules, (*modules[1:], None), strict=True):

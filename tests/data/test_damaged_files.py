@@ -187,6 +187,7 @@ def test_a_progressive_jpeg_of_usual_size_is_read(tmp_path: Path) -> None:
     assert abs(int(read_image(tmp_path / "a.jpg", 1).mean()) - 100) <= 1
 
 
+@pytest.mark.slow
 def test_a_tiff_of_endless_pages_is_counted_no_further_than_ten_thousand(tmp_path: Path) -> None:
     tags = PLAIN_TIFF | {256: (4, 1, 1), 257: (4, 1, 1), 273: (4, 1, 8), 279: (4, 1, 1)}
     page = struct.pack("<H", len(tags)) + b"".join(

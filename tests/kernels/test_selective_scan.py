@@ -54,7 +54,7 @@ def test_lengths_around_a_chunk_are_exact(engine: str, l: int) -> None:
     ("l", "kinds"),
     [
         (70, "varying"),
-        (67, "constant"),
+        pytest.param(67, "constant", marks=pytest.mark.slow),
         (96, "mixed"),
         (72, "C alone"),
         pytest.param(68, "groups", marks=pytest.mark.slow),

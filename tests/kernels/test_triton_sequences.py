@@ -62,9 +62,11 @@ def _lying(t: Tensor, layout: str) -> Tensor:
 @pytest.mark.parametrize(
     "layout",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("out of longer ones", "channels last", "expanded")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("out of longer ones", "channels last", "expanded", "out of more channels")
+        ),
         "shifted by one",
-        "out of more channels",
     ],
 )
 def test_sequences_are_read_wherever_they_lie(

@@ -129,6 +129,7 @@ def test_other_launches_are_predicted_beside_the_chosen_one(kept: str) -> None:
     assert sum("chosen" in line for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_an_operator_that_does_not_exist_is_refused_with_those_that_do() -> None:
     done = _run("--operator", "scan")
     assert done.returncode == 2

@@ -111,6 +111,7 @@ def test_nothing_is_printed_unless_it_is_asked_for(
     assert command_line.startswith(f"medmambase.train(data={images.name!r}, ") and "epochs=1" in command_line
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_to_the_same_bytes(
     finished: tuple[Run, list[str]],
     images: Path,
