@@ -44,8 +44,8 @@ class FrozenNetwork(Classifier):
 
     It can be neither trained nor saved: keep the network that it came from. On a CPU a small batch
     is captured the first time that its size is met and then only replayed, on a GPU the second
-    time: hooks of the parts are not called again, and weights must stay as they are. Of small maps a
-    GPU computes some parts together, and never calls their hooks.
+    time: hooks of the parts are not called again, and weights must stay as they are. Of small maps
+    a GPU computes some parts together, and never calls their hooks.
     """
 
     embedding: "FrozenPatchEmbedding"
