@@ -47,9 +47,9 @@ def _compare(options: argparse.Namespace) -> int:
     (firsts, seconds), notes = comparison.matched([[_read(path) for path in side] for side in (first, second)])
     found = comparison.compare(firsts, seconds)
     images, patients = len(firsts[0].names), len(set(firsts[0].clusters.tolist()))
-    known = any(firsts[0].patients)
+    known, some = all(firsts[0].patients), any(firsts[0].patients)
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}")
-    of, over = (f" of {count_of(patients, 'patient')}", ", over patients") if known else ("", "")
+    of, over = f" of {count_of(patients, 'patient')}" if known else "", ", over patients" if some else ""
     print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
     notes += _seeds(len(firsts), len(seconds))
     for note in notes:
@@ -67,15 +67,15 @@ def _compare(options: argparse.Namespace) -> int:
             sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
     tests, conclusion = _tests(firsts, seconds), comparison.conclusion(found)
+    names = [list(map(_name, side)) for side in (first, second)]
     if options.json:
         write_json(options.json, {
-            "first": list(map(str, first)), "second": list(map(str, second)), "images": images, "patients": patients,
+            "first": names[0], "second": names[1], "images": images, "patients": patients,
             "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
             "pairs": tests, "notes": notes, "conclusion": conclusion,
         })  # fmt: skip  # the file's content
     print(f"\n{conclusion}")
     if options.output:
-        names = [[last_name(str(path)) for path in side] for side in (first, second)]
         rows = [(words, found[name]) for name, words in SHOWN.items() if name in found]
         counts = images, patients if known else None
         print(f"page: {write_compare_page(options.output, names, counts, notes, rows, tests, conclusion).resolve()}")
@@ -162,6 +162,13 @@ def _read(path: Path) -> Predictions:
             f"{path}: has no {TEST}/{PREDICTIONS}; give the folders of runs that had test images, or tables"
         )
     return read_predictions(table)
+
+
+def _name(path: Path) -> str:
+    """What a run, or a table, is called where no other folder may be told of."""
+    whole = path.resolve()
+    of_a_run = whole.name == PREDICTIONS and whole.parent.name == TEST
+    return last_name(str(whole.parents[1] if of_a_run else whole))
 
 
 def _spread(values: Sequence[float]) -> str:

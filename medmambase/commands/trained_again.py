@@ -4,17 +4,17 @@ from pathlib import Path
 
 from medmambase.commands.next_steps import pasted
 from medmambase.config import ConfigError
-from medmambase.run_folder import CONFIG, PHANTOM
+from medmambase.run_folder import CONFIG, PHANTOM, RunFolderError
 from medmambase.settings import resolve
 
 
 def trained_again(run: Path) -> list[tuple[str, str]]:
     """Return the steps that train the network of ``run`` again with the same settings: on the next
     fold, if there is one, and with another seed on the same test images. Of a folder that tells no
-    settings there are none."""
+    settings, or keeps them from this account, there are none."""
     try:
         settings = resolve({}, run / CONFIG)
-    except ConfigError:
+    except (ConfigError, RunFolderError):
         return []
     again, steps = ("medmambase-train", "--config", run / CONFIG), []
     if settings.fold + 1 < settings.folds:

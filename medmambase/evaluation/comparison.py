@@ -8,6 +8,7 @@ is no difference.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -53,31 +54,64 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     """Return predictions with images, classes and patients as ``compare`` wants them, and notes.
 
     Tables of other programs may have rows or classes in another order, and no patients: rows and
-    classes are put into the order of the first table, and patients are taken from the first table
-    that names any. What does not belong together stays as it is, and ``compare`` refuses it.
+    classes are put into the order of the first table, and patients are taken from the table that
+    names those of most images. What does not belong together stays as it is, and ``compare``
+    refuses it. Raises MetricsError for a table with two rows for one image.
     """
     first = sides[0][0]
+    for name, count in (pair for side in sides for one in side for pair in Counter(one.names).items()):
+        if count > 1:
+            raise MetricsError(
+                f"{count} rows of one table have the path {name!r}, so it is not known which of them is which image of "
+                f"another table; give each image a path of its own"
+            )
+    ties = sum(_ties(one) for side in sides for one in side if one.classes != first.classes)
     found = [[_in_order_of(first, one) for one in side] for side in sides]
     every = [one for side in found for one in side]
-    naming = next((one for one in every if any(one.patients) and one.names == first.names), None)
+    same = [one for one in every if one.names == first.names]
+    naming = max(same, key=_named)
     notes = []
-    if naming is None:
+    if not _named(naming):
         notes.append(
             "no table names the patients, so each image is treated as a separate patient: if a patient has several "
             "images, the intervals are too narrow"
         )
-    elif missing := sum(not any(one.patients) for one in every):
-        notes.append(f"{count_of(missing, 'table names', 'tables name')} no patients: those of another table are used")
-    leaked = int(np.any([one.leaked for one in every if one.names == first.names], axis=0).sum())
+    else:
+        if missing := sum(not _named(one) for one in every):
+            tables = count_of(missing, "table names", "tables name")
+            notes.append(f"{tables} no patients: those of another table are used")
+        if fewer := sum(0 < _named(one) < _named(naming) for one in every):
+            tables = count_of(fewer, "table names", "tables name")
+            notes.append(f"{tables} the patients of fewer images: those of another table are used")
+        if unknown := len(naming.names) - _named(naming):
+            notes.append(
+                f"{count_of(unknown, 'image has', 'images have')} no known patient: each counts as a separate patient"
+            )
+    if ties:
+        notes.append(
+            f"{count_of(ties, 'image has', 'images have')} two highest probabilities in a table with another order of "
+            f"classes: the class that comes first in the first table counts as predicted"
+        )
+    leaked = int(np.any([one.leaked for one in same], axis=0).sum())
     if leaked:
         notes.append(
             f"included: {count_of(leaked, 'test image that has', 'test images that have')} a duplicate, or an image of "
             f"the same patient, in train or val"
         )
-    if naming is not None:
-        found = [[replace(one, patients=naming.patients) if one.names == first.names else one for one in side]
-                 for side in found]  # fmt: skip  # one sentence
+    found = [[replace(one, patients=naming.patients) if one.names == first.names else one for one in side]
+             for side in found]  # fmt: skip  # one sentence
     return found, notes
+
+
+def _named(predictions: Predictions) -> int:
+    """How many images have a patient who is known."""
+    return sum(map(bool, predictions.patients))
+
+
+def _ties(predictions: Predictions) -> int:
+    """How many images have several highest probabilities."""
+    p = predictions.probabilities
+    return int(((p == p.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
 
 
 def _in_order_of(first: Predictions, other: Predictions) -> Predictions:

@@ -114,7 +114,8 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     assert "plain-001" in page and "se-001, se-002" in page and str(trained) not in page
     assert "one side has only one run: its intervals" in capsys.readouterr().out
     found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
-    assert len(found["second"]) == 2 and found["figures"]["accuracy"]["difference"] == pytest.approx(
+    assert (found["first"], found["second"]) == (["plain-001"], ["se-001", "se-002"])
+    assert found["figures"]["accuracy"]["difference"] == pytest.approx(
         np.mean(
             [
                 json.loads((trained / f"se-00{i}" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
@@ -123,6 +124,23 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
         )
         - json.loads((trained / "plain-001" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     )
+
+
+def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, patients in (("a-001", "pppq"), ("b-001", "pp ")):
+        (tmp_path / run / "test").mkdir(parents=True)
+        lines = [f"{n},x,x,{patient.strip()},0.9,0.1" for n, patient in enumerate(patients.ljust(4))]
+        table = "\n".join(["path,label,predicted,patient,prob_x,prob_y", *lines, ""])
+        (tmp_path / run / "test" / "predictions.csv").write_text(table, encoding="utf-8", newline="\n")
+    monkeypatch.chdir(tmp_path / "b-001")
+    for first, said in (("../a-001", " of 2 patients"), (".", "")):
+        words = [f"{first}/test/predictions.csv", ".", "--json", "../c.json"]
+        assert compare.main(words) == 0
+        assert f"\n4 test images{said}; intervals at 95 %, over patients\n" in capsys.readouterr().out
+        found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+        assert (found["first"], found["second"]) == (["a-001" if said else "b-001"], ["b-001"])
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,9 @@ def test_the_demo_is_trained_again_on_the_images_that_it_has_drawn(tmp_path: Pat
 
 def test_where_no_settings_are_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert trained_again(tmp_path) == [] == trained_again(tmp_path / "predictions.csv")
+
+
+def test_of_settings_that_cannot_be_read_nothing_is_said(tmp_path: Path) -> None:
+    run_of(tmp_path, data="data")
+    (tmp_path / "do_not_share.toml").write_text("no TOML", encoding="utf-8", newline="\n")
+    assert trained_again(tmp_path) == []

@@ -153,6 +153,36 @@ def test_a_table_of_another_program_may_have_another_order_and_no_patients() -> 
     assert matched([[other], [other]])[1][0].startswith("no table names the patients, so each image is treated as")
 
 
+def test_the_table_that_names_the_patients_of_most_images_is_used() -> None:
+    few, most = (
+        replace(calls([0] * 4, [0] * 4)[0], patients=patients) for patients in (("p", "", "", ""), ("q", "r", "s", ""))
+    )
+    for sides in ([[few], [most]], [[most], [few]]):
+        ((first,), (second,)), notes = matched(sides)
+        assert first.patients == second.patients == most.patients
+        assert notes == [
+            "1 table names the patients of fewer images: those of another table are used",
+            "1 image has no known patient: each counts as a separate patient",
+        ]
+
+
+def test_a_path_that_stands_twice_is_refused() -> None:
+    one, other = calls([0, 1, 0, 1], [0, 1, 1, 1])
+    twice = ("x", "x", "y", "z")
+    with pytest.raises(MetricsError, match="2 rows of one table have the path 'x'"):
+        matched([[replace(one, names=twice)], [replace(other, names=twice[::-1])]])
+
+
+def test_equal_probabilities_are_told_where_another_order_of_classes_decides_them() -> None:
+    one = calls([0, 1, 0, 1], [0, 1, 1, 1])[0]
+    even = np.array([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8], [1.0, 0.0]])
+    turned = replace(one, classes=("b", "a"), labels=1 - one.labels, probabilities=even)
+    ((_,), (second,)), notes = matched([[one], [turned]])
+    assert second.predicted.tolist() == [0, 0, 0, 1]
+    assert notes[1].startswith("2 images have two highest probabilities in a table with another order of classes")
+    assert len(matched([[one], [replace(one, probabilities=even)]])[1]) == 1  # nothing is decided anew
+
+
 def test_what_does_not_belong_together_is_left_as_it_is_and_refused() -> None:
     one, other = calls([0, 1, 0, 1], [0, 1, 1, 1])
     for changed in (replace(other, names=tuple("abcd")), replace(other, classes=("x", "y"))):
