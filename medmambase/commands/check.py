@@ -11,6 +11,7 @@ from pathlib import Path
 from medmambase import run_folder
 from medmambase.commands import check_flags, console
 from medmambase.commands.next_steps import pasted, say_next
+from medmambase.config import TrainConfig
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.name_patterns import propose
 from medmambase.data.manifest.sources import read_manifest
@@ -83,18 +84,18 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
 def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> list[tuple[str, str]]:
     """What can be done next: patients first, then what was found, then the training."""
     data, steps = settings.data or "", []
-    given = {
-        flag(name): settings.value(name)
-        for name in ("group_regex", "group_column", "class_names", "splits", "split_seed")
-    }
-    words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    # Images, classes and splits are to be those that were checked.
+    given = {name: settings.value(name) for name in ("group_regex", "group_column", "class_names", "splits")}
+    if settings.split_seed is not None or settings.seed_of_splits != TrainConfig().seed:
+        given["split_seed"] = settings.seed_of_splits
+    words = [str(word) for name, value in given.items() if value is not None for word in (flag(name), value)]
     proposal = None if settings.group_regex or settings.group_column else propose(manifest.samples)
     if proposal:
         steps.append(
             (
                 f"{proposal.images} of {count_of(len(manifest.samples), 'name')} seem to contain a patient "
                 f"({proposal.found} in {proposal.example}; {proposal.patients} in all); if so, check again by patient",
-                pasted("medmambase-check", data, "--group-regex", proposal.regex),
+                pasted("medmambase-check", data, *words, "--group-regex", proposal.regex),
             )
         )
     if intake.bad:
@@ -103,7 +104,11 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
         steps.append(("look at the duplicates in the report; delete copies, and correct contradictory labels", ""))
     elif intake.audit.exact or intake.audit.near:
         steps.append(
-            ("the duplicates can stay: each group lies in one split and one class, so they change no test result", "")
+            (
+                "each group of duplicates lies in one split and one class, so no test image is known from training; "
+                "delete copies all the same: in the test set they count twice, and another split may separate them",
+                "",
+            )
         )
     steps.append(("train on these images", pasted("medmambase-train", data, *words)))
     return steps

@@ -9,6 +9,7 @@ from pathlib import Path
 from medmambase import privacy, run_folder
 from medmambase.commands import console, evaluate_flags, guard
 from medmambase.commands.next_steps import pasted, say_next
+from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
@@ -33,6 +34,7 @@ from medmambase.run_folder import (
     TEST,
     VAL,
 )
+from medmambase.settings import flag
 from medmambase.training import session
 
 DIFFERENT = 1
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = evaluate_flags.parse(words)
 
     def act() -> int:
+        _check_flags(options)
         if options.run.is_file():
             if options.json:
                 guard.check_file("--json", options.json)
@@ -67,6 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _try(options, words)
 
     return console.guarded("medmambase-evaluate", act)
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """Refuse flags that say something about other images where none are given."""
+    if options.data is not None and not options.run.is_file():
+        return
+    for name in ("group_regex", "group_column", "class_names"):
+        if (value := getattr(options, name)) is not None:
+            raise ConfigError(
+                f"{flag(name)} is {value!r}, but it describes the images of DATA, and the predictions of {options.run} "
+                f"are evaluated; give the folder of a run and DATA, or leave it out"
+            )
 
 
 def _again(run: Path) -> int:

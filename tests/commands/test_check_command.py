@@ -91,14 +91,27 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     assert again == 1 and "seem to contain a patient" not in capsys.readouterr().out
 
 
-def test_duplicates_that_change_no_result_are_told_as_such(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates_within_one_split_and_class_are_told_as_such(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = min((data / "train" / "brain").iterdir())
     shutil.copy(first, first.with_name("p0001_99.png"))
     code, folder = run(data)
     said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
     assert code == 1 and "\nduplicates found, but none in two splits or classes; details are in" in said
-    assert "next: the duplicates can stay: each group lies in one split and one class" in said
+    assert "next: each group of duplicates lies in one split and one class, so no test image is known" in said
+    assert "delete copies all the same: in the test set they count twice" in said
     assert "Duplicates were found, but none in two splits or classes:" in page and "Problems were" not in page
+
+
+def test_the_proposed_lines_choose_the_images_and_splits_that_were_checked(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ["path,split", *(f"{p.relative_to(data).as_posix()},train" for p in sorted(data.rglob("*.png")))]
+    (data.parent / "s.csv").write_text("\n".join([*table, ""]), encoding="utf-8", newline="\n")
+    words = ["--class-names", "brain=head", "--splits", str(data.parent / "s.csv"), "--split-seed"]
+    run(data, *words[:-1], "--seed", "3")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  medmambase-")]
+    wanted = (("medmambase-check", data, *words, 3, "--group-regex", r"(p\d+)"), ("medmambase-train", data, *words, 3))
+    assert lines == [f"  {pasted(*words)}" for words in wanted]
 
 
 def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
