@@ -13,7 +13,7 @@ from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.groups import patients_of
-from medmambase.data.reading.dicom import NEEDS_PYDICOM
+from medmambase.data.reading.dicom import NEEDS_PYDICOM, patient_of
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import move
@@ -48,7 +48,8 @@ class _Call:
             guard.check_file("-o", self.out)
         if options.at and options.by_patient:
             raise ConfigError(
-                "--at chooses a threshold for single images, which is none for patients; leave out --at or --by-patient"
+                "--at finds its threshold on single images, so it does not fit the probabilities of patients; leave "
+                "out --at or --by-patient"
             )
         self.root = self.source if self.source.is_dir() else self.source.parent
         self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
@@ -166,7 +167,9 @@ class _Call:
         return [*words, "--calibrated"] if self.options.calibrated else words
 
     def _write(self, header: Row, rows: Iterator[Row]) -> int:
-        """Write all rows, each batch at once: whatever ends this, the rows so far are there."""
+        """Write all rows, those of images batch by batch: whatever ends this, the rows so far are
+        there. Those of patients come when all images are predicted."""
+        written = 0
         part = self.out.with_name(self.out.name + ".part")
         # A file name that is no valid Unicode is written with escapes.
         with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -174,10 +177,11 @@ class _Call:
             try:
                 for row in rows:
                     file.write(line(row))
-                    if (self.good + self.bad) % self.options.batch_size == 0:
+                    written += 1
+                    if written % self.options.batch_size == 0:
                         file.flush()
             except KeyboardInterrupt as error:
-                print(f"\ninterrupted: the first {self.good + self.bad} rows are in {part}", file=sys.stderr)
+                print(f"\ninterrupted: the first {written} rows are in {part}", file=sys.stderr)
                 return guard.code_of(error)
         move(part, self.out)
         unread = f", {self.bad} could not be read" if self.bad else ""
@@ -188,7 +192,9 @@ class _Call:
         return one.path.relative_to(self.root).as_posix() if one.path else ""
 
     def _patient(self, one: Prediction) -> str:
-        return self.patients.get(self._name(one), one.patient)
+        known = self.patients.get(self._name(one), one.patient)
+        # Of a DICOM file whose picture is damaged the header may still be whole.
+        return patient_of(one.path) if one.path and one.problem and not known else known
 
     def _called(self, one: Prediction) -> str:
         if self.point is None or one.problem is not None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from medmambase.commands import predict
 from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.inference import predictor
-from medmambase.inference.predictor import Predictor
+from medmambase.inference.predictor import Prediction, Predictor
 
 
 @pytest.fixture
@@ -140,6 +141,29 @@ def test_a_row_for_each_patient_is_the_mean_of_the_images(
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "patient", "predicted", "probability", "images", "unread", "noted",
     ]  # fmt: skip  # a line
+
+
+def test_the_patient_of_a_dicom_file_without_a_picture_is_known(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    syntax = b"\x02\0\x10\0UI\x14\0" + b"1.2.840.10008.1.2.1\0"
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + syntax + b"\x10\0\x20\0LO\x04\0P 7 ")
+    call = object.__new__(predict._Call)
+    call.patients, call.root = {}, tmp_path
+    assert call._patient(Prediction(0, tmp_path / "a.dcm", ("x",), None, "no picture")) == "P 7"
+    call.patients = {"a.dcm": "q"}
+    assert call._patient(Prediction(0, tmp_path / "a.dcm", ("x",), None, "no picture")) == "q"
+
+
+def test_rows_are_counted_not_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def of_patients() -> Iterator[predict.Row]:
+        yield from (("p",), ("q",))
+        raise KeyboardInterrupt
+
+    call = object.__new__(predict._Call)
+    call.options, call.out, call.good, call.bad = Namespace(batch_size=4), tmp_path / "out.csv", 9, 0
+    assert call._write(("patient",), of_patients()) == 130
+    assert "interrupted: the first 2 rows are in" in capsys.readouterr().err
+    assert len(rows(tmp_path / "out.csv.part")) == 2
 
 
 def test_where_nothing_can_be_read_the_exit_code_says_so(

@@ -230,7 +230,7 @@ def test_a_length_field_cannot_set_aside_more_than_the_file_holds(tmp_path: Path
 def test_what_is_no_picture_costs_one_line(tmp_path: Path) -> None:
     whole = write(tmp_path / "a.dcm", RAMP)
     (tmp_path / "cut.dcm").write_bytes(whole.read_bytes()[:-1000])
-    assert "cut short" in reason(tmp_path / "cut.dcm")
+    assert "cut short" in reason(tmp_path / "cut.dcm") and dicom.patient_of(tmp_path / "cut.dcm") == "P 7"
     assert "a segmentation (SEG): not an image" in reason(write(tmp_path / "b.dcm", RAMP, Modality="SEG"))
     assert "a dose grid" in reason(write(tmp_path / "c.dcm", RAMP, Modality="RTDOSE"))
     assert "'HSV', is not read" in reason(write(tmp_path / "d.dcm", PHOTO, PhotometricInterpretation="HSV"))
@@ -239,6 +239,7 @@ def test_what_is_no_picture_costs_one_line(tmp_path: Path) -> None:
         write(tmp_path / "h.dcm", RAMP, JPEG_LS, [imagecodecs.jpegls_encode(RAMP)])
     )
     assert "deflated" in reason(write(tmp_path / "f.dcm", RAMP, DEFLATED))
+    assert dicom.patient_of(tmp_path / "f.dcm") == ""  # it would be unpacked whole
     no_pixels = pydicom.dcmread(whole)
     del no_pixels.Rows, no_pixels.PixelData
     no_pixels.Modality = "RTPLAN"

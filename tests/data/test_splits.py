@@ -199,7 +199,17 @@ def test_folds_share_out_a_given_val_split_and_say_so() -> None:
         (
             manifest([(f"p{p}", 0, "train") for p in range(10)] + [("q", 1, "train")] * 3),
             {"folds": 3},
-            "no images of b are left for train, because too few patients",
+            "no images of b are left for train, because too few patients have any; add some, or choose fewer --folds$",
+        ),
+        (
+            manifest([(f"p{p}", 0, "train") for p in range(30)] + [("", 1, "test")]),
+            {},
+            "no images of b are left for train, because too few patients have any; add some$",
+        ),
+        (
+            manifest([("", 0, "train"), ("", 1, "val"), ("", 1, "test")]),
+            {},
+            "the given train split has no images of b; put some into it$",
         ),
     ],
 )

@@ -78,10 +78,12 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
     for split in SPLITS:
         absent = [name for label, name in enumerate(found.classes) if not counts[split, label]]
         if split == "train" and absent:
-            raise DataError(
-                f"{found.root}: no images of {', '.join(absent)} are left for train, because too few {by}s have them; "
-                f"add some, or choose fewer --folds"
-            )
+            named = ", ".join(absent)
+            if "val" in present and not folds:
+                raise DataError(f"{found.root}: the given train split has no images of {named}; put some into it")
+            why = "because there are too few" if by == "image" else "because too few patients have any"
+            advice = "add some, or choose fewer --folds" if folds else "add some"
+            raise DataError(f"{found.root}: no images of {named} are left for train, {why}; {advice}")
         if 0 < len(absent) < len(found.classes):
             notes.append(f"{split} has no images of {', '.join(absent)}: its results say nothing about them")
     return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)

@@ -41,8 +41,9 @@ _NO_PICTURES = {
 }
 # The first would be unpacked whole, whatever its size; of the others, damaged data was seen to keep
 # the decoder, CharLS, busy for seconds a pixel.
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _REFUSED = {
-    "1.2.840.10008.1.2.1.99": "deflated",
+    _DEFLATED: "deflated",
     "1.2.840.10008.1.2.4.80": "JPEG-LS",
     "1.2.840.10008.1.2.4.81": "JPEG-LS",
 }
@@ -74,18 +75,13 @@ def read(
     OSError with a reason for what is known, and nearly every type there is for a damaged file.
     """
     try:
-        from pydicom.filereader import dcmread, read_dataset, read_preamble
+        from pydicom.filereader import dcmread
     except ImportError as error:
         raise OSError(NEEDS_PYDICOM) from error
     with _Bounded(path) as stream:
-        read_preamble(stream, force=False)
-        meta = read_dataset(
-            stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
-        )
-        syntax = str(meta.get("TransferSyntaxUID") or "")
+        syntax = _syntax(stream)
         if syntax in _REFUSED:
             raise OSError(f"a DICOM file stored as {_REFUSED[syntax]}, which is not read; save it uncompressed")
-        stream.seek(0)
         header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
         kind = str(header.get("Modality", ""))
         kind = kind if kind.isascii() and kind.isalnum() else ""
@@ -113,11 +109,23 @@ def patient_of(path: Path) -> str:
         from pydicom.filereader import dcmread
 
         with _Bounded(path) as stream:
+            if _syntax(stream) == _DEFLATED:
+                return ""
             return _patient(
                 dcmread(stream, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", "PatientID"])
             )
     except Exception:  # noqa: BLE001  # damaged files raise nearly every type there is; what is wrong is said when the picture is read
         return ""
+
+
+def _syntax(stream: _Bounded) -> str:
+    """How the file stores what follows; the stream is at its start again."""
+    from pydicom.filereader import read_dataset, read_preamble
+
+    read_preamble(stream, force=False)
+    meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+    stream.seek(0)
+    return str(meta.get("TransferSyntaxUID") or "")
 
 
 def _patient(header: Any) -> str:
