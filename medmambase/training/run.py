@@ -88,6 +88,9 @@ def latest(settings: Settings) -> Path | None:
     """Return the newest run of these settings, finished or not: there the same command goes on when
     it is started again. None where there is none."""
     found = run_folder.existing(Path(settings.runs), _name(settings))
+    if not settings.name and Path(settings.data or "").name == run_folder.SPLITS:
+        # Before, runs on the splits of another were called by the name of the table.
+        found += run_folder.existing(Path(settings.runs), Path(run_folder.SPLITS).stem)
     return next((folder for folder in found if is_run_of(folder, settings)), None)
 
 
@@ -237,10 +240,15 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
 def _name(settings: Settings) -> str:
     """Return the name of the run's folder, without its number: that of the data, also where the
     splits of another run stand for them."""
+    if settings.name:
+        return settings.name
     data = Path(settings.data or "demo").resolve()
     if data.name == run_folder.SPLITS and (trained_on := run_folder.data_of(data.parent)):
+        if not trained_on.exists():  # gone, or on another system
+            name = last_name(str(trained_on))
+            return Path(name).stem if Path(name).suffix.casefold() in (".csv", ".npz") else name
         data = trained_on.resolve()
-    return settings.name or (data.stem if data.is_file() else data.name)
+    return data.stem if data.is_file() else data.name
 
 
 def _manifest(settings: Settings) -> Manifest:

@@ -194,6 +194,23 @@ def test_a_run_on_the_splits_of_another_is_called_like_its_data(tmp_path: Path) 
     (tmp_path / "x-001" / "config.toml").write_text("data = 'my scans'\n", encoding="utf-8", newline="\n")
     assert training_run._name(resolve({"data": splits})) == "my scans"
     assert training_run._name(resolve({"data": splits, "name": "y"})) == "y"
+    # Data that are gone, and those of a run that was copied from another system.
+    for gone in ("/home/ann/busi.csv", r"C:\Users\Ann\busi.NPZ", r"C:\Users\Ann\busi"):
+        (tmp_path / "x-001" / "config.toml").write_text(f"data = '{gone}'\n", encoding="utf-8", newline="\n")
+        assert training_run._name(resolve({"data": splits})) == "busi"
+
+
+def test_a_run_that_was_called_splits_goes_on(tmp_path: Path) -> None:
+    for name in ("x-001", "splits-001", "splits-002"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "x-001" / "config.toml").write_text("data = 'busi'\n", encoding="utf-8", newline="\n")
+    settings = resolve({"data": str(tmp_path / "x-001" / "splits.csv"), "runs": str(tmp_path)})
+    assert training_run.latest(settings) is None
+    (tmp_path / "splits-001" / "config.toml").write_text(settings.to_toml(), encoding="utf-8", newline="\n")
+    assert training_run.latest(settings) == tmp_path / "splits-001"
+    other = settings.changed("seed", 1)
+    (tmp_path / "splits-001" / "config.toml").write_text(other.to_toml(), encoding="utf-8", newline="\n")
+    assert training_run.latest(settings) is None
 
 
 @pytest.mark.slow
