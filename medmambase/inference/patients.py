@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medmambase.inference.predictor import Prediction
+from medmambase.inference.predictor import Prediction, Probable
 
 Rule = Literal["mean", "max"]
 
 
 @dataclass
-class PatientPrediction:
+class PatientPrediction(Probable):
     """What is predicted for a patient, or for an image of which nobody said whose it is: then
     ``alone``, and ``name`` is the image's.
 
@@ -29,21 +29,6 @@ class PatientPrediction:
     unread: int = 0
     noted: int = 0
     probabilities: npt.NDArray[np.float64] | None = field(default=None, compare=False)
-
-    @property
-    def label(self) -> str | None:
-        """The name of the most probable class, the first of equals."""
-        return None if self.probabilities is None else self.classes[int(self.probabilities.argmax())]
-
-    @property
-    def probability(self) -> float | None:
-        """The probability of ``label``."""
-        return None if self.probabilities is None else float(self.probabilities.max())
-
-    @property
-    def by_class(self) -> dict[str, float]:
-        """Each class with its probability; empty without images."""
-        return {} if self.probabilities is None else dict(zip(self.classes, self.probabilities.tolist(), strict=True))
 
     def add(self, one: Prediction, rule: Rule) -> None:
         """Add the prediction of an image."""

@@ -39,8 +39,30 @@ WANTED = (
 )
 
 
+class Probable:
+    """The most probable class of what has ``classes`` and ``probabilities``, which may be None."""
+
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64] | None
+
+    @property
+    def label(self) -> str | None:
+        """The name of the most probable class, the first of equals."""
+        return None if self.probabilities is None else self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of ``label``."""
+        return None if self.probabilities is None else float(self.probabilities.max())
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """Each class with its probability; empty without probabilities."""
+        return {} if self.probabilities is None else dict(zip(self.classes, self.probabilities.tolist(), strict=True))
+
+
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(Probable):
     """The prediction of a network for one image.
 
     ``index``: its position in what was given, from 0. ``path``: its file, None where a picture or
@@ -59,21 +81,6 @@ class Prediction:
     problem: str | None
     patient: str = ""
     note: str = ""
-
-    @property
-    def label(self) -> str | None:
-        """The name of the most probable class, the first of equals."""
-        return None if self.probabilities is None else self.classes[int(self.probabilities.argmax())]
-
-    @property
-    def probability(self) -> float | None:
-        """The probability of ``label``."""
-        return None if self.probabilities is None else float(self.probabilities.max())
-
-    @property
-    def by_class(self) -> dict[str, float]:
-        """Each class with its probability; empty where there is a problem."""
-        return {} if self.probabilities is None else dict(zip(self.classes, self.probabilities.tolist(), strict=True))
 
 
 class Predictor:
