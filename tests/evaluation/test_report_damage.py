@@ -1,5 +1,6 @@
 """A damaged run folder: the broken file is named and the report of before stays."""
 
+import json
 import random
 import re
 import shutil
@@ -149,4 +150,13 @@ def test_a_picture_with_any_bytes_changed_is_named_or_shown(run: Path) -> None:
 def test_a_picture_of_another_kind_is_named(run: Path) -> None:
     Image.new("RGB", (8, 8)).save(run / "curves.png", format="JPEG")
     with pytest.raises(ReportError, match=r"curves\.png holds a picture of another kind"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("part", ["preprocessing", "model", "training"])
+def test_a_setting_that_is_a_table_or_a_list_is_shown_as_it_is(run: Path, part: str) -> None:
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    for value in ({}, [1]):
+        changed = dict.fromkeys(config[part], value)
+        (run / "config.json").write_text(json.dumps(config | {part: changed}), encoding="utf-8")
         write_report(run)

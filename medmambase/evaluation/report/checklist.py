@@ -84,7 +84,8 @@ def _disjoint(facts: Facts) -> str | None:
 
 def _preprocessing(facts: Facts) -> str:
     p = facts["config"].preprocessing
-    fitted, colours, depth = (WORDS.get(p.get(name), p.get(name)) for name in ("resize", "channels", "high_depth"))
+    found = (p.get(name) for name in ("resize", "channels", "high_depth"))
+    fitted, colours, depth = (WORDS.get(value, value) if isinstance(value, str) else value for value in found)
     return (
         f"{fitted} and resized to {p.get('size')} px; {colours}; 16-bit and float images reduced to 8 bits by {depth}."
     )
@@ -112,7 +113,11 @@ def _training(facts: Facts) -> str:
 def _selection(facts: Facts) -> str | None:
     config = facts["config"]
     by = config.selected_by or facts["config"].training.get("select")
-    return f"Epoch {config.best_epoch}, by validation {FIGURES.get(by, by)}." if config.best_epoch is not None else None
+    return (
+        f"Epoch {config.best_epoch}, by validation {FIGURES.get(str(by), by)}."
+        if config.best_epoch is not None
+        else None
+    )
 
 
 def _uncertainty(facts: Facts) -> str | None:

@@ -108,7 +108,7 @@ def write_report(run: Path) -> Path:
         left_out=left_out,
         most_lines=MOST_LINES,
         glossary=GLOSSARY,
-        has_gates=config.model.get("block") in WITHOUT_SE,
+        has_gates=config.model.get("block") in list(WITHOUT_SE),
         undrawn=_undrawn([one.name for one in metrics.per_class]) if metrics else [],
         style=_text("report.css"),
     )
@@ -124,7 +124,7 @@ def _template(name: str, html: bool) -> Template:
     environment.filters["figure"] = figure
     environment.filters["setting"] = _setting
     environment.filters["marked"] = _marked
-    environment.filters["in_words"] = lambda text: IN_WORDS.get(text, text)
+    environment.filters["in_words"] = lambda text: IN_WORDS.get(text, text) if isinstance(text, str) else text
     environment.filters["times"] = count_of
     environment.globals["between"] = _between
     environment.globals["ends"] = _ends
