@@ -22,7 +22,7 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
-from triton_interpreter import patch_the_language_once
+from triton_interpreter import make_the_interpreter_quick
 
 from medmambase.data import phantom
 
@@ -108,7 +108,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter() -> None:
     if HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1":
-        patch_the_language_once()
+        make_the_interpreter_quick()
 
 
 @pytest.fixture(autouse=True)
