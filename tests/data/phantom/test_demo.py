@@ -42,6 +42,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_pictures_are_those_of_before(tmp_path: Path) -> None:
+    root, content = write_phantom(tmp_path / "out", images_per_class=5, size=32, seed=3), hashlib.sha256()
+    for path in sorted(root.rglob("*.png")):
+        content.update(path.relative_to(root).as_posix().encode())
+        with Image.open(path) as image:
+            content.update(np.asarray(image).tobytes())  # the pixels: how well a PNG is packed hangs on zlib
+    assert content.hexdigest() == "e04766664a94dec0a759db7bf3bb66a58eba96e02072af1c449bc357885d6231"
+
+
 def test_the_files_are_8_bit_grey_of_the_size_asked_for(tmp_path: Path) -> None:
     paths = sorted(write_phantom(tmp_path / "out", images_per_class=5, size=50).rglob("*.png"))
     assert len(paths) == 30 and len({path.name for path in paths}) == 30
