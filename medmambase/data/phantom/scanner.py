@@ -173,19 +173,20 @@ def convert(maps: Array, probe: Probe, grid: Grid, seen: View) -> tuple[Array, A
     row -= i
     column -= j
     first = i * grid.lines + j
-    flat = maps.reshape(len(maps), -1)
-    corners = [flat.take(first + step, axis=1) for step in (0, 1, grid.lines, grid.lines + 1)]
-    upper, right, lower, far = corners
-    right -= upper
-    right *= column
-    upper += right
-    far -= lower
-    far *= column
-    lower += far
-    lower -= upper
-    lower *= row
-    upper += lower
-    return upper, inside
+    corners = [first + step for step in (0, 1, grid.lines, grid.lines + 1)]
+    pictures = np.empty((len(maps), grid.size, grid.size), np.float32)
+    for values, picture in zip(maps, pictures, strict=True):  # one by one they stay in the cache
+        upper, right, lower, far = (values.take(corner) for corner in corners)
+        right -= upper
+        right *= column
+        upper += right
+        far -= lower
+        far *= column
+        lower += far
+        lower -= upper
+        lower *= row
+        np.add(upper, lower, out=picture)
+    return pictures, inside
 
 
 def expose(decibels: Array, inside: Array, s: Settings) -> Array:
