@@ -164,11 +164,11 @@ def fetus(c: Canvas, r: Chances) -> None:
         b = a * r.between(0.8, 1)
         tissue.capsule(c, r, x, y, a, b, turn, r.between(5, 10))
         c.paint(c.disc(x, y, a, b, turn), r.between(-4, 2), texture=2, edge=0.6)
-        side = r.angle()
+        spine = r.angle()
         for apart in (-0.35, 0, 0.35):  # a vertebra: three bright points
-            u, v = 0.72 * a * math.cos(side + apart), 0.72 * b * math.sin(side + apart)
+            u, v = 0.72 * a * math.cos(spine + apart), 0.72 * b * math.sin(spine + apart)
             c.paint(c.disc(x + u, y + v, 0.05, 0.05), r.between(12, 17), loss=r.between(150, 350), name="bone")
-        u, v = 0.5 * a * math.cos(side + 2), 0.5 * b * math.sin(side + 2)
+        u, v = 0.5 * a * math.cos(spine + 2), 0.5 * b * math.sin(spine + 2)
         c.paint(c.disc(x + u, y + v, r.between(0.1, 0.16), r.between(0.07, 0.12), r.angle()), FLUID, loss=-8, edge=0.9)
         c.measured.append((x - a, y, x + a, y))
 

@@ -54,8 +54,8 @@ def _dots(picture: Array, rows: Array, columns: Array, colour: tuple[int, int, i
 def _text(picture: Array, r: Chances) -> None:
     n, glyphs = len(picture), GLYPHS.split()
     bits = [[int(row) >> shift & 1 for row in r.one_of(glyphs) for shift in (2, 1, 0)] for _ in range(r.whole(2, 9))]
-    word = np.array(bits).reshape(-1, 5, 3)
-    word = np.pad(word, ((0, 0), (0, 0), (0, 1))).swapaxes(0, 1).reshape(5, -1)
+    letters = np.pad(np.array(bits).reshape(-1, 5, 3), ((0, 0), (0, 0), (0, 1)))
+    word = letters.swapaxes(0, 1).reshape(5, -1)
     times = max(1, round(n / 96 * r.between(0.5, 1.6)))
     rows, columns = np.nonzero(word.repeat(times, 0).repeat(times, 1))
     beside = r.between(0.75, 0.98) if r.chance(0.5) else r.between(0.0, 0.2)  # near the upper or the lower edge
@@ -86,4 +86,6 @@ def _scale(picture: Array, r: Chances) -> None:
     columns = np.tile(np.arange(length), len(rows) // length)
     right, share, below = r.chance(0.7), r.between(0.6, 1), r.chance(0.25)
     columns = n - 1 - columns if right else columns
-    _dots(picture, *((columns, rows) if below else (rows, columns)), colour, share)
+    if below:
+        rows, columns = columns, rows
+    _dots(picture, rows, columns, colour, share)

@@ -54,12 +54,10 @@ def process(grey: Array, inside: Array, p: Processing) -> Array:
     curve = np.rint(np.rint(curve * (p.steps - 1)) * (255 / (p.steps - 1)))
     place = np.clip(grey * 255 + 0.5, 0, 255).astype(np.uint8)
     picture = np.empty((*grey.shape, 3), np.uint8)
-    same = len(set(p.tint)) == 1
     for channel, share in enumerate(p.tint):
-        if channel == 0 or not same:
-            values = np.rint(curve * share).astype(np.uint8).take(place)
-            if p.margin:
-                values[~inside] = p.margin
+        values = np.rint(curve * share).astype(np.uint8).take(place)
+        if p.margin:
+            values[~inside] = p.margin
         picture[..., channel] = values
     return picture
 

@@ -160,10 +160,10 @@ def _visible(canvas: Canvas, shadow: Array, seen: scanner.View) -> list[str]:
         part = lit[tuple(slice(one.start // 2, (one.stop + 1) // 2) for one in box)]
         found[name] = found.get(name, 0) + float(np.vdot(part, mask[::2, ::2]))
     names = [name for name, amount in found.items() if amount >= enough]
-    count = max(1, np.count_nonzero(there))
-    if np.count_nonzero(there & (half > 0.5)) > 0.02 * count:
+    count = there.sum()
+    if (there & (half > 0.5)).sum() > 0.02 * count:
         names.append("acoustic shadow")
-    if np.count_nonzero(there & (half < -0.3)) > 0.015 * count:
+    if (there & (half < -0.3)).sum() > 0.015 * count:
         names.append("enhancement")
     return names
 

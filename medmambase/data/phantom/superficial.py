@@ -44,15 +44,15 @@ def thyroid(c: Canvas, r: Chances) -> None:
     lobes = []
     if r.chance(0.45):  # one lobe, along
         x, y = c.probe.place(r.between(-0.1, 0.1), top + r.between(0.18, 0.26))
-        lobes.append((x, y, r.between(0.7, 1.0), r.between(0.22, 0.34)))
+        lobes.append((x, y, r.between(0.7, 1.0), r.between(0.22, 0.34), 0))
     else:
         middle = r.between(-0.6, 0.6)
         for side in (-1, 1):
             x, y = c.probe.place(middle + side * r.between(0.42, 0.52), top + r.between(0.16, 0.24))
-            lobes.append((x, y, r.between(0.26, 0.36), r.between(0.22, 0.32)))
+            lobes.append((x, y, r.between(0.26, 0.36), r.between(0.22, 0.32), side))
         if r.chance(0.85):
             _trachea(c, r, middle, top + r.between(0.06, 0.14))
-    for x, y, a, b in lobes:
+    for x, y, a, b, side in lobes:
         turn = r.between(-0.2, 0.2)
         tissue.capsule(c, r, x, y, a, b, turn, r.between(5, 9))
         c.paint(c.disc(x, y, a, b, turn), echo, texture=grain, name="thyroid lobe")
@@ -60,11 +60,9 @@ def thyroid(c: Canvas, r: Chances) -> None:
         for _ in range(r.one_of((0, 0, 1, 1, 2))):
             nodule = b * r.between(0.25, 0.75)
             masses.mass(c, r, x + 0.45 * a * r.between(-1, 1), y + 0.3 * b * r.between(-1, 1), nodule)
-        if a < 0.5 and r.chance(0.7):
-            beside = 1 if x > c.probe.place(middle if len(lobes) > 1 else 0, 0.5)[0] else -1
-            tissue.vessel_across(
-                c, r, x + beside * (a + r.between(0.12, 0.2)), y + r.between(-0.05, 0.1), r.between(0.08, 0.14)
-            )
+        if side and r.chance(0.7):  # the carotid artery
+            beside = x + side * (a + r.between(0.12, 0.2))
+            tissue.vessel_across(c, r, beside, y + r.between(-0.05, 0.1), r.between(0.08, 0.14))
 
 
 def _trachea(c: Canvas, r: Chances, across: float, along: float) -> None:

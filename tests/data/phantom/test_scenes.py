@@ -1,13 +1,15 @@
 """Drawn scenes: the same bytes however they are cut into batches, targets that agree with what is
 drawn, every structure often enough, and brightness that gives nothing away."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from canvases import canvas, chances
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from medmambase.data.phantom import scenes
+from medmambase.data.phantom import scanner, scenes
 from medmambase.data.phantom.canvas import Array, Canvas, Patch
 from medmambase.data.phantom.scenes import SCENES, STRUCTURES, DrawnPictures, draw
 
@@ -86,13 +88,23 @@ def test_a_structure_is_marked_where_it_changes_the_picture(name: str, monkeypat
     assert np.mean(changed[marked] > 3) > 0.8
 
 
+def test_what_lies_outside_of_the_picture_or_in_full_shadow_is_not_marked() -> None:
+    c = canvas(size=96)
+    seen = scanner.View(0.0, 0.0, 0.7)
+    for name, x, y in (("cyst", 0.3, 0.2), ("stone", -0.4, 0.3), ("kidney", 0.9, 0.2)):
+        c.paint(c.disc(x, y, 0.12, 0.12), 10, name=name)
+    c.paint(c.disc(-0.4, -0.2, 0.2, 0.1), 15, loss=600, name="bone")
+    lost = scanner.lost(c, replace(scanner.settings(chances()), shadows=1.0))
+    assert scenes._visible(c, lost, seen) == ["cyst", "bone", "acoustic shadow"]
+
+
 def test_without_speckle_all_else_stays(few: DrawnPictures) -> None:
     smooth = draw(5, range(20), size=48, speckle=False)
     for name in TARGETS:
         np.testing.assert_array_equal(getattr(smooth, name), getattr(few, name)[:20], err_msg=name)
     even = (few.edges[:20, 1:] < 0.05) & (few.echo[:20, 1:] > 0.3)
     steps = [np.abs(np.diff(p[..., 0].astype(float), axis=1)) for p in (smooth.images, few.images[:20])]
-    assert steps[0][even].mean() < 0.75 * steps[1][even].mean()
+    assert steps[0][even].mean() < 0.9 * steps[1][even].mean()
     assert abs(smooth.images.mean() / few.images[:20].mean() - 1) < 0.1
 
 
@@ -158,4 +170,4 @@ def test_brightness_hardly_tells_scenes_apart(many: DrawnPictures) -> None:
     known = np.stack([grey.mean(1), grey.std(1)], 1)
     model = QuadraticDiscriminantAnalysis().fit(known[::2], many.scene[::2])
     auc = roc_auc_score(many.scene[1::2], model.predict_proba(known[1::2]), multi_class="ovr", average="macro")
-    assert auc < 0.65, f"AUC {auc:.3f}; guessing gives 0.5"
+    assert auc < 0.6, f"AUC {auc:.3f}; guessing gives 0.5"
