@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 class Processing:
     """What a scanner and an archive make of a picture, drawn alike for all scenes."""
 
+    coarse: int  # how often neighbours are averaged: the picture was small once, or a frame of a video
     detail: float  # above 0 sharpened, below 0 blurred
     gamma: float
     bend: float  # of a curve that is steep in the middle
@@ -31,6 +32,7 @@ def processing(r: Chances) -> Processing:
     blue = (1 - strength, 1 - strength / 3, 1.0)
     sepia = (1.0, 1 - strength / 2, 1 - strength)
     return Processing(
+        coarse=r.one_of((0, 0, 0, 1, 2)),
         detail=r.between(-1, 0.9),
         gamma=1.45 ** r.between(-1, 1),
         bend=r.between(0, 0.6),
@@ -43,9 +45,11 @@ def processing(r: Chances) -> Processing:
 
 def process(grey: Array, inside: Array, p: Processing) -> Array:
     """Turn grey from 0 to 1, float32 (size, size), into uint8 (size, size, 3)."""
+    for _ in range(p.coarse):
+        grey = _smooth(grey)
     if p.detail:
         grey = grey - p.detail * (_smooth(grey) - grey)
-        grey *= inside
+    grey = grey * inside
     if p.blocks:
         grey = _compress(grey, p.blocks)
     levels = np.arange(256) / 255

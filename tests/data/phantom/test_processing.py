@@ -7,7 +7,9 @@ from canvases import chances
 
 from medmambase.data.phantom import overlay, processing
 
-PLAIN = processing.Processing(detail=0.0, gamma=1.0, bend=0.0, steps=256, blocks=0.0, margin=0, tint=(1.0, 1.0, 1.0))
+PLAIN = processing.Processing(
+    coarse=0, detail=0.0, gamma=1.0, bend=0.0, steps=256, blocks=0.0, margin=0, tint=(1.0, 1.0, 1.0)
+)
 INSIDE = np.ones((40, 40), bool)
 GREY = np.random.default_rng(0).uniform(0.2, 0.8, (40, 40)).astype(np.float32)
 
@@ -27,6 +29,8 @@ def test_detail_sharpens_and_blurs() -> None:
         grey_of(processing.process(GREY, INSIDE, replace(PLAIN, detail=detail))).std() for detail in (0, 0.8, -0.8)
     )
     assert soft < 0.7 * plain and sharp > 1.2 * plain
+    once, twice = (grey_of(processing.process(GREY, INSIDE, replace(PLAIN, coarse=n))).std() for n in (1, 2))
+    assert twice < 0.8 * once < 0.5 * plain
 
 
 def test_curves_rise_and_steps_are_as_many_as_asked_for() -> None:
