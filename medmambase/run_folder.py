@@ -6,7 +6,6 @@ is there.
 
 import errno
 import glob
-import json
 import os
 import re
 import time
@@ -161,7 +160,7 @@ def held(run: Path) -> Iterator[None]:
 
 def _holder(run: Path) -> str:
     try:
-        holder = json.loads((run / LOCK_HOLDER).read_text(encoding="utf-8"))
+        holder = files.read_json(run / LOCK_HOLDER)
         return f"another run (process {holder['process']}, since {holder['since']})"
     except (OSError, ValueError, LookupError, TypeError):  # it has only just begun, or just ended
         return "another run"
@@ -242,7 +241,9 @@ def read_private(run: Path) -> dict[str, str] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:  # what is no TOML or no UTF-8 is a ValueError
-        raise RunFolderError(f"{path}: cannot be read ({error}); restore it") from error
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        advice = "make it readable for this account" if isinstance(error, PermissionError) else "restore it"
+        raise RunFolderError(f"{path}: cannot be read ({reason}); {advice}") from error
     return {name: str(value) for name, value in values.items()}
 
 
@@ -266,7 +267,7 @@ def setting_of(run: Path, name: str) -> str | None:
 def _settings(run: Path) -> dict[str, Any]:
     try:
         return tomllib.loads((run / CONFIG).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):  # what is no TOML or no UTF-8 is a ValueError
+    except (OSError, ValueError, RecursionError):  # what is no TOML or no UTF-8 is a ValueError
         return {}
 
 

@@ -39,7 +39,8 @@ class Settings:
     finds the patient in an image's path, ``group_column`` in a CSV. ``class_names`` gives classes
     other names: "0=malignant,1=benign". ``folds``: cross-validation, of which this run is ``fold``,
     counted from 0 (folds 0: none). ``split_seed`` is that of splits and folds (None: the seed of
-    everything else); ``splits`` a table that divides the images. ``allow_leak``: go on with
+    everything else); ``splits`` a table that divides the images. ``keep_duplicates_together``: no
+    split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
     patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
     by pseudonyms.
     """
@@ -53,6 +54,7 @@ class Settings:
     fold: Count = 0
     split_seed: Count | None = None
     splits: str | None = None
+    keep_duplicates_together: bool = False
     allow_leak: bool = False
     plain_patients: bool = False
     on_bad: OnBad = "skip"
@@ -261,7 +263,8 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
 
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
-    for name in ("group_regex", "group_column", "class_names", "folds", "splits") if settings.demo else ():
+    of_data = ("group_regex", "group_column", "class_names", "folds", "splits", "keep_duplicates_together")
+    for name in of_data if settings.demo else ():
         if settings.value(name):
             raise ConfigError(
                 f"{shown(name)} is {settings.value(name)!r}, but --demo makes its own images, classes and splits; "

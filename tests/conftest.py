@@ -11,8 +11,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
+import csv
 import ctypes
 import importlib.util
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -81,6 +83,12 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     difference = (actual.detach().double().cpu() - expected.detach().double().cpu()).abs().max().item()
     scale = expected.detach().double().abs().max().item()
     return difference / max(scale, 1e-30) if difference == difference else float("inf")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +217,12 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             leave_out_pictures(patch, *([] if words else ["explanation.figures"]))
             assert train.main([str(images), "--runs", str(runs), "--name", name, *size, *words]) == 0
     return runs
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, in a folder with a blank and letters outside ASCII."""
+    return Path(shutil.copytree(trained / "se-001", tmp_path / "lauf ü"))
 
 
 @pytest.fixture

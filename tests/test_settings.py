@@ -223,6 +223,7 @@ def test_a_run_is_one_of_the_settings_that_it_was_started_with_and_of_no_others(
         {"seed": 1},
         {"name": "z"},
         {"plain_patients": True},
+        {"keep_duplicates_together": True},
     )
     for change in others:
         assert not is_run_of(tmp_path, resolve(given | change)), change

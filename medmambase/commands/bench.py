@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
     if options.json is not None:
         guard.check_file("--json", options.json)
+    for name, value in (("--network", options.network), ("--compare", options.compare)) if options.sweep else ():
+        if value is not None:
+            raise ConfigError(f"{name} is {value}, but --sweep times other launches of the scans alone; leave out one")
     device = _device(options.device)
     standard = ["float32", "bfloat16"] if device.type == "cuda" else ["float32"]
     dtypes = [DTYPES[name] for name in options.dtype or standard]
@@ -71,7 +74,7 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
         bench = replace(bench, card=found) if isinstance(found, Card) else replace(bench, gflops=found)
         bench_tables.print_head(machine, backends, why_mamba)
         timed = cases(options.operator, options.size, options.stages, options.batch, dtypes)
-        network = None if options.sweep or not options.network else new_network(PRESETS[options.network], device)
+        network = None if not options.network else new_network(PRESETS[options.network], device)
         called: list[Case] = []
         if network is not None:
             for dtype, size in itertools.product(dtypes, options.size):

@@ -73,7 +73,8 @@ def parser() -> Parser:
     found.add_argument(
         "--sweep",
         action="store_true",
-        help="time the other launches of the Triton scans instead, beside those that the launch table picks",
+        help="time the other launches of the Triton scans instead, beside those that the launch table picks; not with "
+        "--network or --compare",
     )
     found.add_argument(
         "--quick", action="store_true", help="measure a few small cases, which takes seconds on a laptop"

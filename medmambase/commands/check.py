@@ -6,6 +6,7 @@ The same files are read in the same way, and the same is found, as by ``medmamba
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from medmambase import run_folder
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal folder
         settings = check_flags.parse(arguments)
         source = Path(settings.data or "")
+        duplicates = partial(
+            session.duplicates, config=settings.training, in_chans=settings.in_chans, cached=Path(settings.runs),
+            progress=console.progress,
+        )  # fmt: skip  # one argument list
         # The same splits as a training would have, but an overlap is told here, not refused.
         manifest = read_manifest(
             source,
@@ -45,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_leak=True,
             splits=Path(settings.splits) if settings.splits else None,
             class_names=settings.class_names,
+            duplicates=duplicates if settings.keep_duplicates_together else None,
         )
         console.say(f"reading {count_of(len(manifest.samples), 'image')} of {source}")
         name = settings.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-check"
@@ -89,6 +95,8 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
     if settings.split_seed is not None or settings.seed_of_splits != TrainConfig().seed:
         given["split_seed"] = settings.seed_of_splits
     words = [str(word) for name, value in given.items() if value is not None for word in (flag(name), value)]
+    if settings.keep_duplicates_together:
+        words.append(flag("keep_duplicates_together"))
     proposal = None if settings.group_regex or settings.group_column else propose(manifest.samples)
     if proposal:
         steps.append(
@@ -101,12 +109,20 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
     if intake.bad:
         steps.append(("repair or delete the files that cannot be read; otherwise they are skipped", ""))
     if intake.audit.across or intake.audit.conflicts:
-        steps.append(("look at the duplicates in the report; delete copies, and correct contradictory labels", ""))
+        steps.append(
+            (
+                "look at the duplicates in the report; delete copies, and correct contradictory labels; a split that "
+                "is drawn with --keep-duplicates-together separates none of them",
+                "",
+            )
+        )
     elif intake.audit.exact or intake.audit.near:
+        apart = ", and another split may separate them, unless it is drawn with --keep-duplicates-together"
+        apart = "" if settings.keep_duplicates_together else apart
         steps.append(
             (
                 "each group of duplicates lies in one split and one class, so no test image is known from training; "
-                "delete copies all the same: in the test set they count twice, and another split may separate them",
+                f"delete copies all the same: in the test set they count twice{apart}",
                 "",
             )
         )

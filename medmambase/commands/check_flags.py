@@ -15,6 +15,7 @@ SETTINGS = {
     "seed": "random seed for splits that the data does not define (0)",
     "split_seed": "random seed of splits alone, as in medmambase-train (default: that of --seed)",
     "splits": "a table (columns path,split) that puts each image into a split",
+    "keep_duplicates_together": "draw splits that do not separate duplicates, as medmambase-train does",
     "runs": "folder in which the report folder is created (runs)",
     "name": "name of the report folder (default: the name of the data, with -check)",
 }

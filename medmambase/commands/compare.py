@@ -46,10 +46,10 @@ def _compare(options: argparse.Namespace) -> int:
     first, second = _sides(options)
     (firsts, seconds), notes = comparison.matched([[_read(path) for path in side] for side in (first, second)])
     found = comparison.compare(firsts, seconds)
-    images, patients = len(firsts[0].names), len(set(firsts[0].clusters.tolist()))
-    known, some = all(firsts[0].patients), any(firsts[0].patients)
+    images, every = len(firsts[0].names), firsts[0].patients
+    patients = len(set(every)) if all(every) else None  # of an image whose patient is not known nobody knows
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}")
-    of, over = f" of {count_of(patients, 'patient')}" if known else "", ", over patients" if some else ""
+    of, over = f" of {count_of(patients, 'patient')}" if patients else "", ", over patients" if any(every) else ""
     print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
     notes += _seeds(len(firsts), len(seconds))
     for note in notes:
@@ -77,8 +77,8 @@ def _compare(options: argparse.Namespace) -> int:
     print(f"\n{conclusion}")
     if options.output:
         rows = [(words, found[name]) for name, words in SHOWN.items() if name in found]
-        counts = images, patients if known else None
-        print(f"page: {write_compare_page(options.output, names, counts, notes, rows, tests, conclusion).resolve()}")
+        page = write_compare_page(options.output, names, (images, patients), notes, rows, tests, conclusion)
+        print(f"page: {page.resolve()}")
     say_next(*_steps(first, second))
     return 0
 

@@ -54,38 +54,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def act() -> int:
         _check_flags(options)
         if options.run.is_file():
-            if options.json:
-                guard.check_file("--json", options.json)
-            predictions = read_predictions(options.run)
-            metrics = evaluate_with_intervals(predictions)
-            _print(metrics)
-            if not any(predictions.patients):
-                print(NO_PATIENTS)
-            if options.json:
-                write_json(options.json, metrics.to_dict())
-            say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
-            return 0
+            return _of_table(options)
         if options.data is None:
-            return _again(options.run)
+            return _again(options)
         return _try(options, words)
 
     return console.guarded("medmambase-evaluate", act)
 
 
 def _check_flags(options: argparse.Namespace) -> None:
-    """Refuse flags that say something about other images where none are given."""
-    if options.data is not None and not options.run.is_file():
-        return
-    for name in ("group_regex", "group_column", "class_names"):
+    """Refuse what says something about other images where none are evaluated."""
+    if options.json:
+        guard.check_file("--json", options.json)
+    if options.data is not None and options.run.is_file():
+        raise ConfigError(
+            f"DATA is {options.data}, but {options.run} is a table of predictions, and only a network can be tested "
+            f"on images; give the folder of its run, or leave out DATA"
+        )
+    for name in ("name", "group_regex", "group_column", "class_names") if options.data is None else ():
         if (value := getattr(options, name)) is not None:
+            about = "names the folder of results on" if name == "name" else "describes"
             raise ConfigError(
-                f"{flag(name)} is {value!r}, but it describes the images of DATA, and the predictions of {options.run} "
+                f"{flag(name)} is {value!r}, but it {about} the images of DATA, and the predictions of {options.run} "
                 f"are evaluated; give the folder of a run and DATA, or leave it out"
             )
 
 
-def _again(run: Path) -> int:
+def _of_table(options: argparse.Namespace) -> int:
+    """Print the metrics of a table of predictions."""
+    predictions = read_predictions(options.run)
+    _tell(evaluate_with_intervals(predictions), options.json)
+    if not any(predictions.patients):
+        print(NO_PATIENTS)
+    say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
+    return 0
+
+
+def _again(options: argparse.Namespace) -> int:
     """Compute metrics, figures and report again from the predictions."""
+    run: Path = options.run
     test, val = run / TEST, run / VAL / PREDICTIONS
     if not (test / PREDICTIONS).is_file():
         raise DataError(
@@ -99,7 +106,7 @@ def _again(run: Path) -> int:
     if found is not None:
         write_json(run / CALIBRATION, found.to_dict())
     metrics = results.write_figures(test, predictions, found, published=before[MEDMNIST] is not None)
-    _print(metrics)
+    _tell(metrics, options.json)
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     changed = [
@@ -122,8 +129,11 @@ def _again(run: Path) -> int:
     return DIFFERENT if changed else 0
 
 
-def _print(metrics: Metrics) -> None:
+def _tell(metrics: Metrics, file: Path | None) -> None:
+    """Print the metrics; write them to the file of --json too, if there is one."""
     print(f"{summary(metrics)}\n{headline(metrics).sentence}")
+    if file:
+        write_json(file, metrics.to_dict())
 
 
 def _recorded(path: Path) -> dict[str, object] | None:
@@ -159,7 +169,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     published = source.suffix.casefold() == ".npz"
     metrics = of_a_run.test(folder, predictions, tried.images, results.read_calibration(run), published)
     print()
-    _print(metrics)
+    _tell(metrics, options.json)
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")

@@ -32,19 +32,23 @@ def parser() -> Parser:
         "--json",
         type=Path,
         metavar="FILE",
-        help="with a predictions.csv: also write all metrics and intervals to FILE, as in test/metrics.json of a run",
+        help="also write all metrics and intervals to FILE, as in test/metrics.json of a run",
     )
-    found.add_argument("--name", help="name of the folder below RUN/evaluations (default: the name of DATA)")
     found.add_argument(
-        "--group-regex", metavar="REGEX", help="regular expression for the patient in a path: intervals count patients"
+        "--name", help="with DATA: name of the folder of results below RUN/evaluations (default: the name of DATA)"
     )
-    found.add_argument("--group-column", metavar="COLUMN", help="the CSV column that names the patient")
+    found.add_argument(
+        "--group-regex",
+        metavar="REGEX",
+        help="with DATA: regular expression for the patient in a path; intervals count patients",
+    )
+    found.add_argument("--group-column", metavar="COLUMN", help="with DATA: the CSV column that names the patient")
     found.add_argument(
         "--class-names",
         metavar="CLASS=NAME,...",
-        help="what the network calls the classes of DATA, if it has other names for them: 0=malignant,1=benign",
+        help="with DATA: the network's names for its classes, where they differ: 0=malignant,1=benign",
     )
-    found.add_argument("--batch-size", type=positive, default=32, help="images per batch (%(default)s)")
+    found.add_argument("--batch-size", type=positive, default=32, help="with DATA: images per batch (%(default)s)")
     add_device(found)
     return found
 

@@ -110,10 +110,12 @@ class _Call:
     def _of_images(self, predictions: Iterable[Prediction]) -> tuple[Row, Iterator[Row]]:
         """A header, and a row for each image: where it is printed only what is read first."""
         if self.out is None:
-            return (*COLUMNS, *AT[: 1 if self.point else 0], ""), (
+            who = ("patient",) if self.options.group_regex else ()
+            return (*COLUMNS, *who, *AT[: 1 if self.point else 0], ""), (
                 (
                     self._name(one), one.label, self._rounded(one.probability),
-                    *((self._called(one),) if self.point else ()), one.problem or one.note,
+                    *((self._patient(one),) if who else ()), *((self._called(one),) if self.point else ()),
+                    one.problem or one.note,
                 )
                 for one in predictions
             )  # fmt: skip  # in the order of the columns

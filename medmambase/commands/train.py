@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to train anew")
             return 0
         settings = of_run(resumed, given) if resumed else resolve(given, file)
-        with started(settings, resumed) as begun:
+        with started(settings, resumed, console.progress) as begun:
             run = begun.folder
             train_run(begun, privacy.command("medmambase-train", words), console.say, console.progress)
         if begun.ranks.first:

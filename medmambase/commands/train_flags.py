@@ -37,6 +37,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "split_seed": "random seed of splits and folds alone, so that trainings with other seeds have the same test "
         "images (default: that of --seed)",
         "splits": "a table with the columns path,split that divides the images, such as the splits.csv of a run",
+        "keep_duplicates_together": "keep duplicates, and all images of their patients, in one split or fold; every "
+        "image is then read twice",
         "allow_leak": "continue even if a patient is in two splits",
         "plain_patients": "name patients in the run's files as the data does, instead of by pseudonyms",
         "on_bad": "if an image cannot be read: skip it with a message, or stop with an error",

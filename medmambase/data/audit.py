@@ -24,6 +24,7 @@ from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import SPLITS, Manifest
 from medmambase.data.manifest.splits import describe_leaks, overlap
 from medmambase.data.reading.fitted import THUMBNAIL, of_thumbnails
+from medmambase.data.reading.images import Facts
 from medmambase.plural import count_of
 
 ALIKE = 0.94
@@ -127,14 +128,18 @@ def counted(found: Mapping[str, Collection[object]]) -> str:
     )
 
 
+def duplicate_groups(facts: Sequence[Facts]) -> list[list[int]]:
+    """Return the rows of each group of duplicates: images that are linked, exactly or nearly,
+    directly or through others."""
+    contents, links = _compared(facts)
+    links += [(i, i, 1.0) for i, rows in enumerate(contents) if len(rows) > 1]
+    return _rows_of(contents, links)
+
+
 def audit(images: ImageSet, manifest: Manifest) -> Audit:
     """Look for duplicates among decoded images, and for patients in two splits. Time and memory for
     the comparison grow with the square of the number of images: 12,400 take seconds."""
-    rows_of: defaultdict[str, list[int]] = defaultdict(list)
-    for row, facts in enumerate(images.facts):
-        rows_of[facts.digest].append(row)
-    contents = list(rows_of.values())
-    links = list(_alike(_details([images.facts[rows[0]].thumbnail for rows in contents])))
+    contents, links = _compared(images.facts)
     look = _Look(images, manifest.classes)
     same = [rows for rows in contents if len(rows) > 1]
     across, conflicts, leaked = [], [], set[int]()
@@ -151,7 +156,7 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
     known = [sample.patient or facts.patient for sample, facts in zip(images.samples, images.facts, strict=True)]
     patients = overlap(zip(known, look.splits, strict=True))
     leaked.update(row for row, patient in enumerate(known) if patient in patients and look.splits[row] == "test")
-    near = [sorted(row for content in group for row in contents[content]) for group in _groups(len(contents), links)]
+    near = _rows_of(contents, links)
 
     def worst(pair: Duplicate) -> tuple[bool, float, tuple[str, str]]:
         return "test" not in pair.splits, -pair.likeness, pair.names
@@ -196,6 +201,20 @@ class _Look:
         return Duplicate(
             (a.name, b.name), (a.split, b.split), (self.classes[a.label], self.classes[b.label]), likeness, exact
         )
+
+
+def _compared(facts: Sequence[Facts]) -> tuple[list[list[int]], list[tuple[int, int, float]]]:
+    """The rows of each content, and each two contents that are alike, by how much."""
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(facts):
+        rows_of[one.digest].append(row)
+    contents = list(rows_of.values())
+    return contents, list(_alike(_details([facts[rows[0]].thumbnail for rows in contents])))
+
+
+def _rows_of(contents: Sequence[Sequence[int]], links: Iterable[tuple[int, int, float]]) -> list[list[int]]:
+    """The rows of what is linked, directly or through others."""
+    return [sorted(row for content in group for row in contents[content]) for group in _groups(len(contents), links)]
 
 
 def _details(thumbnails: list[bytes]) -> Tensor:

@@ -153,7 +153,7 @@ def _train(
     progress: Progress | None,
     on_epoch: OnEpoch | None,
 ) -> Run:
-    with started(settings, resumed) as run:
+    with started(settings, resumed, progress or no_progress) as run:
         train_run(run, command, say or _silent, progress or no_progress, on_epoch)
     return Run(run.folder)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ class Started:
 
 
 @contextmanager
-def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started]:
+def started(settings: Settings, resumed: Path | None = None, progress: Progress = no_progress) -> Iterator[Started]:
     """Check all settings, then create the run's folder, or continue ``resumed``; inside the
-    context, the folder is locked and the backend chosen.
+    context, the folder is locked and the backend chosen. ``progress``: as of ``train_run``.
 
     Raises, with nothing made, ConfigError, DataError, ImageError, WeightsError, BackendError and
     CheckpointError; and RunFolderError or RankError.
@@ -77,7 +78,7 @@ def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started
     device = choose_device(settings.device, "--device")
     with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
         own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
-        plan = make_plan(settings, own, ranks, resumed)
+        plan = make_plan(settings, own, ranks, resumed, progress if ranks.first else no_progress)
         name = str(run_folder.create(Path(settings.runs), _name(settings))) if ranks.first and not resumed else ""
         folder = resumed or Path(ranks.agree(name))
         with run_folder.held(folder) if ranks.first else nullcontext():
@@ -86,12 +87,22 @@ def started(settings: Settings, resumed: Path | None = None) -> Iterator[Started
 
 def latest(settings: Settings) -> Path | None:
     """Return the newest run of these settings, finished or not: there the same command goes on when
-    it is started again. None where there is none."""
+    it is started again. None where there is none.
+
+    Raises RunFolderError where what a run was started with is damaged, or closed to this account,
+    so that it may be the one.
+    """
     found = run_folder.existing(Path(settings.runs), _name(settings))
     if not settings.name and Path(settings.data or "").name == run_folder.SPLITS:
         # Before, runs on the splits of another were called by the name of the table.
         found += run_folder.existing(Path(settings.runs), Path(run_folder.SPLITS).stem)
-    return next((folder for folder in found if is_run_of(folder, settings)), None)
+    try:
+        return next((folder for folder in found if is_run_of(folder, settings)), None)
+    except run_folder.RunFolderError as error:
+        raise run_folder.RunFolderError(
+            f"{error}; without it nobody knows whether that run is the one to continue: to train anew, choose another "
+            f"--name, or leave out --resume auto"
+        ) from error
 
 
 def is_finished(run: Path) -> bool:
@@ -99,7 +110,7 @@ def is_finished(run: Path) -> bool:
     return (run / run_folder.REPORT).is_file()
 
 
-def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None) -> Plan:
+def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None, progress: Progress) -> Plan:
     """Check device, files and network. Raises what ``started`` raises."""
     config = settings.training
     if resumed and settings.data and not Path(settings.data).exists():
@@ -109,7 +120,7 @@ def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: P
         )
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
-    manifest = None if settings.demo else _manifest(settings)
+    manifest = None if settings.demo else _manifest(settings, progress)
     tensors: Mapping[str, torch.Tensor] | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)
@@ -251,17 +262,21 @@ def _name(settings: Settings) -> str:
     return data.stem if data.is_file() else data.name
 
 
-def _manifest(settings: Settings) -> Manifest:
+def _manifest(settings: Settings, progress: Progress) -> Manifest:
+    duplicates = partial(
+        session.duplicates, config=settings.training, in_chans=settings.in_chans, cached=Path(settings.runs) / CACHE,
+        progress=progress,
+    )  # fmt: skip  # one argument list
     return read_manifest(
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
-        class_names=settings.class_names,
+        class_names=settings.class_names, duplicates=duplicates if settings.keep_duplicates_together else None,
     )  # fmt: skip  # by idea
 
 
 def _demo(folder: Path, settings: Settings, ranks: Ranks, say: Say) -> Manifest:
-    seed = settings.training.seed
+    seed = settings.seed_of_splits  # so that trainings with other seeds have the same test images
     if ranks.first:
         say(f"generating {len(phantom.CLASSES) * DEMO_IMAGES_PER_CLASS} ultrasound-like images into {folder}")
         phantom.write_phantom(folder, images_per_class=DEMO_IMAGES_PER_CLASS, seed=seed)

@@ -3,7 +3,7 @@ both in its folder.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
-from medmambase.data.audit import Audit, audit
+from medmambase.data.audit import Audit, audit, duplicate_groups
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost
-from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
@@ -48,6 +48,23 @@ class Intake:
         return {split: {name: of_class[name] for name in classes} for split, of_class in found.items() if of_class}
 
 
+def duplicates(
+    samples: Sequence[Sample], config: TrainConfig, in_chans: str, cached: Path, progress: Progress
+) -> list[list[str]]:
+    """Find groups of duplicates among images that are not divided yet, as ``take_in`` finds them
+    later: the names of each group. The other arguments are those of ``take_in``; each image is
+    decoded, and not kept."""
+    cache = Cache(cached) if config.cache == "disk" else None
+    images, _ = decode(
+        samples,
+        _preprocessing(config, in_chans),
+        lambda results, total: progress(results, total, "looking for duplicates"),
+        cache,
+        keep=False,
+    )
+    return [[images.samples[row].name for row in group] for group in duplicate_groups(images.facts)]
+
+
 def take_in(
     manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path, progress: Progress, called: Pseudonyms
 ) -> Intake:
@@ -58,7 +75,7 @@ def take_in(
     where memory does not suffice.
     """
     manifest = called.of_manifest(manifest)
-    preprocessing = Preprocessing(config.image_size, 1 if in_chans == "1" else 3, config.resize, config.high_depth)
+    preprocessing = _preprocessing(config, in_chans)
     cache = Cache(cached) if config.cache == "disk" else None
     images, bad = decode(
         manifest.samples,
@@ -73,6 +90,11 @@ def take_in(
     found = audit(images, manifest)
     notes = (*manifest.notes, *lost(manifest, images.samples), *clips(images), *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
+
+
+def _preprocessing(config: TrainConfig, in_chans: str) -> Preprocessing:
+    """How images are read, as long as it is not known whether all are grey."""
+    return Preprocessing(config.image_size, 1 if in_chans == "1" else 3, config.resize, config.high_depth)
 
 
 def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str], object]) -> None:

@@ -261,6 +261,8 @@ def test_a_flag_given_by_hand_wins_over_quick(monkeypatch: pytest.MonkeyPatch) -
         (["--device", "abacus"], "--device abacus cannot be used"),
         (["--device", "meta"], "--device meta cannot be used"),
         (["--sweep", "--device", "cpu"], "the backend is cpu: the tensors are on the CPU"),
+        (["--sweep", "--network"], "--network is tiny, but --sweep times other launches of the scans alone; leave out"),
+        (["--sweep", "--compare", "0"], "--compare is 0.0, but --sweep times other launches of the scans alone"),
         (["--json", "no/such/folder/x.json"], "its folder does not exist; give a file in one that does"),
     ],
 )

@@ -100,6 +100,12 @@ def test_duplicates_within_one_split_and_class_are_told_as_such(data: Path, caps
     assert "next: each group of duplicates lies in one split and one class, so no test image is known" in said
     assert "delete copies all the same: in the test set they count twice" in said
     assert "Duplicates were found, but none in two splits or classes:" in page and "Problems were" not in page
+    assert "and another split may separate them, unless it is drawn with --keep-duplicates-together" in said
+    run(data, "--keep-duplicates-together")
+    said = capsys.readouterr().out
+    assert "note: the data has its own splits, so --keep-duplicates-together changes nothing" in said
+    assert "another split" not in said
+    assert said.splitlines()[-1] == f"  {pasted('medmambase-train', data, '--keep-duplicates-together')}"
 
 
 def test_the_proposed_lines_choose_the_images_and_splits_that_were_checked(

@@ -1,7 +1,6 @@
 """``medmambase-evaluate`` and ``-compare`` on a run: the same figures again; and one line for what
 is wrong, of ``-predict`` too."""
 
-import csv
 import json
 import re
 import shutil
@@ -9,21 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import rows
 from PIL import Image
 
 from medmambase.commands import compare, evaluate, predict
 from medmambase.data import phantom
 from medmambase.evaluation.predictions import read_predictions
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained / "se-001", tmp_path / "lauf ü"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_every_recorded_figure_comes_out_of_the_predictions_again(
@@ -36,7 +26,9 @@ def test_every_recorded_figure_comes_out_of_the_predictions_again(
     for path in recorded:
         if path.suffix != ".json":
             path.unlink()
-    assert evaluate.main([str(run)]) == 0
+    written = run / "written.json"
+    assert evaluate.main([str(run), "--json", str(written)]) == 0
+    assert written.read_bytes() == (run / "test" / "metrics.json").read_bytes()
     said = capsys.readouterr().out
     assert "every metric matches the recorded one, to the last digit" in said and "guessing" in said
     page = str(run.name).encode()
@@ -68,11 +60,11 @@ def test_a_table_of_another_program_has_its_figures_printed(tmp_path: Path, caps
 def test_the_networks_own_test_images_give_the_predictions_of_the_training_and_are_noted(
     run: Path, images: Path
 ) -> None:
-    assert evaluate.main([str(run), str(images), "--device", "cpu"]) == 0
-    again, first = (
-        read_predictions(folder / "predictions.csv")
-        for folder in (run / "evaluations" / f"{images.name}-001", run / "test")
-    )
+    written = run / "written.json"
+    assert evaluate.main([str(run), str(images), "--device", "cpu", "--json", str(written)]) == 0
+    results = run / "evaluations" / f"{images.name}-001"
+    assert written.read_bytes() == (results / "metrics.json").read_bytes()
+    again, first = (read_predictions(folder / "predictions.csv") for folder in (results, run / "test"))
     assert again.names == first.names and np.abs(again.probabilities - first.probabilities).max() < 1e-5
     assert [row["images"] for row in rows(run / "test_access_log.csv")] == ["6", "6"]
 
@@ -141,6 +133,7 @@ def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_k
         assert f"\n4 test images{said}; intervals at 95 %, over patients\n" in capsys.readouterr().out
         found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
         assert (found["first"], found["second"]) == (["a-001" if said else "b-001"], ["b-001"])
+        assert found["patients"] == (2 if said else None)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +185,11 @@ def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_k
             evaluate.main,
             ["BAD.csv", "IMAGES", "--group-regex", "x"],
             2,
-            "--group-regex is 'x', but it describes the images",
+            "DATA is .*, but BAD.csv is a table of predictions, .*; give the folder of its run, or leave out DATA",
         ),
+        (evaluate.main, ["BAD.csv", "--group-regex", "x"], 2, "--group-regex is 'x', but it describes the images"),
+        (evaluate.main, ["RUN", "--name", "x"], 2, "--name is 'x', but it names the folder of results on the images"),
+        (evaluate.main, ["RUN", "--json", "EMPTY"], 2, "--json EMPTY cannot be written: it is a folder"),
         (evaluate.main, ["RUN", "IMAGES", "--group-regex", "("], 2, "which is not a valid regular expression"),
         (evaluate.main, ["RUN", "STRANGE", "--class-names", "brian=femur"], 2, "calls two classes 'femur'"),
         (compare.main, ["RUN", "RUN", "-o", "EMPTY"], 2, "-o EMPTY cannot be written: it is a folder"),

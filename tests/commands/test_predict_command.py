@@ -1,6 +1,5 @@
 """``medmambase-predict`` on a run: rows for everything, for images and for patients."""
 
-import csv
 import json
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rows
 from PIL import Image
 
 from medmambase import MedMambaSE
@@ -20,16 +20,6 @@ from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.inference import predictor
 from medmambase.inference.predictor import Prediction, Predictor
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained / "se-001", tmp_path / "lauf ü"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows(
@@ -137,6 +127,9 @@ def test_a_row_for_each_patient_is_the_mean_of_the_images(
         own = [float(row["prob_brain"]) for row in every if row["patient"] == name]
         assert float(found[name]["prob_brain"]) == pytest.approx(np.mean(own), abs=1e-12)
         assert found[name]["images"] == str(len(own))
+    assert predict.main(words) == 0
+    header, first = capsys.readouterr().out.splitlines()[:2]
+    assert header.split() == ["path", "predicted", "probability", "patient"] and first.split()[3] in names
     assert predict.main([*words, "--by-patient", "max"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "patient", "predicted", "probability", "images", "unread", "noted",

@@ -1,6 +1,5 @@
 """``medmambase-train``: from a folder to a report, and from bad input to a sentence."""
 
-import csv
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rows
 from PIL import Image
 from safetensors.torch import load_file
 from upstream_checkpoint import as_upstream
@@ -20,6 +20,7 @@ from medmambase import MedMambaSE, run_folder
 from medmambase.commands import train
 from medmambase.config import PRESETS
 from medmambase.data import phantom
+from medmambase.distributed import Ranks
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import read_predictions
@@ -87,8 +88,7 @@ def test_the_test_figures_can_be_recomputed_from_the_predictions(finished: Path)
     assert evaluate_with_intervals(predictions).to_dict() == json.loads(
         (finished / "test" / "metrics.json").read_text(encoding="utf-8")
     )
-    with (finished / "splits.csv").open(encoding="utf-8", newline="") as file:
-        split_of = {row["path"]: (row["split"], row["label"]) for row in csv.DictReader(file)}
+    split_of = {row["path"]: (row["split"], row["label"]) for row in rows(finished / "splits.csv")}
     assert [split_of[name] for name in predictions.names] == [
         ("test", predictions.classes[label]) for label in predictions.labels
     ]
@@ -211,6 +211,46 @@ def test_a_run_that_was_called_splits_goes_on(tmp_path: Path) -> None:
     other = settings.changed("seed", 1)
     (tmp_path / "splits-001" / "config.toml").write_text(other.to_toml(), encoding="utf-8", newline="\n")
     assert training_run.latest(settings) is None
+
+
+def test_a_run_that_may_be_the_one_to_continue_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = resolve({"data": "/home/ann/busi", "runs": str(tmp_path)})
+    for name in ("busi-001", "busi-002"):
+        (tmp_path / name).mkdir()
+        settings_of_run = settings.to_toml(leave_out=("data",))
+        (tmp_path / name / "config.toml").write_text(settings_of_run, encoding="utf-8", newline="\n")
+        run_folder.write_private(tmp_path / name, {"data": "/home/ann/busi"})
+    (tmp_path / "busi-001" / "do_not_share.toml").write_text("data =\n", encoding="utf-8")
+    assert training_run.latest(settings) == tmp_path / "busi-002"
+    told = (
+        r"do_not_share\.toml: cannot be read \(.*\); {}; .*to train anew, choose another --name, or leave out --resume"
+    )
+    (tmp_path / "busi-002" / "do_not_share.toml").unlink()  # then it is known not to be the one
+    with pytest.raises(run_folder.RunFolderError, match=f"busi-001.{told.format('restore it')}"):
+        training_run.latest(settings)
+    read = Path.read_text
+
+    def closed(path: Path, encoding: str) -> str:
+        if path.name == "do_not_share.toml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, encoding=encoding)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    with pytest.raises(run_folder.RunFolderError, match=told.format("make it readable for this account")):
+        training_run.latest(settings)
+
+
+def test_the_demo_of_another_seed_has_the_same_images_where_the_seed_of_splits_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+    monkeypatch.setattr(phantom, "write_phantom", lambda folder, images_per_class, seed: seeds.append(seed))
+    monkeypatch.setattr(training_run, "read_manifest", lambda *_, **__: None)
+    for given in ({"seed": 3}, {"seed": 3, "split_seed": 1}):
+        training_run._demo(tmp_path, resolve({"demo": True, **given}), Ranks(), lambda line: None)
+    assert seeds == [3, 1]
 
 
 @pytest.mark.slow

@@ -66,9 +66,12 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "allow_leak": True,
         "splits": None,
         "class_names": "0=ill",
+        "duplicates": None,
     }
     assert asked == [Path("somewhere"), wanted]
     assert train.main(["somewhere", *small, "--seed", "3", "--splits", "table.csv"]) == 3
+    assert train.main(["somewhere", *small, "--keep-duplicates-together"]) == 3
+    assert asked[5]["duplicates"].func is session.duplicates
     assert asked[3] == dict.fromkeys(wanted) | {
         "seed": 3, "runs": tmp_path, "splits": Path("table.csv"), "folds": 0, "fold": 0, "allow_leak": False,
     }  # fmt: skip  # one table

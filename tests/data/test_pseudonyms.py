@@ -1,7 +1,6 @@
 """The folder of a run can be passed on: it says neither whose images it was trained on, nor whose
 machine it was."""
 
-import csv
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import rows
 from dicom_files import write
 
 from medmambase.commands import check, compare, evaluate, explain, train
@@ -54,11 +54,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert explain.main([str(place / "runs" / "scans-001"), str(data), "--most", "2"]) == 0
         assert check.main([str(data), "--runs", str(place / "runs")]) == check.FOUND
         yield place
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

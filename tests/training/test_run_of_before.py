@@ -1,13 +1,13 @@
 """Runs that version 0.1.0 wrote, one finished and one interrupted in its second epoch, go on being
 used: their files, their networks, and the checkpoint in ``last/``."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import rows
 
 from medmambase import Predictor, Run
 from medmambase.commands import evaluate, explain, predict, train
@@ -34,11 +34,6 @@ def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(Path(__file__).with_name("run_of_before"), copied)
     monkeypatch.chdir(copied)
     return copied
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

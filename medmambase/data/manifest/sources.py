@@ -9,6 +9,7 @@ from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
 from medmambase.data.manifest.given_splits import data_of_splits, with_splits
 from medmambase.data.manifest.groups import grouped
+from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
 from medmambase.data.manifest.splits import complete
 from medmambase.data.reading.dicom import patient_of
@@ -31,13 +32,15 @@ def read_manifest(
     allow_leak: bool = False,
     splits: Path | None = None,
     class_names: str | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Manifest:
     """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
     give every image a split.
 
     ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a
     whole; ``group_column`` names the column of a CSV that tells it; where neither does, DICOM files
-    tell it themselves. ``folds``, ``fold``, ``allow_leak``: as ``splits.complete`` has them.
+    tell it themselves. ``folds``, ``fold``, ``allow_leak``, ``duplicates``: as ``splits.complete``
+    has them.
     ``splits``: a table that divides the images; the ``splits.csv`` of a run may also be given as
     the source, and stands for what that run was trained on.
     ``runs``: the folder that new runs go to, which is no data. ``class_names``: as
@@ -47,7 +50,7 @@ def read_manifest(
     found = read_images(
         source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits, class_names=class_names
     )
-    return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak)
+    return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak, duplicates=duplicates)
 
 
 def read_images(

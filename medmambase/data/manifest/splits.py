@@ -13,6 +13,7 @@ from itertools import permutations
 from pathlib import Path
 
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.data.manifest.joined import Duplicates, joined
 from medmambase.data.manifest.stratify import stratified_parts
 from medmambase.files import write_text
 from medmambase.plural import count_of
@@ -22,16 +23,27 @@ ALLOWED = "test results will be too good; training goes on because of --allow-le
 _HELD_BACK = 0.15
 _DRAWS = 8  # cuts, until one leaves no class out of a split: chance may, where few patients have it
 _MOST_NAMES = 5
+_TOGETHER = "patient or group of duplicates"  # what is not separated, beside "image" and "patient"
 
 
-def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, allow_leak: bool = False) -> Manifest:
+def complete(
+    found: Manifest,
+    seed: int = 0,
+    *,
+    folds: int = 0,
+    fold: int = 0,
+    allow_leak: bool = False,
+    duplicates: Duplicates | None = None,
+) -> Manifest:
     """Give every image a split: what is missing is taken from train, 15 % for val, and 15 % for
     test if there is no val either.
 
     With ``folds`` the images (of an official test split only the others) are cut into so many
     parts, of which ``fold``, counted from 0, is tested on, or validated on where there is an
-    official test split; then, and else, 15 % of the rest are val. Raises DataError for a patient in
-    two splits, unless ``allow_leak``, and where there is too little to share out.
+    official test split; then, and else, 15 % of the rest are val. ``duplicates`` finds groups of
+    images, none of which is then separated, nor are the patients in it.
+    Raises DataError for a patient in two splits, unless ``allow_leak``, and where there is too
+    little to share out.
     """
     notes = list(found.notes)
     leaks = overlap((sample.patient, sample.split) for sample in found.samples)
@@ -45,6 +57,17 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
     present = {sample.split for sample in found.samples}
     official = "test" in present
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
+    known = by == "patient"
+    if duplicates and "val" in present and not folds:
+        notes.append("the data has its own splits, so --keep-duplicates-together changes nothing")
+    elif duplicates:
+        pool = [sample for sample in samples if sample.split != "test"]
+        groups = duplicates(pool)
+        notes.append(_told(groups, official))
+        if groups:
+            unit_of = joined({sample.name: _patient(sample) for sample in pool}, groups)
+            samples = tuple(replace(sample, patient=unit_of.get(sample.name, "")) for sample in samples)
+            by = _TOGETHER
     if folds:
         if "val" in present:
             notes.append(
@@ -67,7 +90,7 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
         shares = "85/15 into train and val" if official else "70/15/15 into train, val and test"
         kept = "; the test set is the one in the data" if official else ""
         method = f"split {shares} by {by}, stratified, seed {seed}{kept}"
-        if by == "image":
+        if not known:
             notes.append(
                 "no patients are known: if a patient has several images, name the patients with --group-regex, so that "
                 "each patient is in one split only"
@@ -81,11 +104,13 @@ def complete(found: Manifest, seed: int = 0, *, folds: int = 0, fold: int = 0, a
             named = ", ".join(absent)
             if "val" in present and not folds:
                 raise DataError(f"{found.root}: the given train split has no images of {named}; put some into it")
-            why = "because there are too few" if by == "image" else "because too few patients have any"
+            why = "because there are too few" if by == "image" else f"because too few {_many(by)} have any"
             advice = "add some, or choose fewer --folds" if folds else "add some"
             raise DataError(f"{found.root}: no images of {named} are left for train, {why}; {advice}")
         if 0 < len(absent) < len(found.classes):
             notes.append(f"{split} has no images of {', '.join(absent)}: its results say nothing about them")
+    if by == _TOGETHER:
+        samples = _moved(found.samples, {sample.name: sample.split for sample in samples})
     return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)
 
 
@@ -119,6 +144,19 @@ def write_splits(path: Path, manifest: Manifest) -> None:
     write_text(path, table(("path", "label", "patient", "split"), rows))
 
 
+def _told(groups: Sequence[Sequence[str]], official: bool) -> str:
+    """Say how many groups of duplicates are kept together."""
+    among = "the images outside the given test split" if official else "the images"
+    if not groups:
+        return f"there are no duplicates among {among} to keep together"
+    images = count_of(sum(map(len, groups)), "image")
+    are = count_of(len(groups), "group of duplicates is", "groups of duplicates are")
+    return (
+        f"{are} kept together, with all images of the same patients ({images}; the largest group has "
+        f"{max(map(len, groups))}){', the given test split left as it is' if official else ''}"
+    )
+
+
 def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample, ...]:
     return tuple(replace(sample, split=splits.get(sample.name, sample.split)) for sample in samples)
 
@@ -138,9 +176,10 @@ def _hold_back(
 ) -> tuple[Sample, ...]:
     """Turn part of train into the ``wanted`` splits."""
     train = [sample for sample in samples if sample.split == "train"]
-    moved = _patients_held_back(train, wanted, seed) if by == "patient" else _images_held_back(train, wanted, seed)
+    moved = _images_held_back(train, wanted, seed) if by == "image" else _patients_held_back(train, wanted, seed)
     if not moved:
-        few = f"no class has more than {count_of(len(wanted), 'image')}" if by == "image" else "there are few patients"
+        most = f"no class has more than {count_of(len(wanted), 'image')}"
+        few = most if by == "image" else f"there are few {_many(by)}"
         raise DataError(f"{found.root}: {few}, too few to set some aside for validation; add images, or a val split")
     return _moved(samples, moved)
 
@@ -190,14 +229,14 @@ def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: in
 def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -> dict[str, int]:
     """Which of so many parts, alike in size and classes, each image is in."""
     there = (
-        len({_patient(sample) for sample in pool})
-        if by == "patient"
-        else max(Counter(sample.label for sample in pool).values(), default=0)
+        max(Counter(sample.label for sample in pool).values(), default=0)
+        if by == "image"
+        else len({_patient(sample) for sample in pool})
     )
     if there < parts:
-        only = f"there are only {there} patients" if by == "patient" else f"no class has more than {there} images"
+        only = f"no class has more than {there} images" if by == "image" else f"there are only {there} {_many(by)}"
         raise DataError(f"{root}: --folds is {parts}, but {only}; choose fewer folds")
-    if by == "patient":
+    if by != "image":
         return _patient_parts(pool, parts, seed)
     places: dict[str, int] = {}
     for label in {sample.label for sample in pool}:
@@ -209,6 +248,10 @@ def _patient_parts(pool: Sequence[Sample], parts: int, seed: int) -> dict[str, i
     patients = [_patient(sample) for sample in pool]
     found = stratified_parts([sample.label for sample in pool], patients, parts, seed % 2**32)
     return {sample.name: part for sample, part in zip(pool, found, strict=True)}
+
+
+def _many(by: str) -> str:
+    return by.replace("patient", "patients").replace("group", "groups")
 
 
 def _patient(sample: Sample) -> str:

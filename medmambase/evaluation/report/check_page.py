@@ -2,13 +2,11 @@
 
 import base64
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from medmambase import run_folder
 from medmambase.evaluation.report import run_files
+from medmambase.evaluation.report.template import template
 from medmambase.files import write_text
 
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
@@ -25,9 +23,7 @@ def write_check_page(folder: Path, steps: Sequence[tuple[str, str]]) -> Path:
         raise run_files.ReportError(f"{folder} has no {run_folder.DATA_REPORT}; wanted the folder of a check")
     drawn = folder / run_folder.AUDIT / run_folder.DUPLICATES
     picture = base64.b64encode(drawn.read_bytes()).decode("ascii") if drawn.is_file() else ""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files(__package__).joinpath("check.html.jinja").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    page = template("check.html.jinja").render(
         name=folder.resolve().name, data=data, picture=picture, steps=steps, most_lines=MOST_LINES
     )
     path = folder / run_folder.REPORT

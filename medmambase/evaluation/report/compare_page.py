@@ -2,17 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from medmambase.evaluation.comparison import Difference
 from medmambase.evaluation.report.glossary import GLOSSARY
-from medmambase.evaluation.report.summary import figure
+from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
-from medmambase.plural import count_of
 
 # What the page explains: the keys of its words in the glossary.
 WORDS = ("accuracy", "auc", "ap", "brier", "calibration", "f1", "kappa", "interval", "leaked", "seed")
@@ -33,13 +29,9 @@ def write_compare_page(
     where they are not known. ``rows``: the differences with their names. ``pairs``: for each pair
     of runs "mcnemar" and "delong", as the JSON of medmambase-compare has them. Raises OSError.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = figure
-    environment.filters["p"] = p_value
-    environment.filters["times"] = count_of
     images, patients = counts
-    page = environment.from_string(_text("compare.html.jinja")).render(
-        style=_text("report.css"),
+    page = template("compare.html.jinja", {"p": p_value}).render(
+        style=text("report.css"),
         sides=sides,
         images=images,
         patients=patients,
@@ -56,8 +48,3 @@ def write_compare_page(
 def p_value(p: float | None) -> str:
     """Show a p-value to four digits, "n/a" where there is none."""
     return "n/a" if p is None or math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _text(name: str) -> str:
-    """The text of a file beside this one."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -6,10 +6,7 @@ The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_c
 import base64
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined, Template
 
 from medmambase import run_folder
 from medmambase.config import WITHOUT_SE
@@ -23,8 +20,8 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.summary import figure
+from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
-from medmambase.plural import count_of
 
 __all__ = ["ReportError", "write_report"]
 
@@ -100,7 +97,9 @@ def write_report(run: Path) -> Path:
         "command": run_files.read_text(run / run_folder.COMMAND),
     }
     facts["answers"] = checklist.answers(facts)
-    page = _template("report.html.jinja", html=True).render(
+    facts |= {"between": _between, "ends": _ends}
+    filters = {"setting": _setting, "marked": _marked, "in_words": _in_words}
+    page = template("report.html.jinja", filters).render(
         **facts,
         pictures=pictures,
         explained=explained,
@@ -110,30 +109,13 @@ def write_report(run: Path) -> Path:
         glossary=GLOSSARY,
         has_gates=config.model.get("block") in list(WITHOUT_SE),
         undrawn=_undrawn([one.name for one in metrics.per_class]) if metrics else [],
-        style=_text("report.css"),
+        style=text("report.css"),
     )
-    card = _template("model_card.md.jinja", html=False).render(**facts)
+    card = template("model_card.md.jinja", filters, html=False).render(**facts)
     path = run / run_folder.REPORT
     write_text(path, page)
     write_text(run / run_folder.MODEL_CARD, card)
     return path
-
-
-def _template(name: str, html: bool) -> Template:
-    environment = Environment(autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = figure
-    environment.filters["setting"] = _setting
-    environment.filters["marked"] = _marked
-    environment.filters["in_words"] = lambda text: IN_WORDS.get(text, text) if isinstance(text, str) else text
-    environment.filters["times"] = count_of
-    environment.globals["between"] = _between
-    environment.globals["ends"] = _ends
-    return environment.from_string(_text(name))
-
-
-def _text(name: str) -> str:
-    """The text of a file beside this one."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _undrawn(classes: list[str]) -> list[tuple[int, str]]:
@@ -162,6 +144,10 @@ def _marked(text: object) -> str:
     """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new line.
     What is no mark inside a line stays as it is, for who reads the card as plain text."""
     return re.sub(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)", r"\\\g<0>", " ".join(_setting(text).split()))
+
+
+def _in_words(text: object) -> object:
+    return IN_WORDS.get(text, text) if isinstance(text, str) else text
 
 
 def _setting(value: object) -> str:

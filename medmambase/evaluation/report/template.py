@@ -1,0 +1,25 @@
+"""Read the templates of the pages and of the model card, which lie beside this file."""
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from medmambase.evaluation.report.summary import figure
+from medmambase.plural import count_of
+
+
+def template(name: str, filters: Mapping[str, Callable[..., object]] | None = None, *, html: bool = True) -> Template:
+    """Return the template in the file ``name``, with the filters that all have, and these.
+
+    With ``html`` nothing that is filled in can be a tag. A name that is not filled in is an error
+    of jinja2.
+    """
+    environment = Environment(autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": figure, "times": count_of, **(filters or {})}
+    return environment.from_string(text(name))
+
+
+def text(name: str) -> str:
+    """Return the text of the file ``name`` beside this one."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
