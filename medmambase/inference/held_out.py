@@ -31,7 +31,8 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
     """Decode the test images of ``found``: its own test split; without one, those that were this
     run's test images; else all images.
 
-    Raises DataError for a class that the network does not know, and where there is no image.
+    Raises DataError for a class that the network does not know, where there is no image, and where
+    a file that tells what the network has seen is damaged.
     """
     kept = Pseudonyms.of_run(run)
     called = kept or Pseudonyms.new()
@@ -57,12 +58,7 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
     images = replace(images, facts=called.of_facts(images.facts))
     if not len(images.labels):
         raise DataError(f"{found.root}: no image to test the network on{f'; {bad[0]}' if bad else ''}")
-    pixels = _rows(run / LAST / IMAGES, "pixels", {"split": "train"}) | _rows(
-        run / LAST / IMAGES, "pixels", {"split": "val"}
-    )
-    patients = (
-        _rows(run / SPLITS, "patient", {"split": "train"}) | _rows(run / SPLITS, "patient", {"split": "val"})
-    ) - {""}
+    pixels, patients = learned_from(run)
     seen = frozenset(
         sample.name
         for sample, facts in zip(images.samples, images.facts, strict=True)
@@ -74,6 +70,14 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
             f"without {PRIVATE} the run cannot tell whether a patient of these images was in train or val, because "
             f"its files know patients by pseudonyms only"
         )
+    notes += [
+        f"{path} is not there, so it is not known {what}"
+        for path, what in (
+            (run / LAST / IMAGES, "which of these images were in train or val"),
+            (run / SPLITS, "whether a patient of these images was in train or val"),
+        )
+        if not path.is_file()
+    ]
     if seen:
         notes.append(
             f"{count_of(len(seen), 'of these images has', 'of these images have')} the same pixels, or the same "
@@ -82,9 +86,19 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
     return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
 
 
+def learned_from(run: Path) -> tuple[set[str], set[str]]:
+    """Return what tells the images in a run's train and val: their pixels, as a hash, and their
+    patients, as the files of the run call them. Raises DataError for a damaged file."""
+    pixels, patients = (
+        _rows(path, column, {"split": "train"}) | _rows(path, column, {"split": "val"})
+        for path, column in ((run / LAST / IMAGES, "pixels"), (run / SPLITS, "patient"))
+    )
+    return pixels - {""}, patients - {""}
+
+
 def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
     """Return the values of a column in a CSV file of a run, for rows that match; an empty set
-    without that file."""
+    without that file. Raises DataError where it is damaged."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return {
@@ -92,5 +106,9 @@ def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
                 for row in csv.DictReader(file)
                 if all(row.get(name) == value for name, value in where.items())
             }
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except FileNotFoundError:
         return set()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); restore it: it tells which images the network was trained on"
+        ) from error

@@ -259,5 +259,5 @@ def write_command(run: Path, command: str, goes_on: bool) -> None:
     """Write ``command.txt``: the command that started the run, and below it those that resumed
     it."""
     path = run / run_folder.COMMAND
-    before = path.read_text(encoding="utf-8") if goes_on and path.is_file() else ""
-    run_folder.write_text(path, f"{before}{command}\n")
+    before = path.read_bytes() if goes_on and path.is_file() else b""
+    run_folder.write_bytes(path, before + f"{command}\n".encode("utf-8", "backslashreplace"))

@@ -132,6 +132,12 @@ def test_the_same_command_with_resume_auto_goes_on_by_itself(
     assert len(list(tmp_path.glob("cut-*"))) == 3
 
 
+def test_damaged_commands_of_before_are_kept_when_a_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "command.txt").write_bytes(b"medmambase-train \xff\n")
+    session.write_command(tmp_path, "medmambase-train --resume x", goes_on=True)
+    assert (tmp_path / "command.txt").read_bytes() == b"medmambase-train \xff\nmedmambase-train --resume x\n"
+
+
 def test_resume_auto_stands_beside_a_file_of_settings_and_a_folder_does_not(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,24 +14,23 @@ import torch
 from PIL import Image
 
 from fuzz_mutations import Mutation, of_bytes, of_dicom, of_image, of_json, of_npz, of_safetensors, of_text
+from fuzz_run import GREY, SMALL, TRAINING, whole_run
 from kill_test import image_set
-from medmambase import MedMambaSE, ModelConfig, run_folder, settings
-from medmambase.config import Preprocessing, TrainConfig
+from medmambase import MedMambaSE, run_folder, settings
+from medmambase.config import Preprocessing
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.dicom import patient_of
 from medmambase.data.reading.images import load
-from medmambase.evaluation import calibration, metrics
-from medmambase.evaluation.predictions import Predictions, read_predictions, write_predictions
+from medmambase.evaluation import metrics
+from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import figures, report, results
+from medmambase.inference import held_out
 from medmambase.inference.predictor import Predictor
 from medmambase.training import loop, session
 from medmambase.training.history import Epoch
 from write_dicom import dicom_file
 
-SMALL = ModelConfig(num_classes=2, in_chans=1, depths=(1,), dims=(8,), state=2)
-TRAINING = TrainConfig(epochs=2, batch_size=4, image_size=8, warmup=0, ema=0.9, select_after=0)
-GREY = Preprocessing(size=8, channels=1)
 _UPSTREAM = {
     "embedding.": "patch_embed.", "stages.": "layers.", "ssm_norm": "ln_1", "ssm_branch.conv.": "ssm_branch.conv2d.",
     "ssm_branch.norm": "ssm_branch.out_norm", "x_proj": "x_proj_weight", "dt_weight": "dt_projs_weight",
@@ -96,12 +95,19 @@ def _tables(folder: Path) -> list[Case]:
     for name, text in (("plain.csv", plain), ("whole.csv", whole), ("tabs.tsv", tabs), ("fetal.csv", fetal)):
         (folder / name).write_text(text, encoding="utf-8", newline="")
         made.append(Case(folder / name, of_text, partial(_manifest, folder / name)))
-    run = _run(folder)
+    run = whole_run(folder)
     predictions = run / run_folder.TEST / run_folder.PREDICTIONS
     made.append(Case(predictions, of_text, partial(_predictions, predictions)))
     made.append(Case(run / run_folder.HISTORY, of_text, partial(_history, run / run_folder.HISTORY)))
     made.append(Case(run / run_folder.ACCESS_LOG, of_text, lambda: f"{len(results.accesses(run)) > 0} lines"))
+    for path in (run / run_folder.SPLITS, run / run_folder.LAST / run_folder.IMAGES):
+        made.append(Case(path, of_text, partial(_learned_from, run)))
     return made
+
+
+def _learned_from(run: Path) -> str:
+    pixels, patients = held_out.learned_from(run)
+    return f"{'some' if pixels else 'no'} pixels, {'some' if patients else 'no'} patients"
 
 
 def _manifest(path: Path) -> str:
@@ -148,40 +154,8 @@ def _called(run: Path) -> str:
     return f", {kept.patient('a')[:7]}" if kept else ", no key"
 
 
-def _run(folder: Path) -> Path:
-    """A run with all JSON files and a network, without pictures."""
-    run = folder / "run"
-    for name in (run_folder.TEST, run_folder.BEST, run_folder.VAL):
-        (run / name).mkdir(parents=True)
-    network = MedMambaSE(SMALL, classes=("a", "b"), preprocessing=GREY)
-    network.save(run / run_folder.BEST)
-    chance = np.random.default_rng(0).random((12, 1))
-    found = Predictions(
-        tuple(f"test/{i}.png" for i in range(12)),
-        np.arange(12) % 2,
-        np.hstack([chance, 1 - chance]),
-        ("a", "b"),
-        tuple(f"p{i // 2}" for i in range(12)),
-    )
-    write_predictions(run / run_folder.TEST / run_folder.PREDICTIONS, found)
-    learned = calibration.fit(found)
-    assert learned is not None
-    run_folder.write_json(run / run_folder.CALIBRATION, learned.to_dict())
-    results.note_access(run, "scans", 12, "medmambase-train scans")
-    described = {"model": SMALL.to_dict(), "training": TRAINING.to_dict(), "preprocessing": GREY.to_dict()}
-    told = {"classes": ["a", "b"], "device": "cpu", "engine": "torch", "precision": "float32", "parameters": 1000}
-    told |= {"best_epoch": 2, "best_score": 0.75, "selected_by": "auc"}
-    run_folder.write_json(run / run_folder.DESCRIPTION, described | told)
-    (run / run_folder.HISTORY).write_text(
-        "epoch,lr,train_loss,train_accuracy,val_loss,val_auc\n1,0.1,0.7,0.5,0.7,0.5\n2,0.1,0.6,0.75,0.7,\n",
-        encoding="utf-8",
-        newline="\n",
-    )
-    return run
-
-
 def _json(folder: Path) -> list[Case]:
-    run = _run(folder)
+    run = whole_run(folder)
     described = run / run_folder.BEST / run_folder.DESCRIPTION
     of_run, learned = run / run_folder.DESCRIPTION, run / run_folder.CALIBRATION
     picture = np.zeros((8, 8), dtype=np.uint8)
@@ -203,16 +177,23 @@ def _json(folder: Path) -> list[Case]:
         session.model_of(run)
         return report.write_report(run).name
 
+    told = (
+        run / run_folder.DATA_REPORT, run / run_folder.ENVIRONMENT, run / run_folder.TEST / run_folder.METRICS,
+        run / run_folder.TEST / run_folder.CALIBRATED, run / run_folder.TEST / run_folder.MEDMNIST,
+        run / run_folder.EXPLAIN / run_folder.FAITHFULNESS,
+    )  # fmt: skip  # a list of files
     return [
         Case(described, of_json, predict),
         Case(learned, of_json, learn),
         Case(of_run, of_json, tell),
         Case(described, of_text, predict),
+        Case(run / run_folder.APPEARANCE, of_json, predict),
+        *(Case(path, of_json, tell) for path in told),
     ]
 
 
 def _tensors(folder: Path) -> list[Case]:
-    run = _run(folder)
+    run = whole_run(folder)
     weights = run / run_folder.BEST / run_folder.WEIGHTS
     upstream, last = folder / "upstream.safetensors", folder / "training" / run_folder.LAST / run_folder.STATE
     from safetensors.torch import save

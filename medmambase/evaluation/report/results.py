@@ -22,7 +22,7 @@ from medmambase.evaluation.intervals import (
 from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
-from medmambase.files import read_json, write_json, write_text
+from medmambase.files import read_json, write_bytes, write_json
 from medmambase.run_folder import (
     ACCESS_LOG,
     ACCESS_LOG_BEFORE,
@@ -111,8 +111,9 @@ def read_calibration(run: Path) -> Calibration | None:
 def note_access(run: Path, data: str, images: int, command: str) -> None:
     """Add a line to the run's access log: test images were looked at. Raises OSError."""
     path = _access_log(run)
-    before = path.read_text(encoding="utf-8") if path.is_file() else table(_ACCESS_COLUMNS, ())
-    write_text(path, before + line((datetime.now(UTC).isoformat(timespec="seconds"), data, images, command)))
+    before = path.read_bytes() if path.is_file() else table(_ACCESS_COLUMNS, ()).encode("utf-8")
+    added = line((datetime.now(UTC).isoformat(timespec="seconds"), data, images, command))
+    write_bytes(path, before + added.encode("utf-8", "backslashreplace"))  # a damaged line costs no result
 
 
 def accesses(run: Path) -> list[dict[str, str]]:

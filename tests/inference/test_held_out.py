@@ -1,0 +1,44 @@
+"""Images of other data: what the network has seen of them is known, or it is said that it is not."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medmambase import MedMambaSE, ModelConfig
+from medmambase.config import Preprocessing
+from medmambase.data.decoded.image_set import no_progress
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.sources import read_images
+from medmambase.inference.held_out import Examination, examine
+
+
+def examined(folder: Path) -> Examination:
+    for level, name in ((60, "a"), (90, "b")):
+        (folder / "data" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), level).save(folder / "data" / name / "x.png")
+    small = ModelConfig(num_classes=2, in_chans=1, depths=(1,), dims=(8,), state=2)
+    network = MedMambaSE(small, classes=("a", "b"), preprocessing=Preprocessing(size=8, channels=1))
+    return examine(folder / "run", network, read_images(folder / "data"), no_progress)
+
+
+def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Path) -> None:
+    found = examined(tmp_path)
+    assert [note.rpartition("not known ")[2] for note in found.notes if "is not there" in note] == [
+        "which of these images were in train or val",
+        "whether a patient of these images was in train or val",
+    ]
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    pixels = found.images.facts[0].digest
+    (tmp_path / "run" / "last" / "images.csv").write_text(f"split,name,label,pixels\ntrain,x,0,{pixels}\n", "utf-8")
+    (tmp_path / "run" / "splits.csv").write_text("path,label,patient,split\n", "utf-8")
+    found = examined(tmp_path)
+    assert found.seen == {"a/x.png"} and not any("is not there" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["splits.csv", "last/images.csv"])
+def test_a_damaged_list_of_what_the_network_has_seen_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / name).write_bytes(b"path,split\n\xff\xfe,test\n")
+    with pytest.raises(DataError, match=f"{Path(name).name}: cannot be read .* restore it: it tells which images"):
+        examined(tmp_path)
