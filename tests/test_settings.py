@@ -63,6 +63,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
         ("on_bad = 'ignore'", "on_bad is 'ignore'; it must be one of 'skip' or 'error'"),
         ("recipe = 'fast'", "recipe is 'fast'; it must be one of 'ultrasound', 'readme', 'notebook', 'medmamba'"),
         ("demo = true\ndata = 'x'", "data is 'x', but --demo makes its own images; leave out one of data and demo"),
+        ("demo = true\nkeep_duplicates_together = true", "keep_duplicates_together is True, but --demo makes its own"),
         ("demo = true\nfolds = 3", "folds is 3, but --demo makes its own images, classes and splits; leave out one"),
         ("demo = true\ngroup_regex = 'x'", "group_regex is 'x', but --demo makes its own images, classes and splits"),
         ("weights = 'x'\nmodel = 'nano'", "model is 'nano', but the weights define the size of their network"),

@@ -1,4 +1,4 @@
-"""Images of other data: what the network has seen of them is known, or it is said that it is not."""
+"""Images of other data: what the network has seen of them is known, or said not to be known."""
 
 from pathlib import Path
 
