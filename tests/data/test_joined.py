@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmambase.config import Preprocessing, TrainConfig
@@ -44,6 +44,7 @@ def test_patients_are_joined_through_others_and_the_first_by_name_stands_for_all
     assert joined(patient_of, []) == patient_of
 
 
+@settings(max_examples=30)
 @given(st.integers(48, 96), st.integers(0, 10**6), st.booleans(), st.sampled_from([0, 3]))
 def test_no_group_and_no_patient_is_separated(images: int, seed: int, known: bool, folds: int) -> None:
     found, groups = drawn(images, seed, known)
