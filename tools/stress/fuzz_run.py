@@ -66,9 +66,9 @@ def _write_results(run: Path) -> None:
     pair = Duplicate(("1.png", "5.png"), ("train", "test"), ("b", "b"), 0.97, exact=False)
     patients, leaked = {"p1": Counter(train=1, val=1)}, frozenset({"5.png"})
     audit = Audit((("0.png", "2.png"),), (pair.names,), (pair,), (pair,), patients, leaked, Counter(), Counter())
-    told = {"root": "scans", "method": "drawn", "counts": {"train": {"a": 2, "b": 2}}, "notes": ["none"]}
-    told |= {"skipped": [{"path": "x.png", "reason": "no picture"}], "audit": audit.to_dict()}
-    run_folder.write_json(run / run_folder.DATA_REPORT, told)
+    told: dict[str, object] = {"root": "scans", "method": "drawn", "notes": ["none"]}
+    told |= {"counts": {"train": {"a": 2, "b": 2}}, "skipped": [{"path": "x.png", "reason": "no picture"}]}
+    run_folder.write_json(run / run_folder.DATA_REPORT, told | {"audit": audit.to_dict()})
     curves = {"deletion": 0.4, "insertion": 0.6}
     tested = {"cam": curves, "random": curves, "verdict": "None is better."}
     run_folder.write_json(run / run_folder.EXPLAIN / run_folder.FAITHFULNESS, tested)
