@@ -146,8 +146,8 @@ def _marked(text: object) -> str:
     return re.sub(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)", r"\\\g<0>", " ".join(_setting(text).split()))
 
 
-def _in_words(text: object) -> object:
-    return IN_WORDS.get(text, text) if isinstance(text, str) else text
+def _in_words(text: str) -> str:
+    return IN_WORDS.get(text, text)
 
 
 def _setting(value: object) -> str:
