@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from house_rules import Rule
-from house_source import KERNELS, imported, modules, place, public_names, tree
+from house_source import KERNELS, imported, modules, place, public_names, syntax
 
 # Who may import whom, first match first: the importer, then what it may import of ours. Of
 # medmambase_kernels the others see the public names only.
@@ -112,7 +112,7 @@ FOLDER_OF = {"triton": "_triton", "llvmlite": "_cpu"}  # the only folder that im
 
 def imported_by_name(path: Path, known: dict[str, Path]) -> Iterator[tuple[ast.Call, str]]:
     """Each module that ``import_module`` may load, as (call, module)."""
-    for node in ast.walk(tree(path)):
+    for node in syntax(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
             name = node.args[0]
             parts = name.values if isinstance(name, ast.JoinedStr) else [name]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from house_rules import Rule
-from house_source import found, place, sources, tree
+from house_source import found, place, sources, syntax, tree
 
 COMMANDS = "medmambase/commands"
 NAMES = "medmambase/run_folder.py"
@@ -15,7 +15,7 @@ WORK = ("numpy", "torch.nn", "scipy")  # what a command has no need of
 def commands_do_no_work(root: Path) -> Iterator[str]:
     """A command parses, calls and prints: what it does, Python can do without it."""
     for path in sources(root, [COMMANDS]):
-        for node in ast.walk(tree(path)):
+        for node in syntax(path):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -41,7 +41,7 @@ def run_folder_names_its_files(root: Path) -> Iterator[str]:
     for path in sources(root, ["medmambase"]):
         if path == root / NAMES:
             continue
-        for node in ast.walk(tree(path)):
+        for node in syntax(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 name = node.value.rpartition("/")[2]
                 if name in known:

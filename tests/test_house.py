@@ -1,5 +1,6 @@
 """The project keeps its house rules, and each rule reports a fault that is planted."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import house_rules
@@ -26,7 +27,7 @@ from house_rules import (
     text_names_its_encoding,
     tools_are_guarded,
 )
-from house_source import KERNELS, ROOT
+from house_source import KERNELS, ROOT, parsed
 
 RULES = (*IMPORT_RULES, *house_rules.RULES, *ROOM_RULES, *MAP_RULES)
 MAP = """## The map
@@ -57,6 +58,15 @@ kernels/medmambase_kernels/
 2. `model/layers.py` and
    `_cpu/scan.py`.
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_syntax() -> Iterator[None]:
+    """Give back the memory of what was parsed."""
+    yield
+    parsed.cache_clear()
+
+
 PLANTED = """| Fault | Caught by | Again |
 |---|---|---|
 | D x forgotten | `test_scan.py::test_it_is_exact` | - |
