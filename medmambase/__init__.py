@@ -1,8 +1,9 @@
 """MedMambaSE for medical ultrasound images, on kernels that need no compiler.
 
-``train`` trains a run, and ``Predictor`` predicts with it; the network and its presets are here,
-too. The kernels are also importable alone, from ``medmambase_kernels``. A name is brought from its
-module when it is first asked for: what says why PyTorch does not load must not load it.
+``train`` trains a run, ``crossval`` one for each fold of the images, and ``Predictor`` predicts
+with them; the network and its presets are here, too. The kernels are also importable alone, from
+``medmambase_kernels``. A name is brought from its module when it is first asked for: what says why
+PyTorch does not load must not load it.
 """
 
 from importlib import import_module, metadata
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from medmambase.config import PRESETS, RECIPES, ModelConfig, Preprocessing, TrainConfig
     from medmambase.inference.predictor import Prediction, Predictor
     from medmambase.model.network import MedMambaSE
-    from medmambase.training.python_api import Run, train
+    from medmambase.training.python_api import CrossvalRun, Run, crossval, train
     from medmambase_kernels import (
         SelectiveScan,
         SqueezeExcite,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "RECIPES",
+    "CrossvalRun",
     "MedMambaSE",
     "ModelConfig",
     "Prediction",
@@ -37,6 +39,7 @@ __all__ = [
     "SelectiveScan",
     "SqueezeExcite",
     "TrainConfig",
+    "crossval",
     "describe_backend",
     "selective_scan",
     "selective_scan_2d",
@@ -50,7 +53,7 @@ _HOMES = {
         "medmambase.config": ("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"),
         "medmambase.inference.predictor": ("Prediction", "Predictor"),
         "medmambase.model.network": ("MedMambaSE",),
-        "medmambase.training.python_api": ("Run", "train"),
+        "medmambase.training.python_api": ("CrossvalRun", "Run", "crossval", "train"),
     }.items()
     for name in names
 }

@@ -35,6 +35,13 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({threads} thread{'s' * (threads != 1)})" if device.type == "cpu" else str(device)
 
 
+def cores() -> int:
+    """Count the processors that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def load() -> float | None:
     """Return how many processors all programs together keep busy, more than there are where some
     wait: on Linux and macOS the mean of the last minute, on Windows of a fifth of a second; None

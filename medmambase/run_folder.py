@@ -51,6 +51,12 @@ APPEARANCE = "appearance.json"  # what they look like
 ACCESS_LOG = "test_access_log.csv"  # each time the test images were looked at
 ACCESS_LOG_BEFORE = "openings.csv"  # its name in version 0.1.0: there it is read, and goes on
 
+# A cross-validation: its folder holds that of each fold, named by FOLD and its number.
+CROSSVAL = "crossval.toml"  # the settings, as in CONFIG
+FOLD = "fold-"
+PARTS = "folds.csv"  # by which fold each image is tested
+FOLDS = "folds.json"  # the figures of each fold, and their means
+
 # Pictures, the report, and the model card.
 CURVES = "curves.png"
 CONFUSION, ROC, PR, RELIABILITY, MISTAKES = "confusion.png", "roc.png", "pr.png", "reliability.png", "mistakes.png"
@@ -131,14 +137,14 @@ def legal_name(name: str) -> str:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Lock ``run`` for this process. Raises RunFolderError if another process is using it, or if it
-    cannot be written.
+def held(run: Path, patience: float = 0) -> Iterator[None]:
+    """Lock ``run`` for this process. Raises RunFolderError if another process is still using it
+    after ``patience`` seconds, or if it cannot be written.
 
     The lock is the operating system's, so it ends with its process, however that ends: nothing is
     left to clear away after a kill.
     """
-    lock = FileLock(run / LOCK, blocking=False)
+    lock = FileLock(run / LOCK, timeout=patience)
     try:
         lock.acquire()
     except Timeout:
@@ -264,9 +270,20 @@ def setting_of(run: Path, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _settings(run: Path) -> dict[str, Any]:
+def folds_of(folder: Path) -> tuple[Path, ...]:
+    """Return the runs of a cross-validation's folds, in their order; of any other folder none.
+    Raises RunFolderError where its settings do not tell how many there are."""
+    if not (folder / CROSSVAL).is_file():
+        return ()
+    count = _settings(folder, CROSSVAL).get("folds")
+    if not isinstance(count, int) or count < 2:
+        raise RunFolderError(f"{folder / CROSSVAL}: does not tell how many folds there are; restore it")
+    return tuple(folder / f"{FOLD}{fold}" for fold in range(count))
+
+
+def _settings(run: Path, name: str = CONFIG) -> dict[str, Any]:
     try:
-        return tomllib.loads((run / CONFIG).read_text(encoding="utf-8-sig"))
+        return tomllib.loads((run / name).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):  # what is no TOML or no UTF-8 is a ValueError
         return {}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
 from medmambase.privacy import names_folders
-from medmambase.run_folder import CONFIG, read_private
+from medmambase.run_folder import CONFIG, CROSSVAL, read_private
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
@@ -26,7 +26,13 @@ Engine = Literal["triton", "cpu", "torch", "reference"]
 DEMO = {"image_size": 48, "epochs": 6, "in_chans": "1"}
 DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is asked for: it is then shown as it is
 DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
+FOLDS = 5  # of a cross-validation, where nobody says how many
 MAY_CHANGE = ("data", "device", *CHANGE_NO_RESULT)  # of a run that is resumed; its data may lie elsewhere now
+_ABOUT = {
+    CONFIG: "Every setting of a run. medmambase-train --config with this file repeats it, --resume with its folder "
+    "continues it.",
+    CROSSVAL: "Every setting of a cross-validation. medmambase-crossval --config with this file continues it.",
+}
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a path that are no UTF-8
 _EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by flag takes back the other of the file
 
@@ -91,9 +97,9 @@ class Settings:
         paths = {name: getattr(self, name) for name in ("data", "splits", "weights", "runs")}
         return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
 
-    def to_toml(self, leave_out: Collection[str] = ()) -> str:
-        """Return the text of a TOML file with all of these settings, but for those named in
-        ``leave_out``."""
+    def to_toml(self, leave_out: Collection[str] = (), file: str = CONFIG) -> str:
+        """Return the text of the ``file`` of a run, or of a cross-validation, with all of
+        these settings but for those named in ``leave_out``."""
         import tomli_w
 
         lines = {name: self.value(name) for name in TYPES if name not in leave_out}
@@ -104,10 +110,7 @@ class Settings:
             for n, v in lines.items()
             if v is not None and not _UNTEXT.search(str(v))
         }
-        return (
-            f"# Every setting of a run. medmambase-train --config with this file repeats it, --resume with its "
-            f"folder continues it.\n\n{tomli_w.dumps(told)}"
-        )
+        return f"# {_ABOUT[file]}\n\n{tomli_w.dumps(told)}"
 
 
 _OWN = tuple(f.name for f in fields(Settings) if f.name != "training")
@@ -173,6 +176,24 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     return settings
 
 
+def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
+    """Resolve the settings of a cross-validation: as ``resolve`` does, with FOLDS folds where
+    nobody says how many. Raises ConfigError, also where its images or its fold are given."""
+    if flags.get("fold") is not None:
+        raise ConfigError(
+            f"{flag('fold')} is {flags['fold']!r}, and a cross-validation trains every fold; leave it out, or train "
+            f"one with medmambase-train"
+        )
+    written = read(file) if file else {}
+    if _given(flags, "demo") or (_given(written, "demo") and not _given(flags, "data")):
+        raise ConfigError(
+            "--demo makes its own images, with a test split of their own; give a cross-validation images to divide"
+        )
+    if flags.get("folds") in (0, 1):
+        raise ConfigError(f"{flag('folds')} is {flags['folds']}; a cross-validation has at least 2")
+    return resolve({"folds": written.get("folds") or FOLDS, **flags, "fold": 0}, file)
+
+
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
@@ -196,11 +217,11 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def is_run_of(run: Path, settings: Settings) -> bool:
+def is_run_of(run: Path, settings: Settings, written: str = CONFIG) -> bool:
     """Return whether ``run`` was started with these settings, apart from those that may change when
-    it is resumed. Its data lie where they lay."""
+    it is resumed. Its data lie where they lay. ``written``: the file that has its settings."""
     try:
-        begun = resolve({}, run / CONFIG)
+        begun = resolve({}, run / written)
     except ConfigError:  # made, and nothing written in it yet; or not by us
         return False
     names = [name for name in TYPES if name == "data" or name not in MAY_CHANGE]
@@ -231,7 +252,7 @@ def read(path: Path) -> dict[str, Any]:
             else "; wanted lines such as batch_size = 32"
         )
         raise ConfigError(f"{path}: is not TOML ({error}){advice}") from error
-    private = read_private(path.parent) if path.name == CONFIG else None
+    private = read_private(path.parent) if path.name in (CONFIG, CROSSVAL) else None
     values = {name: value for name, value in (private or {}).items() if name in TYPES} | values
     for name, value in values.items():
         if name not in TYPES:

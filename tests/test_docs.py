@@ -20,9 +20,9 @@ import pytest
 from conftest import leave_out_pictures
 from house_source import ROOT
 
-from medmambase.commands import train, train_flags
+from medmambase.commands import crossval_flags, train, train_flags
 from medmambase.data import phantom
-from medmambase.settings import resolve
+from medmambase.settings import of_crossval, resolve
 
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md")),
@@ -115,6 +115,9 @@ def accept(words: Sequence[str]) -> None:
     if program == "medmambase-train":
         given, file, _ = train_flags.parse([word for word in rest if word != "--help"])
         resolve(given, file)
+    elif program == "medmambase-crossval":
+        given, file, _ = crossval_flags.parse(rest)
+        of_crossval(given, file)
     elif program.startswith("medmambase-"):
         with pytest.raises(Parsed):
             importlib.import_module(f"medmambase.commands.{program.removeprefix('medmambase-')}").main(rest)

@@ -21,7 +21,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
-from medmambase.inference.predictor import load_network
+from medmambase.inference.loading import load_ensemble, load_network
 from medmambase.inference.probabilities import choose_precision
 from medmambase.run_folder import (
     CALIBRATED,
@@ -147,7 +147,8 @@ def _recorded(path: Path) -> dict[str, object] | None:
 def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Test the run's network on images of DATA; write the results to a new folder."""
     run, source = options.run, options.data
-    network, device = load_network(run), console.device(options.device)
+    folds = run_folder.folds_of(run)
+    network, device = load_ensemble(run) if folds else load_network(run), console.device(options.device)
     found = read_images(
         source,
         group_regex=options.group_regex,
@@ -176,7 +177,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     say_next(
         (
             "see what the network looks at there",
-            pasted("medmambase-explain", run, source if source.is_dir() else "images"),
+            pasted("medmambase-explain", *(folds[:1] or [run]), source if source.is_dir() else "images"),
         )
     )
     return 0

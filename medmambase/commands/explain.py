@@ -13,7 +13,7 @@ from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
-from medmambase.inference.predictor import load_network
+from medmambase.inference.loading import load_network
 from medmambase.plural import count_of
 
 

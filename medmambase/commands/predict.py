@@ -17,10 +17,11 @@ from medmambase.data.reading.dicom import NEEDS_PYDICOM, patient_of
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import move
+from medmambase.inference.loading import run_of
 from medmambase.inference.patients import by_patient
-from medmambase.inference.predictor import Prediction, Predictor, run_of
+from medmambase.inference.predictor import Prediction, Predictor
 from medmambase.plural import count_of
-from medmambase.run_folder import PREDICTIONS, VAL
+from medmambase.run_folder import PREDICTIONS, VAL, folds_of
 from medmambase.tables import line
 
 SHOWN = 20  # rows without -o
@@ -81,7 +82,8 @@ class _Call:
             )
         if not self.good and not self.partial:
             return console.EXIT_CODES[DataError]
-        say_next(("see what the network looks at", pasted("medmambase-explain", self.options.run, self.source)))
+        run = next(iter(folds_of(self.options.run)), self.options.run)
+        say_next(("see what the network looks at", pasted("medmambase-explain", run, self.source)))
         return 0
 
     def _point(self) -> OperatingPoint | None:

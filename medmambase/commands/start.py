@@ -14,6 +14,11 @@ def train() -> int:
     return _start("train")
 
 
+def crossval() -> int:
+    """``medmambase-crossval``."""
+    return _start("crossval")
+
+
 def check() -> int:
     """``medmambase-check``."""
     return _start("check")

@@ -2,9 +2,9 @@
 its help text."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from medmambase.commands.flags import Parser, new_parser
@@ -116,14 +116,24 @@ def parser() -> Parser:
         help="continue an interrupted run exactly where it stopped; auto: continue the last run of this same command, "
         "or start the first one, as a cluster does when it starts a job again (a folder of that name: ./auto)",
     )
+    add_settings(found)
+    return found
+
+
+def add_settings(parser: argparse.ArgumentParser, other: Mapping[str, str | None] = MappingProxyType({})) -> None:
+    """Add a flag for each setting, in groups. ``other``: settings that the command has another help
+    for, and those (None) that it does not have."""
     for title, settings in GROUPS.items():
-        group = found.add_argument_group(title)
-        for name, words in settings.items():
+        group = parser.add_argument_group(title)
+        for name, usual in settings.items():
+            words = other.get(name, usual)
+            if words is None:
+                continue
             if TYPES[name] is bool:
                 group.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=words)
             else:
-                group.add_argument(flag(name), metavar=_metavar(name), help=f"{words}{_default(name)}".strip())
-    return found
+                shown = "" if name in other else _default(name)
+                group.add_argument(flag(name), metavar=_metavar(name), help=f"{words}{shown}".strip())
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Auto | None]:
@@ -134,20 +144,27 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Aut
     unknown flag.
     """
     reader = parser()
+    given = read(reader, words)
+    config, resume = given.pop("config", None), given.pop("resume", None)
+    if config and resume not in (None, AUTO):
+        reader.error(f"--resume takes its settings from {resume}; leave out --config {config}")
+    return (converted(given), config, resume if resume in (None, AUTO) else Path(resume))
+
+
+def read(reader: Parser, words: Sequence[str]) -> dict[str, Any]:
+    """Return what was given of the flags of ``reader``, by their names. Raises SystemExit for an
+    unknown flag and for a second DATA."""
     reader.refuse_unknown(words)
     options, rest = reader.parse_known_args(words)
     if rest:
         short = rest[0].startswith("-")
         reader.error(f"there is no flag {rest[0]}" if short else f"give one DATA only; {rest[0]!r} is a second one")
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    config, resume = given.pop("config", None), given.pop("resume", None)
-    if config and resume not in (None, AUTO):
-        reader.error(f"--resume takes its settings from {resume}; leave out --config {config}")
-    return (
-        {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()},
-        config,
-        resume if resume in (None, AUTO) else Path(resume),
-    )
+    return {name: value for name, value in vars(options).items() if value is not None}
+
+
+def converted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that were typed as flags, each of its type. Raises ConfigError."""
+    return {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()}
 
 
 def _metavar(name: str) -> str:

@@ -52,6 +52,21 @@ class Appearance:
         )  # fmt: skip  # in the order of the fields
 
     @classmethod
+    def of_all(cls, parts: Sequence[Self]) -> Self:
+        """Return that of the images of all parts together, at least one. No image is further from
+        their mean than its part's distance and the way from that part's mean to theirs."""
+        images = sum(one.images for one in parts)
+        weights = np.array([one.images for one in parts]) / images
+        mean = weights @ np.array([one.levels for one in parts])
+        ways = abs(np.array([one.levels for one in parts]) - mean).sum(axis=1) / 2
+        modalities = sum((Counter(one.modalities) for one in parts), Counter[str]())
+        return cls(
+            images, dict(sorted(modalities.items())), max(one.colour for one in parts),
+            tuple(round(share, 6) for share in mean.tolist()),
+            round(max(one.distance + way for one, way in zip(parts, ways.tolist(), strict=True)), 6),
+        )  # fmt: skip  # in the order of the fields
+
+    @classmethod
     def read(cls, path: Path) -> Self | None:
         """Return what ``to_dict`` was written to; None where there is no such file. Raises
         DataError."""

@@ -10,15 +10,15 @@ from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Classifier
 from medmambase.plural import count_of
-from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS
+from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, folds_of
 from medmambase.tables import of_cell
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Images to test on, the names of those that the network was trained or selected on (or whose
+    """Images to test on, the names of those that a network was trained or selected on (or whose
     patient was), unreadable files, and notes of one line each."""
 
     images: ImageSet
@@ -27,20 +27,21 @@ class Examination:
     notes: tuple[str, ...]
 
 
-def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress) -> Examination:
+def examine(run: Path, network: Classifier, found: Manifest, progress: Progress) -> Examination:
     """Decode the test images of ``found``: its own test split; without one, those that were this
-    run's test images; else all images.
+    run's test images (of a cross-validation those of all folds); else all images.
 
     Raises DataError for a class that the network does not know, where there is no image, and where
     a file that tells what the network has seen is damaged.
     """
-    kept = Pseudonyms.of_run(run)
+    runs = folds_of(run) or (run,)
+    kept = Pseudonyms.of_run(runs[0])  # all folds have the same
     called = kept or Pseudonyms.new()
     found = called.of_manifest(found)
     samples, which = found.samples, "all images"
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
-    elif tests := _rows(run / SPLITS, "path", {"split": "test"}):
+    elif tests := set.intersection(*(_rows(one / SPLITS, "path", {"split": "test"}) for one in runs)):
         own = tuple(sample for sample in samples if sample.name in tests)
         samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
@@ -58,7 +59,8 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
     images = replace(images, facts=called.of_facts(images.facts))
     if not len(images.labels):
         raise DataError(f"{found.root}: no image to test the network on{f'; {bad[0]}' if bad else ''}")
-    pixels, patients = learned_from(run)
+    learned = [learned_from(one) for one in runs]
+    pixels, patients = (set[str]().union(*of_runs) for of_runs in zip(*learned, strict=True))
     seen = frozenset(
         sample.name
         for sample, facts in zip(images.samples, images.facts, strict=True)
@@ -72,9 +74,10 @@ def examine(run: Path, network: MedMambaSE, found: Manifest, progress: Progress)
         )
     notes += [
         f"{path} is not there, so it is not known {what}"
+        for one in runs
         for path, what in (
-            (run / LAST / IMAGES, "which of these images were in train or val"),
-            (run / SPLITS, "whether a patient of these images was in train or val"),
+            (one / LAST / IMAGES, "which of these images were in train or val"),
+            (one / SPLITS, "whether a patient of these images was in train or val"),
         )
         if not path.is_file()
     ]

@@ -19,17 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medmambase.config import AboveZero, ConfigError, Precision
+from medmambase.config import ConfigError, Precision
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import Facts, ImageError, load, picture_pixels
-from medmambase.files import read_json
 from medmambase.inference.appearance import Appearance
+from medmambase.inference.ensemble import Ensemble
+from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of
 from medmambase.inference.probabilities import apply_temperature, choose_precision
 from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
 from medmambase.model.network import MedMambaSE
-from medmambase.run_folder import APPEARANCE, BEST, CALIBRATION
-from medmambase.validation import check
+from medmambase.run_folder import APPEARANCE, folds_of
 from medmambase_kernels import describe_backend, use_backend
 
 OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image
@@ -86,11 +86,11 @@ class Prediction(Probable):
 class Predictor:
     """A trained network that predicts images: ``for prediction in predictor("scans"): ...``.
 
-    ``network``: as it was trained; a copy of it is used. ``device``: such as "cuda:1", None for the
-    GPU if there is one. ``temperature``: what its logits are divided by, 1 for none. ``backend``:
-    one of the names that ``use_backend`` takes, None for the fastest that runs here. ``precision``
-    of matrix products: "auto", "float32" or "bfloat16". ``appearance``: that of the images that
-    the network was chosen on, from which predictions get their notes.
+    ``network``: as it was trained, or several as an ``Ensemble``; a copy is used. ``device``: such
+    as "cuda:1", None for the GPU if there is one. ``temperature``: what its logits are divided by,
+    1 for none. ``backend``: one of the names that ``use_backend`` takes, None for the fastest that
+    runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
+    that of the images that the network was chosen on, from which predictions get their notes.
 
     Raises ConfigError for a device that cannot be used or a temperature that is not positive,
     BackendError for a backend that cannot run on it, and ValueError for a network without a head.
@@ -101,7 +101,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: MedMambaSE,
+        network: MedMambaSE | Ensemble,
         *,
         device: str | torch.device | None = None,
         temperature: float = 1.0,
@@ -130,28 +130,29 @@ class Predictor:
         backend: str | None = None,
         precision: Precision = "auto",
     ) -> Self:
-        """Load the best network of a run, or any folder that a network was saved to.
+        """Load the best network of a run, any folder that a network was saved to, or the networks
+        of a cross-validation.
 
         ``run``: the folder of a run (``runs/data-001``), a network's own (``runs/data-001/best``,
-        or what ``MedMambaSE.save`` wrote), or a ``Run``. ``calibrated``: None divides the logits by
-        the temperature that was learned on the run's validation images, where there were any; True
-        insists on it; False leaves the probabilities as the softmax gives them.
+        or what ``MedMambaSE.save`` wrote), or a ``Run``; or that of a cross-validation, or a
+        ``CrossvalRun``: then each probability is the mean over the networks of all folds.
+        ``calibrated``: None divides the logits by the temperature that was learned on the run's
+        (each fold's own) validation images, where there were any; True insists on it; False leaves
+        the probabilities as the softmax gives them.
 
-        Raises DataError where there is no such folder or its ``calibration.json`` is damaged,
-        WeightsError where it holds no network, ConfigError where ``calibrated=True`` finds no
-        temperature, and what ``Predictor`` raises.
+        Raises DataError where there is no such folder or its ``calibration.json`` is damaged, or a
+        fold is not trained yet, WeightsError where it holds no network, ConfigError where
+        ``calibrated=True`` finds no temperature, and what ``Predictor`` raises.
         """
         folder = Path(run)
-        network = load_network(folder)
-        temperature = None if calibrated is False else _temperature(folder)
-        if calibrated and temperature is None:
-            raise ConfigError(
-                f"{folder} has no {CALIBRATION}, because the run had no validation images, so probabilities cannot be "
-                f"calibrated; leave out calibrated (--calibrated)"
-            )
+        network: MedMambaSE | Ensemble
+        if folds_of(folder):
+            network, temperature = load_ensemble(folder, calibrated), 1.0  # each network has its own
+        else:
+            network, temperature = load_network(folder), temperature_of(folder, calibrated)
         appearance = Appearance.read(run_of(folder) / APPEARANCE)
         return cls(
-            network, device=device, temperature=temperature or 1.0, backend=backend, precision=precision,
+            network, device=device, temperature=temperature, backend=backend, precision=precision,
             appearance=appearance,
         )  # fmt: skip  # one argument list
 
@@ -226,34 +227,6 @@ class Predictor:
             return error.reason
         except (TypeError, ValueError) as error:
             return str(error)
-
-
-def load_network(run: Path) -> MedMambaSE:
-    """Load the best network of a run's folder, or a network's own folder. Raises WeightsError, and
-    DataError where there is no such folder."""
-    if not run.is_dir():
-        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
-    return MedMambaSE.load(run / BEST if (run / BEST).is_dir() else run)
-
-
-def run_of(folder: Path) -> Path:
-    """Return the run's folder, also where that of its network, ``best``, is given: what lies there
-    belongs to that network."""
-    return folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent
-
-
-def _temperature(folder: Path) -> float | None:
-    """Read the temperature of a run."""
-    path = run_of(folder) / CALIBRATION
-    try:
-        if not path.is_file():
-            return None
-        found: float = check("temperature", read_json(path)["temperature"], AboveZero, ConfigError)
-        return found
-    except (OSError, ValueError, LookupError, TypeError) as error:  # ConfigError is a ValueError
-        raise DataError(
-            f"{path}: contains no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
-        ) from error
 
 
 def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:

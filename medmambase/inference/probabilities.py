@@ -15,7 +15,7 @@ from medmambase.config import Precision
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.reading.images import normalise
 from medmambase.distributed import ALONE, Ranks
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Classifier
 
 _LEAST = np.finfo(np.float64).tiny
 
@@ -65,7 +65,7 @@ def apply_temperature(probabilities: npt.NDArray[np.float64], temperature: float
 
 
 def predict(
-    network: MedMambaSE, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE
+    network: Classifier, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE
 ) -> npt.NDArray[np.float64]:
     """Predict every image of a set: probabilities (n, classes), in the order of the images.
 

@@ -1,10 +1,11 @@
-"""Train from Python, and read the results: ``run = medmambase.train("scans", epochs=20)``."""
+"""Train from Python, and read the results: ``run = medmambase.train("scans", epochs=20)``, or, of
+all images, ``run = medmambase.crossval("scans", folds=5, epochs=20)``."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medmambase import run_folder
 from medmambase import settings as known
@@ -17,25 +18,25 @@ from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError
+from medmambase.training.crossval import run as crossvals
 from medmambase.training.run import OnEpoch, Say, is_finished, latest, started, train_run
 from medmambase.validation import nearest
 
 
 @dataclass(frozen=True)
-class Run:
-    """The folder of a training run, finished or interrupted: ``Run("runs/scans-001")``.
+class _Trained:
+    """A folder of results, that of a run or of a cross-validation."""
 
-    It can be given wherever its folder can, as in ``Predictor.load(run)``. Raises RunFolderError
-    where there is no such folder, or training has not written it.
-    """
+    _KIND: ClassVar[tuple[str, str, str]]  # what it is, the file that tells it, and how it goes on
 
     folder: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        if not (self.folder / run_folder.CONFIG).is_file():
-            why = f"it has no {run_folder.CONFIG}" if self.folder.is_dir() else "there is no such folder"
-            raise RunFolderError(f"{self.folder}: not a run folder: {why}; give one such as runs/data-001")
+        kind, file, _ = self._KIND
+        if not (self.folder / file).is_file():
+            why = f"it has no {file}" if self.folder.is_dir() else "there is no such folder"
+            raise RunFolderError(f"{self.folder}: not {kind}: {why}; give one such as runs/data-001")
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -46,23 +47,19 @@ class Run:
         before it was written."""
         path = self.folder / run_folder.REPORT
         if not path.is_file():
-            raise RunFolderError(f"{path}: not written yet: the training has not ended; continue with resume()")
+            raise RunFolderError(f"{path}: not written yet: the training has not ended; {self._KIND[2]}")
         return path
 
     @property
     def metrics(self) -> Metrics | None:
-        """The metrics of the test images, with intervals; None where there are no test images, or
-        the training has not ended. Raises MetricsError for a damaged file."""
+        """The metrics of the test images, with intervals (of a cross-validation those of all folds
+        together); None where there are no test images, or the training has not ended. Raises
+        MetricsError for a damaged file."""
         path = self.folder / run_folder.TEST / run_folder.METRICS
         try:
             return Metrics.from_dict(read_json(path)) if path.is_file() else None
         except (OSError, ValueError) as error:  # MetricsError is a ValueError
             raise MetricsError(f"{path}: {error}; medmambase-evaluate {self.folder} writes it again") from error
-
-    @cached_property
-    def network(self) -> MedMambaSE:
-        """The best network, in evaluation mode, on the CPU. Raises WeightsError."""
-        return MedMambaSE.load(self.folder / run_folder.BEST)
 
     def predictor(
         self,
@@ -72,9 +69,24 @@ class Run:
         backend: str | None = None,
         precision: Precision = "auto",
     ) -> Predictor:
-        """Return a predictor with the best network; arguments and errors are those of
-        ``Predictor.load``."""
+        """Return a predictor with the best network, or with those of all folds; arguments and
+        errors are those of ``Predictor.load``."""
         return Predictor.load(self, device=device, calibrated=calibrated, backend=backend, precision=precision)
+
+
+class Run(_Trained):
+    """The folder of a training run, finished or interrupted: ``Run("runs/scans-001")``.
+
+    It can be given wherever its folder can, as in ``Predictor.load(run)``. Raises RunFolderError
+    where there is no such folder, or training has not written it.
+    """
+
+    _KIND = ("a run folder", run_folder.CONFIG, "continue with resume()")
+
+    @cached_property
+    def network(self) -> MedMambaSE:
+        """The best network, in evaluation mode, on the CPU. Raises WeightsError."""
+        return MedMambaSE.load(self.folder / run_folder.BEST)
 
     def resume(
         self,
@@ -94,6 +106,22 @@ class Run:
         given = _checked(settings)
         call = _call("Run.resume", given)
         return _train(known.of_run(self.folder, given), self.folder, call, say, progress, on_epoch)
+
+
+class CrossvalRun(_Trained):
+    """The folder of a cross-validation, finished or interrupted: ``CrossvalRun("runs/scans-001")``.
+
+    It can be given wherever its folder can: ``Predictor.load(run)`` predicts with the networks of
+    all folds. Raises RunFolderError where there is no such folder, or it is none of a
+    cross-validation.
+    """
+
+    _KIND = ("a cross-validation", run_folder.CROSSVAL, "call crossval again, with the same settings")
+
+    @property
+    def folds(self) -> tuple[Run, ...]:
+        """The run of each fold, in order. Raises RunFolderError where one was never begun."""
+        return tuple(map(Run, run_folder.folds_of(self.folder)))
 
 
 def train(
@@ -143,6 +171,41 @@ def train(
     extra = ({"config": str(config)} if config else {}) | ({"resume": True} if resume else {})
     to_do = known.of_run(begun, given) if begun else resolved
     return _train(to_do, begun, _call("train", given | extra), say, progress, on_epoch)
+
+
+def crossval(
+    data: str | PathLike[str] | None = None,
+    folds: int = known.FOLDS,
+    *,
+    jobs: int | None = None,
+    config: str | PathLike[str] | None = None,
+    say: Say | None = None,
+    **settings: Any,
+) -> CrossvalRun:
+    """Train a network for each fold of the images, and test it on that fold: so every image is
+    predicted by a network that has learned neither from it nor from its patient.
+
+    ``data``: as ``train`` takes it, but no demo; where it has a test split, all are tested on that,
+    and the figures are those of the mean of their probabilities. ``jobs``: folds that are
+    trained at the same time, each in a process of its own; None: as many as there are processors,
+    or GPUs. ``config``, ``say`` and ``settings``: those of ``train``, and each fold becomes such a
+    run. The same call goes on where an earlier one was ended, however that was, to the same bytes,
+    and returns at once where all is done.
+
+    Raises what ``train`` raises; TrainingError where a fold failed, when all others have ended.
+    After Ctrl-C KeyboardInterrupt comes when all is saved.
+    """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs is {jobs!r}; it must be a whole number, at least 1, or None")
+    given = _checked({"data": data, "folds": folds, **settings})
+    resolved = known.of_crossval(given, None if config is None else Path(config))
+    begun = crossvals.latest(resolved)
+    if begun and is_finished(begun):
+        return CrossvalRun(begun)
+    extra = ({"jobs": jobs} if jobs else {}) | ({"config": str(config)} if config else {})
+    with crossvals.started(resolved, begun) as run:
+        crossvals.crossval_run(run, _call("crossval", given | extra), jobs, say or _silent)
+    return CrossvalRun(run.folder)
 
 
 def _train(

@@ -14,6 +14,7 @@ from medmambase.config import ConfigError, ModelConfig
 from medmambase.data import phantom
 from medmambase.data.decoded.image_set import ImageSet, Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
 from medmambase.evaluation.metrics import as_medmnist
@@ -66,9 +67,12 @@ class Started:
 
 
 @contextmanager
-def started(settings: Settings, resumed: Path | None = None, progress: Progress = no_progress) -> Iterator[Started]:
+def started(
+    settings: Settings, resumed: Path | None = None, progress: Progress = no_progress, patience: float = 0
+) -> Iterator[Started]:
     """Check all settings, then create the run's folder, or continue ``resumed``; inside the
-    context, the folder is locked and the backend chosen. ``progress``: as of ``train_run``.
+    context, the folder is locked and the backend chosen. ``progress``: as of ``train_run``;
+    ``patience``: as of ``run_folder.held``.
 
     Raises, with nothing made, ConfigError, DataError, ImageError, WeightsError, BackendError and
     CheckpointError; and RunFolderError or RankError.
@@ -79,9 +83,9 @@ def started(settings: Settings, resumed: Path | None = None, progress: Progress 
     with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
         own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
         plan = make_plan(settings, own, ranks, resumed, progress if ranks.first else no_progress)
-        name = str(run_folder.create(Path(settings.runs), _name(settings))) if ranks.first and not resumed else ""
+        name = str(run_folder.create(Path(settings.runs), name_of(settings))) if ranks.first and not resumed else ""
         folder = resumed or Path(ranks.agree(name))
-        with run_folder.held(folder) if ranks.first else nullcontext():
+        with run_folder.held(folder, patience) if ranks.first else nullcontext():
             yield Started(plan, folder, ranks, resumes=resumed is not None)
 
 
@@ -92,7 +96,7 @@ def latest(settings: Settings) -> Path | None:
     Raises RunFolderError where what a run was started with is damaged, or closed to this account,
     so that it may be the one.
     """
-    found = run_folder.existing(Path(settings.runs), _name(settings))
+    found = run_folder.existing(Path(settings.runs), name_of(settings))
     if not settings.name and Path(settings.data or "").name == run_folder.SPLITS:
         # Before, runs on the splits of another were called by the name of the table.
         found += run_folder.existing(Path(settings.runs), Path(run_folder.SPLITS).stem)
@@ -110,8 +114,16 @@ def is_finished(run: Path) -> bool:
     return (run / run_folder.REPORT).is_file()
 
 
-def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: Path | None, progress: Progress) -> Plan:
-    """Check device, files and network. Raises what ``started`` raises."""
+def make_plan(
+    settings: Settings,
+    device: torch.device,
+    ranks: Ranks,
+    resumed: Path | None,
+    progress: Progress,
+    manifest: Manifest | None = None,
+) -> Plan:
+    """Check device, files and network; ``manifest``: which images there are, where that is known.
+    Raises what ``started`` raises."""
     config = settings.training
     if resumed and settings.data and not Path(settings.data).exists():
         raise DataError(
@@ -120,7 +132,7 @@ def make_plan(settings: Settings, device: torch.device, ranks: Ranks, resumed: P
         )
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
-    manifest = None if settings.demo else _manifest(settings, progress)
+    manifest = manifest or (None if settings.demo else _manifest(settings, progress))
     tensors: Mapping[str, torch.Tensor] | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)
@@ -248,7 +260,7 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
     }  # fmt: skip  # the file's content
 
 
-def _name(settings: Settings) -> str:
+def name_of(settings: Settings) -> str:
     """Return the name of the run's folder, without its number: that of the data, also where the
     splits of another run stand for them."""
     if settings.name:
@@ -262,16 +274,22 @@ def _name(settings: Settings) -> str:
     return data.stem if data.is_file() else data.name
 
 
-def _manifest(settings: Settings, progress: Progress) -> Manifest:
-    duplicates = partial(
+def duplicates_of(settings: Settings, progress: Progress) -> Duplicates | None:
+    """Return what finds the duplicates that no split may separate; None where any may."""
+    if not settings.keep_duplicates_together:
+        return None
+    return partial(
         session.duplicates, config=settings.training, in_chans=settings.in_chans, cached=Path(settings.runs) / CACHE,
         progress=progress,
     )  # fmt: skip  # one argument list
+
+
+def _manifest(settings: Settings, progress: Progress) -> Manifest:
     return read_manifest(
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
-        class_names=settings.class_names, duplicates=duplicates if settings.keep_duplicates_together else None,
+        class_names=settings.class_names, duplicates=duplicates_of(settings, progress),
     )  # fmt: skip  # by idea
 
 

@@ -230,12 +230,19 @@ def settle(run: Path, settings: Settings, resumes: bool, write: bool) -> Pseudon
         if write and kept.key is not None and not (run / run_folder.PRIVATE).is_file():
             run_folder.write_private(run, {KEY: kept.key.hex()})
         return kept
-    called, private = Pseudonyms.new(settings.plain_patients), settings.private()
-    if write:  # the key first: a run is known by its settings
-        key = {} if called.key is None else {KEY: called.key.hex()}
-        run_folder.write_private(run, key | private)
-        run_folder.write_text(run / run_folder.CONFIG, settings.to_toml(leave_out=private))
+    called = Pseudonyms.new(settings.plain_patients)
+    if write:
+        write_settings(run, settings, called)
     return called
+
+
+def write_settings(run: Path, settings: Settings, called: Pseudonyms, file: str = run_folder.CONFIG) -> None:
+    """Write the settings of a new run to its ``file``, and the key of its patients'
+    pseudonyms. Raises RunFolderError."""
+    private = settings.private()
+    key = {} if called.key is None else {KEY: called.key.hex()}
+    run_folder.write_private(run, key | private)  # first: a run is known by its settings
+    run_folder.write_text(run / file, settings.to_toml(private, file))
 
 
 def has_begun(run: Path) -> bool:

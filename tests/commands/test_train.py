@@ -190,14 +190,14 @@ def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
 def test_a_run_on_the_splits_of_another_is_called_like_its_data(tmp_path: Path) -> None:
     (tmp_path / "x-001").mkdir()
     splits = str(tmp_path / "x-001" / "splits.csv")
-    assert training_run._name(resolve({"data": splits})) == "splits.csv"  # a folder of that name
+    assert training_run.name_of(resolve({"data": splits})) == "splits.csv"  # a folder of that name
     (tmp_path / "x-001" / "config.toml").write_text("data = 'my scans'\n", encoding="utf-8", newline="\n")
-    assert training_run._name(resolve({"data": splits})) == "my scans"
-    assert training_run._name(resolve({"data": splits, "name": "y"})) == "y"
+    assert training_run.name_of(resolve({"data": splits})) == "my scans"
+    assert training_run.name_of(resolve({"data": splits, "name": "y"})) == "y"
     # Data that are gone, and those of a run that was copied from another system.
     for gone in ("/home/ann/busi.csv", r"C:\Users\Ann\busi.NPZ", r"C:\Users\Ann\busi"):
         (tmp_path / "x-001" / "config.toml").write_text(f"data = '{gone}'\n", encoding="utf-8", newline="\n")
-        assert training_run._name(resolve({"data": splits})) == "busi"
+        assert training_run.name_of(resolve({"data": splits})) == "busi"
 
 
 def test_a_run_that_was_called_splits_goes_on(tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ def test_its_own_images_have_no_note_and_strange_ones_say_what_is_strange(known:
     assert Appearance.of(known[:5]).note(of(white)) == ""  # of so few nobody knows what is usual
 
 
+def test_that_of_several_parts_gives_none_of_their_images_a_note(known: list[Facts]) -> None:
+    parts = [known[::3], known[1::3], [replace(one, modality="") for one in known[2::3]]]
+    found = Appearance.of_all([Appearance.of(part) for part in parts])
+    whole = Appearance.of([one for part in parts for one in part])
+    assert (found.images, found.colour, found.modalities) == (whole.images, whole.colour, whole.modalities)
+    assert np.abs(np.array(found.levels) - whole.levels).max() < 1e-5
+    assert found.distance >= whole.distance - 1e-5 and [found.note(one) for one in known] == [""] * len(known)
+    assert found.note(of(np.full((40, 40), 250, dtype=np.uint8))) != ""
+    assert Appearance.of_all([whole]) == whole
+
+
 def test_it_comes_back_as_it_was_written_and_damage_is_named(known: list[Facts], tmp_path: Path) -> None:
     path, found = tmp_path / "appearance.json", Appearance.of(known)
     assert Appearance.read(path) is None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medmambase.data.reading.images import ImageError, is_dicom, unlisted
 from medmambase.plural import count_of
-from medmambase.run_folder import DESCRIPTION, HISTORY, LOG
+from medmambase.run_folder import CROSSVAL, DESCRIPTION, HISTORY, LOG
 
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm",
@@ -34,7 +34,10 @@ SPLIT_NAMES = {
 # Folders that archivers and network disks leave behind: they hold resource forks and thumbnails
 # that look like images.
 _LITTER = frozenset({"__macosx", "@eadir"})
-_RUN_FILES = frozenset({DESCRIPTION, HISTORY, LOG})  # what tells the folder of a run
+_RUN_FILES = (
+    frozenset({DESCRIPTION, HISTORY, LOG}),
+    frozenset({CROSSVAL}),
+)  # what tells the folder of a run, and that of a cross-validation
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
 
 
@@ -165,14 +168,17 @@ class _PastRuns:
     def begin_at(self, folder: Path, files: Sequence[str]) -> bool:
         """Whether nothing from ``folder`` on is data. A folder of images stays one, even if a
         person has new runs put into it."""
-        return _RUN_FILES <= set(files) or (folder == self.runs and not any(map(_is_image, files)))
+        ours = any(names <= set(files) for names in _RUN_FILES)
+        return ours or (folder == self.runs and not any(map(_is_image, files)))
 
     def are_in(self, folder: Path) -> bool:
         """The same for a folder that need not be walked: whether it is a run or the runs' folder,
         or has a run in it."""
         with suppress(OSError):  # of one that cannot be listed nobody knows
             return folder == self.runs or any(
-                all((inner / name).is_file() for name in _RUN_FILES) for inner in (folder, *_listed(folder))
+                all((inner / name).is_file() for name in names)
+                for names in _RUN_FILES
+                for inner in (folder, *_listed(folder))
             )
         return False
 

@@ -112,6 +112,9 @@ def _training(facts: Facts) -> str:
 
 def _selection(facts: Facts) -> str | None:
     config = facts["config"]
+    if facts["folds"]:
+        by = str(config.training.get("select"))
+        return f"In each fold the epoch with the best {FIGURES.get(by, by)} on the validation images of that fold."
     by = config.selected_by or facts["config"].training.get("select")
     return (
         f"Epoch {config.best_epoch}, by validation {FIGURES.get(str(by), by)}."
@@ -124,6 +127,12 @@ def _uncertainty(facts: Facts) -> str | None:
     if not facts["metrics"]:
         return None
     over = "patients" if facts["headline"].metrics.patients else "images"
+    if facts["folds"]:
+        return (
+            f"95 % confidence intervals of every figure of all folds together, computed over {over}; run-to-run "
+            f"variation, and that the networks share most of their training images, are not included. The report gives "
+            f"the standard deviation over the folds."
+        )
     return (
         f"95 % confidence intervals of every figure, computed over {over}, from a single training run; run-to-run "
         f"variation is not included."
@@ -142,6 +151,8 @@ def _performance(facts: Facts) -> str | None:
 
 
 def _thresholds(facts: Facts) -> str | None:
+    if facts["folds"]:
+        return "The most probable class, by probabilities that are calibrated on the validation images of each fold."
     return (
         "The most probable class; operating points were chosen on the validation images only."
         if facts["calibrated"]
@@ -151,6 +162,8 @@ def _thresholds(facts: Facts) -> str | None:
 
 def _openings(facts: Facts) -> str | None:
     count = len(facts["openings"])
+    if facts["folds"]:
+        return "By each network once, after its training; whatever was changed then, and tried again, the author knows."
     return (
         f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as the test access log records."
         if count

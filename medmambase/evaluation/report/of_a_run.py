@@ -18,6 +18,7 @@ from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures, results
 from medmambase.files import write_json
 from medmambase.inference.probabilities import predict
+from medmambase.model.classifier import Classifier
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import (
     AUDIT,
@@ -33,7 +34,7 @@ from medmambase.run_folder import (
 
 
 def predicted(
-    network: MedMambaSE, images: ImageSet, leaked: Collection[str], batch_size: int, dtype: torch.dtype
+    network: Classifier, images: ImageSet, leaked: Collection[str], batch_size: int, dtype: torch.dtype
 ) -> Predictions:
     """Predict every image, and keep beside that what is known of it; ``leaked``: names of those
     that have a duplicate, or their patient, elsewhere. Raises InferenceError."""

@@ -1,4 +1,5 @@
-"""Write one offline HTML page, and a model card, from the files of a run folder.
+"""Write one offline HTML page, and a model card, from the files of a run folder or of a
+cross-validation's.
 
 The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_card.md.jinja``.
 """
@@ -88,6 +89,7 @@ def write_report(run: Path) -> Path:
         "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
         "metrics": metrics,
         "headline": first,
+        "folds": run_files.read(run / run_folder.FOLDS, run_files.Folds),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
         "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
         "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),

@@ -148,6 +148,30 @@ class Faithfulness:
     verdict: str
 
 
+@dataclass(frozen=True)
+class Fold:
+    """What the network of one fold is worth; ``figures`` by their names in ``Metrics``."""
+
+    name: str
+    images: StrictInt
+    patients: StrictInt | None
+    temperature: Number
+    best_epoch: StrictInt | None
+    figures: dict[str, Number]
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Folds:
+    """``folds.json`` of a cross-validation: each figure's mean and standard deviation over the
+    folds. ``together``: all are tested on the same images."""
+
+    together: bool
+    folds: tuple[Fold, ...]
+    mean: dict[str, Number]
+    spread: dict[str, Number]
+
+
 def read(path: Path, shape: type[T]) -> T | None:
     """A JSON file as a dataclass of this module; None where there is no such file. Raises
     ReportError for damaged JSON and for another shape."""

@@ -1,6 +1,7 @@
 """Put test figures into a few lines of text."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from medmambase.evaluation.metrics import Interval, Metrics
 
@@ -10,11 +11,11 @@ def figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def summary(metrics: Metrics) -> str:
+def summary(metrics: Metrics, of: str = "test") -> str:
     """Show the test figures: all images together with 95 % intervals, without leaked images, and
-    class by class, without leaked images too."""
+    class by class, without leaked images too. ``of``: what they are called."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
-    lines = [f"test: {_headline(metrics, area)}"]
+    lines = [f"{of}: {_headline(metrics, area)}"]
     if metrics.without_leaked:
         leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
         lines += [
@@ -31,6 +32,14 @@ def summary(metrics: Metrics) -> str:
         for one in per_class
     ]
     return "\n".join(lines)
+
+
+def over_folds(told: Mapping[str, Any]) -> str:
+    """Show the mean and the standard deviation over the folds of a cross-validation, as
+    ``pooling.over_folds`` has them."""
+    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
+    means = (f"{words} {figure(told['mean'][name])} +- {figure(told['spread'][name])}" for name, words in names.items())
+    return f"mean and standard deviation over {len(told['folds'])} folds: {', '.join(means)}"
 
 
 def benchmark(figures: Mapping[str, float | None]) -> str:

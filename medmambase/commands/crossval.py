@@ -1,0 +1,49 @@
+"""``medmambase-crossval data/``: a network for each fold of the images, and one report on all."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmambase import privacy, run_folder
+from medmambase.commands import console
+from medmambase.commands.crossval_flags import parse
+from medmambase.commands.next_steps import pasted, say_next
+from medmambase.settings import of_crossval
+from medmambase.training.crossval.run import crossval_run, latest, started
+from medmambase.training.run import is_finished
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the console command. Returns its exit code: 0 ok, 1 a fold failed, 2 usage, 3 data, 4
+    environment, 130 interrupted, 143 or 129 ended by the system."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    folder: Path | None = None
+
+    def act() -> int:
+        nonlocal folder
+        given, file, jobs = parse(words)
+        settings = of_crossval(given, file)
+        resumed = latest(settings)
+        if resumed and is_finished(resumed):
+            console.say(f"{resumed} is finished: nothing is left to do; give another --name to train anew")
+            return 0
+        with started(settings, resumed, console.progress) as begun:
+            folder = begun.folder
+            crossval_run(begun, privacy.command("medmambase-crossval", words), jobs, console.say)
+        first = run_folder.folds_of(folder)[0]
+        say_next(
+            ("classify images with all networks", pasted("medmambase-predict", folder, "images", "-o", "out.csv")),
+            ("see what the network of a fold looks at", pasted("medmambase-explain", first, "images")),
+            ("compare with another cross-validation", pasted("medmambase-compare", folder, "other")),
+        )
+        return 0
+
+    def interrupted() -> str:
+        saved = f"what the folds have done is saved in {folder}" if folder else "before a folder was created"
+        return f"interrupted: {saved}; the same command goes on"
+
+    return console.guarded("medmambase-crossval", act, where=lambda: folder, interrupted=interrupted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Let several networks predict together: the mean of their probabilities."""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmambase.model.classifier import Classifier
+from medmambase.model.frozen import FrozenNetwork
+from medmambase.model.network import MedMambaSE
+
+
+class Ensemble(Classifier):
+    """Several networks with the same classes and the same preparation of images, as one.
+
+    ``forward`` maps images (b, in_chans, h, w) to logits float32 (b, num_classes), whose softmax is
+    the mean of the networks' probabilities: each network's logits are divided by its own one of the
+    ``temperatures`` before. It can be neither trained nor saved, and has no maps.
+    """
+
+    def __init__(self, networks: Sequence[MedMambaSE | FrozenNetwork], temperatures: Sequence[float]) -> None:
+        first = networks[0]
+        super().__init__(first.config, first.classes, first.preprocessing, features_only=False)
+        self.networks = nn.ModuleList(networks)
+        self.temperatures = tuple(temperatures)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (b, in_chans, h, w) -> the logarithm of the mean probabilities (b,
+        num_classes)."""
+        found = [
+            F.log_softmax(network(image).float() / temperature, -1)
+            for network, temperature in zip(self.networks, self.temperatures, strict=True)
+        ]
+        # Added as logarithms: a probability that float32 cannot hold is then none that is 0.
+        return torch.logsumexp(torch.stack(found), 0) - math.log(len(found))
+
+    def for_prediction(self) -> "Ensemble":
+        """Make a copy of which each network only predicts; see ``MedMambaSE.for_prediction``."""
+        networks = [cast(MedMambaSE, network).for_prediction() for network in self.networks]
+        return Ensemble(networks, self.temperatures)

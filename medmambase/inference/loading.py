@@ -1,0 +1,85 @@
+"""Load what the folder of a run holds for prediction: its network, and what belongs to that; of a
+cross-validation the networks of all folds."""
+
+from pathlib import Path
+
+from medmambase.config import AboveZero, ConfigError
+from medmambase.data.manifest.folders import DataError
+from medmambase.files import read_json
+from medmambase.inference.ensemble import Ensemble
+from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import BEST, CALIBRATION, folds_of
+from medmambase.validation import check
+
+
+def load_network(run: Path) -> MedMambaSE:
+    """Load the best network of a run's folder, or a network's own folder. Raises WeightsError, and
+    DataError where there is no such folder, or it is that of a cross-validation."""
+    _check_folder(run)
+    if folds := folds_of(run):
+        raise DataError(
+            f"{run}: a cross-validation has a network for each fold, and this takes one; give the folder of a fold, "
+            f"such as {folds[0]}"
+        )
+    return MedMambaSE.load(run / BEST if (run / BEST).is_dir() else run)
+
+
+def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
+    """Load the best networks of all folds of a cross-validation, each with its own temperature;
+    ``calibrated``: as ``temperature_of`` takes it.
+
+    Raises DataError where a fold has no network yet, or one that does not fit the others,
+    WeightsError where one is damaged, and what ``temperature_of`` raises.
+    """
+    folds, networks = folds_of(folder), []
+    for fold in folds:
+        if not (fold / BEST).is_dir():
+            raise DataError(
+                f"{folder}: {fold.name} has no network yet; start the command that began the cross-validation again, "
+                f"which goes on with it"
+            )
+        network = MedMambaSE.load(fold / BEST)
+        first = networks[0] if networks else network
+        if (network.classes, network.preprocessing) != (first.classes, first.preprocessing):
+            raise DataError(
+                f"{folder}: the network of {fold.name} has other classes, or takes other images, than that of "
+                f"{folds[0].name}; restore its folder"
+            )
+        networks.append(network)
+    return Ensemble(networks, [temperature_of(fold, calibrated) for fold in folds])
+
+
+def run_of(folder: Path) -> Path:
+    """Return the run's folder, also where that of its network, ``best``, is given: what lies there
+    belongs to that network."""
+    return folder if (folder / BEST).is_dir() or folder.resolve().name != BEST else folder.parent
+
+
+def temperature_of(folder: Path, calibrated: bool | None) -> float:
+    """Read the temperature of a run; 1 with ``calibrated=False``, and with None where there is
+    none. Raises DataError for a damaged file, and ConfigError where ``calibrated=True`` finds
+    none."""
+    found = None if calibrated is False else _temperature(run_of(folder) / CALIBRATION)
+    if calibrated and found is None:
+        raise ConfigError(
+            f"{folder} has no {CALIBRATION}, because the run had no validation images, so probabilities cannot be "
+            f"calibrated; leave out calibrated (--calibrated)"
+        )
+    return found or 1.0
+
+
+def _temperature(path: Path) -> float | None:
+    try:
+        if not path.is_file():
+            return None
+        found: float = check("temperature", read_json(path)["temperature"], AboveZero, ConfigError)
+        return found
+    except (OSError, ValueError, LookupError, TypeError) as error:  # ConfigError is a ValueError
+        raise DataError(
+            f"{path}: contains no temperature ({error}); medmambase-evaluate {path.parent} writes it again"
+        ) from error
+
+
+def _check_folder(run: Path) -> None:
+    if not run.is_dir():
+        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")

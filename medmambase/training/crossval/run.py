@@ -1,0 +1,230 @@
+"""Cross-validate, from settings to the report: cut the images into folds, train each, and put
+together what they have predicted of the images that they have not learned from."""
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medmambase import run_folder
+from medmambase.config import ConfigError
+from medmambase.data.decoded.image_set import Progress, no_progress
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.sources import read_images
+from medmambase.data.manifest.splits import complete
+from medmambase.data.pseudonyms import Pseudonyms
+from medmambase.distributed import ALONE
+from medmambase.evaluation import pooling
+from medmambase.evaluation.metrics import Metrics, as_medmnist
+from medmambase.evaluation.predictions import MetricsError
+from medmambase.evaluation.report import of_a_crossval, report, results
+from medmambase.evaluation.report.headline import headline
+from medmambase.evaluation.report.summary import benchmark, figure, over_folds, summary
+from medmambase.machine import choose_device
+from medmambase.plural import count_of
+from medmambase.privacy import last_name
+from medmambase.settings import Settings, is_run_of
+from medmambase.tables import of_cell, table
+from medmambase.training import session
+from medmambase.training.crossval.processes import places, train_folds
+from medmambase.training.loop import TrainingError
+from medmambase.training.run import duplicates_of, is_finished, make_plan, name_of
+from medmambase_kernels import use_backend
+
+COLUMNS = ("path", "label", "patient", "fold")
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Crossval:
+    """A cross-validation that is ready to be trained, its folder locked by this process. ``cut``:
+    the images as each fold divides them; ``device``: where nobody chose one for each fold;
+    ``resumes`` if it was started before."""
+
+    settings: Settings
+    folder: Path
+    cut: tuple[Manifest, ...]
+    device: torch.device
+    resumes: bool
+
+
+def latest(settings: Settings) -> Path | None:
+    """Return the newest cross-validation of these settings, finished or not; None where there is
+    none."""
+    found = run_folder.existing(Path(settings.runs), name_of(settings))
+    return next((folder for folder in found if is_run_of(folder, settings, run_folder.CROSSVAL)), None)
+
+
+@contextmanager
+def started(settings: Settings, resumed: Path | None, progress: Progress = no_progress) -> Iterator[Crossval]:
+    """Check all settings, then create the folder, or continue ``resumed``; inside the context, the
+    folder is locked. ``progress`` wraps what takes long, as tqdm does. Raises what
+    ``training.run.started`` raises, with nothing made."""
+    if not settings.data:
+        raise ConfigError("give a folder of images, or a CSV: a cross-validation cuts them into folds")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("torchrun has started this; a cross-validation starts its own processes, see --jobs")
+    device = choose_device(settings.device, "--device")
+    cut = _cut(settings, progress)
+    begins = [
+        fold for fold in range(settings.folds)
+        if not resumed or not session.has_begun(run_folder.folds_of(resumed)[fold])
+    ]  # fmt: skip  # one sentence
+    with use_backend(settings.backend or "auto"):
+        for fold in begins[:1]:  # what is wrong with the settings is wrong with those of any fold
+            make_plan(replace(settings, fold=fold), device, ALONE, None, progress, cut[fold])
+    folder = resumed or run_folder.create(Path(settings.runs), name_of(settings))
+    with run_folder.held(folder):
+        yield Crossval(settings, folder, cut, device, resumes=resumed is not None)
+
+
+def crossval_run(begun: Crossval, command: str, jobs: int | None, say: Say) -> Metrics:
+    """Train all folds that are not finished, and write the report; all into the folder of the
+    cross-validation. Returns the figures of all test images together, each predicted by the
+    networks that have not learned from it.
+
+    ``command``: how it was started; ``jobs``: folds that are trained at a time, None to choose;
+    ``say`` gets lines for a person, which ``train.log`` keeps. Raises TrainingError where a fold
+    failed, when all others have ended; DataError where the images have changed; MetricsError,
+    FigureError, ReportError, RunFolderError or OSError where results cannot be read or written.
+    After Ctrl-C KeyboardInterrupt comes when all is saved: the same settings go on.
+    """
+    settings, folder = begun.settings, begun.folder
+    called = _settle(begun)
+    shown = tuple(map(called.of_manifest, begun.cut))
+    say = run_folder.logged(folder / run_folder.LOG, say, called.shown, begun.cut[0].root)
+    say(f"run folder: {folder}")
+    session.write_command(folder, command, begun.resumes)
+    divided = _divided(settings, shown)
+    _write_parts(folder / run_folder.PARTS, divided, shown[0].classes)
+    folds = run_folder.folds_of(folder)
+    for number, fold in enumerate(folds):
+        if not (fold / run_folder.CONFIG).is_file():
+            fold.mkdir(exist_ok=True)
+            session.write_settings(fold, replace(settings, fold=number), called)
+    at = places(settings, begun.device, jobs)
+    to_do = [fold for fold in folds if not is_finished(fold)]
+    say(f"data:       {count_of(len(divided.samples), 'image')}; {divided.method}")
+    if to_do:
+        say(f"processes:  {min(len(at), len(to_do))} at a time; {folds[0] / run_folder.LOG} tells of the first fold")
+    failed: list[Path] = []
+
+    def ended(fold: Path, problem: str | None) -> None:
+        try:
+            line = f"failed: {problem}" if problem else _worth(fold)
+        except MetricsError as error:
+            problem, line = str(error), f"failed: {error}"
+        say(f"{fold.name}: {line}")
+        failed.extend([fold] if problem else [])
+
+    for fold in folds:
+        if fold not in to_do:
+            ended(fold, None)
+    train_folds(to_do, settings, at, command, ended)
+    if failed:
+        raise TrainingError(
+            f"{folder}: {count_of(len(failed), 'fold')} of {len(folds)} failed, for the reasons above; once they are "
+            f"put right, the same command goes on with {'it' if len(failed) == 1 else 'them'}"
+        )
+    read = [pooling.of_fold(fold) for fold in folds]
+    predictions = pooling.pooled([one for one, _ in read], divided)
+    results.note_access(folder, last_name(settings.data or ""), len(predictions.names), command)
+    every = [one for _, one in read]
+    published = Path(settings.data or "").suffix.casefold() == ".npz"
+    metrics = of_a_crossval.write(folder, folds, predictions, every, divided, published)
+    say(f"\n{over_folds(pooling.over_folds(every, divided.together))}")
+    what = "all networks together" if divided.together else "all folds"
+    say(f"\n{summary(metrics, what)}\n{headline(metrics).sentence}")
+    if published:
+        say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
+    say(f"\nnetworks: {folder}, which predicts with all of them")
+    say(f"report: {report.write_report(folder).resolve()}")
+    return metrics
+
+
+def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
+    """The images as each fold divides them."""
+    found = read_images(
+        Path(settings.data or ""), runs=Path(settings.runs), group_regex=settings.group_regex,
+        group_column=settings.group_column, class_names=settings.class_names,
+    )  # fmt: skip  # by idea
+    find = duplicates_of(settings, progress)
+    groups = find([sample for sample in found.samples if sample.split != "test"]) if find else []
+    return tuple(
+        complete(
+            found, settings.seed_of_splits, folds=settings.folds, fold=fold, allow_leak=settings.allow_leak,
+            duplicates=(lambda pool: groups) if find else None,
+        )
+        for fold in range(settings.folds)
+    )  # fmt: skip  # one argument list
+
+
+def _settle(begun: Crossval) -> Pseudonyms:
+    """The pseudonyms of the patients, the same in all folds: a new cross-validation draws their
+    key, and writes its settings."""
+    folder, settings = begun.folder, begun.settings
+    if begun.resumes:
+        if run_folder.read_private(folder) is None:
+            raise run_folder.RunFolderError(
+                f"{folder / run_folder.PRIVATE}: is not there, and the pseudonyms of all folds are made with the key "
+                f"in it; restore it, or start anew with another --name"
+            )
+        called = Pseudonyms.of_run(folder)
+        assert called is not None  # None is what that file's absence gives
+        return called
+    called = Pseudonyms.new(settings.plain_patients)
+    session.write_settings(folder, settings, called, run_folder.CROSSVAL)
+    return called
+
+
+def _divided(settings: Settings, cut: tuple[Manifest, ...]) -> pooling.Division:
+    """How the images are divided: where all folds are tested on the same ones, the data have a test
+    split of their own."""
+    samples = cut[0].samples
+    tested = [{sample.name for sample in manifest.split("test")} for manifest in cut]
+    together = tested[0] == tested[1]
+    held_out = [manifest.split("val" if together else "test") for manifest in cut]
+    fold_of: dict[str, int | None] = {sample.name: fold for fold, part in enumerate(held_out) for sample in part}
+    by = cut[0].method.partition(" by ")[2].partition(",")[0]  # what no fold separates
+    rest = (
+        "is the validation set of the network that learns from the others, and all networks are tested on the test set "
+        "in the data"
+        if together
+        else "is tested by the network that learns from the others, of which 15 % are its validation set"
+    )
+    method = f"{settings.folds} folds by {by}, stratified, seed {settings.seed_of_splits}; each {rest}"
+    return pooling.Division(samples, method, fold_of | dict.fromkeys(tested[0] if together else ()))
+
+
+def _write_parts(path: Path, divided: pooling.Division, classes: tuple[str, ...]) -> None:
+    """Write which fold each image is held out of. Raises DataError where that is not what was
+    written when the cross-validation began."""
+    rows = sorted(
+        (sample.name, classes[sample.label], sample.patient, "test" if fold is None else str(fold))
+        for sample, fold in ((sample, divided.fold_of[sample.name]) for sample in divided.samples)
+    )
+    if not path.is_file():
+        run_folder.write_text(path, table(COLUMNS, rows))
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        before = {tuple(map(of_cell, row)) for row in csv.reader(file)} - {COLUMNS}
+    if changed := sorted({row[0] for row in before ^ set(rows) if row}):
+        raise DataError(
+            f"{path}: {count_of(len(changed), 'image is', 'images are')} not as when the cross-validation began, "
+            f"such as {changed[0]}; put the images back, or start anew with another --name"
+        )
+
+
+def _worth(fold: Path) -> str:
+    """What a finished fold is worth, in one line."""
+    _, found = pooling.of_fold(fold)
+    of = "" if found.patients is None else f" of {count_of(found.patients, 'patient')}"
+    return (
+        f"{count_of(found.images, 'test image')}{of}, balanced accuracy {figure(found.figures['balanced_accuracy'])}, "
+        f"AUC {figure(found.figures['auc'])}"
+    )

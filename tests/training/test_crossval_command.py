@@ -1,0 +1,141 @@
+"""A cross-validation by its command: what fails, what is refused, and what the folds share."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_crossval import PATIENTS, here, rows, write_scans, write_start
+
+import medmambase
+from medmambase import run_folder
+from medmambase.commands import crossval, evaluate
+from medmambase.commands.crossval_flags import parse
+from medmambase.config import ConfigError
+from medmambase.data.pseudonyms import PSEUDONYM
+from medmambase.evaluation.pooling import of_fold
+from medmambase.evaluation.predictions import read_predictions
+from medmambase.run_folder import RunFolderError
+from medmambase.settings import of_crossval, resolve
+from medmambase.training.crossval import run as crossvals
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scans(tmp_path_factory.mktemp("data") / "bilder ü")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_a_fold_that_fails_is_tried_again_and_all_are_tested_together_where_the_data_have_a_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails = {"fold-0"}
+    (tmp_path / "start").mkdir()
+    data = write_scans(tmp_path / "scans" / "train").parent
+    write_scans(data / "test", first=100)
+
+    def some(folds: Sequence[Path], *others: Any) -> None:
+        here([fold for fold in folds if fold.name not in fails], *others)
+        for fold in folds:
+            if fold.name in fails:
+                others[-1](fold, "the reason")
+
+    monkeypatch.setattr(crossvals, "train_folds", some)
+    words = [str(data), "--weights", str(write_start(tmp_path / "start")), "--runs", str(tmp_path), "--name", "b"]
+    words += ["--folds", "2", "--epochs", "1", "--batch-size", "4", "--image-size", "16", "--group-regex", r"(\d+)_"]
+    words += ["--device", "cpu", "--backend", "torch"]
+    assert crossval.main(words) == 1
+    shown = capsys.readouterr()
+    assert "fold-0: failed: the reason\n" in shown.out and "fold-1: 32 test images of 16 patients" in shown.out
+    assert "b-001: 1 fold of 2 failed, for the reasons above" in shown.err and len(shown.err.splitlines()) == 1
+    fails.clear()
+    folder = tmp_path / "b-001"
+    begun = (folder / "folds.csv").read_bytes()
+    (folder / "folds.csv").write_bytes(begun.replace(b"cyst/1_0.png", b"cyst/1_9.png"))
+    assert crossval.main(words) == 3
+    said = capsys.readouterr().err
+    assert "folds.csv: 2 images are not as when the cross-validation began, such as train/cyst/1_0.png; put" in said
+    (folder / "folds.csv").write_bytes(begun)
+    assert crossval.main([*words, "--cache", "disk"]) == 0  # which changes no result
+    said = capsys.readouterr().out
+    assert said.index("fold-1: 32 test images") < said.index("fold-0: 32 test images")
+    assert "all networks together: accuracy" in said and [path.name for path in tmp_path.glob("b-*")] == ["b-001"]
+
+    found = read_predictions(folder / "test" / "predictions.csv")
+    folds = run_folder.folds_of(folder)
+    each = [of_fold(fold)[0] for fold in folds]
+    assert found.names == each[0].names and len(found.names) == 32
+    assert np.allclose(found.probabilities, (each[0].probabilities + each[1].probabilities) / 2, atol=1e-12)
+    held_out = Counter(row["fold"] for row in rows(folder / "folds.csv"))
+    assert sorted(held_out.values()) == [16, 17, 33] and held_out["test"] == 33
+    assert "all tested on the same test images" in (folder / "report.html").read_text(encoding="utf-8")
+
+    kept = [tomllib.loads((one / "do_not_share.toml").read_text(encoding="utf-8")) for one in (folder, *folds)]
+    assert len({one["key"] for one in kept}) == 1
+    assert all(map(PSEUDONYM.fullmatch, found.patients)) and len(set(found.patients)) == 2 * PATIENTS
+    patients = [{row["patient"] for row in rows(fold / "splits.csv")} for fold in folds]
+    assert patients[0] == patients[1] >= set(found.patients) and len(patients[0]) == 4 * PATIENTS
+
+    assert evaluate.main([str(folder), str(data), "--device", "cpu", "--group-regex", r"(\d+)_"]) == 0
+    assert "note: tested on its test split: 32 images\n" in capsys.readouterr().out
+    again = read_predictions(folder / "evaluations" / "scans-001" / "predictions.csv")
+    assert np.abs(again.probabilities - found.probabilities).max() < 1e-5 and not again.leaked.any()
+    assert crossval.main(words) == 0
+    assert "b-001 is finished: nothing is left to do; give another --name" in capsys.readouterr().out
+
+
+def test_what_cannot_be_cross_validated_is_one_line(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo.toml").write_text("demo = true\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for words, code, said in (
+        ([], 2, "give a folder of images, or a CSV"),
+        (["nowhere"], 3, "nowhere: there is no such file or folder"),
+        ([str(scans), "--folds", "0"], 2, "--folds is 0; a cross-validation has at least 2"),
+        ([str(scans), "--folds", "1"], 2, "--folds is 1; a cross-validation has at least 2"),
+        ([str(scans), "--folds", "99"], 3, "--folds is 99, but no class has more than 17 images"),
+        ([str(scans), "--group-regex", "(cyst|solid)"], 3, "--folds is 5, but there are only 2 patients"),
+        (["--config", "demo.toml"], 2, "--demo makes its own images, with a test split of their own"),
+        ([str(scans), "--device", "toaster"], 2, "--device toaster cannot be used"),
+    ):
+        assert crossval.main(words) == code
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert crossval.main([str(scans)]) == 2 and "its own processes, see --jobs" in capsys.readouterr().err
+    for given, message in (({"fold": 1}, "--fold is 1, and"), ({"jobs": 0}, "jobs is 0"), ({"demo": True}, "--demo")):
+        with pytest.raises(ConfigError, match=message):
+            medmambase.crossval(scans, **given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.toml"]
+
+
+def test_without_the_key_of_its_pseudonyms_none_goes_on(tmp_path: Path) -> None:
+    begun = crossvals.Crossval(resolve({"data": "x", "folds": 2}), tmp_path, (), torch.device("cpu"), resumes=True)
+    with pytest.raises(RunFolderError, match=r"do_not_share\.toml: is not there, and the pseudonyms of all folds"):
+        crossvals.crossval_run(begun, "", None, lambda line: None)
+
+
+def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("fold = 2\nfolds = 3\nepochs = 7\n", encoding="utf-8")
+    given, read, jobs = parse(["scans", "--jobs", "3", "--batch-size", "4", "--config", str(file)])
+    assert (given, read, jobs) == ({"data": "scans", "batch_size": 4}, file, 3)
+    settings = of_crossval(given, read)
+    assert (settings.folds, settings.fold, settings.training.epochs) == (3, 0, 7)
+    assert of_crossval({"data": "scans"}).folds == 5 and of_crossval({"data": "x", "folds": 4}, file).folds == 4
+    for words, said in (
+        (["x", "--fold", "1"], "there is no flag --fold; the nearest is --folds"),
+        (["x", "--jobs", "0"], "--jobs: '0' is not a whole number of at least 1"),
+        (["x", "y"], "give one DATA only; 'y' is a second one"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert said in capsys.readouterr().err

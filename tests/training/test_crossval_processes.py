@@ -1,0 +1,127 @@
+"""Folds in processes of their own: some at a time, each told what it needs, and asked to end when
+the others' process does. A small program stands in the place of the training."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import PATIENCE
+
+from medmambase.settings import Settings, resolve
+from medmambase.training.crossval import fold as program
+from medmambase.training.crossval import processes
+from medmambase.training.crossval.processes import places, train_folds
+
+PROGRAM = """
+import json, os, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+(folder / "told.json").write_text(json.dumps(sys.argv[2:]), encoding="utf-8")
+if folder.name == "fold-1":
+    print("much before", file=sys.stderr)
+    raise OSError("data: ü cannot be read")
+if folder.name == "fold-2":
+    sys.exit(7)
+if (folder / "wait").exists():
+    assert os.read(0, 1) == b""
+    (folder / "ended").touch()
+"""
+
+
+@pytest.fixture
+def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    (tmp_path / "fold_that_stands_in.py").write_text(PROGRAM, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(processes, "FOLD", "fold_that_stands_in")
+    found = [tmp_path / "läufe 1" / f"fold-{number}" for number in range(4)]
+    for fold in found:
+        fold.mkdir(parents=True)
+    return found
+
+
+def settings(**given: object) -> Settings:
+    return resolve({"data": "scans ü", "folds": 4, **given})
+
+
+def test_a_fold_that_fails_is_told_with_its_last_line_and_the_others_go_on(folds: list[Path]) -> None:
+    ended: dict[str, str | None] = {}
+    train_folds(
+        folds, settings(cache="disk"), (None, "cuda:1"), "the command",
+        lambda fold, problem: ended.setdefault(fold.name, problem),
+    )  # fmt: skip  # one argument list
+    assert ended == {
+        "fold-0": None,
+        "fold-1": "data: ü cannot be read",
+        "fold-2": "its process ended with exit code 7",
+        "fold-3": None,
+    }
+    told = [json.loads((fold / "told.json").read_text(encoding="utf-8")) for fold in folds]
+    changed = [json.loads(one[0]) for one in told]
+    assert {one[1] for one in told} == {"the command"}
+    assert all(one["data"] == "scans ü" and one["cache"] == "disk" for one in changed)
+    assert ["device" in one for one in changed[:2]] == [False, True] and changed[1]["device"] == "cuda:1"
+
+
+def test_whatever_ends_the_first_process_the_others_are_asked_to_end_and_waited_for(
+    folds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fold in folds:
+        (fold / "wait").touch()
+    at_once: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        at_once.append(sum((fold / "told.json").is_file() for fold in folds))
+        if at_once[-1] == 2:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    monkeypatch.setattr(processes, "time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(KeyboardInterrupt):
+        train_folds([folds[0], folds[3], folds[2]], settings(), (None, None), "", lambda fold, problem: None)
+    assert [(fold / "ended").is_file() for fold in folds] == [True, False, False, True]
+    assert max(at_once) == 2 and not (folds[2] / "told.json").exists()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_fold_ends_as_one_that_is_asked_to_when_its_input_does(
+    ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def read(*_: object) -> bytes:
+        if not ends:
+            threading.Event().wait(PATIENCE)
+        return b""
+
+    @contextmanager
+    def started(*_: object) -> Iterator[None]:
+        deadline = time.monotonic() + PATIENCE
+        while ends and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield
+
+    monkeypatch.setattr(program, "os", SimpleNamespace(read=read))
+    monkeypatch.setattr(program, "of_run", lambda *_: None)
+    monkeypatch.setattr(program, "started", started)
+    monkeypatch.setattr(program, "train_run", lambda run, command, *_: trained.append(command))
+    assert program.main([str(tmp_path), "{}", "the command"]) == (130 if ends else 0)
+    assert trained == ([] if ends else ["the command"])
+
+
+def test_folds_share_processors_or_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cpu, gpu, plain = torch.device("cpu"), torch.device("cuda"), settings()
+    chosen = replace(plain, device="cuda:1")
+    assert places(plain, cpu, None) == [None] * 3 and places(plain, cpu, 9) == [None] * 4
+    assert places(plain, gpu, None) == ["cuda:0", "cuda:1"] and places(chosen, gpu, None) == [None]
+    assert places(plain, gpu, 3) == ["cuda:0", "cuda:1", "cuda:0"] and places(chosen, gpu, 2) == [None] * 2
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert places(plain, gpu, None) == [None]
