@@ -31,7 +31,8 @@ def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
     Raises DataError where a fold has no network yet, or one that does not fit the others,
     WeightsError where one is damaged, and what ``temperature_of`` raises.
     """
-    folds, networks = folds_of(folder), []
+    folds = folds_of(folder)
+    networks: list[MedMambaSE] = []
     for fold in folds:
         if not (fold / BEST).is_dir():
             raise DataError(

@@ -101,7 +101,7 @@ def test_a_fold_ends_as_one_that_is_asked_to_when_its_input_does(
         return b""
 
     @contextmanager
-    def started(*_: object) -> Iterator[None]:
+    def started(*_: object, patience: float) -> Iterator[None]:
         deadline = time.monotonic() + PATIENCE
         while ends and time.monotonic() < deadline:
             time.sleep(0.01)
