@@ -3,6 +3,7 @@
 import threading
 import time
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import fuzz_inputs
-from fuzz_inputs import Job, damaged, outcome, whole_files
+from fuzz_inputs import Job, counted, damaged, outcome, whole_files
 from fuzz_readers import KINDS
 
 
@@ -110,3 +111,9 @@ def misbehave(job: Job, numbers: range, wire: Any) -> None:
             (job.images.parent / "hung").touch()
             threading.Event().wait()
         wire.send((number, "LET THROUGH KeyError: 'a'" if number == 7 else "image", 0.01, 1))
+
+
+def test_what_became_of_the_files_is_counted() -> None:
+    kinds = Counter({"settings": 3, "ConfigError: : is not TOML": 4, "DataError: : x": 1, "DIED with 1": 2})
+    kinds |= {"LET THROUGH": 5, "HUNG for 20 s": 6}
+    assert counted(kinds) == ("21 mutated, 5 refused in one line, 3 accepted, 5 tracebacks, 6 hangs, 2 processes died")

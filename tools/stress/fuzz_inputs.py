@@ -157,6 +157,20 @@ class _Worker:
         return _Worker(self.job, self.numbers[1:])
 
 
+def counted(kinds: Counter[str]) -> str:
+    """Say how many files were mutated, and what became of them."""
+
+    def of(pattern: str) -> int:
+        return sum(count for kind, count in kinds.items() if re.match(pattern, kind))
+
+    died, refused = of("DIED"), of(r"\w+Error: ")
+    accepted = kinds.total() - refused - of("LET THROUGH|HUNG|DIED")
+    return (
+        f"{kinds.total()} mutated, {refused} refused in one line, {accepted} accepted, {of('LET THROUGH')} tracebacks, "
+        f"{of('HUNG')} hangs{f', {died} processes died' if died else ''}"
+    )
+
+
 def hunt(job: Job, every: range, workers: int, patience: float) -> dict[int, str]:
     """Read the files of these numbers, print the counts, and return what was found, by number."""
     kinds: Counter[str] = Counter()
@@ -195,6 +209,7 @@ def hunt(job: Job, every: range, workers: int, patience: float) -> dict[int, str
     took = time.monotonic() - started
     for kind, count in kinds.most_common():
         print(f"{count:7}  {kind}")
+    print(f"{job.kind}: {counted(kinds)}; peak memory {peak[0]} MB")
     print(
         f"{job.kind}: {sum(kinds.values())} files in {took:.0f} s, {len(found)} findings; slowest {slowest[0]:.2f} s "
         f"(number {slowest[1]}); peak memory {peak[0]} MB (number {-peak[1]})",
