@@ -186,6 +186,7 @@ def test_the_folder_of_a_cross_validation_is_no_run_and_its_folds_are(
     # Its pictures are no images of a class where somebody's runs lie among the data.
     data = Path(shutil.copytree(scans, tmp_path / "data"))
     shutil.copytree(copied, data / "old runs" / "a-001")
+    Image.effect_noise((16, 16), 50).save(data / "old runs" / "a-001" / "test" / "roc.png")
     assert read_images(data).classes == ("cyst", "solid")
 
 
