@@ -1,9 +1,9 @@
 """MedMambaSE for medical ultrasound images, on kernels that need no compiler.
 
 ``train`` trains a run, ``crossval`` one for each fold of the images, and ``Predictor`` predicts
-with them; the network and its presets are here, too. The kernels are also importable alone, from
-``medmambase_kernels``. A name is brought from its module when it is first asked for: what says why
-PyTorch does not load must not load it.
+with them; ``pretrain`` learns weights to start from; the network and its presets are here, too. The
+kernels are also importable alone, from ``medmambase_kernels``. A name is brought from its module
+when it is first asked for: what says why PyTorch does not load must not load it.
 """
 
 from importlib import import_module, metadata
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medmambase.config import PRESETS, RECIPES, ModelConfig, Preprocessing, TrainConfig
     from medmambase.inference.predictor import Prediction, Predictor
     from medmambase.model.network import MedMambaSE
+    from medmambase.pretraining.python_api import PretrainRun, pretrain
     from medmambase.training.python_api import CrossvalRun, Run, crossval, train
     from medmambase_kernels import (
         SelectiveScan,
@@ -35,12 +36,14 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "PretrainRun",
     "Run",
     "SelectiveScan",
     "SqueezeExcite",
     "TrainConfig",
     "crossval",
     "describe_backend",
+    "pretrain",
     "selective_scan",
     "selective_scan_2d",
     "squeeze_excite",
@@ -53,6 +56,7 @@ _HOMES = {
         "medmambase.config": ("PRESETS", "RECIPES", "ModelConfig", "Preprocessing", "TrainConfig"),
         "medmambase.inference.predictor": ("Prediction", "Predictor"),
         "medmambase.model.network": ("MedMambaSE",),
+        "medmambase.pretraining.python_api": ("PretrainRun", "pretrain"),
         "medmambase.training.python_api": ("CrossvalRun", "Run", "crossval", "train"),
     }.items()
     for name in names

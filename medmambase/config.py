@@ -60,7 +60,7 @@ Positives = Annotated[tuple[Positive, ...], Field(min_length=1), _FromList]
 Widths = Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_widths), _FromList]
 
 
-class _Config:
+class Checked:
     """Check every field; read and write plain dictionaries."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Config):
+class ModelConfig(Checked):
     """The shape of a network.
 
     ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation
@@ -148,7 +148,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 @dataclass(frozen=True)
-class Preprocessing(_Config):
+class Preprocessing(Checked):
     """Define how an image file becomes the network's input; saved with the weights, so that
     prediction and training do the same.
 
@@ -167,7 +167,7 @@ class Preprocessing(_Config):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Config):
+class TrainConfig(Checked):
     """One training recipe. Learning rates are per step, ``warmup`` and ``patience`` in epochs
     (patience 0: never stop early).
 

@@ -30,6 +30,7 @@ EXPLANATIONS = "explanations"  # folders of medmambase-explain; EXPLAIN is the t
 CONFIG = "config.toml"  # the settings, to repeat the run or to go on with it
 DESCRIPTION = "config.json"  # what these settings became, and the outcome; in a network's folder: its architecture
 COMMAND = "command.txt"
+START = "start.json"  # which weights the network started from, and what those had learned from
 ENVIRONMENT = "env.json"
 DATA_REPORT = "data_report.json"
 SPLITS = "splits.csv"
@@ -42,6 +43,8 @@ CHECK_LOG = "check.log"  # of medmambase-check
 HISTORY = "metrics.csv"  # one row an epoch
 WEIGHTS = "model.safetensors"  # in BEST and LAST
 STATE = "state.safetensors"  # in LAST: all that is needed to resume
+PRETRAINED = "weights.safetensors"  # of medmambase-pretrain: a network without its head, to start from
+PRETRAINING = "pretraining.json"  # beside it: what was learned, in figures
 IMAGES = "images.csv"  # beside it: with it a refusal to resume can name the images that changed
 
 # Results. METRICS, CALIBRATED and MEDMNIST lie beside the PREDICTIONS that they are computed from.
@@ -59,6 +62,7 @@ FOLDS = "folds.json"  # the figures of each fold, and their means
 
 # Pictures, the report, and the model card.
 CURVES = "curves.png"
+PICTURES = "pictures.png"  # of medmambase-pretrain: inputs, targets and predictions
 CONFUSION, ROC, PR, RELIABILITY, MISTAKES = "confusion.png", "roc.png", "pr.png", "reliability.png", "mistakes.png"
 FAITHFULNESS, FAITHFULNESS_CURVES, GATES = "faithfulness.json", "faithfulness.png", "gates.png"  # in EXPLAIN
 SHEETS, SE_STAGES = "sheet_*.png", "se_stage*.png"  # in EXPLAIN, one for each number in place of the star

@@ -1,19 +1,14 @@
-"""Resolve a run's settings: flags win over a TOML file, the file over the recipe.
-
-A file holds one setting a line, named as its flag is: ``batch_size = 32`` is ``--batch-size 32``.
-There are no tables: nobody should need to know in which of them a setting stands.
-"""
+"""Resolve a run's settings: flags win over a TOML file, the file over the recipe."""
 
 import re
-import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
-from medmambase.privacy import names_folders
-from medmambase.run_folder import CONFIG, CROSSVAL, read_private
+from medmambase.run_folder import CONFIG, CROSSVAL
+from medmambase.settings_file import config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
@@ -33,8 +28,10 @@ _ABOUT = {
     "continues it.",
     CROSSVAL: "Every setting of a cross-validation. medmambase-crossval --config with this file continues it.",
 }
-_UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a path that are no UTF-8
-_EITHER = (("data", "demo"), ("weights", "model"))  # to give one of a pair by flag takes back the other of the file
+# To give one of a pair by flag takes back the other of the file; and why not both.
+DEFINED = ("model", "start", "the weights define the size of their network")
+_EITHER = (("data", "demo", "--demo makes its own images"), DEFINED)
+NONE, DRAWN = "none", "drawn"  # values of start that are no path
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Settings:
     everything else); ``splits`` a table that divides the images. ``keep_duplicates_together``: no
     split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
     patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
-    by pseudonyms.
+    by pseudonyms. ``start``: the weights to start from, NONE for new ones, or a path.
     """
 
     data: str | None = None
@@ -66,7 +63,7 @@ class Settings:
     on_bad: OnBad = "skip"
     in_chans: Channels = "auto"
     model: Preset | None = None
-    weights: str | None = None
+    start: str = NONE
     device: str | None = None
     backend: Engine | None = None
     runs: str = "runs"
@@ -76,6 +73,11 @@ class Settings:
     def network(self) -> ModelConfig:
         """Return the network to train without ``weights``; classes and channels are set later."""
         return self.training.model(PRESETS[self.model or "tiny"])
+
+    @property
+    def weights(self) -> str | None:
+        """The path of the weights to start from; None for new ones."""
+        return None if self.start == NONE else self.start
 
     def value(self, name: str) -> Any:
         """Return one setting, this class's own or its recipe's."""
@@ -94,23 +96,12 @@ class Settings:
     def private(self) -> dict[str, str]:
         """Return the settings that tell of folders or people: a run keeps them in a file of its own
         that is not passed on."""
-        paths = {name: getattr(self, name) for name in ("data", "splits", "weights", "runs")}
-        return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
+        return private_of(self.value)
 
     def to_toml(self, leave_out: Collection[str] = (), file: str = CONFIG) -> str:
         """Return the text of the ``file`` of a run, or of a cross-validation, with all of
         these settings but for those named in ``leave_out``."""
-        import tomli_w
-
-        lines = {name: self.value(name) for name in TYPES if name not in leave_out}
-        # TOML is Unicode: of the path of a folder whose name is none only its owner knows how to
-        # write it.
-        told = {
-            n: list(v) if isinstance(v, tuple) else v
-            for n, v in lines.items()
-            if v is not None and not _UNTEXT.search(str(v))
-        }
-        return f"# {_ABOUT[file]}\n\n{tomli_w.dumps(told)}"
+        return toml_of({name: self.value(name) for name in TYPES if name not in leave_out}, _ABOUT[file])
 
 
 _OWN = tuple(f.name for f in fields(Settings) if f.name != "training")
@@ -126,11 +117,6 @@ TYPES: dict[str, Any] = _annotations(limits=False)
 _WANTED = _annotations(limits=True)  # the same, with the limits that a value keeps to
 
 
-def flag(name: str) -> str:
-    """Return the flag of a setting."""
-    return "DATA" if name == "data" else f"--{name.replace('_', '-')}"
-
-
 def from_text(name: str, text: str) -> Any:
     """Convert what a person typed after a flag to the type of its setting. Raises ConfigError
     naming the flag."""
@@ -140,12 +126,7 @@ def from_text(name: str, text: str) -> Any:
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     """Combine ``flags``, which win, with ``file``, which wins over the recipe. Raises ConfigError
     naming the flag, or the file and its key, what was got and what is wanted."""
-    written = read(file) if file else {}
-    for pair in _EITHER:
-        _one_of_two(flags, pair, flag)
-        _one_of_two(written, pair, lambda name: f"{file}: {name}")
-        if any(_given(flags, name) for name in pair):
-            written = {name: value for name, value in written.items() if name not in pair}
+    flags, written = one_of_each(todays(flags), read(file, _WANTED) if file else {}, _EITHER, f"{file}: ")
     if "recipe" in written and flags.get("recipe", written["recipe"]) != written["recipe"]:
         raise ConfigError(
             f"--recipe is {flags['recipe']!r}, and {file} has recipe {written['recipe']!r}, whose other settings "
@@ -158,9 +139,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         own = (
             DEMO
             | ({} if "recipe" in given else DEMO_RECIPE)
-            | ({} if given.keys() & {"recipe", "model", "weights"} else DEMO_DEPTHS)
+            | ({} if given.keys() & {"recipe", "model"} or is_given(given, "start") else DEMO_DEPTHS)
         )
-        own |= {} if given.get("weights") else {"model": "nano"}
+        own |= {} if is_given(given, "start") else {"model": "nano"}
     recipe = given.get("recipe", "ultrasound")
     if recipe not in RECIPES:
         raise ConfigError(
@@ -184,8 +165,8 @@ def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
             f"{flag('fold')} is {flags['fold']!r}, and a cross-validation trains every fold; leave it out, or train "
             f"one with medmambase-train"
         )
-    written = read(file) if file else {}
-    if _given(flags, "demo") or (_given(written, "demo") and not _given(flags, "data")):
+    written = read(file, _WANTED) if file else {}
+    if is_given(flags, "demo") or (is_given(written, "demo") and not is_given(flags, "data")):
         raise ConfigError(
             "--demo makes its own images, with a test split of their own; give a cross-validation images to divide"
         )
@@ -197,21 +178,8 @@ def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
-    path = run / CONFIG
-    if not path.is_file():
-        what = "not a run folder: config.toml is missing" if run.is_dir() else "there is no such folder"
-        raise ConfigError(f"--resume {run}: {what}; give the folder of a run, such as runs/data-001")
-    settings = resolve({}, path)
-    changed = [name for name, value in flags.items() if name not in MAY_CHANGE and value != settings.value(name)]
-    differences = [
-        f"{flag(name)} is {flags[name]!r} and was {settings.value(name)!r}".replace("was None", "was not set")
-        for name in changed
-    ]
-    if changed:
-        raise ConfigError(
-            f"{run} was started with other settings: {'; '.join(differences)}; leave them out, or start a new "
-            f"run without --resume"
-        )
+    settings, flags = resolve({}, config_of(run)), todays(flags)
+    refuse_changes(run, flags, settings.value, MAY_CHANGE)
     for name, value in flags.items():
         settings = _set(settings, name, value, flag(name))
     return settings
@@ -228,58 +196,43 @@ def is_run_of(run: Path, settings: Settings, written: str = CONFIG) -> bool:
     return all(begun.value(name) == settings.value(name) for name in names)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file of settings, each of the type it must have; of a run's ``config.toml`` also
-    those that it keeps apart. Raises ConfigError naming the file."""
-    text = ""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a byte order mark in front
-        values = tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: there is no such file; give a TOML file of settings, or leave out --config"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and of too many brackets
-        line = re.search(r"line (\d+)", str(error))
-        backslash = line is not None and "\\" in text.splitlines()[int(line[1]) - 1]
-        advice = (
-            r"; put a path with backslashes in single quotes: data = 'C:\images'"
-            if backslash
-            else "; wanted lines such as batch_size = 32"
-        )
-        raise ConfigError(f"{path}: is not TOML ({error}){advice}") from error
-    private = read_private(path.parent) if path.name in (CONFIG, CROSSVAL) else None
-    values = {name: value for name, value in (private or {}).items() if name in TYPES} | values
-    for name, value in values.items():
-        if name not in TYPES:
-            if isinstance(value, dict):
-                raise ConfigError(
-                    f"{path}: [{name}] is a table; write settings outside tables, one a line, named like their "
-                    f"flags are: batch_size = 32"
-                )
-            raise ConfigError(f"{path}: there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
-    return {name: check(f"{path}: {name}", value, _WANTED[name], ConfigError) for name, value in values.items()}
+def is_given(values: Mapping[str, Any], name: str) -> bool:
+    """Return whether a setting asks for something."""
+    return values.get(name) not in ((None, NONE, DRAWN) if name == "start" else (None, False))
 
 
-def _given(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(name) not in (None, False)
+def one_of_each(
+    flags: Mapping[str, Any], written: Mapping[str, Any], pairs: Iterable[tuple[str, str, str]], file: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings given by flag and those of a file, without those that a flag excludes.
+    ``pairs``: two settings that exclude each other, and why.
 
-
-def _one_of_two(values: Mapping[str, Any], pair: tuple[str, str], shown: Callable[[str], str]) -> None:
-    if all(_given(values, name) for name in pair):
-        why = "--demo makes its own images" if "demo" in pair else "the weights define the size of their network"
-        left = pair[0] if "demo" in pair else pair[1]
-        raise ConfigError(f"{shown(left)} is {values[left]!r}, but {why}; leave out one of {' and '.join(pair)}")
+    Raises ConfigError where both are given by flag, or both in the file, whose messages begin with
+    ``file``.
+    """
+    kept = dict(written)
+    for one, other, why in pairs:
+        for values, shown in ((flags, flag), (kept, lambda name: f"{file}{name}")):
+            if is_given(values, one) and is_given(values, other):
+                raise ConfigError(f"{shown(one)} is {values[one]!r}, but {why}; leave out one of {one} and {other}")
+        if is_given(flags, one) or is_given(flags, other):
+            kept = {name: value for name, value in kept.items() if name not in (one, other)}
+    return dict(flags), kept
 
 
 def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
     if name not in TYPES:
         raise ConfigError(f"there is no setting {name!r}; the nearest is {nearest(name, TYPES)!r}")
     return settings.changed(name, check(shown, value, _WANTED[name], ConfigError))
+
+
+def check_start(start: str, shown: str) -> None:
+    """Raise ConfigError for weights that do not come with this version."""
+    if start == DRAWN:
+        raise ConfigError(
+            f"{shown} is {DRAWN!r}, and no weights come with this version; make them with medmambase-pretrain "
+            f"--drawn and give their folder, or give ./{DRAWN} for a file of that name"
+        )
 
 
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
@@ -291,6 +244,7 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
                 f"{shown(name)} is {settings.value(name)!r}, but --demo makes its own images, classes and splits; "
                 f"leave out one of {name} and demo"
             )
+    check_start(settings.start, shown("start"))
     if settings.folds == 1:
         raise ConfigError(f"{shown('folds')} is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):
@@ -321,5 +275,5 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     if settings.training.freeze != "none" and not settings.weights:
         raise ConfigError(
             f"{shown('freeze')} is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
-            f"--weights, or leave it out"
+            f"--start, or leave it out"
         )

@@ -30,11 +30,22 @@ BASE = (
 IMPORTS = (
     (
         "medmambase",
-        ("medmambase.config", "medmambase.model.*", "medmambase.inference.*", "medmambase.training.*", KERNELS),
+        (
+            "medmambase.config",
+            "medmambase.model.*",
+            "medmambase.inference.*",
+            "medmambase.training.*",
+            "medmambase.pretraining.*",
+            KERNELS,
+        ),
     ),
     ("medmambase.config", ("medmambase.validation",)),
     (
         "medmambase.settings",
+        ("medmambase.config", "medmambase.run_folder", "medmambase.settings_file", "medmambase.validation"),
+    ),
+    (
+        "medmambase.settings_file",
         ("medmambase.config", "medmambase.privacy", "medmambase.run_folder", "medmambase.validation"),
     ),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
@@ -56,7 +67,21 @@ IMPORTS = (
         (
             *BASE,
             "medmambase",
-            "medmambase.settings",
+            "medmambase.settings*",
+            "medmambase.training*",
+            "medmambase.inference*",
+            "medmambase.data*",
+            "medmambase.model*",
+            "medmambase.evaluation*",
+            KERNELS,
+        ),
+    ),
+    (
+        "medmambase.pretraining*",
+        (
+            *BASE,
+            "medmambase.settings*",
+            "medmambase.pretraining*",
             "medmambase.training*",
             "medmambase.inference*",
             "medmambase.data*",

@@ -20,8 +20,9 @@ import pytest
 from conftest import leave_out_pictures
 from house_source import ROOT
 
-from medmambase.commands import crossval_flags, train, train_flags
+from medmambase.commands import crossval_flags, pretrain_flags, train, train_flags
 from medmambase.data import phantom
+from medmambase.pretraining import settings as pretraining
 from medmambase.settings import of_crossval, resolve
 
 PAGES = (
@@ -118,6 +119,10 @@ def accept(words: Sequence[str]) -> None:
     elif program == "medmambase-crossval":
         given, file, _ = crossval_flags.parse(rest)
         of_crossval(given, file)
+    elif program == "medmambase-pretrain":
+        given, _, resumed = pretrain_flags.parse(rest)
+        if resumed is None:
+            pretraining.resolve(given)
     elif program.startswith("medmambase-"):
         with pytest.raises(Parsed):
             importlib.import_module(f"medmambase.commands.{program.removeprefix('medmambase-')}").main(rest)
@@ -223,7 +228,12 @@ def test_flags_in_sentences_exist(page: Path) -> None:
     known = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "medmambase/commands").glob("*.py"))
     known += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tools").rglob("*.py"))
     known += (ROOT / "kernels/medmambase_kernels/drop_in/__main__.py").read_text(encoding="utf-8")
-    flags = {option for group in train_flags.parser()._actions for option in group.option_strings}
+    flags = {
+        option
+        for command in (train_flags, pretrain_flags)
+        for group in command.parser()._actions
+        for option in group.option_strings
+    }
     for span in spans(page):
         for name in re.findall(r"^--[a-z-]+", span):
             assert name in flags or f'"{name}"' in known, f"{page.name}: there is no flag {name}"

@@ -131,7 +131,7 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
         ({"group_regex": "("}, "--group-regex is '(', which is not a valid regular expression"),
         (
             {"freeze": "backbone"},
-            "--freeze is 'backbone', but a new network has learned nothing to keep; give --weights",
+            "--freeze is 'backbone', but a new network has learned nothing to keep; give --start",
         ),
         ({"data": "x", "demo": True}, "leave out one of data and demo"),
     ],
@@ -238,6 +238,21 @@ def test_a_run_is_one_of_the_settings_that_it_was_started_with_and_of_no_others(
 def test_only_a_run_can_go_on(folder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--resume .*: {message}; give the folder of a run"):
         of_run(tmp_path / folder, {})
+
+
+def test_start_is_what_was_called_weights_before_and_none_is_no_start(tmp_path: Path) -> None:
+    assert resolve({"weights": "w"}) == resolve({"start": "w"}) == resolve({}, written(tmp_path, "weights = 'w'"))
+    assert train_flags.parse(["x", "--weights", "w"])[0] == train_flags.parse(["x", "--start", "w"])[0]
+    none = resolve({"start": "none", "model": "nano"})
+    assert (none.start, none.weights, none.model, resolve({}).start) == ("none", None, "nano", "none")
+    assert resolve({"start": "none"}, written(tmp_path, "weights = 'w'")).weights is None
+    assert 'start = "w"' in resolve({"weights": "w"}).to_toml()
+    for given, message in (
+        ({"weights": "v", "start": "w"}, "weights is the earlier name of start, and both are given"),
+        ({"start": "drawn", "model": "nano"}, "--start is 'drawn', and no weights come with this version; make them"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve(given)
 
 
 def test_every_setting_has_a_flag_but_those_of_a_published_network() -> None:

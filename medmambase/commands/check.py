@@ -21,7 +21,8 @@ from medmambase.evaluation.report import of_a_run
 from medmambase.evaluation.report.check_page import write_check_page
 from medmambase.plural import count_of
 from medmambase.privacy import without_paths
-from medmambase.settings import Settings, flag
+from medmambase.settings import Settings
+from medmambase.settings_file import flag
 from medmambase.training import session
 
 CLEAN, FOUND = 0, 1

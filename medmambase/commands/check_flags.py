@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from medmambase.commands.flags import Parser, new_parser
-from medmambase.settings import TYPES, Settings, flag, from_text, resolve
+from medmambase.settings import TYPES, Settings, from_text, resolve
+from medmambase.settings_file import flag
 
 SETTINGS = {
     "group_regex": 'regular expression that finds the patient in an image\'s path, such as "(patient\\d+)"',

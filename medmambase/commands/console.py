@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from medmambase.commands import guard
 from medmambase.config import ConfigError
+from medmambase.data.drawn_ahead import DrawingError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import ImageError
 from medmambase.distributed import RankError
@@ -28,7 +29,7 @@ from medmambase_kernels import BackendError
 EXIT_CODES: dict[type[Exception], int] = {
     TrainingError: 1, InferenceError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
     CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4, ReportError: 4,
-    torch.OutOfMemoryError: 4, MemoryError: 4, **guard.EXIT_CODES,
+    DrawingError: 4, torch.OutOfMemoryError: 4, MemoryError: 4, **guard.EXIT_CODES,
 }  # fmt: skip  # a table
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from medmambase.commands.flags import Parser, new_parser, positive
-from medmambase.commands.train_flags import add_settings, converted, read
-from medmambase.settings import FOLDS
+from medmambase.commands.setting_flags import converted, read
+from medmambase.commands.train_flags import add_run_settings
+from medmambase.settings import FOLDS, from_text
 
 OTHER = {
     "demo": None,
@@ -45,7 +46,7 @@ def parser() -> Parser:
         help="folds that are trained at the same time, each in a process of its own, which holds all images in memory "
         "(default: one for each processor, or for each GPU)",
     )
-    add_settings(found, OTHER)
+    add_run_settings(found, OTHER)
     return found
 
 
@@ -55,4 +56,4 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, int | None
     flag."""
     given = read(parser(), words)
     config, jobs = given.pop("config", None), given.pop("jobs", None)
-    return converted(given), config, jobs
+    return converted(given, from_text), config, jobs

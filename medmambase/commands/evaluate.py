@@ -34,7 +34,7 @@ from medmambase.run_folder import (
     TEST,
     VAL,
 )
-from medmambase.settings import flag
+from medmambase.settings_file import flag
 from medmambase.training import session
 
 DIFFERENT = 1

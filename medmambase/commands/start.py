@@ -19,6 +19,11 @@ def crossval() -> int:
     return _start("crossval")
 
 
+def pretrain() -> int:
+    """``medmambase-pretrain``."""
+    return _start("pretrain")
+
+
 def check() -> int:
     """``medmambase-check``."""
     return _start("check")

@@ -1,18 +1,18 @@
 """Define the flags of ``medmambase-train``: each is a setting of ``settings.py``, in groups, with
 its help text."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import MappingProxyType
+from typing import Any
 
 from medmambase.commands.flags import Parser, new_parser
+from medmambase.commands.setting_flags import AUTO, Auto, add_config_and_resume, add_settings, parse_settings
 from medmambase.config import RECIPES
-from medmambase.settings import TYPES, Settings, flag, from_text
+from medmambase.settings import TYPES, Settings, from_text
+from medmambase.settings_file import EARLIER
 
-Auto = Literal["auto"]
-AUTO: Auto = "auto"  # in the place of a folder: that of the last run of the same command
+__all__ = ["AUTO", "GROUPS", "parse", "parser"]
 
 # A setting that is of no group can be set in a file only: the blocks and depths that belong to one
 # published network.
@@ -48,8 +48,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "cache": "where to keep decoded images: in memory, or on disk for later runs too; off: decode at each use",
     },
     "network: initial weights": {
-        "weights": "start from a network of ours (runs/x-001/best), or from a MedMamba or MedMambaSE checkpoint "
-        "(.pth, .safetensors)",
+        "start": "weights to start from: none, or the path of what medmambase-pretrain learned (runs/pretrain-x-001), "
+        "of a network of ours (runs/x-001/best), or of a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)",
         "freeze": "layers to leave untrained: the patch embedding, or everything except the classifier",
     },
     "training: override the recipe": {
@@ -104,36 +104,14 @@ def parser() -> Parser:
         help="a folder with train/, val/ and test/, each with one folder per class; or a folder of class folders; "
         "a CSV (path,label,patient,split); a MedMNIST .npz; FETAL_PLANES_DB",
     )
-    found.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="read settings from a TOML file; the config.toml of a run repeats that run",
-    )
-    found.add_argument(
-        "--resume",
-        metavar="RUN|auto",
-        help="continue an interrupted run exactly where it stopped; auto: continue the last run of this same command, "
-        "or start the first one, as a cluster does when it starts a job again (a folder of that name: ./auto)",
-    )
-    add_settings(found)
+    add_config_and_resume(found)
+    add_run_settings(found)
     return found
 
 
-def add_settings(parser: argparse.ArgumentParser, other: Mapping[str, str | None] = MappingProxyType({})) -> None:
-    """Add a flag for each setting, in groups. ``other``: settings that the command has another help
-    for, and those (None) that it does not have."""
-    for title, settings in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name, usual in settings.items():
-            words = other.get(name, usual)
-            if words is None:
-                continue
-            if TYPES[name] is bool:
-                group.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=None, help=words)
-            else:
-                shown = "" if name in other else _default(name)
-                group.add_argument(flag(name), metavar=_metavar(name), help=f"{words}{shown}".strip())
+def add_run_settings(parser: Parser, other: Mapping[str, str | None] = MappingProxyType({})) -> None:
+    """Add a flag for each setting of a run, in groups. ``other``: as ``add_settings`` takes it."""
+    add_settings(parser, GROUPS, TYPES, Settings().value, {"recipe": tuple(RECIPES)}, EARLIER, other)
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Auto | None]:
@@ -143,41 +121,4 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, Path | Aut
     Raises ConfigError for an invalid value, and SystemExit, with code 2 and one line, for an
     unknown flag.
     """
-    reader = parser()
-    given = read(reader, words)
-    config, resume = given.pop("config", None), given.pop("resume", None)
-    if config and resume not in (None, AUTO):
-        reader.error(f"--resume takes its settings from {resume}; leave out --config {config}")
-    return (converted(given), config, resume if resume in (None, AUTO) else Path(resume))
-
-
-def read(reader: Parser, words: Sequence[str]) -> dict[str, Any]:
-    """Return what was given of the flags of ``reader``, by their names. Raises SystemExit for an
-    unknown flag and for a second DATA."""
-    reader.refuse_unknown(words)
-    options, rest = reader.parse_known_args(words)
-    if rest:
-        short = rest[0].startswith("-")
-        reader.error(f"there is no flag {rest[0]}" if short else f"give one DATA only; {rest[0]!r} is a second one")
-    return {name: value for name, value in vars(options).items() if value is not None}
-
-
-def converted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that were typed as flags, each of its type. Raises ConfigError."""
-    return {name: from_text(name, value) if isinstance(value, str) else value for name, value in given.items()}
-
-
-def _metavar(name: str) -> str:
-    wanted = TYPES[name]
-    wanted = (
-        next((part for part in get_args(wanted) if part is not NoneType), wanted)
-        if NoneType in get_args(wanted)
-        else wanted
-    )
-    choices = list(RECIPES) if name == "recipe" else get_args(wanted) if get_origin(wanted) is Literal else ()
-    return "|".join(choices) or {int: "N", float: "X"}.get(wanted, "TEXT")
-
-
-def _default(name: str) -> str:
-    value = Settings().value(name)
-    return "" if value is None else f" ({value:g})" if isinstance(value, float) else f" ({value})"
+    return parse_settings(parser(), words, from_text)

@@ -38,6 +38,10 @@ KINDS = {
     "across": ("pair of duplicates in different splits", "pairs of duplicates in different splits"),
     "conflicts": ("pair of duplicates of different classes", "pairs of duplicates of different classes"),
     "patients": ("patient in two splits", "patients in two splits"),
+    "seen": (
+        "image of val or test that the starting weights have learned from",
+        "images of val or test that the starting weights have learned from",
+    ),
 }  # a kind of finding -> one of it, several
 _MOST_SIZES = 12
 
@@ -70,7 +74,8 @@ class Audit:
     ``across``: duplicates in different splits; ``conflicts``: duplicates of different classes; of a
     group one pair for each two splits, or classes. ``patients`` who are in two splits -> split ->
     images. ``leaked``: the test images that have a duplicate, or images of their patient, in train
-    or val. ``sizes``, ``modes``: files by what they were before they were made to fit.
+    or val. ``sizes``, ``modes``: files by what they were before they were made to fit. ``seen``:
+    images of val and test that the weights to start from have learned from.
     """
 
     exact: tuple[tuple[str, ...], ...]
@@ -81,10 +86,14 @@ class Audit:
     leaked: frozenset[str]
     sizes: Counter[str]
     modes: Counter[str]
+    seen: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The findings as text, one a line, the worst first; empty if there are none."""
         found: list[str] = []
+        if self.seen:
+            shown = ", ".join(self.seen[:_MOST_LINES]) + (", ..." if len(self.seen) > _MOST_LINES else "")
+            found.append(f"images of val or test that the starting weights have learned from: {shown}")
         if self.patients:
             found.append(f"patients in two splits: {describe_leaks(self.patients)}")
         for kind, pairs in (
@@ -112,7 +121,7 @@ class Audit:
             "near": [list(group) for group in self.near], "across": [asdict(pair) for pair in self.across],
             "conflicts": [asdict(pair) for pair in self.conflicts],
             "patients": {patient: dict(splits) for patient, splits in self.patients.items()},
-            "leaked": sorted(self.leaked), "sizes": dict(self.sizes.most_common(_MOST_SIZES)),
+            "leaked": sorted(self.leaked), "seen": list(self.seen), "sizes": dict(self.sizes.most_common(_MOST_SIZES)),
             "other_sizes": sum(count for _, count in self.sizes.most_common()[_MOST_SIZES:]),
             "modes": dict(self.modes.most_common()),
         }  # fmt: skip  # the file's content
@@ -136,9 +145,10 @@ def duplicate_groups(facts: Sequence[Facts]) -> list[list[int]]:
     return _rows_of(contents, links)
 
 
-def audit(images: ImageSet, manifest: Manifest) -> Audit:
-    """Look for duplicates among decoded images, and for patients in two splits. Time and memory for
-    the comparison grow with the square of the number of images: 12,400 take seconds."""
+def audit(images: ImageSet, manifest: Manifest, seen: Collection[str] = ()) -> Audit:
+    """Look for duplicates among decoded images, for patients in two splits, and for images of val
+    and test among those, known by their digests, that other weights have ``seen``. Time and memory
+    for the comparison grow with the square of the number of images: 12,400 take seconds."""
     contents, links = _compared(images.facts)
     look = _Look(images, manifest.classes)
     same = [rows for rows in contents if len(rows) > 1]
@@ -165,8 +175,15 @@ def audit(images: ImageSet, manifest: Manifest) -> Audit:
         look.names(same), look.names(near), tuple(sorted(across, key=worst)), tuple(sorted(conflicts, key=worst)),
         patients, frozenset(images.samples[row].name for row in leaked),
         Counter(f"{facts.width} x {facts.height}" for facts in images.facts),
-        Counter(facts.mode for facts in images.facts),
+        Counter(facts.mode for facts in images.facts), _met(images, frozenset(seen)),
     )  # fmt: skip  # in the order of the fields
+
+
+def _met(images: ImageSet, seen: frozenset[str]) -> tuple[str, ...]:
+    """The names of images of val and test whose contents are among those seen; nobody is to be
+    tested on, or chosen by, what the weights began with."""
+    rows = zip(images.samples, images.facts, strict=True)
+    return tuple(sorted(sample.name for sample, facts in rows if sample.split != "train" and facts.digest in seen))
 
 
 class _Look:

@@ -11,6 +11,7 @@ from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.model.classifier import Classifier
+from medmambase.model.starting import read_origin
 from medmambase.plural import count_of
 from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, folds_of
 from medmambase.tables import of_cell
@@ -18,8 +19,8 @@ from medmambase.tables import of_cell
 
 @dataclass(frozen=True)
 class Examination:
-    """Images to test on, the names of those that a network was trained or selected on (or whose
-    patient was), unreadable files, and notes of one line each."""
+    """Images to test on, the names of those that a network, or the weights it started from, was
+    trained or selected on (or whose patient was), unreadable files, and notes of one line each."""
 
     images: ImageSet
     seen: frozenset[str]
@@ -32,7 +33,8 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
     run's test images (of a cross-validation those of all folds); else all images.
 
     Raises DataError for a class that the network does not know, where there is no image, and where
-    a file that tells what the network has seen is damaged.
+    a file that tells what the network has seen is damaged; WeightsError where that is the one which
+    tells what it started from.
     """
     runs = folds_of(run) or (run,)
     kept = Pseudonyms.of_run(runs[0])  # all folds have the same
@@ -82,21 +84,24 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
         if not path.is_file()
     ]
     if seen:
+        also = ", or as one of its starting weights" if read_origin(run) else ""
         notes.append(
             f"{count_of(len(seen), 'of these images has', 'of these images have')} the same pixels, or the same "
-            f"patient, as an image in train or val: results are given with and without such images"
+            f"patient, as an image in train or val{also}: results are given with and without such images"
         )
     return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
 
 
 def learned_from(run: Path) -> tuple[set[str], set[str]]:
     """Return what tells the images in a run's train and val: their pixels, as a hash, and their
-    patients, as the files of the run call them. Raises DataError for a damaged file."""
+    patients, as the files of the run call them. Among the pixels are those that the weights it
+    started from had learned from. Raises DataError or WeightsError for a damaged file."""
     pixels, patients = (
         _rows(path, column, {"split": "train"}) | _rows(path, column, {"split": "val"})
         for path, column in ((run / LAST / IMAGES, "pixels"), (run / SPLITS, "patient"))
     )
-    return pixels - {""}, patients - {""}
+    origin = read_origin(run)
+    return (pixels - {""}).union(origin.seen if origin else ()), patients - {""}
 
 
 def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:

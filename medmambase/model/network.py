@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import Block, ModelConfig, Odd, Preprocessing
-from medmambase.model import weights
+from medmambase.model import starting, weights
 from medmambase.model.batch_norm import count_batch
 from medmambase.model.classifier import Classifier
 from medmambase.model.frozen import FrozenNetwork
@@ -119,6 +119,43 @@ class MedMambaSE(Classifier):
         return network.eval()
 
     @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        *,
+        num_classes: int | None = None,
+        in_chans: int | None = None,
+        features_only: bool = False,
+        say: Callable[[str], object] = lambda line: None,
+    ) -> Self:
+        """Load learned weights into a network in evaluation mode; nothing is fetched.
+
+        ``source``: the folder or file that ``medmambase-pretrain`` wrote, a network's own folder
+        (``runs/x-001/best``), or a checkpoint of MedMamba or of the MedMambaSE notebook. Weights of
+        a pretraining have no head: give ``num_classes``, for a new one, or ``features_only``.
+        ``in_chans`` 1 (grey) or 3 (RGB), whatever the weights were learned with; None: the same.
+        ``say`` gets the account of matched, skipped and new keys.
+
+        Raises WeightsError where there is no such file, or it cannot be used.
+        """
+        path = Path(source)
+        if not path.exists():
+            raise weights.WeightsError(
+                f"{source}: there is no such file or folder, and no weights come with this version; give the folder "
+                f"that medmambase-pretrain wrote, a network's folder such as runs/data-001/best, or a checkpoint"
+            )
+        start = starting.read(path)
+        network = cls.start_from(
+            start.tensors, start.config, num_classes=num_classes, in_chans=in_chans, say=say, source=str(path),
+            features_only=features_only,
+        )  # fmt: skip  # what was asked for
+        if start.preprocessing is not None:
+            network.preprocessing = replace(start.preprocessing, channels=network.config.in_chans)
+        if len(start.classes) == network.config.num_classes:
+            network.classes = start.classes
+        return network
+
+    @classmethod
     def from_upstream(
         cls,
         source: Path | str | Mapping[str, Any],
@@ -162,9 +199,11 @@ class MedMambaSE(Classifier):
         in_chans: int | None = None,
         say: Callable[[str], object] = print,
         source: str = "the tensors",
+        features_only: bool = False,
     ) -> Self:
         """Start from tensors under upstream's names or our own, and the architecture that they
-        belong to; otherwise as ``from_upstream``. ``source`` names them in errors."""
+        belong to; otherwise as ``from_upstream``. ``source`` names them in errors. With
+        ``features_only`` the network has no head."""
         if block is not None and as_coded(block) != as_coded(config.block):
             raise weights.WeightsError(
                 f"{source}: these are weights of {config.block!r}, whose convolutions have another order than those of "
@@ -175,8 +214,8 @@ class MedMambaSE(Classifier):
             for key, value in (("block", block), ("num_classes", num_classes), ("in_chans", in_chans))
             if value is not None
         }
-        network = cls(replace(config, **changes))
-        new = weights.new_parts(tensors, config, block, num_classes)
+        network = cls(replace(config, **changes), features_only=features_only)
+        new = weights.new_parts(tensors, config, block, num_classes) | ({"head"} if features_only else set())
         matched, account = weights.match(network, tensors, config, source, new)
         network.load_state_dict(matched, strict=False)  # the parts in ``new`` keep what they were drawn with
         say(account)

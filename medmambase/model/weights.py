@@ -26,6 +26,7 @@ from medmambase.validation import check
 FORMAT = 1
 _HEAD = (("head.weight", 2), ("head.bias", 1))
 _WHOLE = "give the checkpoint of one whole network as it was saved"
+_TOGETHER = "the two files of a network belong together: restore both"
 
 
 class WeightsError(Exception):
@@ -72,7 +73,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
             )
         path = folder / WEIGHTS
         tensors = load(path.read_bytes())
-        _check_size(folder, config, tensors)
+        check_size(folder / DESCRIPTION, config, tensors, f"{WEIGHTS} holds")
         return tensors, config, classes, preprocessing
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: not there; a network's folder holds model.safetensors and config.json") from error
@@ -81,22 +82,23 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
         raise WeightsError(f"{path}: cannot be read ({error})") from error
 
 
-def _check_size(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError where ``config`` describes a far larger network than that of the tensors:
-    to build it could fill the memory."""
+def check_size(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], holds: str) -> None:
+    """Raise WeightsError where ``config``, from the file ``path``, describes a far larger network
+    than that of the tensors: to build it could fill the memory. ``holds``: what has the tensors,
+    and the verb."""
     blocks, held = sum(config.depths), sum(t.numel() for t in tensors.values())
     halves = [(depth, width // 2) for depth, width in zip(config.depths, config.dims, strict=True)]
     least = sum(depth * half * (half + config.state) for depth, half in halves)
     if blocks > len(tensors) or least + sum(config.gate_widths()) > held:
         raise WeightsError(
-            f"{folder / DESCRIPTION}: describes a network of {blocks} blocks and at least {least} weights, and "
-            f"{WEIGHTS} holds {held}; the two files of a network belong together: restore both"
+            f"{path}: describes a network of {blocks} blocks and at least {least} weights, and {holds} {held}; "
+            f"{_TOGETHER if path.name == DESCRIPTION else 'restore it'}"
         )
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Load tensors that must match exactly. Raises WeightsError naming the first that does not."""
-    own, whole = network.state_dict(), "the two files of a network belong together: restore both"
+    own, whole = network.state_dict(), _TOGETHER
     for key in sorted(own.keys() | tensors.keys()):
         wanted, found = (tuple(each[key].shape) if key in each else None for each in (own, tensors))
         if found is None and key.startswith("head."):
@@ -175,21 +177,6 @@ def _tensor(value: Any, name: str) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError) as error:  # text, dates, numbers of another byte order
         raise WeightsError(f"{name} is an array of {value.dtype}; floating-point numbers are wanted") from error
-
-
-def read_start(path: Path) -> tuple[dict[str, Tensor], ModelConfig]:
-    """Read tensors to start a training from and their architecture: of a network's own folder
-    (``best/``, or a file in it), or of an upstream checkpoint.
-
-    Raises WeightsError.
-    """
-    folder = path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
-    if not folder.is_dir():
-        return read_upstream(path)
-    if (folder / "best").is_dir():
-        raise WeightsError(f"{folder}: is the folder of a run; give one of its networks, such as {folder / 'best'}")
-    tensors, config, _, _ = read_folder(folder)
-    return tensors, config
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

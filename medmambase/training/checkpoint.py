@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 from pydantic import Field, StrictFloat, StrictInt, with_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from medmambase import run_folder
 from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
@@ -38,9 +38,17 @@ class CheckpointError(Exception):
     do."""
 
 
+@dataclass
+class Progress:
+    """How far a training has come: the part of a checkpoint that is no tensor."""
+
+    def check(self) -> None:
+        """Raise ValueError where its numbers contradict each other."""
+
+
 @with_config(OBJECT)
 @dataclass
-class State:
+class State(Progress):
     """Progress of a training: ``step`` steps of ``epoch`` are done, and ``epochs`` are finished.
 
     ``sums`` are those of the epoch in work: losses, hits, and weights of its images. ``seconds`` is
@@ -54,17 +62,26 @@ class State:
     epochs: list[Epoch] = field(default_factory=list)
     threads: Annotated[StrictInt, Field(ge=0)] = 0
 
+    def check(self) -> None:
+        """Raise ValueError where its numbers contradict each other."""
+        if self.epoch != len(self.epochs) + 1 or (self.step > 0) != (self.sums[2] > 0):
+            raise ValueError(f"epoch {self.epoch}, step {self.step} does not follow {len(self.epochs)} epochs")
+
+
+N = TypeVar("N", bound=nn.Module)
+P = TypeVar("P", bound=Progress)
+
 
 @dataclass
-class Learning:
+class Learning(Generic[N]):
     """A network, its optimiser and the average of its weights."""
 
-    network: MedMambaSE
+    network: N
     optimizer: torch.optim.Optimizer
-    average: Average | None
+    average: Average[N] | None
 
     @property
-    def judged(self) -> MedMambaSE:
+    def judged(self) -> N:
         """The network that is validated and saved: the average, where there is one."""
         return self.average.network if self.average else self.network
 
@@ -124,7 +141,11 @@ def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, proce
 
 
 def save(
-    folder: Path, learning: Learning, state: State, description: Mapping[str, Any], images: Mapping[str, ImageSet]
+    folder: Path,
+    learning: Learning[Any],
+    state: Progress,
+    description: Mapping[str, Any],
+    images: Mapping[str, ImageSet],
 ) -> None:
     """Write the state into ``folder`` atomically. Raises RunFolderError; the previous state then
     remains."""
@@ -144,9 +165,21 @@ def save(
 
 
 def load(
-    folder: Path, learning: Learning, description: Mapping[str, Any], images: Mapping[str, ImageSet]
+    folder: Path, learning: Learning[Any], description: Mapping[str, Any], images: Mapping[str, ImageSet]
 ) -> State | None:
-    """Load the state in ``folder`` into ``learning``; return None if there is none.
+    """Load the state of a training: see ``load_progress``."""
+    return load_progress(State, folder, learning, description, images)
+
+
+def load_progress(
+    kind: type[P],
+    folder: Path,
+    learning: Learning[Any],
+    description: Mapping[str, Any],
+    images: Mapping[str, ImageSet],
+) -> P | None:
+    """Load the state in ``folder``, of the kind that ``save`` was given, into ``learning``; return
+    None if there is none.
 
     Raises ConfigError or DataError, with the differences, where settings or images are not those
     that the training began with, and CheckpointError.
@@ -155,7 +188,7 @@ def load(
     from safetensors.torch import load as from_bytes
 
     path = folder / STATE
-    advice = "delete it to train from the beginning, or start a new run from best/ with --weights"
+    advice = "delete it to train from the beginning, or start a new run"
     try:
         content = path.read_bytes()
         words = _words(content)
@@ -168,9 +201,8 @@ def load(
             raise DataError(
                 f"{folder}: the images differ from those of the start: {_changes(folder / IMAGES, images)}; {_ADVICE}"
             )
-        state: State = check(f"{path}: state", words["state"], State, CheckpointError)
-        if state.epoch != len(state.epochs) + 1 or (state.step > 0) != (state.sums[2] > 0):
-            raise ValueError(f"epoch {state.epoch}, step {state.step} does not follow {len(state.epochs)} epochs")
+        state: P = check(f"{path}: state", words["state"], kind, CheckpointError)
+        state.check()
         learning.fill(from_bytes(content))
         return state
     except (FileNotFoundError, NotADirectoryError):
@@ -191,11 +223,21 @@ _ADVICE = "restore what changed, or start a new run"
 def position(folder: Path) -> tuple[int, int] | None:
     """Return the epoch and step from which the training in ``folder`` would resume; None if it
     would start from the beginning."""
+    state = progress_in(folder)
+    try:
+        return int(state["epoch"]), int(state["step"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def progress_in(folder: Path) -> dict[str, Any]:
+    """Return the state in ``folder`` as it was saved, without its tensors; {} where there is none,
+    or it cannot be read."""
     try:
         state = _words((folder / STATE).read_bytes())["state"]
-        return int(state["epoch"]), int(state["step"])
+        return state if isinstance(state, dict) else {}
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return {}
 
 
 def _words(content: bytes) -> dict[str, Any]:

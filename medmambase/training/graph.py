@@ -10,7 +10,7 @@ no result, and a training may be resumed with or without them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -140,11 +140,11 @@ def _held(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device)
 
 
-def _copies(learning: Learning) -> dict[str, Tensor]:
+def _copies(learning: Learning[Any]) -> dict[str, Tensor]:
     return {name: t.clone() for name, t in learning.tensors().items()}
 
 
-def _put_back(learning: Learning, before: Mapping[str, Tensor]) -> None:
+def _put_back(learning: Learning[Any], before: Mapping[str, Tensor]) -> None:
     """Give weights, statistics and moments their values back where they lie: a graph goes on to
     read and write there. Moments that came into being since begin at zero."""
     with torch.no_grad():
@@ -156,7 +156,7 @@ def _put_back(learning: Learning, before: Mapping[str, Tensor]) -> None:
 
 
 def _compared(
-    step: Step, learning: Learning, before: Mapping[str, Tensor], graphed: GraphedStep, rows: Tensor
+    step: Step, learning: Learning[Any], before: Mapping[str, Tensor], graphed: GraphedStep, rows: Tensor
 ) -> tuple[str | None, float]:
     """Take a step with and without its graph. Returns the first tensor of which not every bit is
     the same, and the seconds of the replay."""

@@ -110,7 +110,7 @@ def train(
     with (
         first_interrupt_waits() as interrupted,
         crew_of(course.device, ranks) as crew,
-        _repeatable(),
+        repeatable(),
         board(run / TENSORBOARD, state.epoch)
         if config.tensorboard and ranks.first
         else nullcontext(lambda epoch: None) as show,
@@ -236,7 +236,7 @@ def _figures(
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
     """Make cuDNN use deterministic algorithms; the kernels of this project always are
     deterministic."""
     cudnn = torch.backends.cudnn

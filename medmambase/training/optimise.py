@@ -5,7 +5,7 @@ Every default is in ``config.py``.
 
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,15 +108,18 @@ def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
     return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), 0.0).float()
 
 
-class Average:
+N = TypeVar("N", bound=nn.Module)
+
+
+class Average(Generic[N]):
     """The exponential moving average of a network's weights, as a network in evaluation mode.
 
     BatchNorm's running statistics are averaged like the weights: so they belong to weights of the
     same age. Its counter is copied.
     """
 
-    def __init__(self, network: MedMambaSE, decay: float) -> None:
-        self.network = deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: N, decay: float) -> None:
+        self.network: N = deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         # Asked for once: of both networks only the values change.
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))

@@ -1,6 +1,7 @@
 """Train from Python, and read the results: ``run = medmambase.train("scans", epochs=20)``, or, of
 all images, ``run = medmambase.crossval("scans", folds=5, epochs=20)``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -18,6 +19,7 @@ from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError
+from medmambase.settings_file import todays
 from medmambase.training.crossval import run as crossvals
 from medmambase.training.run import OnEpoch, Say, is_finished, latest, started, train_run
 from medmambase.validation import nearest
@@ -103,8 +105,8 @@ class Run(_Trained):
         errors, are those of ``train``; CheckpointError is raised where the saved state cannot be
         used.
         """
-        given = _checked(settings)
-        call = _call("Run.resume", given)
+        given = given_settings(settings, known.TYPES)
+        call = call_of("Run.resume", given)
         return _train(known.of_run(self.folder, given), self.folder, call, say, progress, on_epoch)
 
 
@@ -152,7 +154,7 @@ def train(
     torchrun all processes train one run together.
 
     Raises ConfigError for a setting that does not exist (with the nearest that does) or cannot be
-    meant, DataError or ImageError for the data, WeightsError for ``weights``, BackendError,
+    meant, DataError or ImageError for the data, WeightsError for ``start``, BackendError,
     RunFolderError and OSError for what this machine cannot do, and TrainingError where the loss is
     no longer a number. Messages name a setting as its flag: ``--batch-size`` is ``batch_size``.
     """
@@ -163,14 +165,14 @@ def train(
                 "synthetic images"
             )
         data, settings = None, {**settings, "demo": True}
-    given = _checked({"data": data, **settings})
+    given = given_settings({"data": data, **settings}, known.TYPES)
     resolved = known.resolve(given, None if config is None else Path(config))
     begun = latest(resolved) if resume else None
     if begun and is_finished(begun):
         return Run(begun)
     extra = ({"config": str(config)} if config else {}) | ({"resume": True} if resume else {})
     to_do = known.of_run(begun, given) if begun else resolved
-    return _train(to_do, begun, _call("train", given | extra), say, progress, on_epoch)
+    return _train(to_do, begun, call_of("train", given | extra), say, progress, on_epoch)
 
 
 def crossval(
@@ -197,14 +199,14 @@ def crossval(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs is {jobs!r}; it must be a whole number, at least 1, or None")
-    given = _checked({"data": data, "folds": folds, **settings})
+    given = given_settings({"data": data, "folds": folds, **settings}, known.TYPES)
     resolved = known.of_crossval(given, None if config is None else Path(config))
     begun = crossvals.latest(resolved)
     if begun and is_finished(begun):
         return CrossvalRun(begun)
     extra = ({"jobs": jobs} if jobs else {}) | ({"config": str(config)} if config else {})
     with crossvals.started(resolved, begun) as run:
-        crossvals.crossval_run(run, _call("crossval", given | extra), jobs, say or _silent)
+        crossvals.crossval_run(run, call_of("crossval", given | extra), jobs, say or silent)
     return CrossvalRun(run.folder)
 
 
@@ -217,17 +219,17 @@ def _train(
     on_epoch: OnEpoch | None,
 ) -> Run:
     with started(settings, resumed, progress or no_progress) as run:
-        train_run(run, command, say or _silent, progress or no_progress, on_epoch)
+        train_run(run, command, say or silent, progress or no_progress, on_epoch)
     return Run(run.folder)
 
 
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Convert settings to the form that a file gives. Raises ConfigError for one that does not
-    exist."""
+def given_settings(settings: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert settings to the form that a file gives. ``types`` are those that there are, by name.
+    Raises ConfigError for one that does not exist."""
     given: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name not in known.TYPES:
-            raise ConfigError(f"there is no setting {name!r}; the nearest is {nearest(name, known.TYPES)!r}")
+    for name, value in todays(settings).items():
+        if name not in types:
+            raise ConfigError(f"there is no setting {name!r}; the nearest is {nearest(name, types)!r}")
         if value is None:  # is left to choose, as in Settings
             continue
         if isinstance(value, PathLike):
@@ -238,12 +240,12 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _call(function: str, given: dict[str, Any]) -> str:
+def call_of(function: str, given: dict[str, Any]) -> str:
     """Return the line of Python that started the training, with the last name alone of each
     path."""
     told = {name: without_folders(value) if isinstance(value, str) else value for name, value in given.items()}
     return f"medmambase.{function}({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
 
-def _silent(line: str) -> None:
+def silent(line: str) -> None:
     """Print nothing."""

@@ -1,6 +1,6 @@
 """Train a run, from its settings to its report: everything around the training loop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, device_name, environment
 from medmambase.model.network import MedMambaSE
+from medmambase.model.starting import Start, read_origin, write_origin
 from medmambase.privacy import last_name, without_paths
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
@@ -42,12 +43,12 @@ OnEpoch = Callable[[dict[str, float]], object]
 @dataclass(frozen=True)
 class Plan:
     """Everything that is known before a folder is created. ``manifest`` is None for the demo,
-    ``tensors`` where the network is a new one; ``precision`` and ``engine`` are lines for a
-    person."""
+    ``start`` where the network is a new one, or in a checkpoint; ``precision`` and ``engine`` are
+    lines for a person."""
 
     settings: Settings
     model: ModelConfig
-    tensors: Mapping[str, torch.Tensor] | None
+    start: Start | None
     manifest: Manifest | None
     device: torch.device
     dtype: torch.dtype
@@ -133,17 +134,17 @@ def make_plan(
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress))
-    tensors: Mapping[str, torch.Tensor] | None = None
+    start: Start | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)
     elif settings.weights:
-        tensors, model = session.start(Path(settings.weights), config)
+        start, model = session.start(Path(settings.weights), config)
     else:
         model = settings.network()
     images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
     batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
     precision = f"{str(dtype).removeprefix('torch.')}: {why}"
-    return Plan(settings, model, tensors, manifest, device, dtype, precision, engine)
+    return Plan(settings, model, start, manifest, device, dtype, precision, engine)
 
 
 def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch: OnEpoch | None = None) -> None:
@@ -168,15 +169,18 @@ def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch
     if ranks.first:
         session.write_command(folder, command, run.resumes)
     manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, settings, ranks, say)
-    intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called)
+    seen = plan.start.origin.seen if plan.start else ()
+    intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called, seen)
     session.say_intake(intake, manifest, folder, say)
     if ranks.first and not begun:  # what a training began with stays what is told of it
         session.write_intake(intake, manifest, folder)
         of_a_run.draw_duplicates(intake.images, intake.audit, folder)
     session.check_intake(intake, manifest, folder, skip_bad=settings.on_bad == "skip", allow_leak=settings.allow_leak)
     torch.manual_seed(config.seed)
-    network = session.begin(plan.model, plan.tensors, manifest.classes, intake.preprocessing, say).to(device)
-    described = _describe(network, plan, ranks, say)
+    if plan.start and ranks.first:
+        write_origin(folder, plan.start.origin)
+    network = session.begin(plan.model, plan.start, manifest.classes, intake.preprocessing, say).to(device)
+    described = _describe(network, plan, ranks, folder, say)
     if ranks.first and not begun:
         run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(device))
         run_folder.write_json(folder / run_folder.DESCRIPTION, described)
@@ -236,13 +240,16 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
     say(f"report: {report.write_report(folder).resolve()}")
 
 
-def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[str, Any]:
+def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
     parameters = sum(p.numel() for p in network.parameters())
     say(
         f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, "
         f"{parameters / 1e6:.2f} M parameters"
     )
+    origin = read_origin(folder)
+    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else "none: new weights"
+    say(f"start:     {started_from}")
     say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
     say(f"backend:   {plan.engine}")
     say(f"precision: {plan.precision}")
@@ -256,7 +263,7 @@ def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, say: Say) -> dict[s
         "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
         "preprocessing": network.preprocessing.to_dict(), "classes": list(network.classes),
         "device": device_name(plan.device), "engine": without_paths(plan.engine), "precision": plan.precision,
-        "parameters": parameters,
+        "parameters": parameters, "start": started_from,
     }  # fmt: skip  # the file's content
 
 

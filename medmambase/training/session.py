@@ -3,12 +3,11 @@ both in its folder.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
@@ -20,15 +19,17 @@ from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
 from medmambase.files import read_json
-from medmambase.model import weights
+from medmambase.model import starting, weights
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
+from medmambase.model.starting import Start
 from medmambase.plural import count_of
 from medmambase.privacy import without_paths
 from medmambase.settings import Settings
 from medmambase.training.checkpoint import CheckpointError
 
 MOST_LINES = 20  # about images that cannot be read; the report has them all
+_MOST_NAMES = 5  # of images that the weights have learned from; data_report.json has them all
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,20 @@ def duplicates(
 
 
 def take_in(
-    manifest: Manifest, config: TrainConfig, in_chans: str, cached: Path, progress: Progress, called: Pseudonyms
+    manifest: Manifest,
+    config: TrainConfig,
+    in_chans: str,
+    cached: Path,
+    progress: Progress,
+    called: Pseudonyms,
+    seen: Collection[str] = (),
 ) -> Intake:
     """Decode every image once, decide between grey and RGB, and audit them. ``in_chans`` is "1",
     "3" or "auto": 1 if every image is grey. Patients and images are named as they are ``called``.
 
-    ``cached``: the folder of decoded images that are kept on disk, where they are. Raises DataError
-    where memory does not suffice.
+    ``cached``: the folder of decoded images that are kept on disk, where they are. ``seen``: the
+    hashes of images that the weights to start from have learned from. Raises DataError where memory
+    does not suffice.
     """
     manifest = called.of_manifest(manifest)
     preprocessing = _preprocessing(config, in_chans)
@@ -87,7 +95,7 @@ def take_in(
     images = replace(images, facts=called.of_facts(images.facts))
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
-    found = audit(images, manifest)
+    found = audit(images, manifest, seen)
     notes = (*manifest.notes, *lost(manifest, images.samples), *clips(images), *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
 
@@ -115,7 +123,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     told = found.counted()
     where = f"; all listed in {run / run_folder.DATA_REPORT}" if told else ""
     say(f"checked:   {told or 'no duplicates, and no patient in two splits'}{where}")
-    for line in found.lines() if found.across or found.conflicts or found.patients else ():
+    for line in found.lines() if found.across or found.conflicts or found.patients or found.seen else ():
         say(f"found: {line}")
     if found.leaked:
         say(
@@ -145,8 +153,9 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
 
 def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, allow_leak: bool) -> None:
     """Refuse images that cannot be trained on. Raises DataError where a class has no readable
-    training image, where an image is unreadable and ``skip_bad`` is False, or where a patient is in
-    two splits according to the decoded files.
+    training image, where an image is unreadable and ``skip_bad`` is False, where a patient is in
+    two splits according to the decoded files, or where the weights to start from have learned from
+    an image of val or test.
     """
     if intake.bad and not skip_bad:
         more = (
@@ -159,6 +168,14 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
             f"according to the image files (see {run / run_folder.DATA_REPORT}), so test results would be too good; "
             f"split by patient in a CSV (path,label,patient,split), or continue with --allow-leak"
         )
+    if seen := intake.audit.seen:
+        named = f"{', '.join(seen[:_MOST_NAMES])}{', ...' if len(seen) > _MOST_NAMES else ''}"
+        raise DataError(
+            f"{manifest.root}: the weights of --start have learned from "
+            f"{count_of(len(seen), 'image', 'images')} of val or test ({named}), so results would be too good; "
+            f"pretrain without them (medmambase-pretrain DATA --splits {run / run_folder.SPLITS}), or start from other "
+            f"weights"
+        )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]
     if unread:
@@ -167,10 +184,11 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
         )
 
 
-def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelConfig]:
-    """Read the tensors to start from, and the network that the recipe wants for them. Raises
+def start(path: Path, config: TrainConfig) -> tuple[Start, ModelConfig]:
+    """Read the weights to start from, and the network that the recipe wants for them. Raises
     WeightsError, or ConfigError where the two contradict each other."""
-    tensors, found = weights.read_start(path)
+    begun = starting.read(path)
+    tensors, found = begun.tensors, begun.config
     if config.block and as_coded(config.block) != as_coded(found.block):
         fitting = ", ".join(
             name
@@ -178,7 +196,7 @@ def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelC
             if recipe.block is None or as_coded(recipe.block) == as_coded(found.block)
         )
         raise ConfigError(
-            f"--weights {path} has blocks of type {found.block!r}, but --recipe {config.recipe} trains "
+            f"--start {path} has blocks of type {found.block!r}, but --recipe {config.recipe} trains "
             f"{config.block!r}, "
             f"whose convolutions are in another order; choose a matching recipe ({fitting}), or other weights"
         )
@@ -190,25 +208,25 @@ def start(path: Path, config: TrainConfig) -> tuple[Mapping[str, Tensor], ModelC
         network = MedMambaSE(model)
     new = weights.new_parts(tensors, found, model.block, model.num_classes)
     weights.match(network, tensors, found, str(path), new)
-    return tensors, model
+    return begun, model
 
 
 def begin(
     model: ModelConfig,
-    tensors: Mapping[str, Tensor] | None,
+    start: Start | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     say: Callable[[str], object],
 ) -> MedMambaSE:
-    """Build a new network, or one that starts from the tensors of another."""
-    if tensors is None:
+    """Build a new network, or one that starts from the weights of another."""
+    if start is None:
         return MedMambaSE(
             replace(model, num_classes=len(classes), in_chans=preprocessing.channels),
             classes=classes,
             preprocessing=preprocessing,
         )
     network = MedMambaSE.start_from(
-        tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say
+        start.tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say
     )
     network.classes, network.preprocessing = classes, preprocessing
     return network

@@ -50,12 +50,32 @@ class Outcome(NamedTuple):
     norm: float
 
 
+def update(network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, sums: Tensor) -> Tensor:
+    """Update the weights by their gradients, and take these away; leave the weights as they are if
+    a sum or the norm of the gradients is non-finite.
+
+    ``sums``, torch.float32 (k,), are known to all processes. Returns torch.float32 (k + 1,): the
+    sums and the norm.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if clip_norm:
+        # The fused optimiser divides gradients by this as it reads them.
+        optimizer.grad_scale = (norm / clip_norm).clamp_(min=1).float()  # type: ignore[attr-defined]  # as torch.amp does
+    found = torch.cat([sums, norm[None]])
+    # The fused optimiser skips its step by itself where this is 1: no host has to be asked. Any
+    # number times 0 is 0, but neither an infinite one nor NaN.
+    optimizer.found_inf = (found * 0).sum().ne_(0).float()  # type: ignore[attr-defined]  # as torch.amp does
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return found
+
+
 @dataclass(frozen=True)
 class Step:
     """Everything that stays the same from step to step. ``learner`` is the network or its wrapper
     that averages gradients; ``weights`` (classes,), on the CPU, are those of the loss."""
 
-    learning: Learning
+    learning: Learning[MedMambaSE]
     learner: nn.Module
     training: ImageSet
     config: TrainConfig
@@ -110,24 +130,8 @@ class Step:
         return torch.stack([loss.detach(), hits])
 
     def update(self, sums: Tensor) -> Tensor:
-        """Update the weights by their gradients, and take these away; leave the weights as they are
-        if a sum or the norm of the gradients is non-finite.
-
-        ``sums``, torch.float32 (k,), are known to all processes. Returns torch.float32 (k + 1,):
-        the sums and the norm.
-        """
-        network, optimizer = self.network, self.learning.optimizer
-        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        if self.config.clip_norm:
-            # The fused optimiser divides gradients by this as it reads them.
-            optimizer.grad_scale = (norm / self.config.clip_norm).clamp_(min=1).float()  # type: ignore[attr-defined]  # as torch.amp does
-        found = torch.cat([sums, norm[None]])
-        # The fused optimiser skips its step by itself where this is 1: no host has to be asked.
-        # Any number times 0 is 0, but neither an infinite one nor NaN.
-        optimizer.found_inf = (found * 0).sum().ne_(0).float()  # type: ignore[attr-defined]  # as torch.amp does
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return found
+        """Update the weights as the function ``update`` does."""
+        return update(self.network, self.learning.optimizer, self.config.clip_norm, sums)
 
     def whole(self, batch: Batch) -> Tensor:
         """Take a step of one batch on one process. Returns torch.float32 (3,): the weighted sum of

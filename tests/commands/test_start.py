@@ -24,7 +24,7 @@ ASK = """
 import sys
 from medmambase.commands import start
 for command in sys.argv[1].split():
-    for word in ("--help", "--version", "--no-such-flag"):
+    for word in ("--help", "--version", "--xyzzy"):
         sys.argv = [command, "x", word]
         try:
             ended = getattr(start, command)()
@@ -49,9 +49,9 @@ def test_help_version_and_wrong_flags_import_nothing_slow() -> None:
         assert f"usage: medmambase-{command} " in done.stdout
         assert f"ended: {command} --help 0\nmedmambase {__version__}\n" in done.stdout
         assert f"ended: {command} --version 0\n" in done.stdout
-        assert f"ended: {command} --no-such-flag 2\n" in done.stdout
+        assert f"ended: {command} --xyzzy 2\n" in done.stdout
         assert f"medmambase-{command}: " in done.stderr
-        assert f"medmambase-{command}: there is no flag --no-such-flag; medmambase-{command} --help" in done.stderr
+        assert f"medmambase-{command}: there is no flag --xyzzy; medmambase-{command} --help" in done.stderr
     assert len(done.stderr.strip().splitlines()) == len(COMMANDS) + 1
     assert "ended: 2\n" in done.stdout
     assert "medmambase-train: --epochs is 'many'" in done.stderr

@@ -327,3 +327,17 @@ def test_findings_are_counted_not_the_lines_that_tell_them(drawn: Path, tmp_path
     assert len(found.lines()) == 12  # ten pairs, how many more there are, and a sum
     assert counted(found.to_dict()) == "14 groups of exact duplicates, 14 pairs of duplicates in different splits"
     assert counted({"patients": {"p1": 2}, "near": ()}) == "1 patient in two splits" and counted({}) == ""
+
+
+def test_images_of_val_and_test_that_the_starting_weights_have_learned_from_are_named(images: Path) -> None:
+    found = read_manifest(images, seed=0)
+    decoded, _ = decode(found.samples, Preprocessing(32, 1))
+    first = {split: decoded.split(split) for split in ("train", "val", "test")}
+    seen = [part.facts[0].digest for part in first.values()]
+    audited = audit_of(decoded, found, seen)
+    assert audited.seen == tuple(sorted(first[split].samples[0].name for split in ("val", "test")))
+    assert audited.counted() == "2 images of val or test that the starting weights have learned from"
+    assert audited.lines() == [
+        f"images of val or test that the starting weights have learned from: {', '.join(audited.seen)}"
+    ]
+    assert audited.to_dict()["seen"] == list(audited.seen) and audit_of(decoded, found).seen == ()

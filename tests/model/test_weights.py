@@ -14,7 +14,7 @@ from torch import Tensor
 from upstream_checkpoint import as_upstream
 
 from medmambase import MedMambaSE, ModelConfig, Preprocessing
-from medmambase.model import weights
+from medmambase.model import starting, weights
 from medmambase.model.weights import WeightsError
 
 SMALL = ModelConfig(
@@ -137,7 +137,7 @@ def test_arrays_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     for values in (np.array(["2026-01-01"], "datetime64[D]"), np.array([b"x"]), np.zeros(2, ">f4")):
         np.savez(tmp_path / "w.npz", **{"patch_embed.proj.weight": values})
         with pytest.raises(WeightsError, match=r"w\.npz: patch_embed\.proj\.weight is an array of"):
-            weights.read_start(tmp_path / "w.npz")
+            starting.read(tmp_path / "w.npz")
     with pytest.raises(WeightsError, match="no tensor"):
         weights.read_upstream({1: torch.zeros(2)})
 
@@ -251,7 +251,8 @@ def test_a_training_can_start_from_a_network_of_ours(tmp_path: Path) -> None:
     network.save(tmp_path / "best")
     grey, said = torch.randn(2, 1, 64, 64), []
     for path in (tmp_path / "best", tmp_path / "best" / "model.safetensors"):
-        tensors, config = weights.read_start(path)
+        start = starting.read(path)
+        tensors, config = start.tensors, start.config
         again = MedMambaSE.start_from(tensors, config, in_chans=1, say=said.append)
         assert again.config == replace(network.config, in_chans=1)
         assert torch.allclose(again(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-5)
@@ -261,7 +262,7 @@ def test_a_training_can_start_from_a_network_of_ours(tmp_path: Path) -> None:
     )
     assert torch.equal(other.stages[3].blocks[0].se.squeeze, network.stages[3].blocks[0].se.squeeze)
     with pytest.raises(WeightsError, match="is the folder of a run; give one of its networks"):
-        weights.read_start(tmp_path)
+        starting.read(tmp_path)
 
 
 def test_grey_weights_shared_out_for_rgb_input_give_the_same_logits() -> None:

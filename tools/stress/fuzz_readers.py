@@ -121,7 +121,7 @@ def _predictions(path: Path) -> str:
 
 
 def _history(path: Path) -> str:
-    return f"{'epoch' if 'epoch' in figures._columns(path) else 'no'} column"
+    return f"{'epoch' if 'epoch' in figures.columns_of(path, 'epoch') else 'no'} column"
 
 
 def _settings(folder: Path) -> list[Case]:

@@ -137,6 +137,29 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
     return Manifest(root, classes, tuple(samples), tuple(notes), unlisted=tuple(closed))
 
 
+def list_unlabelled(root: Path, runs: Path | None = None) -> Manifest:
+    """Find the images below ``root`` at any depth, whatever their folders are called, without
+    classes. Where there is a folder ``train``, those of ``val`` and ``test`` have these splits; all
+    others are in train. Pictures of earlier trainings are no data, as in ``scan_folder``.
+
+    Raises DataError where there is none.
+    """
+    past = _PastRuns(root, runs)
+    paths, met, closed = _images(root, past)
+    splits = {folder.name: SPLIT_NAMES.get(folder.name.casefold(), "train") for folder in _subfolders(root)}
+    divided = any(SPLIT_NAMES.get(name.casefold()) == "train" for name in splits)
+    if not paths:
+        raise DataError(f"{root}: no images found (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
+    notes = (f"left out, since runs of earlier trainings lie there: {', '.join(path.name for path in met)}",)
+    samples = []
+    for path in paths:
+        within = path.relative_to(root)
+        split = splits.get(within.parts[0], "train") if divided else "train"
+        samples.append(Sample(path, 0, split, within.as_posix()))
+    samples.sort(key=lambda sample: sample.name)
+    return Manifest(root, (), tuple(samples), notes if met else (), unlisted=tuple(closed))
+
+
 def check_classes(root: Path, found: Mapping[str, Collection[str]]) -> None:
     """Raise DataError where train lacks a class that another split has, or has only one. ``found``:
     split -> the classes that it has images of."""

@@ -37,7 +37,7 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    columns = _columns(metrics_csv)
+    columns = columns_of(metrics_csv, "epoch")
     epochs = columns["epoch"]
     # A column that was never measured (no validation split, say) would be a line of nothing with a
     # legend entry.
@@ -140,18 +140,19 @@ def duplicates(
             axes_row[0].set_ylabel(alike, fontsize=8)
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
-    """The columns of ``metrics.csv`` as float64; an empty cell, and what is not finite, is NaN,
-    which is drawn as a gap."""
+def columns_of(path: Path, first: str) -> dict[str, np.ndarray]:
+    """Read the columns of ``metrics.csv`` as float64; an empty cell, and what is not finite, is
+    NaN, which is drawn as a gap. Raises FigureError for a file without a row for each ``first``,
+    an epoch or a step."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FigureError(f"{path} cannot be read: {error}") from error
-    if "epoch" not in header or not rows:
+    if first not in header or not rows:
         raise FigureError(
-            f"{path} has no epoch to draw; wanted a first line that names the columns, epoch among them, and one "
-            f"line an epoch"
+            f"{path} has no {first} to draw; wanted a first line that names the columns, {first} among them, and one "
+            f"line for each"
         )
     columns: dict[str, np.ndarray] = {}
     for index, name in enumerate(header):
@@ -161,6 +162,6 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
         except ValueError as error:
             raise FigureError(f"{path}, column {name}: {error}; wanted numbers or empty cells") from error
         columns[name] = np.array([value if math.isfinite(value) else math.nan for value in values])
-    if np.isnan(columns["epoch"]).any():
-        raise FigureError(f"{path}, column epoch: a cell is not a number; wanted one in every line")
+    if np.isnan(columns[first]).any():
+        raise FigureError(f"{path}, column {first}: a cell is not a number; wanted one in every line")
     return columns

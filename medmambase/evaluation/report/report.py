@@ -5,7 +5,6 @@ The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_c
 """
 
 import base64
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def write_report(run: Path) -> Path:
     }
     facts["answers"] = checklist.answers(facts)
     facts |= {"between": _between, "ends": _ends}
-    filters = {"setting": _setting, "marked": _marked, "in_words": _in_words}
+    filters = {"in_words": _in_words}
     page = template("report.html.jinja", filters).render(
         **facts,
         pictures=pictures,
@@ -142,20 +141,8 @@ def _ends(ends: run_files.Figure) -> str:
     return f"{figure(ends.figure)}{sure}"
 
 
-def _marked(text: object) -> str:
-    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new line.
-    What is no mark inside a line stays as it is, for who reads the card as plain text."""
-    return re.sub(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)", r"\\\g<0>", " ".join(_setting(text).split()))
-
-
 def _in_words(text: str) -> str:
     return IN_WORDS.get(text, text)
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "not set" if value is None else str(value)
 
 
 def _openings(run: Path) -> list[dict[str, str]]:

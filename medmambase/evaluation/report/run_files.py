@@ -39,6 +39,7 @@ class Config:
     best_epoch: StrictInt | None = None
     best_score: Number = None
     selected_by: str | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Audit:
     across: tuple[Any, ...] = ()
     conflicts: tuple[Any, ...] = ()
     patients: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[Any, ...] = ()
 
     @property
     def counted(self) -> str:

@@ -1,5 +1,6 @@
 """Read the templates of the pages and of the model card, which lie beside this file."""
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 
@@ -16,10 +17,23 @@ def template(name: str, filters: Mapping[str, Callable[..., object]] | None = No
     of jinja2.
     """
     environment = Environment(autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": figure, "times": count_of, **(filters or {})}
+    own = {"figure": figure, "times": count_of, "setting": _setting, "marked": _marked}
+    environment.filters |= {**own, **(filters or {})}
     return environment.from_string(text(name))
 
 
 def text(name: str) -> str:
     """Return the text of the file ``name`` beside this one."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "not set" if value is None else str(value)
+
+
+def _marked(text: object) -> str:
+    """Text in a line, or a table's cell, of Markdown: nothing in it is a mark, a tag or a new line.
+    What is no mark inside a line stays as it is, for who reads the card as plain text."""
+    return re.sub(r"[\\`*\[\]<>|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)", r"\\\g<0>", " ".join(_setting(text).split()))

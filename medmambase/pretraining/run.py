@@ -1,0 +1,302 @@
+"""Pretrain, from the settings to the weights and their report: everything around the loop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmambase import run_folder
+from medmambase.config import ConfigError, ModelConfig, Preprocessing
+from medmambase.data.decoded.image_set import Progress
+from medmambase.data.drawn_ahead import Drawing, processes
+from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.phantom.scenes import SCENES, STRUCTURES
+from medmambase.evaluation.report import pretraining_figures
+from medmambase.evaluation.report.pretraining_page import write_pretraining_page
+from medmambase.inference.probabilities import choose_precision
+from medmambase.machine import choose_device, device_name, environment
+from medmambase.model import starting, weights
+from medmambase.model.network import MedMambaSE
+from medmambase.model.starting import Learned, Start, read_origin, write_origin
+from medmambase.plural import count_of
+from medmambase.pretraining import loop, unlabelled
+from medmambase.pretraining.loop import Outcome, Round
+from medmambase.pretraining.network import Pretrained
+from medmambase.pretraining.settings import PretrainSettings, is_run_of
+from medmambase.pretraining.tasks import DrawnPictures, HiddenParts, Task
+from medmambase.privacy import without_paths
+from medmambase.training import session
+from medmambase.validation import nearest
+from medmambase_kernels import describe_backend, use_backend
+
+Say = Callable[[str], object]
+OnRound = Callable[[dict[str, float]], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before a folder is created. ``manifest`` is None for drawn pictures,
+    ``start`` where the network is a new one, or in a checkpoint; ``precision`` and ``engine`` are
+    lines for a person."""
+
+    settings: PretrainSettings
+    model: ModelConfig
+    start: Start | None
+    manifest: Manifest | None
+    scenes: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that is ready to be pretrained, its folder locked by this process; ``resumes`` if it
+    was started before."""
+
+    plan: Plan
+    folder: Path
+    resumes: bool
+
+
+@contextmanager
+def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator[Started]:
+    """Check all settings, then create the run's folder, or continue ``resumed``; inside the
+    context, the folder is locked and the backend chosen.
+
+    Raises, with nothing made, ConfigError, DataError, WeightsError, BackendError and
+    CheckpointError; and RunFolderError.
+    """
+    device = choose_device(settings.device, "--device")
+    with use_backend(settings.backend or "auto"):
+        plan = make_plan(settings, device, resumed)
+        folder = resumed or run_folder.create(Path(settings.runs), name_of(settings))
+        with run_folder.held(folder):
+            yield Started(plan, folder, resumes=resumed is not None)
+
+
+def latest(settings: PretrainSettings) -> Path | None:
+    """Return the newest run of these settings, finished or not; None where there is none."""
+    found = run_folder.existing(Path(settings.runs), name_of(settings))
+    return next((folder for folder in found if is_run_of(folder, settings)), None)
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
+    return (run / run_folder.REPORT).is_file()
+
+
+def name_of(settings: PretrainSettings) -> str:
+    """Return the name of the run's folder, without its number."""
+    data = Path(settings.data or "drawn").resolve()
+    return settings.name or f"pretrain-{data.stem if data.is_file() else data.name}"
+
+
+def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | None) -> Plan:
+    """Check files, scenes and network. Raises what ``started`` raises."""
+    if resumed and settings.data and not Path(settings.data).exists():
+        raise DataError(
+            f"{settings.data}: the images of {resumed} were not found; give their new place: medmambase-pretrain "
+            f"IMAGES --resume {resumed}"
+        )
+    dtype, why = choose_precision(settings.precision, device)
+    start: Start | None = None
+    if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
+        model = session.model_of(resumed)
+    elif settings.weights:
+        start = starting.read(Path(settings.weights))
+        model = replace(start.config, odd="pad")
+        _check_start(start, model, settings.weights)
+    else:
+        model = settings.network()
+    manifest = None if settings.drawn else unlabelled.find(settings)
+    scenes = _scenes(settings.scenes) if settings.drawn else ()
+    precision = f"{str(dtype).removeprefix('torch.')}: {why}"
+    return Plan(settings, model, start, manifest, scenes, device, dtype, precision, describe_backend(device, dtype))
+
+
+def pretrain_run(run: Started, command: str, say: Say, progress: Progress, on_round: OnRound | None = None) -> None:
+    """Pretrain, and write the weights and their report into the run's folder.
+
+    ``command``: how it was started, to be kept in ``command.txt``. ``say`` gets lines for a person,
+    which ``train.log`` keeps; ``progress`` wraps what takes long, as tqdm does; ``on_round`` gets
+    each new row of ``metrics.csv``, without its empty cells.
+
+    Raises DataError where the images cannot be learned from, what ``loop.pretrain`` raises, and
+    FigureError, ReportError, RunFolderError or OSError where results cannot be written.
+    KeyboardInterrupt comes after Ctrl-C, when all is saved.
+    """
+    plan, folder, settings = run.plan, run.folder, run.plan.settings
+    begun = run.resumes and session.has_begun(folder)
+    if not run.resumes or not (folder / run_folder.CONFIG).is_file():
+        private = settings.private()
+        if private:
+            run_folder.write_private(folder, private)
+        run_folder.write_text(folder / run_folder.CONFIG, settings.to_toml(leave_out=private))
+    say = run_folder.logged(folder / run_folder.LOG, say, data=plan.manifest.root if plan.manifest else None)
+    say(f"run folder: {folder}")
+    session.write_command(folder, command, run.resumes)
+    if plan.start:
+        write_origin(folder, plan.start.origin)
+    task = _task(plan, folder, progress, say)
+    torch.manual_seed(settings.seed)
+    network = _network(plan, task, say).to(plan.device)
+    described = _describe(network, plan, folder, say)
+    if not begun:
+        run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(plan.device))
+        run_folder.write_json(folder / run_folder.DESCRIPTION, described)
+
+    def tell(one: Round) -> None:
+        say(one.line())
+        if on_round:
+            on_round({name: value for name, value in one.row().items() if value is not None})
+
+    outcome = loop.pretrain(network, task, settings, folder, plan.dtype, progress, tell, resume=run.resumes, say=say)
+    _write(plan, folder, task, outcome)
+    say(f"\nweights: {folder / run_folder.PRETRAINED}")
+    say(f"report: {write_pretraining_page(folder).resolve()}")
+
+
+def _scenes(wish: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of scenes that were asked for. A name may hold commas, which also divide a list."""
+    if wish is None:
+        return SCENES
+    parts, found = [part.strip() for name in wish for part in name.split(",")], []
+    while parts:
+        for end in range(len(parts), 0, -1):
+            if (name := ", ".join(parts[:end])) in SCENES:
+                break
+        else:
+            raise ConfigError(
+                f"--scenes has {parts[0]!r}; the nearest is {nearest(parts[0], SCENES)!r}; there are "
+                f"{', '.join(map(repr, SCENES))}"
+            )
+        found.append(name)
+        del parts[:end]
+    return tuple(name for name in SCENES if name in found)
+
+
+def _check_start(start: Start, model: ModelConfig, path: str) -> None:
+    """Say what does not fit before any image is read. Raises WeightsError."""
+    with torch.device("meta"):  # shapes alone
+        network = MedMambaSE(model, features_only=True)
+    weights.match(network, start.tensors, start.config, path, frozenset({"head"}))
+
+
+def _task(plan: Plan, folder: Path, progress: Progress, say: Say) -> Task:
+    settings = plan.settings
+    if plan.manifest is None:
+        channels = 1 if settings.in_chans == "1" else 3
+        preprocessing = Preprocessing(max(settings.image_size), channels)
+        drawing = Drawing(settings.seed, plan.scenes, settings.speckle, settings.structure, channels)
+        say(f"pictures:  drawn: {', '.join(plan.scenes)}")
+        return DrawnPictures(settings, drawing, STRUCTURES, processes(settings.workers), preprocessing)
+    decoded = unlabelled.take_in(plan.manifest, settings, progress)
+    kind = "grey" if decoded.preprocessing.channels == 1 else "RGB"
+    say(f"images:    {count_of(len(decoded.images.labels), 'image')} of {plan.manifest.root.name}, as {kind}")
+    for note in decoded.notes:
+        say(f"note: {note}")
+    for error in decoded.bad[: session.MOST_LINES]:
+        say(f"skipped: {error}")
+    if len(decoded.bad) > session.MOST_LINES:
+        say(f"skipped: {len(decoded.bad) - session.MOST_LINES} more, all listed in {folder / run_folder.DATA_REPORT}")
+    run_folder.write_json(
+        folder / run_folder.DATA_REPORT,
+        {
+            "root": plan.manifest.root.name, "images": len(decoded.images.labels),
+            "skipped": session.skipped(decoded.bad, plan.manifest.root),
+            "notes": list(map(without_paths, decoded.notes)),
+        },
+    )  # fmt: skip  # the file's content
+    return HiddenParts(settings, decoded.images, decoded.preprocessing)
+
+
+def _network(plan: Plan, task: Task, say: Say) -> Pretrained:
+    preprocessing = task.preprocessing
+    model = replace(plan.model, in_chans=preprocessing.channels)
+    if plan.start is None:
+        backbone = MedMambaSE(model, preprocessing=preprocessing, features_only=True)
+    else:
+        start = replace(plan.start.config, odd="pad")
+        backbone = MedMambaSE.start_from(
+            plan.start.tensors, start, in_chans=preprocessing.channels, say=say, features_only=True,
+            source=plan.settings.start,
+        )  # fmt: skip  # what was asked for
+        backbone.preprocessing = preprocessing
+    return Pretrained(backbone, len(task.structures), task.pictures)
+
+
+def _describe(network: Pretrained, plan: Plan, folder: Path, say: Say) -> dict[str, Any]:
+    """Print network, device, backend and precision; return the content of ``config.json``."""
+    backbone = network.backbone
+    parameters = sum(p.numel() for p in backbone.parameters())
+    origin = read_origin(folder)
+    started_from = origin.sentence() if origin else "none: new weights"
+    say(
+        f"network:   {backbone.config.block}, depths {backbone.config.depths}, widths {backbone.config.dims}, "
+        f"{parameters / 1e6:.2f} M parameters without a head"
+    )
+    say(f"start:     {started_from}")
+    say(f"device:    {device_name(plan.device)}")
+    say(f"backend:   {plan.engine}")
+    say(f"precision: {plan.precision}")
+    return {
+        "model": backbone.config.to_dict(), "pretraining": plan.settings.deciding(),
+        "preprocessing": backbone.preprocessing.to_dict(), "device": device_name(plan.device),
+        "engine": without_paths(plan.engine), "precision": plan.precision, "parameters": parameters,
+        "start": started_from,
+    }  # fmt: skip  # the file's content
+
+
+def _write(plan: Plan, folder: Path, task: Task, outcome: Outcome) -> None:
+    """Write the weights, what they have learned in figures, and the pictures."""
+    settings, origin = plan.settings, read_origin(folder)
+    seen = {facts.digest for images in task.images.values() for facts in images.facts}
+    learned = Learned(
+        source="drawn" if settings.drawn else "images",
+        pictures=outcome.steps * settings.batch_size if settings.drawn else len(seen),
+        steps=outcome.steps, batch_size=settings.batch_size, image_size=settings.image_size, seed=settings.seed,
+        targets=task.targets, version=_version(), scenes=plan.scenes, speckle=settings.speckle,
+        structure=settings.structure,
+    )  # fmt: skip  # by idea
+    all_seen = seen.union(origin.seen if origin else ())
+    chain = (*(origin.learned if origin else ()), learned)
+    backbone = outcome.network.backbone
+    unrecorded = origin is not None and origin.unrecorded
+    sha256 = starting.write(
+        folder / run_folder.PRETRAINED, backbone.state_dict(), backbone.config, chain,
+        all_seen, unrecorded=unrecorded, half=settings.half,
+    )  # fmt: skip  # what is in it
+    last = outcome.measured
+    run_folder.write_json(
+        folder / run_folder.PRETRAINING,
+        {
+            "learned": [one.sentence() for one in chain], "sha256": sha256, "half": settings.half,
+            "images_seen": len(all_seen), "unrecorded": unrecorded,
+            "held_out": sum(len(batch.inputs) for batch in outcome.held_out), "losses": last.losses,
+            "first_losses": outcome.rounds[0].held_out, "mean_auc": last.auc,
+            "structures": [asdict(one) for one in last.structures],
+        },
+    )  # fmt: skip  # the file's content
+    pretraining_figures.curves(folder / run_folder.HISTORY, folder / run_folder.CURVES)
+    batch = outcome.held_out[0]
+    if batch.pictures is not None and last.first.pictures is not None:
+        # Edges are predicted as logits.
+        at = {name: place for place, name in enumerate(name for name in task.targets if name != "structures")}
+        predicted = last.first.pictures
+        if "edges" in at:
+            predicted = predicted.clone()
+            predicted[:, at["edges"]] = predicted[:, at["edges"]].sigmoid()
+        pretraining_figures.pictures(folder / run_folder.PICTURES, batch.inputs, batch.pictures, predicted, tuple(at))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("medmambase")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

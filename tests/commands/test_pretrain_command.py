@@ -1,0 +1,68 @@
+"""``medmambase-pretrain``: what it prints, and how it ends."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from medmambase import MedMambaSE, ModelConfig
+from medmambase.commands import pretrain
+from medmambase.model import starting
+
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command that takes half a second."""
+    for name in ("curves", "pictures"):
+        monkeypatch.setattr(f"medmambase.evaluation.report.pretraining_figures.{name}", lambda *_: None)
+    config = ModelConfig(dims=(4, 8), depths=(1, 1), state=2)
+    network = MedMambaSE(config, features_only=True)
+    starting.write(tmp_path / "tiny.safetensors", network.state_dict(), config, [], [])
+    size = ["--image-size", "32", "--batch-size", "2", "--held-out", "2", "--steps", "2", "--workers", "0"]
+    return ["--start", str(tmp_path / "tiny.safetensors"), "--runs", str(tmp_path / "runs"), "--device", "cpu", *size]
+
+
+def test_drawn_pictures_are_learned_from_and_the_next_command_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+
+    def stepped(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        return step(self, *args)
+
+    command = ["--drawn", *words, "--targets", "echo", "--scenes", "heart"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", stepped)
+        assert pretrain.main(command) == 130
+    run = tmp_path / "runs" / "pretrain-drawn-001"
+    said = capsys.readouterr().err
+    assert f"interrupted: saved up to step 1; continue with medmambase-pretrain --resume {run}" in said
+    assert pretrain.main([*command, "--resume", "auto"]) == 0
+    said = capsys.readouterr().out
+    assert "resuming after step 1 of 2" in said and "step      2  echo " in said
+    assert f"medmambase-train DATA --start {run}" in said and (run / "weights.safetensors").is_file()
+    assert pretrain.main([*command, "--resume", "auto"]) == 0
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
+    assert (run / "command.txt").read_text(encoding="utf-8").startswith("medmambase-pretrain --drawn --start tiny.safe")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        ([], 2, "give a folder of images, or --drawn"),
+        (["--drawn", "--scenes", "hart"], 2, "--scenes has 'hart'; the nearest is 'heart'"),
+        (["absent"], 3, "absent: there is no such file or folder"),
+        (["--drawn", "--start", "notes.pth"], 3, "notes.pth: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_made(
+    more: list[str], code: int, message: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain.main([*words, *more]) == code
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("medmambase-pretrain: ") and message in said[0]
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,313 @@
+"""A pretraining from end to end: what it leaves, how it goes on after an interruption, and what a
+training makes of its weights."""
+
+import csv
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import leave_out_pictures
+from safetensors.torch import load_file
+
+import medmambase
+from medmambase import MedMambaSE, ModelConfig, Preprocessing, PretrainRun, run_folder
+from medmambase.config import ConfigError
+from medmambase.data.decoded.image_set import no_progress
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.sources import read_manifest
+from medmambase.data.phantom.scenes import STRUCTURES
+from medmambase.data.reading.images import load
+from medmambase.inference.held_out import examine
+from medmambase.model import starting
+from medmambase.model.starting import Origin
+from medmambase.pretraining import loop, tasks
+from medmambase.pretraining import run as pretraining_run
+from medmambase.pretraining.loop import Course, Round
+from medmambase.pretraining.settings import TARGETS, PretrainSettings
+from medmambase.run_folder import RunFolderError
+from medmambase.training.dry_run import Rehearsal
+from medmambase.training.loop import TrainingError
+
+Pretrain = Callable[..., PretrainRun]
+Drawn = tuple[PretrainRun, list[str], list[dict[str, float]]]
+TINY = ModelConfig(dims=(4, 8), depths=(1, 1), in_chans=3, state=2, drop_path=0.5)
+# Of a pretraining that takes half a second.
+SMALL: dict[str, Any] = {
+    "steps": 4, "batch_size": 4, "image_size": 32, "held_out": 6, "workers": 0, "device": "cpu", "lr": 1e-2,
+}  # fmt: skip  # by idea
+RESULTS = ("weights.safetensors", "metrics.csv", "pretraining.json", "config.json")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network that is small enough to be pretrained in a second."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    starting.write(path, MedMambaSE(TINY, features_only=True).state_dict(), TINY, [], [])
+    return path
+
+
+def leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the pictures of the report, most of the time of a small run."""
+    for name in ("curves", "pictures"):
+        monkeypatch.setattr(f"medmambase.evaluation.report.pretraining_figures.{name}", lambda *_: None)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``leave_out`` in a test."""
+    leave_out(monkeypatch)
+
+
+@pytest.fixture
+def pretrained(tiny: Path, tmp_path: Path) -> Callable[..., PretrainRun]:
+    """Pretrain from the tiny weights into tmp_path, with other settings."""
+
+    def run(data: Path | None = None, **settings: Any) -> PretrainRun:
+        first: dict[str, Any] = {"start": tiny, "runs": tmp_path / "runs"} | SMALL
+        return medmambase.pretrain(data, **first | ({"drawn": True} if data is None else {}) | settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def drawn_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """A finished pretraining on drawn pictures that nobody changes, what it said, and its
+    rounds."""
+    said: list[str] = []
+    rounds: list[dict[str, float]] = []
+    settings = {"drawn": True, "start": tiny, "runs": tmp_path_factory.mktemp("runs")} | SMALL
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out(patch)
+        run = medmambase.pretrain(say=said.append, on_round=rounds.append, **settings)
+    return run, said, rounds
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while that step of the optimiser is computed."""
+    original, calls = torch.optim.AdamW.step, iter(range(1, 10**6))
+
+    def stepped(self, *args):
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+
+
+def same(first: Path, second: Path) -> list[str]:
+    """The results that differ between two runs."""
+    return [name for name in RESULTS if (first / name).read_bytes() != (second / name).read_bytes()]
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``."""
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_pretraining_leaves_weights_figures_and_a_page_that_says_where_they_come_from(
+    drawn_run: Drawn, tiny: Path
+) -> None:
+    run, said, rounds = drawn_run
+    start, before = starting.read(run.weights), starting.read(tiny)
+    learned = start.origin.learned[-1]
+    assert (learned.source, learned.pictures, learned.steps, learned.targets) == ("drawn", 16, 4, TARGETS)
+    assert start.origin.seen == () and len(start.origin.learned) == 1
+    assert not any(name.startswith("head.") for name in start.tensors)
+    matrices = [name for name, t in start.tensors.items() if t.dim() > 1]
+    assert len(matrices) > 20 and not any(torch.equal(start.tensors[n], before.tensors[n]) for n in matrices)
+    state = load_file(run.folder / "last" / "state.safetensors")
+    assert all(torch.equal(t, state[f"average.backbone.{name}"]) for name, t in start.tensors.items())
+    figures = json.loads((run.folder / "pretraining.json").read_text(encoding="utf-8"))
+    assert figures["sha256"] == start.origin.sha256 and figures["held_out"] == 6
+    assert [one["name"] for one in figures["structures"]] == list(STRUCTURES)
+    rows = rows_of(run.folder)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4] == [row["step"] for row in rounds]
+    assert float(rows[-1]["held_out_echo"]) == figures["losses"]["echo"] == rounds[-1]["held_out_echo"]
+    assert float(rows[-1]["train_edges"]) > 0 and rows[0]["lr"] != rows[3]["lr"]
+    page = run.report.read_text(encoding="utf-8")
+    card = (run.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for text in (page, card):
+        assert "16 drawn pictures" in text and start.origin.sha256 in text and "echo" in text
+        assert "No patient&#39;s image" in text or "No patient's image was among them" in text
+        assert "pleural line" in text
+    assert "<script" not in page and "data:image/png;base64," not in page
+    config = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    assert config["start"].startswith("tiny.safetensors (SHA-256 ") and config["pretraining"]["batch_size"] == 4
+    assert any(line.startswith("dry run: first loss ") for line in said)
+    assert any("mean AUC" in line for line in said if line.startswith("step "))
+    assert (run.folder / "train.log").is_file() and (run.folder / "config.toml").is_file()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_drawn_again_with_the_same_bytes(drawn_run: Drawn, tmp_path: Path) -> None:
+    run = PretrainRun(shutil.copytree(drawn_run[0].folder, tmp_path / "run")).resume()
+    assert run.report.read_text(encoding="utf-8").count("data:image/png;base64,") == 2
+    assert same(drawn_run[0].folder, run.folder) == []
+
+
+@pytest.mark.usefixtures("undrawn", "ctrl_c")
+@pytest.mark.parametrize("step", [2, 4])  # 4: the last one, after which nothing but the report is left
+def test_after_ctrl_c_a_pretraining_goes_on_to_the_same_bytes(
+    step: int, drawn_run: Drawn, pretrained: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrained(name="cut")
+    run = PretrainRun(tmp_path / "runs" / "cut-001")
+    with pytest.raises(RunFolderError, match=r"weights\.safetensors: not written yet"):
+        _ = run.weights
+    said: list[str] = []
+    again = run.resume(say=said.append)
+    assert any(line == f"resuming after step {step} of 4" for line in said)
+    assert same(drawn_run[0].folder, again.folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn", "ctrl_c")
+def test_images_are_gone_on_with_within_a_round_and_only_with_the_same_ones(
+    images: Path, pretrained: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = pretrained(images, name="each")
+    monkeypatch.setattr(loop, "ROUNDS", 1)
+    whole = pretrained(images, name="whole")
+    (row,), steps = (rows_of(run.folder) for run in (whole, each))
+    mean = sum(float(step["train_picture"]) for step in steps) / 4
+    assert (
+        float(row["train_picture"]) == pytest.approx(mean) and row["held_out_picture"] == steps[3]["held_out_picture"]
+    )
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrained(images, name="cut")
+    run = PretrainRun(tmp_path / "runs" / "cut-001")
+    with pytest.raises(ConfigError, match=r"--lr is 1\.0 and was 0\.01; leave them out"):
+        run.resume(lr=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining_run.unlabelled, "find", lambda settings: _without_one(settings))
+        with pytest.raises(DataError, match=r"the images differ from those of the start: 1 gone"):
+            run.resume()
+    assert same(whole.folder, run.resume().folder) == []
+    assert len(starting.read(whole.weights).origin.seen) == len({*starting.read(whole.weights).origin.seen}) > 10
+
+
+def _without_one(settings: PretrainSettings) -> object:
+    from medmambase.pretraining.unlabelled import list_unlabelled
+
+    found = list_unlabelled(Path(settings.data))
+    train = found.split("train")
+    return replace(found, samples=train[1:])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_training_whose_test_images_the_weights_have_seen_is_refused_by_name(
+    images: Path, pretrained: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_out_pictures(monkeypatch)
+    every = pretrained(images / "test", name="seen")
+    quick = {"image_size": 32, "batch_size": 8, "epochs": 1, "runs": tmp_path / "runs", "name": "a", "device": "cpu"}
+    names = sorted(path.relative_to(images).as_posix() for path in (images / "test").rglob("*.png"))
+    with pytest.raises(DataError, match=f"have learned from 6 images of val or test .{names[0]}, ") as refused:
+        medmambase.train(images, start=every, **quick)
+    assert "medmambase-pretrain DATA --splits" in str(refused.value)
+    found = json.loads((tmp_path / "runs" / "a-001" / run_folder.DATA_REPORT).read_text(encoding="utf-8"))["audit"]
+    assert found["seen"] == names
+    only_train = pretrained(images, name="fine")
+    run = medmambase.train(images, start=only_train, **quick)
+    config = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    assert config["start"].startswith("fine-001 (SHA-256 ") and "unlabelled images" in config["start"]
+    assert config["model"]["dims"] == [4, 8] and config["model"]["in_chans"] == 1  # of weights for RGB
+    for page in ("report.html", "MODEL_CARD.md"):
+        assert "fine-001 (SHA-256 " in (run.folder / page).read_text(encoding="utf-8")
+    # What the weights have seen stays known: also of the network that was trained from them.
+    assert starting.read(run.folder / "best").origin.seen == starting.read(only_train.weights).origin.seen
+    with pytest.raises(DataError, match="have learned from"):
+        medmambase.train(images / "train", start=run.folder / "best", **quick)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_weights_can_follow_each_other_and_a_finished_run_is_written_again_in_half(
+    images: Path, pretrained: Pretrain
+) -> None:
+    first = pretrained(images)
+    after = pretrained(start=first, in_chans=1)
+    origin = starting.read(after.weights).origin
+    assert [one.source for one in origin.learned] == ["images", "drawn"] and not origin.unrecorded
+    assert origin.seen == starting.read(first.weights).origin.seen != ()
+    assert after.network(num_classes=2).config.in_chans == 1
+    before = load_file(after.weights)
+    half = after.resume(half=True)
+    tensors = load_file(half.weights)
+    assert all(t.dtype == torch.float16 for t in tensors.values() if t.is_floating_point() and t.dim() > 1)
+    assert all(torch.equal(tensors[name], t.to(tensors[name].dtype)) for name, t in before.items())
+    assert starting.read(half.weights).origin.seen == origin.seen
+
+
+def test_images_that_the_starting_weights_have_seen_are_set_apart_where_a_run_is_tested_on_others(
+    images: Path, tmp_path: Path
+) -> None:
+    run, found = tmp_path, read_manifest(images, seed=0)
+    network = MedMambaSE(TINY, classes=found.classes, preprocessing=Preprocessing(32, 3))
+    assert examine(run, network, found, no_progress).seen == frozenset()
+    sample = found.split("test")[0]
+    digest = load(sample.path, network.preprocessing)[1].digest
+    starting.write_origin(run, Origin("w", "0" * 64, seen=(digest,)))
+    examination = examine(run, network, found, no_progress)
+    assert examination.seen == {sample.name} and "one of its starting weights" in examination.notes[-1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_loss_that_is_no_number_ends_the_pretraining_with_its_step(
+    pretrained: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = tasks.weighted, iter(range(1, 10**6))
+    monkeypatch.setattr(loop, "weighted", lambda *args: original(*args) * (float("nan") if next(calls) == 5 else 1))
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 3 of 4 \(first bad tensor: .*smaller --lr"):
+        pretrained()
+
+
+def test_minutes_become_steps_by_what_a_step_takes() -> None:
+    settings, rehearsed = PretrainSettings(drawn=True, minutes=2.0), Rehearsal(1.0, 0.5, 10**6, None)
+    drawn = tasks.DrawnPictures(settings, None, (), 2, None)  # type: ignore[arg-type]  # only its processes count
+    assert loop._steps(settings, rehearsed, 0.4, drawn) == 240
+    assert loop._steps(settings, rehearsed, 2.0, drawn) == 120  # two processes draw a batch in a second
+    assert loop._steps(settings, rehearsed, 0.3, replace(drawn, workers=0)) == 150
+    assert loop._steps(PretrainSettings(drawn=True), rehearsed, 0.3, drawn) == 3000
+    assert loop._steps(PretrainSettings(drawn=True, minutes=0.001), rehearsed, 0.3, drawn) == 1
+
+
+def test_progress_that_contradicts_itself_is_refused() -> None:
+    one = Round(2, 0.1, {}, {}, None, 1.0)
+    Course(steps=4, step=3, since=1, rounds=[one]).check()
+    for wrong in (Course(steps=4, step=3, since=0, rounds=[one]), Course(steps=2, step=3, since=3)):
+        with pytest.raises(ValueError, match="does not follow"):
+            wrong.check()
+
+
+def test_a_scene_is_asked_for_by_its_name_also_where_that_holds_a_comma() -> None:
+    assert pretraining_run._scenes(("lung", "linear probe", "breast")) == ("breast", "lung, linear probe")
+    assert pretraining_run._scenes(("lung, linear probe",)) == ("lung, linear probe",)
+    assert len(pretraining_run._scenes(None)) > 5
+    with pytest.raises(ConfigError, match="--scenes has 'haert'; the nearest is 'heart'; there are 'breast', "):
+        pretraining_run._scenes(("haert",))
+
+
+def test_a_folder_that_no_pretraining_wrote_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("epochs = 3\n", encoding="utf-8")  # that of a training
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(RunFolderError, match="not the folder of a pretraining"):
+            PretrainRun(folder)
+
+
+def test_a_network_is_pretrained_anew_as_its_preset_says() -> None:
+    settings = PretrainSettings(drawn=True, depths=(1, 1, 1, 1))
+    assert settings.network().depths == (1, 1, 1, 1) and settings.network().dims == (48, 96, 192, 384)
