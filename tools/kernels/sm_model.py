@@ -19,8 +19,9 @@ An asynchronous copy (LDGSTS) is waited for at DEPBAR.LE, by groups. BAR is that
 one warp. A loop with an inner loop is not a subject: only innermost loops are.
 
 Where a load's data lies the machine code does not say: ``place`` does, by the opcode, for the scans
-as Triton 3.7 compiles them. Triton 3.6 copies the rows of B and C by the opcode of tiles along the
-length: there the cycles come out 3 to 5 times too high.
+as Triton 3.7 compiles them. Tritons before it copy what is less than 32 numbers, as delta's rank
+and in backward B or C alone, by the opcode of tiles along the length: there the cycles come out up
+to 3 times too high.
 
 What is not modelled: the instruction cache, conflicts of register and shared memory banks, address
 translation, pages of the memory, write-back traffic, barriers between warps, changes of the clock.
@@ -116,7 +117,9 @@ class Multiprocessor:
         if ".EF" in one.opcode or "BYPASS" in one.opcode:
             return Place("hbm", 32, one.bits / 256)
         if one.name == "LDGSTS":
-            return Place("l2", 1, 0.5)
+            return Place(
+                "l2", 1, 1.0
+            )  # of x, delta, or B and C: 4 bytes a lane are a line, of delta's rank a part of one
         return Place("l2", 1, 0.125) if one.bits == 128 else Place("hbm", 1, 1.0)
 
     def store_lines(self, one: Instruction) -> float:

@@ -122,19 +122,20 @@ def forward(
 
     Predicted by a model of the multiprocessor, not measured: ms on an H200, float32, 16 states, at
     96, 192, 384 and 768 channels, lengths 1024, 256, 64 and 16, PyTorch's sum over the directions
-    included. Batch 64: 0.28, 0.13, 0.06, 0.04, of which the scan's kernel 0.20, 0.07, 0.04, 0.02;
-    batch 16: 0.11, 0.06, 0.03, 0.02. Left alone, the compiler stops at 128 registers, and the
-    scan's kernel takes 0.22 instead of 0.20 ms (batch 64, length 1024).
+    included. Batch 64: 0.28, 0.12, 0.06, 0.04, of which the scan's kernel 0.21, 0.07, 0.04, 0.02;
+    batch 16: 0.11, 0.06, 0.03, 0.02. Left alone, the compiler stops at 128 registers; when this was
+    chosen, the scan's kernel took a tenth longer so (batch 64, length 1024). With 64 states, 32
+    channels a program spill up to 136 bytes on compute capability 7.5, and 16 do not.
     """
-    steps = _row(_FORWARD, state)
-    programs = batch * directions * -(-channels // 32)
+    steps, width = _row(_FORWARD, state), 32 if state <= 32 else 16
+    programs = batch * directions * -(-channels // width)
     few = programs < 0.7 * WARPS * processors or length > _LONGEST
     rank_inside = 0 < rank <= _RANK_INSIDE
     pair = (
         directions == 4 and not rank_inside and length <= _LONGEST and programs >= 4 * WARPS * processors
     )  # half as many programs still fill the GPU twice over
     registers = 168 if state <= 16 else 255
-    return ForwardLaunch(32, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside, registers)
+    return ForwardLaunch(width, steps, chunk_of(length), few and chunks_of(length) > 1, pair, rank_inside, registers)
 
 
 def backward(batch: int, directions: int, channels: int, length: int, state: int, processors: int) -> BackwardLaunch:
@@ -154,11 +155,11 @@ def sequence_forward(
 
     Predicted by a model of the multiprocessor, not measured: ms on an H200, float32, 16 states, at
     96, 192, 384 and 768 channels a group in 4 groups, lengths 1024, 256, 64 and 16, PyTorch's
-    kernels included. Batch 64: forward 0.23, 0.11, 0.06, 0.03, forward and backward 1.23, 0.58,
+    kernels included. Batch 64: forward 0.24, 0.11, 0.06, 0.03, forward and backward 1.24, 0.58,
     0.27, 0.15; batch 16: forward 0.12, 0.04, 0.02, 0.01. With at most 168 registers the compiler
     loads B and C ahead of where it uses them; left alone it stops at 128, and a turn that keeps
-    states takes 2534 cycles instead of 1748 (4 steps, 6 warps). With 64 states, 32 channels a
-    program spill, and 16 do not.
+    states took 2534 cycles instead of 1748 (4 steps, 6 warps) when this was chosen. With 64 states,
+    32 channels a program spill, and 16 do not.
     """
     _row(_FORWARD, state)
     programs = batch * groups * -(-channels // groups // 32)

@@ -43,3 +43,14 @@ def sigmoid(v):
     """1 / (1 + e^-v), to a few float32 roundings in relative terms; NaN stays NaN."""
     e = tl.exp2(tl.abs(v) * -LOG2E)
     return tl.where(v > 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def load_pair(at, N: tl.constexpr):
+    """Two rows of N numbers that lie side by side, each as [N, 1]: B and C of a step.
+
+    One load, and not one of each: before 3.7, Triton takes a load of fewer numbers than a warp has
+    lanes for a cheap one, and in a pipelined loop every lane copies all of it, 16 bytes at a time.
+    """
+    left, right = tl.split(tl.trans(tl.reshape(tl.load(at + tl.arange(0, 2 * N)), [2, N])))
+    return left[:, None], right[:, None]

@@ -23,7 +23,7 @@ backward starts from.
 import triton
 import triton.language as tl
 
-from medmambase_kernels._triton.numerics import softplus
+from medmambase_kernels._triton.numerics import load_pair, softplus
 
 K = tl.constexpr(4)  # directions
 WHOLE = tl.constexpr(0)
@@ -84,11 +84,11 @@ def _advance(
                 raws += (tl.sum(rank[:, None] * W, 0) + bias,)
             else:
                 raws += (tl.load(delta_row + p * d * K) + bias,)
-            Bs += (tl.load(row + p * (K * WIDTH) + state)[:, None],)
-            if MODE != ENDS:
-                Cs += (tl.load(row + p * (K * WIDTH) + N + state)[:, None],)
-                if ADDS:
-                    before += (tl.load(y_row + p * d),)
+            B, C = load_pair(row + p * (K * WIDTH), N)
+            Bs += (B,)
+            Cs += (C,)
+            if MODE != ENDS and ADDS:
+                before += (tl.load(y_row + p * d),)
             p, place = step_on(p, place, inner, step, wrap)
         for s in tl.static_range(STEPS):
             delta, _ = softplus(raws[s])

@@ -25,7 +25,7 @@ backward starts from.
 import triton
 import triton.language as tl
 
-from medmambase_kernels._triton.sequence_tiles import load_rows, load_steps, step_delta, store_steps
+from medmambase_kernels._triton.sequence_tiles import load_row_pairs, load_rows, load_steps, step_delta, store_steps
 
 WHOLE = tl.constexpr(0)
 ENDS = tl.constexpr(1)
@@ -94,9 +94,10 @@ def forward(
                 tl.store(entry + tl.full([], t // CHUNK, INDEX) * (N * d), h, mask=in_tile)
         xs = load_steps(u_at, t, l, EVEN, STEPS, MODE != ENDS)
         raws = load_steps(delta_at, t, l, EVEN, STEPS, MODE != ENDS)
-        Bs = load_rows(row, t, l, B, VARY_B, ROW, N, INDEX, EVEN, STEPS)
-        Cs = Bs
-        if MODE != ENDS:
+        if VARY_B and VARY_C:
+            Bs, Cs = load_row_pairs(row, t, l, ROW, N, INDEX, EVEN, STEPS)
+        else:
+            Bs = load_rows(row, t, l, B, VARY_B, ROW, N, INDEX, EVEN, STEPS)
             Cs = load_rows(row + VARY_B * N, t, l, C, VARY_C, ROW, N, INDEX, EVEN, STEPS)
         ys = ()
         for s in tl.static_range(STEPS):

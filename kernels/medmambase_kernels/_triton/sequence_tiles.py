@@ -9,7 +9,7 @@ shuffle a step, but whole sectors of 32 bytes.
 import triton
 import triton.language as tl
 
-from medmambase_kernels._triton.numerics import softplus
+from medmambase_kernels._triton.numerics import load_pair, softplus
 
 
 @triton.jit
@@ -100,3 +100,17 @@ def step_delta(raw, t, l, SOFTPLUS: tl.constexpr, EVEN: tl.constexpr):
     if not EVEN:
         delta, slope = tl.where(t < l, delta, 0.0), tl.where(t < l, slope, 0.0)
     return delta, slope
+
+
+@triton.jit
+def load_row_pairs(row, t, l, ROW: tl.constexpr, N: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
+                   STEPS: tl.constexpr):  # fmt: skip  # where; switches and tile sizes
+    """B and C of steps t to t + STEPS - 1, where both vary, each as a tuple of [N, 1]: past the end
+    the last ones."""
+    Bs, Cs = (), ()
+    for s in tl.static_range(STEPS):
+        step = t + s if EVEN else tl.minimum(t + s, l - 1)
+        B, C = load_pair(row + tl.full([], step, INDEX) * ROW, N)
+        Bs += (B,)
+        Cs += (C,)
+    return Bs, Cs
