@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import pytest
 
 import compile_kernels
 import compiled_kernel
-from compile_kernels import Predicted
+import machine_code
 from compiled_kernel import Usage
 from kernel_launches import Launch
 from machine_code import Instruction, Loop, count, disassembler, loops
@@ -60,10 +59,10 @@ KERNELS = {
     "causal_conv1d.slope",
 }
 BUDGETED = {name for name in KERNELS if name.partition(".")[2] in ("forward", "carry", "adjoint_ends", "backward")}
-SMALL_MAPS = {name for name in KERNELS if name.startswith(("squeeze_excite_image.", "batch_norm.", "normed_product."))}
 EVERY = ("75", "80", "86", "89", "90", "100", "120")
 has_report = pytest.mark.skipif(
-    triton.__version__.startswith("3.3."), reason="Triton 3.3 throws the assembler's report away"
+    triton.__version__.startswith("3.3.") and disassembler() is None,
+    reason="Triton 3.3 throws the assembler's report away, and on Windows it cannot be had once more",
 )
 
 
@@ -103,7 +102,7 @@ def test_every_kernel_compiles_without_a_gpu_and_keeps_to_its_budget(request: py
         if dtype != "float32":
             expected = {name for name in expected if not name.startswith("augment.")}  # in float32 alone
         assert {row[0] for row in rows if f"sm_{arch}" in row and dtype in row} == expected, printed
-    if disassembler() is None:
+    if disassembler() is None or not triton.__version__.startswith("3.7."):
         return
     counted = [row for row in rows if {"sm_89", "sm_90"} & set(row) and row[1] == "n16"]
     scans = [row for row in counted if row[0] in ("scan_forward.forward", "scan_backward.backward")]
@@ -120,53 +119,27 @@ def test_every_kernel_compiles_without_a_gpu_and_keeps_to_its_budget(request: py
         assert all(figure > 500 for figure in cycles), row  # the exponentials of 6 warps: 16 a cycle
 
 
-@pytest.mark.parametrize(
-    ("usage", "cycles", "sentence"),
-    [
-        (Usage(100, 0, 0, (Loop(513, 0, 0, 0, 68, 44),)), 1400, "8.02 instructions a state, 8.0 allowed"),
-        (Usage(100, 0, 0, (Loop(512, 0, 3, 0, 68, 44),)), 1400, "0.05 barriers a state, 0.04 allowed"),
-        (Usage(100, 0, 0, (Loop(512, 1, 0, 0, 68, 44),)), 1400, "0.02 shuffles a state, 0 allowed"),
-        (Usage(100, 0, 0, (Loop(512, 0, 0, 2, 68, 44),)), 1400, "0.03 local a state, 0 allowed"),
-        (Usage(100, 4, 0, (Loop(512, 0, 0, 0, 68, 44),)), 1400, "4 bytes spilled, 0 allowed"),
-        (Usage(100, 0, 9001, (Loop(512, 0, 0, 0, 68, 44),)), 1400, "9001 bytes of shared memory, 9000 allowed"),
-        (Usage(100, 0, 0, (Loop(512, 0, 0, 0, 68, 44),)), 1401, "1401 cycles a turn predicted, 1400 allowed"),
-        (Usage(100, 0, 9000, (Loop(512, 0, 2, 0, 68, 44),)), 1400, None),
-    ],
-)
-def test_a_launch_over_its_budget_is_named_with_figure_and_limit(
-    usage: Usage, cycles: float, sentence: str | None
-) -> None:
-    launch = Launch("scan_forward", "forward", "float32", "n16", constants={"STEPS": 4, "N": 16, "BD": 32})
-    budget = {
-        "spills": 0,
-        "shared": 9000,
-        "loops": [{"name": "steps", "instructions": 8.0, "shuffles": 0, "barriers": 0.04, "local": 0, "cycles": 1400}],
-    }
-    found = compile_kernels.over_budget(launch, Predicted(usage, (cycles,)), budget)
-    assert [one.removeprefix("loop steps: ") for one in found] == ([sentence] if sentence else [])
-
-
-def test_the_scans_have_budgets_of_instructions_memory_and_cycles() -> None:
-    budgets = tomllib.loads(compile_kernels.BUDGETS.read_text(encoding="utf-8"))["budget"]
-    for kernel in KERNELS:
+def test_the_table_has_the_worst_figures_of_each_generation() -> None:
+    def launched(kernel: str, n: int = 16) -> Launch:
         module, name = kernel.split(".")
-        launch = Launch(module, name, "float32", "n16", constants={"STEPS": 4, "N": 16, "BD": 32})
-        budget = compile_kernels.budget_of(launch, 90, budgets)
-        if kernel in SMALL_MAPS:  # which are held to their memory alone, everywhere
-            assert budget is not None and budget["spills"] == 0 and "loops" not in budget, kernel
-            assert budget == compile_kernels.budget_of(launch, 75, budgets), kernel
-            over = compile_kernels.over_budget(launch, Predicted(Usage(99, 4, budget["shared"])), budget)
-            assert over == ["4 bytes spilled, 0 allowed"], kernel
-            continue
-        if kernel not in BUDGETED:
-            assert budget is None, kernel
-            continue
-        assert budget is not None and {"warps", "shared", "spills"} <= set(budget), kernel
-        assert all({"instructions", "local", "cycles"} <= set(loop) for loop in budget["loops"]), kernel
-        for arch, dtype in itertools.product(EVERY, ("float32", "bfloat16", "float16")):
-            budget = compile_kernels.budget_of(replace(launch, dtype=dtype), int(arch), budgets)
-            assert budget is not None and {"shared", "spills", "loops"} <= set(budget), (kernel, arch, dtype)
-            assert budget["spills"] == 0 or name == "backward", kernel
+        return Launch(module, name, "float32", "", constants={"STEPS": 4, "N": n, "BD": 32})
+
+    loop = Loop(512, 0, 0, 0, 68, 44)
+    compiled: list[tuple[Launch, int, Usage | None]] = [
+        (launched("sequence_forward.forward"), 75, Usage(168, 4, 512, (loop, loop))),
+        (launched("sequence_forward.forward"), 75, Usage(168, 0, 6144, (replace(loop, instructions=640), loop))),
+        (launched("sequence_forward.forward", 8), 75, Usage(168, 0, 0, (replace(loop, instructions=900),))),
+        (launched("scan_backward.backward"), 75, Usage(255, 644, 96, (replace(loop, instructions=1536), loop))),
+        (launched("gated_norm.norm"), 75, Usage(40, 0, 64)),
+        (launched("scan_forward.forward"), 120, None),
+        (launched("gated_norm.norm"), 120, Usage(40, 0, 64)),
+    ]
+    head, line, *rows = compile_kernels.table("3.9.0", compiled)
+    assert head.count("|") == line.count("|") == 11
+    assert rows == [
+        "| 3.9.0 | 7.5 | 5 of 5 | 644 | 4 | 6144 | 10.0 | - | - | 24.0 |",
+        "| 3.9.0 | 12.0 | 1 of 2 | - | 0 | 64 | - | - | - | - |",
+    ]
 
 
 def test_what_was_compiled_is_read_again_and_anything_else_is_compiled(
@@ -270,6 +243,25 @@ def test_no_function_of_a_kernel_calls_itself_since_triton_3_3_takes_none() -> N
             node.func.id for node in ast.walk(function) if isinstance(node, ast.Call) and hasattr(node.func, "id")
         }
         assert function.name not in called, f"{name}: {function.name}"
+
+
+def test_a_report_that_triton_throws_away_is_had_by_assembling_once_more() -> None:
+    assembly = """
+.version 7.0
+.target sm_75
+.address_size 64
+.visible .entry kernel(.param .u64 x)
+{
+    ret;
+}
+"""
+    if disassembler() is None:
+        assert machine_code.report_of(assembly, 75) == ""
+        return
+    said = machine_code.report_of(assembly, 75)
+    usage = compiled_kernel.read_usage(said, 0, [])
+    assert usage.spills == 0 and usage.registers > 0
+    assert "sm_75" in said and machine_code.report_of("no assembly", 75) == ""
 
 
 def test_an_assembler_report_that_cannot_be_read_is_a_failure() -> None:

@@ -5,9 +5,10 @@ Prints a line per launch, input dtype and GPU generation: registers a thread, by
 of shared memory, and for the longest innermost loop of a scan the instructions, shuffles, barriers
 and accesses of local memory, a state (one channel, one n, one step). Beside them stand the cycles
 that a turn of the hot loops takes on an H200, predicted by sm_model.py with as many warps on a
-multiprocessor as the budget says: instructions cannot see waiting. The exit code is 1 if anything
-does not compile, is over the budget of kernel_budgets.toml, or is never launched, and if the
-assembler's report cannot be read (Triton 3.3 gives none).
+multiprocessor as the budget says: instructions cannot see waiting. At the end stands a table of the
+worst figures of each GPU generation. The exit code is 1 if anything does not compile, is over the
+budget that kernel_budgets.toml gives it for this version of Triton, or is never launched, and if
+the assembler's report cannot be read.
 
     python tools/kernels/compile_kernels.py --arch 89 90 --dtype bfloat16 --jobs 4
 """
@@ -17,14 +18,16 @@ import itertools
 import multiprocessing
 import os
 import sys
-import tomllib
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import kernel_budgets
 import machine_code
 from compiled_kernel import Usage, compile_launch, prepare
+from kernel_budgets import Predicted, budget_of, over_budget
 from kernel_launches import CALLS, MODULES, Launch, kernels_of, record
 from sm_model import predict
 
@@ -33,76 +36,19 @@ ALSO = (75, 100)  # Turing, on which the engines do not choose Triton by themsel
 DTYPES = ("float32", "bfloat16", "float16")
 MODELLED = 90  # the generation of sm_model.py's multiprocessor
 WARPS = 6  # on a multiprocessor, where no budget says so: a batch of 64 at the first stage of ``tiny``
-BUDGETS = Path(__file__).resolve().parent / "kernel_budgets.toml"
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What compiling a launch showed, and the cycles that a turn of its hot loops takes by
-    sm_model.py; none where the model knows nothing of the GPU generation."""
-
-    usage: Usage
-    cycles: tuple[float, ...] = ()
-
-
-def budget_of(launch: Launch, arch: int, budgets: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Find the first budget that kernel_budgets.toml gives this launch on this GPU generation. One
-    without GPU generations, dtypes, number of states or rank of delta is for all of them."""
-    this = {"kernel": launch.name, "arch": arch, "dtype": launch.dtype}
-    this |= {"n": launch.constants.get("N"), "rank": launch.constants.get("RANK")}
-    for budget in budgets:
-        if all(
-            value in (budget[name] if name in ("arch", "dtype") else [budget[name]])
-            for name, value in this.items()
-            if name in budget
-        ):
-            return budget
-    return None
+SWEEP = "backward"  # the kernels that spill by design
+SCANS = ("sequence_forward.forward", "scan_forward.forward", "sequence_backward.backward", "scan_backward.backward")
 
 
 def compile_and_predict(launch: Launch, arch: int, budget: dict[str, Any] | None, cache: Path | None) -> Predicted:
     """Compile a launch, and predict the cycles of its hot loops: those that the budget names, else
     the longest."""
     usage = compile_launch(launch, arch, cache)
-    named, warps = (budget["loops"], budget["warps"]) if budget and budget.get("loops") else ([{}], WARPS)
+    named, warps = (budget or {}).get("loops", [{}]), (budget or {}).get("warps", WARPS)
     hot = usage.loops[: len(named)] if arch == MODELLED else ()
     cycles = tuple(predict(loop.code, warps).cycles for loop in hot)
     counted = tuple(replace(loop, code=()) for loop in usage.loops)  # hundreds of instructions that nobody reads now
     return Predicted(replace(usage, loops=counted), cycles)
-
-
-def over_budget(launch: Launch, predicted: Predicted, budget: dict[str, Any] | None) -> list[str]:
-    """Say of each figure that it is above what the budget allows; nothing of loops where none could
-    be counted."""
-    usage = predicted.usage
-    if budget is None:
-        return []
-    # Where B or C is constant the second longest loop is the sweep over the last, odd steps, not
-    # the one that rebuilds.
-    varies = launch.constants.get("VARY_B", True) and launch.constants.get("VARY_C", True)
-    named = budget.get("loops", []) if usage.loops else []
-    named = named if varies else named[:1]
-    sentences = [
-        f"{figure} bytes {what}, {budget[limit]} allowed"
-        for figure, what, limit in (
-            (usage.spills, "spilled", "spills"),
-            (usage.shared, "of shared memory", "shared"),
-        )
-        if figure > budget.get(limit, figure)
-    ]
-    for rank, allowed in enumerate(named):
-        loop = usage.loops[rank]
-        sentences += [
-            f"loop {allowed['name']}: {getattr(loop, figure) / launch.states:.2f} {figure} a state, {most} allowed"
-            for figure, most in allowed.items()
-            if figure not in ("name", "cycles") and getattr(loop, figure) / launch.states > most
-        ]
-    sentences += [
-        f"loop {allowed['name']}: {cycles:.0f} cycles a turn predicted, {allowed['cycles']} allowed"
-        for allowed, cycles in zip(named, predicted.cycles, strict=False)
-        if "cycles" in allowed and cycles > allowed["cycles"]
-    ]
-    return sentences
 
 
 def _figures(launch: Launch, predicted: Predicted) -> str:
@@ -127,8 +73,37 @@ def representative(launches: list[Launch], architectures: list[int], budgets: li
     return list(picked.values())
 
 
+def table(version: str, compiled: Sequence[tuple[Launch, int, Usage | None]]) -> list[str]:
+    """A table in Markdown: of each GPU generation how many launches compiled, and their worst
+    figures; instructions with 16 states, of the longest loop."""
+    lines = [
+        "| Triton | compute capability | compiled | bytes spilled: sweeps | all others | shared memory "
+        "| instructions a state: forward 1-D | 2-D | sweep 1-D | 2-D |",
+        "|---" * 10 + "|",
+    ]
+    for arch in dict.fromkeys(arch for _, arch, _ in compiled):
+        tried = [(launch, usage) for launch, at, usage in compiled if at == arch]
+        read = [(launch, usage) for launch, usage in tried if usage is not None]
+        counted = [(launch, usage) for launch, usage in read if usage.loops and launch.constants.get("N") == 16]
+        columns: list[list[float]] = [
+            [usage.spills for launch, usage in read if launch.kernel == SWEEP],
+            [usage.spills for launch, usage in read if launch.kernel != SWEEP],
+            [usage.shared for _, usage in read],
+            *([usage.loops[0].instructions / launch.states for launch, usage in counted if launch.name == name]
+              for name in SCANS),
+        ]  # fmt: skip  # figures of a row
+        worst = (f"{max(figures):.{1 if rank > 2 else 0}f}" if figures else "-" for rank, figures in enumerate(columns))
+        cells = (version, f"{arch // 10}.{arch % 10}", f"{len(read)} of {len(tried)}", *worst)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def _compile_all(options: argparse.Namespace) -> int:
-    budgets = tomllib.loads(BUDGETS.read_text(encoding="utf-8"))["budget"]
+    import triton
+
+    file = kernel_budgets.read()
+    budgets, said = kernel_budgets.budgets_for(triton.__version__, file)
+    print(said)
     recorded = {dtype: record(dtype, options.operator) for dtype in dict.fromkeys(["float32", *options.dtype])}
     launched = {(launch.module, launch.kernel) for launch in recorded["float32"]}
     failures = [
@@ -137,9 +112,14 @@ def _compile_all(options: argparse.Namespace) -> int:
         for kernel in kernels_of(module)
         if (module, kernel) not in launched
     ]
-    launches = [launch for dtype in options.dtype for launch in recorded[dtype] if options.case in launch.case]
+    launches = [
+        launch
+        for dtype in options.dtype
+        for launch in recorded[dtype]
+        if options.case in launch.case and options.kernel in launch.name
+    ]
     if options.quick:
-        launches = representative(launches, options.arch, budgets)
+        launches = representative(launches, options.arch, file["budget"])
     head = f"{'kernel':26} {'case':20} {'dtype':9} {'arch':6} {'registers':>9} {'spills':>7} {'shared':>7}"
     print(
         head
@@ -151,7 +131,8 @@ def _compile_all(options: argparse.Namespace) -> int:
         print("no disassembler in this Triton: loops are not counted, and their budgets not checked")
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         compiled: dict[str, Future[Predicted]] = {}  # dtypes may share one: the scan of images widens what it reads
-        rows = []
+        rows: list[tuple[Launch, int, dict[str, Any] | None, Future[Predicted]]] = []
+        read: list[tuple[Launch, int, Usage | None]] = []
         for launch, arch in itertools.product(launches, options.arch):
             budget = budget_of(launch, arch, budgets)
             alike = repr((launch.specialisation, arch, budget))
@@ -161,6 +142,7 @@ def _compile_all(options: argparse.Namespace) -> int:
         for launch, arch, budget, future in rows:
             line = f"{launch.name:26} {launch.case:20} {launch.dtype:9} sm_{arch:<3}"
             error = future.exception()
+            read.append((launch, arch, None if error else future.result().usage))
             if error is None:
                 predicted = future.result()
                 over = over_budget(launch, predicted, budget)
@@ -169,7 +151,7 @@ def _compile_all(options: argparse.Namespace) -> int:
             else:
                 failures.append(f"{line}: {type(error).__name__}: {str(error).strip()[-500:]!a}")
                 print(f"{line} FAILED", flush=True)
-    print(f"{len(rows)} tried, {len(failures)} failures", *failures, sep="\n")
+    print(f"{len(rows)} tried, {len(failures)} failures", *failures, *table(triton.__version__, read), sep="\n")
     return 1 if failures or not rows else 0
 
 
@@ -193,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         help="one launch of each kernel: in the first dtype, and in the others if its loops have a budget",
     )
     parser.add_argument("--case", default="", help="only launches whose case has this text in it, as pair")
+    parser.add_argument("--kernel", default="", help="only kernels whose name has this text in it, as scan_forward")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what was compiled there, and read it again")
     options = parser.parse_args(argv)
     if (missing := prepare()) is not None:

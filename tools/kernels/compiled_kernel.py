@@ -83,7 +83,9 @@ def _compile(launch: Launch, arch: int) -> Usage:
         if program and launch.states
         else []
     )
-    return read_usage(report.getvalue(), compiled.metadata.shared, loops)
+    # Triton 3.3 throws the assembler's report away.
+    said = report.getvalue() or machine_code.report_of(compiled.asm["ptx"], arch)
+    return read_usage(said, compiled.metadata.shared, loops)
 
 
 def read_usage(report: str, shared: int, loops: list[machine_code.Loop]) -> Usage:

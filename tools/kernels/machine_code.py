@@ -82,10 +82,27 @@ class Loop:
 
 def disassembler() -> Path | None:
     """Find NVIDIA's nvdisasm; None where Triton brings none (on Windows)."""
+    return _program("nvdisasm")
+
+
+def _program(name: str) -> Path | None:
     import triton
 
-    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     return program if program.is_file() else None
+
+
+def report_of(assembly: str, arch: int) -> str:
+    """Assemble a kernel once more, for the assembler's report; nothing where Triton brings no
+    assembler."""
+    program, target = _program("ptxas-blackwell" if arch >= 100 else "ptxas"), re.search(r"\.target (\w+)", assembly)
+    if program is None or target is None:
+        return ""
+    with tempfile.TemporaryDirectory(prefix="machine_code_") as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(assembly, encoding="utf-8", newline="\n")
+        how = [str(program), "-v", f"--gpu-name={target[1]}", str(path), "-o", str(path.with_suffix(".cubin"))]
+        return subprocess.run(how, capture_output=True, check=True, encoding="utf-8").stderr
 
 
 def disassemble(cubin: bytes, program: Path) -> str:
