@@ -59,6 +59,9 @@ CROSSVAL = "crossval.toml"  # the settings, as in CONFIG
 FOLD = "fold-"
 PARTS = "folds.csv"  # by which fold each image is tested
 FOLDS = "folds.json"  # the figures of each fold, and their means
+DISTILLED = "distilled"  # the run of a network that has learned from all folds, and beside it:
+SOFT_LABELS, SPLITS_OF_DISTILLED = "soft_labels.csv", "distilled_splits.csv"  # what from, and on which images
+LOSS = "distilled.json"  # how far it is from them
 
 # Pictures, the report, and the model card.
 CURVES = "curves.png"

@@ -46,6 +46,7 @@ class Settings:
     split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
     patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
     by pseudonyms. ``start``: the weights to start from, NONE for new ones, or a path.
+    ``soft_labels``: a table of probabilities that training images are learned by.
     """
 
     data: str | None = None
@@ -64,6 +65,7 @@ class Settings:
     in_chans: Channels = "auto"
     model: Preset | None = None
     start: str = NONE
+    soft_labels: str | None = None
     device: str | None = None
     backend: Engine | None = None
     runs: str = "runs"
@@ -172,6 +174,11 @@ def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         )
     if flags.get("folds") in (0, 1):
         raise ConfigError(f"{flag('folds')} is {flags['folds']}; a cross-validation has at least 2")
+    if is_given(flags, "soft_labels") or is_given(written, "soft_labels"):
+        raise ConfigError(
+            "--soft-labels come from a network that may have learned from the images of a fold, so its figures would "
+            "be too good; leave them out of a cross-validation"
+        )
     return resolve({"folds": written.get("folds") or FOLDS, **flags, "fold": 0}, file)
 
 
@@ -237,7 +244,9 @@ def check_start(start: str, shown: str) -> None:
 
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
-    of_data = ("group_regex", "group_column", "class_names", "folds", "splits", "keep_duplicates_together")
+    of_data = (
+        "group_regex", "group_column", "class_names", "folds", "splits", "keep_duplicates_together", "soft_labels",
+    )  # fmt: skip  # one list
     for name in of_data if settings.demo else ():
         if settings.value(name):
             raise ConfigError(

@@ -73,7 +73,7 @@ def read(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def private_of(value: Callable[[str], Any]) -> dict[str, str]:
     """Return those settings that tell of folders or people; ``value``: of a setting, by its
     name."""
-    paths = {name: value(name) for name in ("data", "splits", "start", "runs")}
+    paths = {name: value(name) for name in ("data", "splits", "start", "soft_labels", "runs")}
     return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
 
 

@@ -117,7 +117,7 @@ def accept(words: Sequence[str]) -> None:
         given, file, _ = train_flags.parse([word for word in rest if word != "--help"])
         resolve(given, file)
     elif program == "medmambase-crossval":
-        given, file, _ = crossval_flags.parse(rest)
+        given, file, *_ = crossval_flags.parse(rest)
         of_crossval(given, file)
     elif program == "medmambase-pretrain":
         given, _, resumed = pretrain_flags.parse(rest)

@@ -9,8 +9,7 @@ from medmambase.commands import console
 from medmambase.commands.crossval_flags import parse
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.settings import of_crossval
-from medmambase.training.crossval.run import crossval_run, latest, started
-from medmambase.training.run import is_finished
+from medmambase.training.crossval.run import crossval_run, is_done, latest, started
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,15 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         nonlocal folder
-        given, file, jobs = parse(words)
+        given, file, jobs, distil = parse(words)
         settings = of_crossval(given, file)
         resumed = latest(settings)
-        if resumed and is_finished(resumed):
+        if resumed and is_done(resumed, distil):
             console.say(f"{resumed} is finished: nothing is left to do; give another --name to train anew")
             return 0
         with started(settings, resumed, console.progress) as begun:
             folder = begun.folder
-            crossval_run(begun, privacy.command("medmambase-crossval", words), jobs, console.say)
+            crossval_run(begun, privacy.command("medmambase-crossval", words), jobs, distil, console.say)
         first = run_folder.folds_of(folder)[0]
         say_next(
             ("classify images with all networks", pasted("medmambase-predict", folder, "images", "-o", "out.csv")),

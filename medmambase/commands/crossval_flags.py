@@ -14,6 +14,7 @@ OTHER = {
     "demo": None,
     "fold": None,
     "splits": None,
+    "soft_labels": None,
     "folds": f"number of folds, stratified and grouped by patient ({FOLDS})",
     "name": "name of the folder (default: the name of DATA)",
     "runs": "folder in which the folder is created (default: runs)",
@@ -46,14 +47,19 @@ def parser() -> Parser:
         help="folds that are trained at the same time, each in a process of its own, which holds all images in memory "
         "(default: one for each processor, or for each GPU)",
     )
+    found.add_argument(
+        "--distil",
+        action="store_true",
+        help="also train one network that learns from all others, and say how far it is from them",
+    )
     add_run_settings(found, OTHER)
     return found
 
 
-def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, int | None]:
-    """Return the settings given as flags, the file of ``--config``, and ``--jobs``. Raises
-    ConfigError for an invalid value, and SystemExit, with code 2 and one line, for an unknown
-    flag."""
+def parse(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, int | None, bool]:
+    """Return the settings given as flags, the file of ``--config``, ``--jobs`` and ``--distil``.
+    Raises ConfigError for an invalid value, and SystemExit, with code 2 and one line, for an
+    unknown flag."""
     given = read(parser(), words)
-    config, jobs = given.pop("config", None), given.pop("jobs", None)
-    return converted(given, from_text), config, jobs
+    config, jobs, distil = given.pop("config", None), given.pop("jobs", None), given.pop("distil")
+    return converted(given, from_text), config, jobs, distil

@@ -47,9 +47,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "high_depth": "conversion of 16-bit and float images to 8 bits: by their own percentiles, or by the full range",
         "cache": "where to keep decoded images: in memory, or on disk for later runs too; off: decode at each use",
     },
-    "network: initial weights": {
+    "network: initial weights, and other networks to learn from": {
         "start": "weights to start from: none, or the path of what medmambase-pretrain learned (runs/pretrain-x-001), "
         "of a network of ours (runs/x-001/best), or of a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)",
+        "soft_labels": "a table of probabilities (path,label,predicted,prob_<class>), such as a predictions.csv: "
+        "training images are learned half by these and half by their class",
         "freeze": "layers to leave untrained: the patch embedding, or everything except the classifier",
     },
     "training: override the recipe": {

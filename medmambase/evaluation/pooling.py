@@ -46,13 +46,18 @@ class Fold:
     figures: dict[str, float | None]
 
 
+def calibrated(run: Path, images: str = TEST) -> Predictions:
+    """Read what a run has predicted of its test images, or of its validation images (VAL),
+    calibrated with the temperature that it has learned on the latter. Raises MetricsError."""
+    predictions, calibration = read_predictions(run / images / PREDICTIONS), read_calibration(run)
+    return predictions if calibration is None else with_temperature(predictions, calibration.temperature)
+
+
 def of_fold(run: Path) -> tuple[Predictions, Fold]:
-    """Read what the run of a fold has predicted of its test images, calibrated with the temperature
-    that it has learned on its own validation images. Raises MetricsError."""
-    predictions, calibration = read_predictions(run / TEST / PREDICTIONS), read_calibration(run)
+    """Read what the run of a fold has predicted of its test images, and what that is worth. Raises
+    MetricsError."""
+    predictions, calibration = calibrated(run), read_calibration(run)
     temperature = None if calibration is None else calibration.temperature
-    if temperature is not None:
-        predictions = with_temperature(predictions, temperature)
     shown = predictions if predictions.clean is None else predictions.clean
     metrics = evaluate(shown.labels, shown.probabilities, shown.classes)
     known = bool(shown.patients) and all(shown.patients)

@@ -7,6 +7,7 @@ function of the seed, the epoch, and the step or the image.
 """
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -128,8 +129,11 @@ class Learning(Generic[N]):
             raise ValueError("the optimiser's state of some parameter is not whole")
 
 
-def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int) -> dict[str, Any]:
-    """Return everything that decides a training's result besides its images, by readable names."""
+def describe(
+    config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int, soft: Tensor | None = None
+) -> dict[str, Any]:
+    """Return everything that decides a training's result besides its images, by readable names; of
+    ``soft`` labels a hash."""
     own = {name: value for name, value in config.to_dict().items() if name not in CHANGE_NO_RESULT}
     parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
     flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -137,6 +141,7 @@ def describe(config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, proce
         own
         | flat
         | {"classes": list(network.classes), "arithmetic": str(dtype).removeprefix("torch."), "processes": processes}
+        | ({} if soft is None else {"soft labels": hashlib.blake2b(soft.numpy().tobytes(), digest_size=8).hexdigest()})
     )
 
 

@@ -69,6 +69,7 @@ def train(
     resume: bool = False,
     say: Callable[[str], object] = lambda line: None,
     ranks: Ranks = ALONE,
+    soft: torch.Tensor | None = None,
 ) -> Outcome:
     """Train ``network`` in place, and write ``metrics.csv``, ``best/`` and ``last/`` into ``run``
     after each epoch.
@@ -77,7 +78,7 @@ def train(
     set; ``resume`` goes on from it, or begins where there is none yet. ``tell`` hears of each
     epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch
     is ``best/`` is chosen by ``history.outcome``. With ``config.ema`` both folders hold the average
-    of the weights, and it is what validation judges.
+    of the weights, and it is what validation judges. ``soft``: as ``Step`` has it.
 
     Raises ConfigError where a batch of one image cannot be normalised or the resumed training had
     other settings, DataError where it had other images, CheckpointError where its state cannot be
@@ -93,11 +94,11 @@ def train(
     learning = Learning(network, make_optimizer(network, config), Average(network, config.ema) if config.ema else None)
     average, judged = learning.average, learning.judged
     weights = class_weights(training.labels, network.config.num_classes, config)
-    course = Step(learning, learner, training, config, dtype, weights, ranks)
+    course = Step(learning, learner, training, config, dtype, weights, ranks, soft)
     graphs = Graphs(course, {})
     images, description = (
         {"train": training, "val": validation},
-        checkpoint.describe(config, network, dtype, ranks.count),
+        checkpoint.describe(config, network, dtype, ranks.count, soft),
     )
     state = (checkpoint.load(run / LAST, learning, description, images) if resume else None) or State()
     if resume and ranks.first:

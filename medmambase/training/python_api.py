@@ -125,6 +125,12 @@ class CrossvalRun(_Trained):
         """The run of each fold, in order. Raises RunFolderError where one was never begun."""
         return tuple(map(Run, run_folder.folds_of(self.folder)))
 
+    @property
+    def distilled(self) -> Run | None:
+        """The run of the distilled network; None where there is none."""
+        folder = self.folder / run_folder.DISTILLED
+        return Run(folder) if (folder / run_folder.CONFIG).is_file() else None
+
 
 def train(
     data: str | PathLike[str] | None = None,
@@ -180,6 +186,7 @@ def crossval(
     folds: int = known.FOLDS,
     *,
     jobs: int | None = None,
+    distil: bool = False,
     config: str | PathLike[str] | None = None,
     say: Say | None = None,
     **settings: Any,
@@ -188,11 +195,12 @@ def crossval(
     predicted by a network that has learned neither from it nor from its patient.
 
     ``data``: as ``train`` takes it, but no demo; where it has a test split, all are tested on that,
-    and the figures are those of the mean of their probabilities. ``jobs``: folds that are
-    trained at the same time, each in a process of its own; None: as many as there are processors,
-    or GPUs. ``config``, ``say`` and ``settings``: those of ``train``, and each fold becomes such a
-    run. The same call goes on where an earlier one was ended, however that was, to the same bytes,
-    and returns at once where all is done.
+    and the figures are those of the mean of their probabilities. ``jobs``: folds that are trained
+    at the same time, each in a process of its own; None: as many as there are processors, or GPUs.
+    ``distil``: also train one network that learns from all others. ``config``, ``say`` and
+    ``settings``: those of ``train``, and each fold becomes such a run. The same call goes on where
+    an earlier one was ended, however that was, to the same bytes, and returns at once where all is
+    done.
 
     Raises what ``train`` raises; TrainingError where a fold failed, when all others have ended.
     After Ctrl-C KeyboardInterrupt comes when all is saved.
@@ -202,11 +210,12 @@ def crossval(
     given = given_settings({"data": data, "folds": folds, **settings}, known.TYPES)
     resolved = known.of_crossval(given, None if config is None else Path(config))
     begun = crossvals.latest(resolved)
-    if begun and is_finished(begun):
+    if begun and crossvals.is_done(begun, distil):
         return CrossvalRun(begun)
-    extra = ({"jobs": jobs} if jobs else {}) | ({"config": str(config)} if config else {})
+    extra = {"jobs": jobs, "distil": distil or None, "config": None if config is None else str(config)}
+    extra = {name: value for name, value in extra.items() if value is not None}
     with crossvals.started(resolved, begun) as run:
-        crossvals.crossval_run(run, call_of("crossval", given | extra), jobs, say or silent)
+        crossvals.crossval_run(run, call_of("crossval", given | extra), jobs, distil, say or silent)
     return CrossvalRun(run.folder)
 
 

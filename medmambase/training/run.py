@@ -190,9 +190,11 @@ def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch
         if on_epoch:
             on_epoch({name: value for name, value in asdict(epoch).items() if value is not None})
 
+    training = intake.images.split("train")
+    soft = session.soft_labels(Path(settings.soft_labels), training, network.classes) if settings.soft_labels else None
     outcome = loop.train(
         network,
-        intake.images.split("train"),
+        training,
         intake.images.split("val"),
         config,
         folder,
@@ -202,6 +204,7 @@ def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch
         resume=run.resumes,
         say=say,
         ranks=ranks,
+        soft=soft,
     )
     if ranks.first:
         chosen = {

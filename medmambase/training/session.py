@@ -18,6 +18,7 @@ from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
+from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import read_json
 from medmambase.model import starting, weights
 from medmambase.model.layers import as_coded
@@ -209,6 +210,30 @@ def start(path: Path, config: TrainConfig) -> tuple[Start, ModelConfig]:
     new = weights.new_parts(tensors, found, model.block, model.num_classes)
     weights.match(network, tensors, found, str(path), new)
     return begun, model
+
+
+def soft_labels(table: Path, training: ImageSet, classes: tuple[str, ...]) -> torch.Tensor:
+    """Return what the training images are learned by, torch.float32 (n, classes): half their class,
+    half the probabilities that ``table`` gives them. Raises MetricsError for a damaged table, and
+    DataError for one that lacks an image or has other classes."""
+    found = read_predictions(table)
+    if sorted(found.classes) != sorted(classes):
+        raise DataError(
+            f"{table}: has the classes {', '.join(found.classes)}, and the images {', '.join(classes)}; give the "
+            f"probabilities of a network with the same classes"
+        )
+    row_of = {name: row for row, name in enumerate(found.names)}
+    missing = [sample.name for sample in training.samples if sample.name not in row_of]
+    if missing:
+        raise DataError(
+            f"{table}: has no row for {count_of(len(missing), 'training image')}, such as {missing[0]}; give a table "
+            f"with all of them"
+        )
+    columns = [found.classes.index(name) for name in classes]
+    rows = [row_of[sample.name] for sample in training.samples]
+    soft = torch.from_numpy(found.probabilities[rows][:, columns])
+    hard = torch.eye(len(classes), dtype=torch.float64)[training.labels]
+    return ((soft / soft.sum(1, keepdim=True) + hard) / 2).float()
 
 
 def begin(

@@ -27,13 +27,15 @@ from medmambase.training.checkpoint import Learning
 
 class Batch(NamedTuple):
     """Everything that a step gets from the host: images torch.uint8 (b, c, s, s); labels
-    torch.int64 (b,); keys torch.int64 (b,), from which augmentation draws; and torch.float32 (),
-    the factor by which the sum of the losses is multiplied before its gradients are taken."""
+    torch.int64 (b,); keys torch.int64 (b,), from which augmentation draws; torch.float32 (), the
+    factor by which the sum of the losses is multiplied before its gradients are taken; and the soft
+    labels torch.float32 (b, classes), (b, 0) where the labels alone are learned from."""
 
     images: Tensor
     labels: Tensor
     keys: Tensor
     factor: Tensor
+    soft: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on ``device``."""
@@ -73,7 +75,9 @@ def update(network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: floa
 @dataclass(frozen=True)
 class Step:
     """Everything that stays the same from step to step. ``learner`` is the network or its wrapper
-    that averages gradients; ``weights`` (classes,), on the CPU, are those of the loss."""
+    that averages gradients; ``weights`` (classes,), on the CPU, are those of the loss. ``soft``
+    torch.float32 (n, classes): for each training image what is learned in the place of its label,
+    rows that sum to 1; None: the labels, smoothed."""
 
     learning: Learning[MedMambaSE]
     learner: nn.Module
@@ -82,6 +86,7 @@ class Step:
     dtype: torch.dtype
     weights: Tensor
     ranks: Ranks
+    soft: Tensor | None = None
 
     @property
     def network(self) -> MedMambaSE:
@@ -102,6 +107,11 @@ class Step:
         targets = (1 - smoothing) * self.weights.diag() + smoothing / len(self.weights) * self.weights
         return targets.neg().to(self.device)
 
+    @cached_property
+    def _soft_weights(self) -> Tensor:
+        """The same of soft labels: torch.float32 (classes,), by which they are multiplied."""
+        return self.weights.neg().to(self.device)
+
     def weight_of(self, rows: Tensor) -> float:
         """Return the sum of the weights of a batch over all processes."""
         return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
@@ -114,7 +124,8 @@ class Step:
         # DDP divides by the count of processes.
         factor = torch.tensor(self.ranks.count / whole, dtype=torch.float32)
         keys = keys_of(self.config.seed, epoch, mine)
-        return Batch(self.training.images[places], self.training.labels[places], keys, factor)
+        soft = torch.zeros(len(places), 0) if self.soft is None else self.soft[places]
+        return Batch(self.training.images[places], self.training.labels[places], keys, factor, soft)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Add the gradients of a batch on the network's device. Returns torch.float32 (2,): the
@@ -124,7 +135,9 @@ class Step:
             laterality=self.config.laterality,
         )  # fmt: skip  # one call in another
         logits = logits_of(self.learner, images, self.dtype)
-        loss = (self._targets[batch.labels] * F.log_softmax(logits, 1)).sum()
+        hard = self.soft is None
+        targets = self._targets[batch.labels] if hard else self._soft_weights * batch.soft
+        loss = (targets * F.log_softmax(logits, 1)).sum()
         loss.backward(batch.factor)
         hits = (logits.detach().argmax(1) == batch.labels).sum(dtype=torch.float32)
         return torch.stack([loss.detach(), hits])

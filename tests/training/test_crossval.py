@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import DRAWN, leave_out_pictures
 from PIL import Image
+from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 from small_crossval import PATIENTS, SMALL, here, rows, write_scans, write_start
 
 import medmambase
 from medmambase import CrossvalRun, Predictor, Run, run_folder
 from medmambase.commands import compare, evaluate, explain, predict
+from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.sources import read_images
+from medmambase.evaluation import pooling
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.run_folder import RunFolderError
@@ -235,3 +239,37 @@ def test_one_that_is_interrupted_goes_on_by_the_same_call_to_the_same_bytes(
     assert [name for name in names if (run.folder / name).read_bytes() != (whole / name).read_bytes()] == []
     before = (run.folder / "test_access_log.csv").read_bytes()
     assert call().report == run.report and (run.folder / "test_access_log.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_one_network_is_distilled_from_what_each_has_said_of_images_that_it_has_not_learned_from(
+    copied: Path, scans: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, said = copied, list[str]()
+    monkeypatch.setattr(crossvals, "train_folds", here)
+    settings = resolve({"data": str(scans), "weights": str(start), "runs": str(copied.parent), **SMALL})
+    begun = crossvals.Crossval(
+        settings, folder, crossvals._cut(settings, no_progress), torch.device("cpu"), resumes=True
+    )
+    crossvals.crossval_run(begun, "the command", 1, True, said.append)
+    run = CrossvalRun(folder).distilled
+    assert run is not None and run.metrics is None and run.report.is_file()
+    split = {row["path"]: row["split"] for row in rows(run.folder / "splits.csv")}
+    first = {row["path"] for row in rows(folder / "fold-0" / "splits.csv") if row["split"] == "val"}
+    assert {name for name, one in split.items() if one == "val"} == first and set(split.values()) == {"train", "val"}
+    assert len(split) == 32
+    # What is learned of an image is what the network says that has not learned from it.
+    soft = read_predictions(folder / "soft_labels.csv")
+    wanted = read_predictions(folder / "test" / "predictions.csv")
+    assert soft.names == wanted.names and np.array_equal(soft.probabilities, wanted.probabilities)
+    told = json.loads((folder / "distilled.json").read_text(encoding="utf-8"))
+    own = pooling.calibrated(run.folder, "val")
+    theirs = wanted.rows([wanted.names.index(name) for name in own.names])
+    loss = np.mean([entropy(p, q) for p, q in zip(theirs.probabilities, own.probabilities, strict=True)])
+    assert (told["on"], told["images"]) == ("val", len(first)) and told["loss"] == pytest.approx(loss)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "One network distilled from all" in page and f"{told['loss']:.3f} nats" in page
+    assert "its\nfigures are too good, and only say how near it is to the networks" in page
+    assert f"its loss against the networks is {told['loss']:.3f} nats" in "\n".join(said)
+    assert crossvals.is_done(folder, distil=True)

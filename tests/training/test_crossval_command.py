@@ -118,7 +118,7 @@ def test_what_cannot_be_cross_validated_is_one_line(
 def test_without_the_key_of_its_pseudonyms_none_goes_on(tmp_path: Path) -> None:
     begun = crossvals.Crossval(resolve({"data": "x", "folds": 2}), tmp_path, (), torch.device("cpu"), resumes=True)
     with pytest.raises(RunFolderError, match=r"do_not_share\.toml: is not there, and the pseudonyms of all folds"):
-        crossvals.crossval_run(begun, "", None, lambda line: None)
+        crossvals.crossval_run(begun, "", None, False, lambda line: None)
 
 
 def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(
@@ -126,8 +126,9 @@ def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(
 ) -> None:
     file = tmp_path / "my.toml"
     file.write_text("fold = 2\nfolds = 3\nepochs = 7\n", encoding="utf-8")
-    given, read, jobs = parse(["scans", "--jobs", "3", "--batch-size", "4", "--config", str(file)])
-    assert (given, read, jobs) == ({"data": "scans", "batch_size": 4}, file, 3)
+    given, read, jobs, distil = parse(["scans", "--jobs", "3", "--batch-size", "4", "--config", str(file)])
+    assert (given, read, jobs, distil) == ({"data": "scans", "batch_size": 4}, file, 3, False)
+    assert parse(["scans", "--distil"]) == ({"data": "scans"}, None, None, True)
     settings = of_crossval(given, read)
     assert (settings.folds, settings.fold, settings.training.epochs) == (3, 0, 7)
     assert of_crossval({"data": "scans"}).folds == 5 and of_crossval({"data": "x", "folds": 4}, file).folds == 4

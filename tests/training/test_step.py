@@ -116,6 +116,22 @@ def test_the_loss_of_a_batch_and_its_gradient_are_torchs_cross_entropy(
     torch.testing.assert_close(logits.grad, expected)
 
 
+def test_soft_labels_are_learned_as_torchs_cross_entropy_learns_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = torch.rand(9, 3).softmax(1)
+    plain = step_of(replace(CONFIG, label_smoothing=0.3), "cpu")
+    step = replace(plain, weights=torch.tensor([0.5, 2.0, 1.0]), soft=soft)
+    rows = torch.tensor([3, 1, 8, 3 + 9])  # the last is the first once more
+    batch = step.batch(rows, 1, 8.0)
+    assert torch.equal(batch.soft, soft[[3, 1, 8, 3]])
+    logits = (3 * torch.randn(4, 3)).requires_grad_()
+    monkeypatch.setattr(steps, "logits_of", lambda network, images, dtype: logits)
+    found = step.gradients(batch)
+    loss = nn.functional.cross_entropy(logits, batch.soft, step.weights, reduction="sum")
+    (expected,) = torch.autograd.grad(loss / 8, logits)
+    torch.testing.assert_close(found[0], loss.detach())
+    torch.testing.assert_close(logits.grad, expected)
+
+
 def item(step: Step, patch: pytest.MonkeyPatch) -> None:
     norm = nn.utils.get_total_norm
     patch.setattr(nn.utils, "get_total_norm", lambda gradients: norm(gradients) * (norm(gradients).item() > 0))

@@ -28,7 +28,7 @@ from medmambase.run_folder import (
 )
 
 # Of what a fold says of itself, what is the same for all.
-SHARED = ("model", "training", "preprocessing", "classes", "device", "engine", "precision", "parameters")
+SHARED = ("model", "training", "preprocessing", "classes", "device", "engine", "precision", "parameters", "start")
 
 
 def write(

@@ -89,6 +89,7 @@ def write_report(run: Path) -> Path:
         "metrics": metrics,
         "headline": first,
         "folds": run_files.read(run / run_folder.FOLDS, run_files.Folds),
+        "distilled": run_files.read(run / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
         "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
         "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),

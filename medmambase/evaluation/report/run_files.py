@@ -6,7 +6,7 @@ A file may hold more than is named here; what is named must be there, and of its
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import StrictFloat, StrictInt, with_config
 
@@ -172,6 +172,27 @@ class Folds:
     folds: tuple[Fold, ...]
     mean: dict[str, Number]
     spread: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Pair:
+    networks: Number
+    distilled: Number
+    low: Number
+    high: Number
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Distilled:
+    """``distilled.json``: what a distilled network is worth beside those that it has learned from,
+    on their test images or on its own validation images."""
+
+    on: Literal["test", "val"]
+    images: StrictInt
+    loss: StrictFloat
+    agreement: StrictFloat
+    figures: dict[str, Pair]
 
 
 def read(path: Path, shape: type[T]) -> T | None:

@@ -42,6 +42,21 @@ def over_folds(told: Mapping[str, Any]) -> str:
     return f"mean and standard deviation over {len(told['folds'])} folds: {', '.join(means)}"
 
 
+def distilled(told: Mapping[str, Any]) -> str:
+    """Show how far a distilled network is from those that it has learned from, as
+    ``distillation.measure`` has it."""
+    images = {"test": "test images", "val": "validation images of its own"}[told["on"]]
+    both = ", ".join(
+        f"{words} {figure(one['distilled'])} (the networks {figure(one['networks'])})"
+        for name, words in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
+        if (one := told["figures"].get(name))
+    )
+    return (
+        f"distilled:  on {told['images']} {images} its loss against the networks is {told['loss']:.3f} nats, and it "
+        f"calls {told['agreement']:.1%} as they do; {both}"
+    )
+
+
 def benchmark(figures: Mapping[str, float | None]) -> str:
     """Show the figures that MedMNIST's own evaluator computes."""
     return f"as MedMNIST's evaluator computes them: ACC {figure(figures['ACC'])}, AUC {figure(figures['AUC'])}"

@@ -19,17 +19,18 @@ from medmambase.data.manifest.splits import complete
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.distributed import ALONE
 from medmambase.evaluation import pooling
-from medmambase.evaluation.metrics import Metrics, as_medmnist
+from medmambase.evaluation.metrics import as_medmnist
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import of_a_crossval, report, results
 from medmambase.evaluation.report.headline import headline
-from medmambase.evaluation.report.summary import benchmark, figure, over_folds, summary
+from medmambase.evaluation.report.summary import benchmark, distilled, figure, over_folds, summary
 from medmambase.machine import choose_device
 from medmambase.plural import count_of
 from medmambase.privacy import last_name
 from medmambase.settings import Settings, is_run_of
 from medmambase.tables import of_cell, table
 from medmambase.training import session
+from medmambase.training.crossval.distil import measured, prepare, settings_of
 from medmambase.training.crossval.processes import places, train_folds
 from medmambase.training.loop import TrainingError
 from medmambase.training.run import duplicates_of, is_finished, make_plan, name_of
@@ -83,16 +84,21 @@ def started(settings: Settings, resumed: Path | None, progress: Progress = no_pr
         yield Crossval(settings, folder, cut, device, resumes=resumed is not None)
 
 
-def crossval_run(begun: Crossval, command: str, jobs: int | None, say: Say) -> Metrics:
+def is_done(folder: Path, distil: bool) -> bool:
+    """Return whether nothing is left to do in a cross-validation."""
+    return is_finished(folder) and (not distil or (folder / run_folder.LOSS).is_file())
+
+
+def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, say: Say) -> None:
     """Train all folds that are not finished, and write the report; all into the folder of the
-    cross-validation. Returns the figures of all test images together, each predicted by the
-    networks that have not learned from it.
+    cross-validation.
 
     ``command``: how it was started; ``jobs``: folds that are trained at a time, None to choose;
-    ``say`` gets lines for a person, which ``train.log`` keeps. Raises TrainingError where a fold
-    failed, when all others have ended; DataError where the images have changed; MetricsError,
-    FigureError, ReportError, RunFolderError or OSError where results cannot be read or written.
-    After Ctrl-C KeyboardInterrupt comes when all is saved: the same settings go on.
+    ``distil``: train one more network, which learns from those of the folds; ``say`` gets lines for
+    a person, which ``train.log`` keeps. Raises TrainingError where a fold failed, when all others
+    have ended; DataError where the images have changed; MetricsError, FigureError, ReportError,
+    RunFolderError or OSError where results cannot be read or written. After Ctrl-C
+    KeyboardInterrupt comes when all is saved: the same settings go on.
     """
     settings, folder = begun.settings, begun.folder
     called = _settle(begun)
@@ -116,7 +122,7 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, say: Say) -> M
 
     def ended(fold: Path, problem: str | None) -> None:
         try:
-            line = f"failed: {problem}" if problem else _worth(fold)
+            line = f"failed: {problem}" if problem else _worth(fold) if fold in folds else "done"
         except MetricsError as error:
             problem, line = str(error), f"failed: {error}"
         say(f"{fold.name}: {line}")
@@ -131,6 +137,27 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, say: Say) -> M
             f"{folder}: {count_of(len(failed), 'fold')} of {len(folds)} failed, for the reasons above; once they are "
             f"put right, the same command goes on with {'it' if len(failed) == 1 else 'them'}"
         )
+    if not is_finished(folder):
+        _put_together(begun, divided, command, say)
+    if distil:
+        run = prepare(folder, settings, shown[0], divided, called)
+        if not is_finished(run):
+            say("distilled:  one network learns from all of them")
+            train_folds([run], settings_of(folder, settings), at[:1], command, ended)
+        if failed:
+            raise TrainingError(
+                f"{folder}: the distilled network failed, for the reason above; the same command tries it again"
+            )
+        found = measured(folder, divided.together)
+        run_folder.write_json(folder / run_folder.LOSS, found)
+        say(distilled(found))
+        say(f"report: {report.write_report(folder).resolve()}")
+
+
+def _put_together(begun: Crossval, divided: pooling.Division, command: str, say: Say) -> None:
+    """Write what the finished folds have predicted together, and the report."""
+    settings, folder = begun.settings, begun.folder
+    folds = run_folder.folds_of(folder)
     read = [pooling.of_fold(fold) for fold in folds]
     predictions = pooling.pooled([one for one, _ in read], divided)
     results.note_access(folder, last_name(settings.data or ""), len(predictions.names), command)
@@ -144,7 +171,6 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, say: Say) -> M
         say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     say(f"\nnetworks: {folder}, which predicts with all of them")
     say(f"report: {report.write_report(folder).resolve()}")
-    return metrics
 
 
 def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
