@@ -249,9 +249,8 @@ def test_one_network_is_distilled_from_what_each_has_said_of_images_that_it_has_
     folder, said = copied, list[str]()
     monkeypatch.setattr(crossvals, "train_folds", here)
     settings = resolve({"data": str(scans), "weights": str(start), "runs": str(copied.parent), **SMALL})
-    begun = crossvals.Crossval(
-        settings, folder, crossvals._cut(settings, no_progress), torch.device("cpu"), resumes=True
-    )
+    cut = crossvals._cut(settings, no_progress)
+    begun = crossvals.Crossval(settings, folder, cut, torch.device("cpu"), resumes=True)
     crossvals.crossval_run(begun, "the command", 1, True, said.append)
     run = CrossvalRun(folder).distilled
     assert run is not None and run.metrics is None and run.report.is_file()

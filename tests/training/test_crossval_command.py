@@ -1,5 +1,6 @@
 """A cross-validation by its command: what fails, what is refused, and what the folds share."""
 
+import json
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from medmambase.commands import crossval, evaluate
 from medmambase.commands.crossval_flags import parse
 from medmambase.config import ConfigError
 from medmambase.data.pseudonyms import PSEUDONYM
-from medmambase.evaluation.pooling import of_fold
+from medmambase.evaluation.pooling import calibrated, of_fold
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import of_crossval, resolve
@@ -87,6 +88,26 @@ def test_a_fold_that_fails_is_tried_again_and_all_are_tested_together_where_the_
     assert np.abs(again.probabilities - found.probabilities).max() < 1e-5 and not again.leaked.any()
     assert crossval.main(words) == 0
     assert "b-001 is finished: nothing is left to do; give another --name" in capsys.readouterr().out
+
+    # One network distilled from both, beside them on test images that none has learned from.
+    looked = (folder / "test_access_log.csv").read_bytes()
+    assert crossval.main([*words, "--distil"]) == 0
+    said = capsys.readouterr().out
+    assert "distilled:  on 32 test images its loss against the networks is" in said
+    soft = read_predictions(folder / "soft_labels.csv")
+    for fold in folds:
+        kept_out = calibrated(fold, "val")
+        rows_of = [soft.names.index(name) for name in kept_out.names]
+        assert rows_of and np.array_equal(soft.probabilities[rows_of], kept_out.probabilities)
+    own = calibrated(folder / "distilled", "test")
+    told = json.loads((folder / "distilled.json").read_text(encoding="utf-8"))
+    assert set(own.names) == set(found.names) and not set(own.names) & set(soft.names) and told["on"] == "test"
+    assert told["agreement"] == pytest.approx(np.mean(own.predicted == found.predicted))
+    split = rows(folder / "distilled" / "splits.csv")
+    assert {row["path"] for row in split if row["split"] == "val"} == set(calibrated(folds[0], "val").names)
+    assert "which no network has learned from" in (folder / "report.html").read_text(encoding="utf-8")
+    assert crossval.main([*words, "--distil"]) == 0 and "b-001 is finished" in capsys.readouterr().out
+    assert (folder / "test_access_log.csv").read_bytes() == looked
 
 
 def test_what_cannot_be_cross_validated_is_one_line(
