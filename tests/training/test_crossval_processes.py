@@ -2,6 +2,7 @@
 the others' process does. A small program stands in the place of the training."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -107,12 +108,29 @@ def test_a_fold_ends_as_one_that_is_asked_to_when_its_input_does(
             time.sleep(0.01)
         yield
 
+    monkeypatch.setattr(program, "own_input", lambda: 0)
     monkeypatch.setattr(program, "os", SimpleNamespace(read=read))
     monkeypatch.setattr(program, "of_run", lambda *_: None)
     monkeypatch.setattr(program, "started", started)
     monkeypatch.setattr(program, "train_run", lambda run, command, *_: trained.append(command))
     assert program.main([str(tmp_path), "{}", "the command"]) == (130 if ends else 0)
     assert trained == ([] if ends else ["the command"])
+
+
+def test_what_a_fold_loads_and_starts_finds_an_empty_input() -> None:
+    """A read of the pipe itself would not return, since its other end stays open."""
+    before, (ours, theirs) = os.dup(0), os.pipe()
+    try:
+        os.dup2(ours, 0)
+        taken = program.own_input()
+        assert os.read(0, 1) == b""
+        os.write(theirs, b"x")
+        assert os.read(taken, 1) == b"x"
+        os.close(taken)
+    finally:
+        os.dup2(before, 0)
+        for file in (before, ours, theirs):
+            os.close(file)
 
 
 def test_folds_share_processors_or_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:

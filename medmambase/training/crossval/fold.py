@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     try:
         with termination_raises():
-            threading.Thread(target=_end_with_the_input, daemon=True).start()
+            threading.Thread(target=_end_with, args=(own_input(),), daemon=True).start()
             with started(of_run(Path(folder), json.loads(changed)), Path(folder), patience=PATIENCE) as run:
                 train_run(run, command, _silent, no_progress)
     except KeyboardInterrupt:
@@ -44,8 +44,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _end_with_the_input() -> None:
-    while os.read(0, 1):
+def own_input() -> int:
+    """Take the input of this process for itself: return it under a number of its own, and put an
+    empty one in its place.
+
+    On Windows, whoever looks at a pipe waits as long as somebody reads from it: a library that is
+    loaded, or a compiler that is started and has inherited the input, would wait for the end.
+    """
+    taken, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return taken
+
+
+def _end_with(file: int) -> None:
+    """Ask this process to end as soon as ``file`` does."""
+    while os.read(file, 1):
         pass
     _thread.interrupt_main(signal.SIGTERM)
 
