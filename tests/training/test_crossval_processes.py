@@ -1,8 +1,10 @@
 """Folds in processes of their own: some at a time, each told what it needs, and asked to end when
 the others' process does. A small program stands in the place of the training."""
 
+import io
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -67,6 +69,33 @@ def test_a_fold_that_fails_is_told_with_its_last_line_and_the_others_go_on(folds
     assert {one[1] for one in told} == {"the command"}
     assert all(one["data"] == "scans ü" and one["cache"] == "disk" for one in changed)
     assert ["device" in one for one in changed[:2]] == [False, True] and changed[1]["device"] == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (1, "{0}a.b.CudaError: out of range\nSet a variable to see more.\n", "out of range"),
+        (1, "{0}KeyError: 1\n\nDuring handling of this, another\n\n{0}OSError: disk\nat exit: a leak", "disk"),
+        (1, "{0}AssertionError\n", "AssertionError"),
+        (1, "{0}OSError: \n", "OSError:"),
+        (3, "a warning\nthe end\n", "the end"),
+        (3, "", "its process ended with exit code 3"),
+        (0, "a warning\n", None),
+    ],
+)
+def test_the_reason_is_the_message_of_the_last_error_whatever_is_said_after_it(
+    code: int, said: str, told: str | None
+) -> None:
+    text = said.format("Traceback (most recent call last):\n  File one, line 1\n    raise One: two\n")
+    process = SimpleNamespace(returncode=code)
+    assert processes._Work(Path(), 0, process, io.BytesIO(text.encode())).problem() == told
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
+def test_a_fold_that_the_system_killed_says_so() -> None:
+    process = SimpleNamespace(returncode=-signal.SIGKILL)
+    told = processes._Work(Path(), 0, process, io.BytesIO(b"a warning")).problem()
+    assert told and "the system killed its process" in told and "fewer --jobs" in told
 
 
 def test_whatever_ends_the_first_process_the_others_are_asked_to_end_and_waited_for(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from medmambase.training.interrupt import termination_raises
 
 FOLD = "medmambase.training.crossval.fold"
 _PAUSE = 0.1  # seconds between two looks at the processes
+_TRACEBACK = "Traceback (most recent call last):"
 _ERROR = re.compile(r"(?:\w+\.)*[A-Z]\w*: ")  # what Python writes before the message of an error
 
 Ended = Callable[[Path, str | None], object]  # a fold, and what kept it from ending well
@@ -44,14 +46,18 @@ class _Work:
         self.said.close()
 
     def problem(self) -> str | None:
-        """The last line of what it said, if it has failed."""
-        if not self.process.returncode:
+        """Why it has failed, if it has: the message of its last error, without what follows that;
+        the last line of what it said where there is none."""
+        code = self.process.returncode
+        if not code:
             return None
+        if code == -getattr(signal, "SIGKILL", 0):
+            return "the system killed its process, as it does where memory is full; fewer --jobs need less"
         self.said.seek(0)
-        lines = self.said.read().decode("utf-8", "replace").strip().splitlines()
+        lines = self.said.read().decode("utf-8", "replace").strip().rpartition(_TRACEBACK)[2].splitlines()
         if not lines:
-            return f"its process ended with exit code {self.process.returncode}"
-        return _ERROR.sub("", lines[-1], count=1) if _ERROR.match(lines[-1]) else lines[-1]
+            return f"its process ended with exit code {code}"
+        return _ERROR.sub("", next(filter(_ERROR.match, lines), lines[-1]), count=1) or lines[-1]
 
 
 def places(settings: Settings, device: torch.device, jobs: int | None) -> list[str | None]:
