@@ -183,7 +183,7 @@ def train(
 
 def crossval(
     data: str | PathLike[str] | None = None,
-    folds: int = known.FOLDS,
+    folds: int | None = None,
     *,
     jobs: int | None = None,
     distil: bool = False,
@@ -195,8 +195,9 @@ def crossval(
     predicted by a network that has learned neither from it nor from its patient.
 
     ``data``: as ``train`` takes it, but no demo; where it has a test split, all are tested on that,
-    and the figures are those of the mean of their probabilities. ``jobs``: folds that are trained
-    at the same time, each in a process of its own; None: as many as there are processors, or GPUs.
+    and the figures are those of the mean of their probabilities. ``folds``: how many, at least 2;
+    None: as many as ``config`` says, 5 where it does not. ``jobs``: folds that are trained at the
+    same time, each in a process of its own; None: as many as there are processors, or GPUs.
     ``distil``: also train one network that learns from all others. ``config``, ``say`` and
     ``settings``: those of ``train``, and each fold becomes such a run. The same call goes on where
     an earlier one was ended, however that was, to the same bytes, and returns at once where all is

@@ -21,7 +21,7 @@ from medmambase.data.pseudonyms import PSEUDONYM
 from medmambase.evaluation.pooling import calibrated, of_fold
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.run_folder import RunFolderError
-from medmambase.settings import of_crossval, resolve
+from medmambase.settings import Settings, of_crossval, resolve
 from medmambase.training.crossval import run as crossvals
 
 
@@ -134,6 +134,21 @@ def test_what_cannot_be_cross_validated_is_one_line(
         with pytest.raises(ConfigError, match=message):
             medmambase.crossval(scans, **given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.toml"]
+
+
+def test_a_call_without_folds_takes_those_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, asked = tmp_path / "crossval.toml", []
+    file.write_text('data = "scans"\nfolds = 3\n', encoding="utf-8")
+
+    def latest(settings: Settings) -> Path:
+        asked.append(settings.folds)
+        return tmp_path
+
+    monkeypatch.setattr(crossvals, "latest", latest)
+    monkeypatch.setattr(crossvals, "is_done", lambda folder, distil: True)
+    for given in ({"config": file}, {"config": file, "folds": 4}, {"data": "scans"}):
+        assert medmambase.crossval(**given).folder == tmp_path
+    assert asked == [3, 4, 5]
 
 
 def test_without_the_key_of_its_pseudonyms_none_goes_on(tmp_path: Path) -> None:
