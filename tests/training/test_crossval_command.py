@@ -17,8 +17,9 @@ from medmambase import run_folder
 from medmambase.commands import crossval, evaluate
 from medmambase.commands.crossval_flags import parse
 from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError
 from medmambase.data.pseudonyms import PSEUDONYM
-from medmambase.evaluation.pooling import calibrated, of_fold
+from medmambase.evaluation.pooling import Division, calibrated, of_fold
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import Settings, of_crossval, resolve
@@ -155,6 +156,12 @@ def test_without_the_key_of_its_pseudonyms_none_goes_on(tmp_path: Path) -> None:
     begun = crossvals.Crossval(resolve({"data": "x", "folds": 2}), tmp_path, (), torch.device("cpu"), resumes=True)
     with pytest.raises(RunFolderError, match=r"do_not_share\.toml: is not there, and the pseudonyms of all folds"):
         crossvals.crossval_run(begun, "", None, False, lambda line: None)
+
+
+def test_a_damaged_list_of_the_folds_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folds.csv").write_bytes(b"path,label,patient,fold\n\xff\xfe\n")
+    with pytest.raises(DataError, match=r"folds\.csv: cannot be read .*; restore it, or start anew with another"):
+        crossvals._write_parts(tmp_path / "folds.csv", Division((), "", {}), ())
 
 
 def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(

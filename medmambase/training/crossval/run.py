@@ -237,8 +237,11 @@ def _write_parts(path: Path, divided: pooling.Division, classes: tuple[str, ...]
     if not path.is_file():
         run_folder.write_text(path, table(COLUMNS, rows))
         return
-    with path.open(encoding="utf-8", newline="") as file:
-        before = {tuple(map(of_cell, row)) for row in csv.reader(file)} - {COLUMNS}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            before = {tuple(map(of_cell, row)) for row in csv.reader(file)} - {COLUMNS}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); restore it, or start anew with another --name") from error
     if changed := sorted({row[0] for row in before ^ set(rows) if row}):
         raise DataError(
             f"{path}: {count_of(len(changed), 'image is', 'images are')} not as when the cross-validation began, "
