@@ -132,6 +132,7 @@ def test_the_report_has_a_row_for_each_fold_their_mean_and_all_images_together(
     assert "What it looks at" not in page
     card = (run.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "of all folds" in card and "mean over the folds" in card and "`Predictor.load`" in card
+    assert all("Starting weights: " in text and "(SHA-256 " in text for text in (page, card))
     data = json.loads((run.folder / "data_report.json").read_text(encoding="utf-8"))
     assert {name: sum(row.values()) for name, row in data["counts"].items()} == {"fold-0": 16, "fold-1": 16}
     assert [one["path"] for one in data["skipped"]] == ["cyst/0_broken.png"]
