@@ -5,6 +5,7 @@ it has learned from: how many drawn pictures of which scenes, or which images, b
 their contents. So a training can refuse weights that have seen an image it is to be tested on.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,18 @@ from medmambase.files import read_json
 from medmambase.model import weights
 from medmambase.model.weights import WeightsError
 from medmambase.plural import count_of
-from medmambase.run_folder import BEST, DESCRIPTION, LAST, PRETRAINED, START, WEIGHTS
+from medmambase.run_folder import (
+    BEST,
+    CONFIG,
+    CROSSVAL,
+    DESCRIPTION,
+    FOLD,
+    IMAGES,
+    LAST,
+    PRETRAINED,
+    START,
+    WEIGHTS,
+)
 from medmambase.validation import OBJECT, check
 
 FORMAT = 1
@@ -72,8 +84,9 @@ class Learned:
 class Origin:
     """Where weights come from: the last name of their path, the SHA-256 of their file, every
     pretraining that they went through, the first one first, and the hashes (``Facts.digest``) of
-    all images that these have seen. ``unrecorded``: whether they have also learned from images that
-    nobody has recorded, as the networks of trainings and others' checkpoints have."""
+    all images that these, and the run whose network it is, have trained on. ``unrecorded``: whether
+    they may have learned from images that nobody has recorded, as the networks of earlier trainings
+    and others' checkpoints."""
 
     name: str
     sha256: str
@@ -199,20 +212,40 @@ def _of_pretraining(path: Path, content: bytes, said: object) -> Start:
 
 
 def _of_network(folder: Path) -> Start:
-    if (folder / BEST).is_dir():
-        raise WeightsError(f"{folder}: is the folder of a run; give one of its networks, such as {folder / BEST}")
+    for kind, one in (("run", folder), ("cross-validation", folder / f"{FOLD}0")):
+        if (one / BEST).is_dir():
+            raise WeightsError(f"{folder}: is the folder of a {kind}; give one of its networks, such as {one / BEST}")
+    if not (folder / WEIGHTS).is_file() and ((folder / CONFIG).is_file() or (folder / CROSSVAL).is_file()):
+        raise WeightsError(f"{folder}: has no weights yet, because its training has not ended; go on with it first")
     tensors, config, classes, preprocessing = weights.read_folder(folder)
     resolved = folder.resolve()
     inside = resolved.name in (BEST, LAST)
-    before = read_origin(folder.parent) if inside else None
+    before = read_origin(resolved.parent) if inside else None
+    seen = _trained_on(resolved.parent) if inside else set()
     origin = Origin(
         f"{resolved.parent.name}/{resolved.name}" if inside else resolved.name,
         _hash(_content(folder / WEIGHTS)),
         before.learned if before else (),
-        before.seen if before else (),
+        tuple(sorted(seen.union(before.seen if before else ()))),
         unrecorded=True,
     )
     return Start(tensors, config, origin, classes, preprocessing)
+
+
+def _trained_on(run: Path) -> set[str]:
+    """The hashes of the images that a run has trained on; none where it has lost the list of them.
+    Those that it was only validated or tested on may be validated or tested on again."""
+    path = run / LAST / IMAGES
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {row["pixels"] for row in rows if row["split"] == "train"} - {"", None}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except (OSError, ValueError, LookupError, csv.Error) as error:  # what is no UTF-8 is a ValueError
+        raise WeightsError(
+            f"{path}: cannot be read ({error}); restore it: it tells which images the network was trained on"
+        ) from error
 
 
 def _content(path: Path) -> bytes:

@@ -174,8 +174,8 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
         raise DataError(
             f"{manifest.root}: the weights of --start have learned from "
             f"{count_of(len(seen), 'image', 'images')} of val or test ({named}), so results would be too good; "
-            f"pretrain without them (medmambase-pretrain DATA --splits {run / run_folder.SPLITS}), or start from other "
-            f"weights"
+            f"divide the images as they were divided then (--splits), pretrain without them (medmambase-pretrain DATA "
+            f"--splits {run / run_folder.SPLITS}), or start from other weights"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]

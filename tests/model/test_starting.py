@@ -113,8 +113,39 @@ def test_a_network_of_ours_keeps_its_classes_and_a_file_that_is_not_there_is_nam
     origin = starting.read(tmp_path / "x-001" / "best").origin
     assert (origin.name, origin.seen, origin.unrecorded) == ("x-001/best", ("c" * 32,), True)
     assert origin.sentence().endswith("...), learned from images that are not recorded")
+    with pytest.raises(WeightsError, match=r"x-001: is the folder of a run; give one of its networks, such as .*best"):
+        starting.read(tmp_path / "x-001")
     with pytest.raises(WeightsError, match="nano-drawn: there is no such file or folder, and no weights come with"):
         MedMambaSE.from_pretrained("nano-drawn")
+
+
+def test_what_a_network_of_ours_was_trained_on_is_known_to_the_next_training(tmp_path: Path) -> None:
+    run = tmp_path / "x-001"
+    whole = MedMambaSE(replace(TINY, num_classes=2), classes=["a", "b"], preprocessing=Preprocessing(size=32))
+    whole.save(run / "best")
+    assert starting.read(run / "best").origin.seen == ()
+    (run / "last").mkdir()
+    rows = ["split,name,label,pixels", f"train,x,0,{'e' * 32}", f"val,y,0,{'f' * 32}", "train,w"]
+    (run / "last" / "images.csv").write_text("\n".join(rows), encoding="utf-8")
+    starting.write_origin(run, Origin("w", "0" * 64, (IMAGES,), ("c" * 32,)))
+    origin = starting.read(run / "best" / "model.safetensors").origin
+    assert origin.seen == ("c" * 32, "e" * 32) and origin.learned == (IMAGES,)
+    (run / "last" / "images.csv").write_bytes(b"split,name\n\xff")
+    with pytest.raises(WeightsError, match=r"images\.csv: cannot be read .*restore it: it tells which images the net"):
+        starting.read(run / "best")
+
+
+def test_a_folder_without_weights_of_its_own_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(WeightsError, match="has no weights yet, because its training has not ended; go on with it"):
+        starting.read(tmp_path)
+    (tmp_path / "config.toml").rename(tmp_path / "crossval.toml")
+    with pytest.raises(WeightsError, match="has no weights yet"):
+        starting.read(tmp_path)
+    (tmp_path / "fold-0" / "best").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="is the folder of a cross-validation; give one of its networks"):
+        starting.read(tmp_path)
 
 
 @pytest.mark.parametrize(
