@@ -1,5 +1,6 @@
 """Pretrain, from the settings to the weights and their report: everything around the loop."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -72,6 +73,8 @@ def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator
     Raises, with nothing made, ConfigError, DataError, WeightsError, BackendError and
     CheckpointError; and RunFolderError.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("torchrun has started this; a pretraining runs in one process: start it without torchrun")
     device = choose_device(settings.device, "--device")
     with use_backend(settings.backend or "auto"):
         plan = make_plan(settings, device, resumed)
@@ -133,7 +136,7 @@ def pretrain_run(run: Started, command: str, say: Say, progress: Progress, on_ro
     """
     plan, folder, settings = run.plan, run.folder, run.plan.settings
     begun = run.resumes and session.has_begun(folder)
-    if not run.resumes or not (folder / run_folder.CONFIG).is_file():
+    if not run.resumes:
         private = settings.private()
         if private:
             run_folder.write_private(folder, private)
@@ -236,7 +239,7 @@ def _describe(network: Pretrained, plan: Plan, folder: Path, say: Say) -> dict[s
     backbone = network.backbone
     parameters = sum(p.numel() for p in backbone.parameters())
     origin = read_origin(folder)
-    started_from = origin.sentence() if origin else "none: new weights"
+    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else "none: new weights"
     say(
         f"network:   {backbone.config.block}, depths {backbone.config.depths}, widths {backbone.config.dims}, "
         f"{parameters / 1e6:.2f} M parameters without a head"
@@ -267,7 +270,7 @@ def _write(plan: Plan, folder: Path, task: Task, outcome: Outcome) -> None:
     all_seen = seen.union(origin.seen if origin else ())
     chain = (*(origin.learned if origin else ()), learned)
     backbone = outcome.network.backbone
-    unrecorded = origin is not None and origin.unrecorded
+    unrecorded = plan.settings.weights is not None if origin is None else origin.unrecorded
     sha256 = starting.write(
         folder / run_folder.PRETRAINED, backbone.state_dict(), backbone.config, chain,
         all_seen, unrecorded=unrecorded, half=settings.half,

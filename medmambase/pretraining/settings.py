@@ -106,7 +106,7 @@ class PretrainSettings(Checked):
     device: str | None = None
     precision: Precision = "auto"
     backend: Engine | None = None
-    workers: Count | None = None
+    workers: Annotated[int, Field(ge=0, le=61)] | None = None  # Windows waits for no more processes
     save_every: Count = 0
     half: bool = False
     runs: str = "runs"

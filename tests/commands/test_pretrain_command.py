@@ -66,3 +66,11 @@ def test_what_is_wrong_is_one_line_and_nothing_is_made(
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and said[0].startswith("medmambase-pretrain: ") and message in said[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_under_torchrun_a_pretraining_is_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert pretrain.main(["--drawn", *words]) == 2
+    assert "a pretraining runs in one process: start it without torchrun" in capsys.readouterr().err

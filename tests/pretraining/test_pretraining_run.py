@@ -153,6 +153,16 @@ def test_a_finished_run_is_drawn_again_with_the_same_bytes(drawn_run: Drawn, tmp
     assert same(drawn_run[0].folder, run.folder) == []
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_weights_whose_start_is_no_longer_recorded_say_so(drawn_run: Drawn, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(drawn_run[0].folder, tmp_path / "run"))
+    (folder / run_folder.START).unlink()
+    said: list[str] = []
+    run = PretrainRun(folder).resume(say=said.append)
+    assert starting.read(run.weights).origin.unrecorded and "start:     not recorded" in said
+    assert "had learned from images that are not recorded" in run.report.read_text(encoding="utf-8")
+
+
 @pytest.mark.usefixtures("undrawn", "ctrl_c")
 @pytest.mark.parametrize("step", [2, 4])  # 4: the last one, after which nothing but the report is left
 def test_after_ctrl_c_a_pretraining_goes_on_to_the_same_bytes(

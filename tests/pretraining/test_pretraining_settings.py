@@ -43,6 +43,7 @@ def test_lists_are_typed_with_commas() -> None:
         ({"data": "x", "speckle": False}, "--speckle is False, which is about drawn pictures alone"),
         ({"data": "x", "hidden": 0.0, "noise": 0.0}, "--hidden and --noise are 0, so there would be nothing"),
         ({"drawn": True, "batch_size": 1}, "--batch-size is 1; it must be at least 2"),
+        ({"drawn": True, "workers": 62}, "--workers is 62; it must be at most 61"),
         ({"drawn": True, "targets": ("echos",)}, "--targets[0] is 'echos'; it must be one of"),
         ({"drawn": True, "depths": (1,)}, "--depths: depths (1,) and dims"),
     ],
