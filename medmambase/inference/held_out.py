@@ -84,7 +84,7 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
         if not path.is_file()
     ]
     if seen:
-        also = ", or as one of its starting weights" if read_origin(run) else ""
+        also = ", or the pixels of one that its starting weights have seen" if any(map(read_origin, runs)) else ""
         notes.append(
             f"{count_of(len(seen), 'of these images has', 'of these images have')} the same pixels, or the same "
             f"patient, as an image in train or val{also}: results are given with and without such images"

@@ -272,7 +272,7 @@ def test_images_that_the_starting_weights_have_seen_are_set_apart_where_a_run_is
     digest = load(sample.path, network.preprocessing)[1].digest
     starting.write_origin(run, Origin("w", "0" * 64, seen=(digest,)))
     examination = examine(run, network, found, no_progress)
-    assert examination.seen == {sample.name} and "one of its starting weights" in examination.notes[-1]
+    assert examination.seen == {sample.name} and "one that its starting weights have seen" in examination.notes[-1]
 
 
 @pytest.mark.usefixtures("undrawn")
