@@ -109,7 +109,7 @@ def _at_work() -> Iterator[list[_Work]]:
 
 def _start(fold: Path, place: int, settings: Settings, at: Sequence[str | None], command: str) -> _Work:
     changed = {name: settings.value(name) for name in MAY_CHANGE} | ({"device": at[place]} if at[place] else {})
-    told = json.dumps({name: value for name, value in changed.items() if value is not None})
+    told = json.dumps(changed)  # None too: a device that was asked for before is asked for no more
     # It imports what this process does, and nothing that happens to lie in the current folder.
     words = [sys.executable, "-P", "-m", FOLD, str(fold), told, command]
     environment = os.environ | {
