@@ -1,7 +1,6 @@
 """A pretraining from end to end: what it leaves, how it goes on after an interruption, and what a
 training makes of its weights."""
 
-import csv
 import json
 import shutil
 import signal
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import leave_out_pictures
+from conftest import leave_out_pictures, rows
 from safetensors.torch import load_file
 
 import medmambase
@@ -108,8 +107,7 @@ def same(first: Path, second: Path) -> list[str]:
 
 def rows_of(run: Path) -> list[dict[str, str]]:
     """The rows of ``metrics.csv``."""
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return rows(run / "metrics.csv")
 
 
 def test_a_pretraining_leaves_weights_figures_and_a_page_that_says_where_they_come_from(

@@ -1,6 +1,5 @@
 """Images, a network and settings of a cross-validation that takes seconds, for its tests."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,3 @@ def here(
         with started(of_run(fold, {}), fold) as begun:
             train_run(begun, command, lambda line: None, no_progress)
         ended(fold, None)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DRAWN, leave_out_pictures
+from conftest import DRAWN, leave_out_pictures, rows
 from PIL import Image
 from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
-from small_crossval import PATIENTS, SMALL, here, rows, write_scans, write_start
+from small_crossval import PATIENTS, SMALL, here, write_scans, write_start
 
 import medmambase
 from medmambase import CrossvalRun, Predictor, Run, run_folder

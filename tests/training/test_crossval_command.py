@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_crossval import PATIENTS, here, rows, write_scans, write_start
+from conftest import rows
+from small_crossval import PATIENTS, here, write_scans, write_start
 
 import medmambase
 from medmambase import run_folder

@@ -163,7 +163,10 @@ def _thresholds(facts: Facts) -> str | None:
 def _openings(facts: Facts) -> str | None:
     count = len(facts["openings"])
     if facts["folds"]:
-        return "By each network once, after its training; whatever was changed then, and tried again, the author knows."
+        return (
+            "The test access log in the folder of each fold records how often; whatever was changed after a look, and "
+            "tried again, the author knows."
+        )
     return (
         f"The test images were looked at {'once' if count == 1 else f'{count} times'}, as the test access log records."
         if count
