@@ -303,6 +303,13 @@ def test_the_runs_of_earlier_trainings_are_no_class(
     assert again.notes == ("left out, since runs of earlier trainings lie there: runs", *before.notes)
 
 
+def test_the_settings_of_a_cross_validation_among_the_images_make_no_run_of_them(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": 12, "b": 12})
+    (tmp_path / "crossval.toml").write_text("folds = 4\n", encoding="utf-8")
+    (tmp_path / "a" / "crossval.toml").write_text("folds = 4\n", encoding="utf-8")
+    assert len(scan_folder(tmp_path).samples) == 24
+
+
 def test_runs_beside_the_splits_and_inside_a_class_are_named_in_one_note(tmp_path: Path) -> None:
     fill(tmp_path, everywhere(2) | {"masks": 1})
     past_run(tmp_path / "old" / "x-001")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medmambase.data.reading.images import ImageError, is_dicom, unlisted
 from medmambase.plural import count_of
-from medmambase.run_folder import CROSSVAL, DESCRIPTION, HISTORY, LOG
+from medmambase.run_folder import CROSSVAL, DESCRIPTION, HISTORY, LOG, PARTS
 
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".pgm",
@@ -36,7 +36,7 @@ SPLIT_NAMES = {
 _LITTER = frozenset({"__macosx", "@eadir"})
 _RUN_FILES = (
     frozenset({DESCRIPTION, HISTORY, LOG}),
-    frozenset({CROSSVAL}),
+    frozenset({CROSSVAL, PARTS}),
 )  # what tells the folder of a run, and that of a cross-validation
 _UNTEXT = re.compile("[\ud800-\udfff]")  # how Python shows the bytes of a file name that are no UTF-8
 
