@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,12 @@ def make_plan(
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress))
+    if settings.soft_labels and manifest and manifest.split("test"):
+        given = (
+            f"training images are learned half by the probabilities in {last_name(settings.soft_labels)}: if a network "
+            f"that gave them has learned from test images, test results are too good"
+        )
+        manifest = replace(manifest, notes=(*manifest.notes, given))
     start: Start | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)

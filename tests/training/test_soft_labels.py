@@ -10,10 +10,13 @@ import torch
 from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import ConfigError, Preprocessing, TrainConfig
+from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import DataError
+from medmambase.distributed import ALONE
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.settings import of_crossval, resolve
 from medmambase.training import checkpoint
+from medmambase.training.run import make_plan
 from medmambase.training.session import soft_labels
 
 CLASSES = ("a", "b", "c")
@@ -60,6 +63,16 @@ def test_a_training_is_not_resumed_with_other_soft_labels() -> None:
     )
     assert one != other and {name for name in one if one[name] != plain.get(name)} == {"soft labels"}
     assert one == checkpoint.describe(TrainConfig(), network, torch.float32, 1, soft.clone())
+
+
+def test_a_run_that_has_test_images_says_what_may_be_wrong_with_its_results(images: Path) -> None:
+    notes = []
+    for given in ({}, {"soft_labels": "x/p.csv"}):
+        settings = resolve({"data": str(images), "backend": "torch", "device": "cpu", "batch_size": 4, **given})
+        plan = make_plan(settings, torch.device("cpu"), ALONE, None, no_progress)
+        assert plan.manifest is not None
+        notes.append(plan.manifest.notes)
+    assert notes[1][:-1] == notes[0] and "the probabilities in p.csv: if a network that gave them" in notes[1][-1]
 
 
 def test_where_they_would_say_too_much_they_are_refused() -> None:
