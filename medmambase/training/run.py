@@ -131,6 +131,8 @@ def make_plan(
             f"{settings.data}: the data of {resumed} was not found; give its new place: medmambase-train DATA "
             f"--resume {resumed}"
         )
+    if settings.soft_labels and not Path(settings.soft_labels).is_file():
+        raise DataError(f"--soft-labels {settings.soft_labels}: there is no such file; give a table of probabilities")
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress))

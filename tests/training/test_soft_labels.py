@@ -65,14 +65,17 @@ def test_a_training_is_not_resumed_with_other_soft_labels() -> None:
     assert one == checkpoint.describe(TrainConfig(), network, torch.float32, 1, soft.clone())
 
 
-def test_a_run_that_has_test_images_says_what_may_be_wrong_with_its_results(images: Path) -> None:
-    notes = []
-    for given in ({}, {"soft_labels": "x/p.csv"}):
-        settings = resolve({"data": str(images), "backend": "torch", "device": "cpu", "batch_size": 4, **given})
+def test_a_run_that_has_test_images_says_what_may_be_wrong_with_its_results(images: Path, table: Path) -> None:
+    def notes(**given: str) -> tuple[str, ...]:
+        settings = resolve({"data": str(images), "batch_size": 4, **given})
         plan = make_plan(settings, torch.device("cpu"), ALONE, None, no_progress)
         assert plan.manifest is not None
-        notes.append(plan.manifest.notes)
-    assert notes[1][:-1] == notes[0] and "the probabilities in p.csv: if a network that gave them" in notes[1][-1]
+        return plan.manifest.notes
+
+    *others, last = notes(soft_labels=str(table))
+    assert tuple(others) == notes() and f"the probabilities in {table.name}: if a network that gave them" in last
+    with pytest.raises(DataError, match="--soft-labels nowhere: there is no such file"):
+        notes(soft_labels="nowhere")
 
 
 def test_where_they_would_say_too_much_they_are_refused() -> None:
