@@ -1,6 +1,7 @@
 """A cross-validation by its command: what fails, what is refused, and what the folds share."""
 
 import json
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -157,6 +158,16 @@ def test_without_the_key_of_its_pseudonyms_none_goes_on(tmp_path: Path) -> None:
     begun = crossvals.Crossval(resolve({"data": "x", "folds": 2}), tmp_path, (), torch.device("cpu"), resumes=True)
     with pytest.raises(RunFolderError, match=r"do_not_share\.toml: is not there, and the pseudonyms of all folds"):
         crossvals.crossval_run(begun, "", None, False, lambda line: None)
+
+
+def test_a_report_that_does_not_know_the_distilled_network_yet_is_written_again(tmp_path: Path) -> None:
+    report, loss = tmp_path / "report.html", tmp_path / "distilled.json"
+    done = [crossvals.is_done(tmp_path, False)]
+    for path, written in ((report, 5), (loss, 6), (report, 7)):
+        path.touch()
+        os.utime(path, (written, written))
+        done += [crossvals.is_done(tmp_path, distil) for distil in (False, True)]
+    assert done == [False, True, False, True, False, True, True]
 
 
 def test_a_damaged_list_of_the_folds_is_named(tmp_path: Path) -> None:

@@ -85,8 +85,12 @@ def started(settings: Settings, resumed: Path | None, progress: Progress = no_pr
 
 
 def is_done(folder: Path, distil: bool) -> bool:
-    """Return whether nothing is left to do in a cross-validation."""
-    return is_finished(folder) and (not distil or (folder / run_folder.LOSS).is_file())
+    """Return whether nothing is left to do in a cross-validation: the report, which comes last, is
+    written, with ``distil`` since the loss was."""
+    told, loss = folder / run_folder.REPORT, folder / run_folder.LOSS
+    if not (told.is_file() and distil):
+        return told.is_file()
+    return loss.is_file() and loss.stat().st_mtime_ns <= told.stat().st_mtime_ns
 
 
 def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, say: Say) -> None:
