@@ -98,7 +98,7 @@ class Settings:
     def private(self) -> dict[str, str]:
         """Return the settings that tell of folders or people: a run keeps them in a file of its own
         that is not passed on."""
-        return private_of(self.value)
+        return private_of({name: self.value(name) for name in ("data", "splits", "start", "soft_labels", "runs")})
 
     def to_toml(self, leave_out: Collection[str] = (), file: str = CONFIG) -> str:
         """Return the text of the ``file`` of a run, or of a cross-validation, with all of

@@ -70,10 +70,8 @@ def read(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: check(f"{path}: {name}", value, wanted[name], ConfigError) for name, value in values.items()}
 
 
-def private_of(value: Callable[[str], Any]) -> dict[str, str]:
-    """Return those settings that tell of folders or people; ``value``: of a setting, by its
-    name."""
-    paths = {name: value(name) for name in ("data", "splits", "start", "soft_labels", "runs")}
+def private_of(paths: Mapping[str, str | None]) -> dict[str, str]:
+    """Return those of the settings that are ``paths`` that tell of folders or people."""
     return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}
 
 

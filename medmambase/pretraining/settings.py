@@ -145,7 +145,7 @@ class PretrainSettings(Checked):
     def private(self) -> dict[str, str]:
         """Return the settings that tell of folders or people: a run keeps them in a file of its own
         that is not passed on."""
-        return private_of(self.value)
+        return private_of({"data": self.data, "splits": self.splits, "start": self.start, "runs": self.runs})
 
     def to_toml(self, leave_out: Mapping[str, str]) -> str:
         """Return the text of a TOML file with all of these settings, but for those named in
