@@ -168,6 +168,18 @@ def ignored_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C while that step of the optimiser is computed, counted from 1."""
+    original, calls = torch.optim.AdamW.step, iter(range(1, 10**6))
+
+    def stepped(self, *args):
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+
+
 @pytest.fixture(params=[name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)])
 def end(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
     """A signal by which the system ends a process, with the disposition of a process started by a

@@ -1,10 +1,9 @@
 """``medmambase-pretrain``: what it prints, and how it ends."""
 
-import signal
 from pathlib import Path
 
 import pytest
-import torch
+from conftest import interrupt_at
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import pretrain
@@ -28,15 +27,9 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_drawn_pictures_are_learned_from_and_the_next_command_is_told(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = torch.optim.AdamW.step
-
-    def stepped(self, *args):
-        signal.raise_signal(signal.SIGINT)
-        return step(self, *args)
-
     command = ["--drawn", *words, "--targets", "echo", "--scenes", "heart"]
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stepped)
+        interrupt_at(1, patch)
         assert pretrain.main(command) == 130
     run = tmp_path / "runs" / "pretrain-drawn-001"
     said = capsys.readouterr().err

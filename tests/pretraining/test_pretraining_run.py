@@ -3,7 +3,6 @@ training makes of its weights."""
 
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import leave_out_pictures, rows
+from conftest import interrupt_at, leave_out_pictures, rows
 from safetensors.torch import load_file
 
 import medmambase
@@ -86,18 +85,6 @@ def drawn_run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
         leave_out(patch)
         run = medmambase.pretrain(say=said.append, on_round=rounds.append, **settings)
     return run, said, rounds
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while that step of the optimiser is computed."""
-    original, calls = torch.optim.AdamW.step, iter(range(1, 10**6))
-
-    def stepped(self, *args):
-        if next(calls) == step:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
 
 
 def same(first: Path, second: Path) -> list[str]:

@@ -3,7 +3,6 @@ that were interrupted."""
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import PATIENCE, SMALL
+from conftest import PATIENCE, SMALL, interrupt_at
 from PIL import Image
 
 import medmambase
@@ -33,18 +31,6 @@ RESULTS = (
     "splits.csv",
     "data_report.json",
 )
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while that step of the optimiser is computed."""
-    original, calls = torch.optim.AdamW.step, iter(range(1, 10**6))
-
-    def stepped(self, *args):
-        if next(calls) == step:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
 
 
 def same(first: Path, second: Path) -> list[str]:
