@@ -10,7 +10,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,26 @@ def create(runs: Path, name: str) -> Path:
 def existing(runs: Path, name: str) -> list[Path]:
     """Return the folders that ``create`` made for this name, the newest first."""
     return sorted(runs.glob(f"{glob.escape(legal_name(name))}-[0-9][0-9][0-9]"), reverse=True)
+
+
+def latest(folders: Iterable[Path], is_it: Callable[[Path], bool], anew: str) -> Path | None:
+    """Return the first of ``folders``, which are ``existing``, that a command goes on with because
+    ``is_it`` the run that the same command began; None where there is none.
+
+    Raises RunFolderError where what a run was started with is damaged, or closed to this account,
+    so that it may be the one; its message ends with what to do ``anew``.
+    """
+    try:
+        return next((folder for folder in folders if is_it(folder)), None)
+    except RunFolderError as error:
+        raise RunFolderError(
+            f"{error}; without it nobody knows whether that run is the one to continue: to {anew}"
+        ) from error
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
+    return (run / REPORT).is_file()
 
 
 def legal_name(name: str) -> str:

@@ -11,7 +11,7 @@ from medmambase.commands.pretrain_flags import parse
 from medmambase.commands.setting_flags import AUTO
 from medmambase.commands.train import CAN_GO_ON
 from medmambase.data.drawn_ahead import DrawingError
-from medmambase.pretraining.run import is_finished, latest, pretrain_run, started
+from medmambase.pretraining.run import latest, pretrain_run, started
 from medmambase.pretraining.settings import of_run, resolve
 from medmambase.training import checkpoint
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal run
         given, file, wish = parse(words)
         resumed = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
-        if wish == AUTO and resumed and is_finished(resumed):
+        if wish == AUTO and resumed and run_folder.is_finished(resumed):
             console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to pretrain anew")
             return 0
         settings = of_run(resumed, given) if resumed else resolve(given, file)

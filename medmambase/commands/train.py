@@ -14,7 +14,7 @@ from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.report.report import ReportError
 from medmambase.settings import of_run, resolve
 from medmambase.training import checkpoint
-from medmambase.training.run import is_finished, latest, started, train_run
+from medmambase.training.run import latest, started, train_run
 
 # What has nothing to do with the settings, so that the run can go on once it is put right.
 CAN_GO_ON = (ImageError, run_folder.RunFolderError, distributed.RankError, FigureError, ReportError, OSError)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal run
         given, file, wish = parse(words)
         resumed = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
-        if wish == AUTO and resumed and is_finished(resumed):
+        if wish == AUTO and resumed and run_folder.is_finished(resumed):
             console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to train anew")
             return 0
         settings = of_run(resumed, given) if resumed else resolve(given, file)

@@ -11,8 +11,8 @@ from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.model.network import MedMambaSE
 from medmambase.pretraining import settings as known
-from medmambase.pretraining.run import OnRound, Say, is_finished, latest, pretrain_run, started
-from medmambase.run_folder import RunFolderError
+from medmambase.pretraining.run import OnRound, Say, latest, pretrain_run, started
+from medmambase.run_folder import RunFolderError, is_finished
 from medmambase.settings_file import config_of
 from medmambase.training.python_api import call_of, given_settings, silent
 

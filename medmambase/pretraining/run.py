@@ -84,14 +84,11 @@ def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator
 
 
 def latest(settings: PretrainSettings) -> Path | None:
-    """Return the newest run of these settings, finished or not; None where there is none."""
+    """Return the newest run of these settings, finished or not; None where there is none. Raises
+    what ``run_folder.latest`` raises."""
     found = run_folder.existing(Path(settings.runs), name_of(settings))
-    return next((folder for folder in found if is_run_of(folder, settings)), None)
-
-
-def is_finished(run: Path) -> bool:
-    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
-    return (run / run_folder.REPORT).is_file()
+    anew = "pretrain anew, choose another --name, or leave out --resume auto"
+    return run_folder.latest(found, lambda folder: is_run_of(folder, settings), anew)
 
 
 def name_of(settings: PretrainSettings) -> str:

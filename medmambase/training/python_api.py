@@ -18,10 +18,10 @@ from medmambase.files import read_json
 from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
 from medmambase.privacy import without_folders
-from medmambase.run_folder import RunFolderError
+from medmambase.run_folder import RunFolderError, is_finished
 from medmambase.settings_file import todays
 from medmambase.training.crossval import run as crossvals
-from medmambase.training.run import OnEpoch, Say, is_finished, latest, started, train_run
+from medmambase.training.run import OnEpoch, Say, latest, started, train_run
 from medmambase.validation import nearest
 
 

@@ -92,27 +92,13 @@ def started(
 
 def latest(settings: Settings) -> Path | None:
     """Return the newest run of these settings, finished or not: there the same command goes on when
-    it is started again. None where there is none.
-
-    Raises RunFolderError where what a run was started with is damaged, or closed to this account,
-    so that it may be the one.
-    """
+    it is started again. None where there is none. Raises what ``run_folder.latest`` raises."""
     found = run_folder.existing(Path(settings.runs), name_of(settings))
     if not settings.name and Path(settings.data or "").name == run_folder.SPLITS:
         # Before, runs on the splits of another were called by the name of the table.
         found += run_folder.existing(Path(settings.runs), Path(run_folder.SPLITS).stem)
-    try:
-        return next((folder for folder in found if is_run_of(folder, settings)), None)
-    except run_folder.RunFolderError as error:
-        raise run_folder.RunFolderError(
-            f"{error}; without it nobody knows whether that run is the one to continue: to train anew, choose another "
-            f"--name, or leave out --resume auto"
-        ) from error
-
-
-def is_finished(run: Path) -> bool:
-    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
-    return (run / run_folder.REPORT).is_file()
+    anew = "train anew, choose another --name, or leave out --resume auto"
+    return run_folder.latest(found, lambda folder: is_run_of(folder, settings), anew)
 
 
 def make_plan(

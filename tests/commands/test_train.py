@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from upstream_checkpoint import as_upstream
 
-from medmambase import MedMambaSE, run_folder
+from medmambase import MedMambaSE
 from medmambase.commands import train
 from medmambase.config import PRESETS
 from medmambase.data import phantom
@@ -165,28 +165,6 @@ def test_without_validation_or_test_images_a_run_still_ends_in_a_report(images: 
     assert not (tmp_path / "n-001" / "test").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "legal"),
-    [
-        ("a/b:c", "a-b-c"),
-        ("CON", "run-CON"),
-        ("com¹.a", "run-com¹.a"),
-        (" .. ", "run"),
-        ("Lunge ü 肺", "Lunge ü 肺"),
-        ("x.", "x"),
-    ],
-)
-def test_run_folders_have_names_that_windows_takes(name: str, legal: str) -> None:
-    assert run_folder.legal_name(name) == legal
-
-
-def test_two_runs_of_one_name_get_two_folders(tmp_path: Path) -> None:
-    assert [run_folder.create(tmp_path, "x").name for _ in range(3)] == ["x-001", "x-002", "x-003"]
-    with pytest.raises(run_folder.RunFolderError, match="cannot create a folder"):
-        (tmp_path / "file").write_text("", encoding="utf-8")
-        run_folder.create(tmp_path / "file" / "runs", "x")
-
-
 def test_a_run_on_the_splits_of_another_is_called_like_its_data(tmp_path: Path) -> None:
     (tmp_path / "x-001").mkdir()
     splits = str(tmp_path / "x-001" / "splits.csv")
@@ -211,35 +189,6 @@ def test_a_run_that_was_called_splits_goes_on(tmp_path: Path) -> None:
     other = settings.changed("seed", 1)
     (tmp_path / "splits-001" / "config.toml").write_text(other.to_toml(), encoding="utf-8", newline="\n")
     assert training_run.latest(settings) is None
-
-
-def test_a_run_that_may_be_the_one_to_continue_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = resolve({"data": "/home/ann/busi", "runs": str(tmp_path)})
-    for name in ("busi-001", "busi-002"):
-        (tmp_path / name).mkdir()
-        settings_of_run = settings.to_toml(leave_out=("data",))
-        (tmp_path / name / "config.toml").write_text(settings_of_run, encoding="utf-8", newline="\n")
-        run_folder.write_private(tmp_path / name, {"data": "/home/ann/busi"})
-    (tmp_path / "busi-001" / "do_not_share.toml").write_text("data =\n", encoding="utf-8")
-    assert training_run.latest(settings) == tmp_path / "busi-002"
-    told = (
-        r"do_not_share\.toml: cannot be read \(.*\); {}; .*to train anew, choose another --name, or leave out --resume"
-    )
-    (tmp_path / "busi-002" / "do_not_share.toml").unlink()  # then it is known not to be the one
-    with pytest.raises(run_folder.RunFolderError, match=f"busi-001.{told.format('restore it')}"):
-        training_run.latest(settings)
-    read = Path.read_text
-
-    def closed(path: Path, encoding: str) -> str:
-        if path.name == "do_not_share.toml":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read(path, encoding=encoding)
-
-    monkeypatch.setattr(Path, "read_text", closed)
-    with pytest.raises(run_folder.RunFolderError, match=told.format("make it readable for this account")):
-        training_run.latest(settings)
 
 
 def test_the_demo_of_another_seed_has_the_same_images_where_the_seed_of_splits_is_the_same(

@@ -33,7 +33,7 @@ from medmambase.training import session
 from medmambase.training.crossval.distil import measured, prepare, settings_of
 from medmambase.training.crossval.processes import places, train_folds
 from medmambase.training.loop import TrainingError
-from medmambase.training.run import duplicates_of, is_finished, make_plan, name_of
+from medmambase.training.run import duplicates_of, make_plan, name_of
 from medmambase_kernels import use_backend
 
 COLUMNS = ("path", "label", "patient", "fold")
@@ -56,9 +56,10 @@ class Crossval:
 
 def latest(settings: Settings) -> Path | None:
     """Return the newest cross-validation of these settings, finished or not; None where there is
-    none."""
+    none. Raises what ``run_folder.latest`` raises."""
     found = run_folder.existing(Path(settings.runs), name_of(settings))
-    return next((folder for folder in found if is_run_of(folder, settings, run_folder.CROSSVAL)), None)
+    anew = "train anew, choose another --name"
+    return run_folder.latest(found, lambda folder: is_run_of(folder, settings, run_folder.CROSSVAL), anew)
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
             fold.mkdir(exist_ok=True)
             session.write_settings(fold, replace(settings, fold=number), called)
     at = places(settings, begun.device, jobs)
-    to_do = [fold for fold in folds if not is_finished(fold)]
+    to_do = [fold for fold in folds if not run_folder.is_finished(fold)]
     say(f"data:       {count_of(len(divided.samples), 'image')}; {divided.method}")
     if to_do:
         say(f"processes:  {min(len(at), len(to_do))} at a time; {folds[0] / run_folder.LOG} tells of the first fold")
@@ -141,11 +142,11 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
             f"{folder}: {count_of(len(failed), 'fold')} of {len(folds)} failed, for the reasons above; once they are "
             f"put right, the same command goes on with {'it' if len(failed) == 1 else 'them'}"
         )
-    if not is_finished(folder):
+    if not run_folder.is_finished(folder):
         _put_together(begun, divided, command, say)
     if distil:
         run = prepare(folder, settings, shown[0], divided, called)
-        if not is_finished(run):
+        if not run_folder.is_finished(run):
             say("distilled:  one network learns from all of them")
             train_folds([run], settings_of(folder, settings), at[:1], command, ended)
         if failed:
