@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -85,6 +85,8 @@ _DO_NOT_SHARE = """\
 """
 
 LOCK, LOCK_HOLDER = "run.lock", "run.lock.json"
+
+Writer = Literal["training", "pretraining"]
 
 _RESERVED = {
     "con",
@@ -295,6 +297,13 @@ def setting_of(run: Path, name: str) -> str | None:
     read."""
     found = _settings(run).get(name)
     return found if isinstance(found, str) else None
+
+
+def writer_of(run: Path) -> Writer | None:
+    """Return what wrote the settings in ``run``: each writes one that the other does not have; None
+    where they do not tell it, or cannot be read."""
+    settings = _settings(run)
+    return "pretraining" if "drawn" in settings else "training" if "demo" in settings else None
 
 
 def folds_of(folder: Path) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from medmambase.config import ConfigError
 from medmambase.privacy import names_folders
-from medmambase.run_folder import CONFIG, CROSSVAL, read_private
+from medmambase.run_folder import CONFIG, CROSSVAL, Writer, read_private, writer_of
 from medmambase.validation import check, nearest
 
 EARLIER = {"weights": "start"}  # a setting's name of before -> today's; files, flags and calls may go on using it
@@ -89,13 +89,16 @@ def toml_of(settings: Mapping[str, Any], about: str) -> str:
     return f"# {about}\n\n{tomli_w.dumps(told)}"
 
 
-def config_of(run: Path) -> Path:
+def config_of(run: Path, wanted: Writer = "training") -> Path:
     """Return the file of the settings of a run that is resumed. Raises ConfigError for a folder
-    that has none."""
+    that has none, and for one that another command than the ``wanted`` one wrote."""
     path = run / CONFIG
     if not path.is_file():
         what = "not a run folder: config.toml is missing" if run.is_dir() else "there is no such folder"
         raise ConfigError(f"--resume {run}: {what}; give the folder of a run, such as runs/data-001")
+    if (writer := writer_of(run)) not in (wanted, None):
+        command = {"training": "medmambase-train", "pretraining": "medmambase-pretrain"}[writer]
+        raise ConfigError(f"--resume {run}: a {writer} wrote it; continue it with {command}")
     return path
 
 

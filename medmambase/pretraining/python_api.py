@@ -1,7 +1,6 @@
 """Pretrain from Python: ``run = medmambase.pretrain("scans", minutes=40)``, and then
 ``medmambase.train("scans", start=run)``."""
 
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,35 @@ from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.model.network import MedMambaSE
 from medmambase.pretraining import settings as known
 from medmambase.pretraining.run import OnRound, Say, latest, pretrain_run, started
-from medmambase.run_folder import RunFolderError, is_finished
-from medmambase.settings_file import config_of
-from medmambase.training.python_api import call_of, given_settings, silent
+from medmambase.run_folder import is_finished
+from medmambase.training.python_api import ResultFolder, call_of, given_settings, silent
 
 __all__ = ["PretrainRun", "pretrain"]
 
 
-@dataclass(frozen=True)
-class PretrainRun:
+class PretrainRun(ResultFolder):
     """The folder of a pretraining, finished or interrupted: ``PretrainRun("runs/pretrain-x-001")``.
 
     It can be given wherever its folder can, as in ``train("scans", start=run)``. Raises
     RunFolderError where there is no such folder, or a pretraining has not written it.
     """
 
-    folder: Path
+    _KIND, _FILE, _EXAMPLE = "the folder of a pretraining", run_folder.CONFIG, "runs/pretrain-x-001"
+    _UNENDED = "the pretraining has not ended; continue with resume()"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        super().__post_init__()
+        if run_folder.writer_of(self.folder) == "training":
+            raise self._other("a training wrote it, for Run to open")
         try:
-            known.resolve({}, config_of(self.folder))
+            known.resolve({}, self.folder / run_folder.CONFIG)
         except ConfigError as error:
-            raise RunFolderError(
-                f"{self.folder}: not the folder of a pretraining ({error}); give one such as runs/pretrain-x-001"
-            ) from error
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
+            raise self._other(str(error)) from error
 
     @property
     def weights(self) -> Path:
         """The path of the weights."""
         return self._written(run_folder.PRETRAINED)
-
-    @property
-    def report(self) -> Path:
-        """The path of ``report.html``."""
-        return self._written(run_folder.REPORT)
 
     def network(
         self, *, num_classes: int | None = None, in_chans: int | None = None, features_only: bool = False
@@ -73,12 +63,6 @@ class PretrainRun:
         given = given_settings(settings, known.TYPES)
         call = call_of("PretrainRun.resume", given)
         return _pretrain(known.of_run(self.folder, given), self.folder, call, say, progress, on_round)
-
-    def _written(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.is_file():
-            raise RunFolderError(f"{path}: not written yet: the pretraining has not ended; continue with resume()")
-        return path
 
 
 def pretrain(

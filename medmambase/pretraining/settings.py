@@ -183,7 +183,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> PretrainSetti
 def of_run(run: Path, flags: Mapping[str, Any]) -> PretrainSettings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
-    settings, flags = resolve({}, config_of(run)), todays(flags)
+    settings, flags = resolve({}, config_of(run, "pretraining")), todays(flags)
     refuse_changes(run, flags, settings.value, MAY_CHANGE)
     changed = {name: check(flag(name), value, _WANTED[name], ConfigError) for name, value in flags.items()}
     if settings.drawn and changed.get("data"):
@@ -195,7 +195,7 @@ def is_run_of(run: Path, settings: PretrainSettings) -> bool:
     """Return whether ``run`` was started with these settings, apart from those that may change when
     it is resumed. Its data lie where they lay."""
     try:
-        begun = resolve({}, config_of(run))
+        begun = resolve({}, config_of(run, "pretraining"))
     except ConfigError:  # made, and nothing written in it yet; or the run of a training
         return False
     names = [name for name in TYPES if name == "data" or name not in MAY_CHANGE]

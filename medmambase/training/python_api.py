@@ -26,31 +26,43 @@ from medmambase.validation import nearest
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """A folder of results, that of a run or of a cross-validation."""
+class ResultFolder:
+    """A folder of results: that of a run, of a cross-validation or of a pretraining."""
 
-    _KIND: ClassVar[tuple[str, str, str]]  # what it is, the file that tells it, and how it goes on
+    _KIND: ClassVar[str]  # what it is
+    _FILE: ClassVar[str]  # that tells it
+    _EXAMPLE: ClassVar[str]
+    _UNENDED: ClassVar[str]  # why a file is not there yet, and what to do
 
     folder: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        kind, file, _ = self._KIND
-        if not (self.folder / file).is_file():
-            why = f"it has no {file}" if self.folder.is_dir() else "there is no such folder"
-            raise RunFolderError(f"{self.folder}: not {kind}: {why}; give one such as runs/data-001")
+        if not (self.folder / self._FILE).is_file():
+            raise self._other(f"it has no {self._FILE}" if self.folder.is_dir() else "there is no such folder")
 
     def __fspath__(self) -> str:
         return str(self.folder)
 
     @property
     def report(self) -> Path:
-        """The path of ``report.html``. Raises RunFolderError where the training was interrupted
-        before it was written."""
-        path = self.folder / run_folder.REPORT
+        """The path of ``report.html``. Raises RunFolderError where it is not written yet."""
+        return self._written(run_folder.REPORT)
+
+    def _other(self, why: str) -> RunFolderError:
+        return RunFolderError(f"{self.folder}: not {self._KIND}: {why}; give one such as {self._EXAMPLE}")
+
+    def _written(self, name: str) -> Path:
+        path = self.folder / name
         if not path.is_file():
-            raise RunFolderError(f"{path}: not written yet: the training has not ended; {self._KIND[2]}")
+            raise RunFolderError(f"{path}: not written yet: {self._UNENDED}")
         return path
+
+
+class _Trained(ResultFolder):
+    """The folder of trained networks, that of a run or of a cross-validation."""
+
+    _EXAMPLE = "runs/data-001"
 
     @property
     def metrics(self) -> Metrics | None:
@@ -83,7 +95,13 @@ class Run(_Trained):
     where there is no such folder, or training has not written it.
     """
 
-    _KIND = ("a run folder", run_folder.CONFIG, "continue with resume()")
+    _KIND, _FILE = "a run folder", run_folder.CONFIG
+    _UNENDED = "the training has not ended; continue with resume()"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if run_folder.writer_of(self.folder) == "pretraining":
+            raise self._other("a pretraining wrote it, for PretrainRun to open")
 
     @cached_property
     def network(self) -> MedMambaSE:
@@ -118,7 +136,8 @@ class CrossvalRun(_Trained):
     cross-validation.
     """
 
-    _KIND = ("a cross-validation", run_folder.CROSSVAL, "call crossval again, with the same settings")
+    _KIND, _FILE = "a cross-validation", run_folder.CROSSVAL
+    _UNENDED = "the training has not ended; call crossval again, with the same settings"
 
     @property
     def folds(self) -> tuple[Run, ...]:

@@ -14,7 +14,7 @@ from conftest import interrupt_at, leave_out_pictures, rows
 from safetensors.torch import load_file
 
 import medmambase
-from medmambase import MedMambaSE, ModelConfig, Preprocessing, PretrainRun, run_folder
+from medmambase import MedMambaSE, ModelConfig, Preprocessing, PretrainRun, Run, run_folder
 from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import DataError
@@ -28,7 +28,9 @@ from medmambase.pretraining import loop, tasks
 from medmambase.pretraining import run as pretraining_run
 from medmambase.pretraining.loop import Course, Round
 from medmambase.pretraining.settings import TARGETS, PretrainSettings
+from medmambase.pretraining.settings import of_run as resume_pretraining
 from medmambase.run_folder import RunFolderError
+from medmambase.settings import of_run, resolve
 from medmambase.training.dry_run import Rehearsal
 from medmambase.training.loop import TrainingError
 
@@ -299,8 +301,28 @@ def test_a_scene_is_asked_for_by_its_name_also_where_that_holds_a_comma() -> Non
 def test_a_folder_that_no_pretraining_wrote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("epochs = 3\n", encoding="utf-8")  # that of a training
     for folder in (tmp_path / "none", tmp_path):
-        with pytest.raises(RunFolderError, match="not the folder of a pretraining"):
+        with pytest.raises(RunFolderError, match="not the folder of a pretraining") as refused:
             PretrainRun(folder)
+        assert "--resume" not in str(refused.value)  # which no caller of Python has given
+    with pytest.raises(ConfigError, match=r"--resume .*none: there is no such folder"):
+        resume_pretraining(tmp_path / "none", {})
+
+
+def test_a_training_and_a_pretraining_are_told_apart(tmp_path: Path) -> None:
+    for name, settings in (("a", resolve({"data": "x"})), ("b", PretrainSettings(data="x"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text(settings.to_toml({}), encoding="utf-8", newline="\n")
+    assert (Run(tmp_path / "a").folder, PretrainRun(tmp_path / "b").folder) == (tmp_path / "a", tmp_path / "b")
+    with pytest.raises(
+        RunFolderError, match=r"b: not a run folder: a pretraining wrote it, for PretrainRun to open; .* runs/data-001$"
+    ):
+        Run(tmp_path / "b")
+    with pytest.raises(RunFolderError, match=r"not the folder of a pretraining: a training wrote it, for Run to open"):
+        PretrainRun(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"--resume .*b: a pretraining wrote it; continue .* medmambase-pretrain$"):
+        of_run(tmp_path / "b", {})
+    with pytest.raises(ConfigError, match=r"--resume .*a: a training wrote it; continue it with medmambase-train$"):
+        resume_pretraining(tmp_path / "a", {})
 
 
 def test_a_network_is_pretrained_anew_as_its_preset_says() -> None:
