@@ -14,7 +14,7 @@ from medmambase import run_folder
 from medmambase.config import ConfigError, ModelConfig, Preprocessing
 from medmambase.data.decoded.image_set import Progress
 from medmambase.data.drawn_ahead import Drawing, processes
-from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.folders import DataError
 from medmambase.data.phantom.scenes import SCENES, STRUCTURES
 from medmambase.evaluation.report import pretraining_figures
 from medmambase.evaluation.report.pretraining_page import write_pretraining_page
@@ -31,6 +31,7 @@ from medmambase.pretraining.settings import PretrainSettings, is_run_of
 from medmambase.pretraining.tasks import DrawnPictures, HiddenParts, Task
 from medmambase.privacy import without_paths
 from medmambase.training import session
+from medmambase.training.plan import Plan, Started, locked
 from medmambase.validation import nearest
 from medmambase_kernels import describe_backend, use_backend
 
@@ -39,34 +40,14 @@ OnRound = Callable[[dict[str, float]], object]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that is known before a folder is created. ``manifest`` is None for drawn pictures,
-    ``start`` where the network is a new one, or in a checkpoint; ``precision`` and ``engine`` are
-    lines for a person."""
+class PretrainPlan(Plan[PretrainSettings]):
+    """Everything that is known before a folder is created; ``scenes`` are those to be drawn."""
 
-    settings: PretrainSettings
-    model: ModelConfig
-    start: Start | None
-    manifest: Manifest | None
     scenes: tuple[str, ...]
-    device: torch.device
-    dtype: torch.dtype
-    precision: str
-    engine: str
-
-
-@dataclass(frozen=True)
-class Started:
-    """A run that is ready to be pretrained, its folder locked by this process; ``resumes`` if it
-    was started before."""
-
-    plan: Plan
-    folder: Path
-    resumes: bool
 
 
 @contextmanager
-def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator[Started]:
+def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator[Started[PretrainPlan]]:
     """Check all settings, then create the run's folder, or continue ``resumed``; inside the
     context, the folder is locked and the backend chosen.
 
@@ -78,8 +59,7 @@ def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator
     device = choose_device(settings.device, "--device")
     with use_backend(settings.backend or "auto"):
         plan = make_plan(settings, device, resumed)
-        folder = resumed or run_folder.create(Path(settings.runs), name_of(settings))
-        with run_folder.held(folder):
+        with locked(resumed, settings.runs, lambda: name_of(settings)) as folder:
             yield Started(plan, folder, resumes=resumed is not None)
 
 
@@ -97,7 +77,7 @@ def name_of(settings: PretrainSettings) -> str:
     return settings.name or f"pretrain-{data.stem if data.is_file() else data.name}"
 
 
-def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | None) -> Plan:
+def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | None) -> PretrainPlan:
     """Check files, scenes and network. Raises what ``started`` raises."""
     if resumed and settings.data and not Path(settings.data).exists():
         raise DataError(
@@ -117,10 +97,13 @@ def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | 
     manifest = None if settings.drawn else unlabelled.find(settings)
     scenes = _scenes(settings.scenes) if settings.drawn else ()
     precision = f"{str(dtype).removeprefix('torch.')}: {why}"
-    return Plan(settings, model, start, manifest, scenes, device, dtype, precision, describe_backend(device, dtype))
+    engine = describe_backend(device, dtype)
+    return PretrainPlan(settings, model, start, manifest, device, dtype, precision, engine, scenes)
 
 
-def pretrain_run(run: Started, command: str, say: Say, progress: Progress, on_round: OnRound | None = None) -> None:
+def pretrain_run(
+    run: Started[PretrainPlan], command: str, say: Say, progress: Progress, on_round: OnRound | None = None
+) -> None:
     """Pretrain, and write the weights and their report into the run's folder.
 
     ``command``: how it was started, to be kept in ``command.txt``. ``say`` gets lines for a person,
@@ -188,7 +171,7 @@ def _check_start(start: Start, model: ModelConfig, path: str) -> None:
     weights.match(network, start.tensors, start.config, path, frozenset({"head"}))
 
 
-def _task(plan: Plan, folder: Path, progress: Progress, say: Say) -> Task:
+def _task(plan: PretrainPlan, folder: Path, progress: Progress, say: Say) -> Task:
     settings = plan.settings
     if plan.manifest is None:
         channels = 1 if settings.in_chans == "1" else 3
@@ -216,7 +199,7 @@ def _task(plan: Plan, folder: Path, progress: Progress, say: Say) -> Task:
     return HiddenParts(settings, decoded.images, decoded.preprocessing)
 
 
-def _network(plan: Plan, task: Task, say: Say) -> Pretrained:
+def _network(plan: PretrainPlan, task: Task, say: Say) -> Pretrained:
     preprocessing = task.preprocessing
     model = replace(plan.model, in_chans=preprocessing.channels)
     if plan.start is None:
@@ -231,7 +214,7 @@ def _network(plan: Plan, task: Task, say: Say) -> Pretrained:
     return Pretrained(backbone, len(task.structures), task.pictures)
 
 
-def _describe(network: Pretrained, plan: Plan, folder: Path, say: Say) -> dict[str, Any]:
+def _describe(network: Pretrained, plan: PretrainPlan, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
     backbone = network.backbone
     parameters = sum(p.numel() for p in backbone.parameters())
@@ -253,7 +236,7 @@ def _describe(network: Pretrained, plan: Plan, folder: Path, say: Say) -> dict[s
     }  # fmt: skip  # the file's content
 
 
-def _write(plan: Plan, folder: Path, task: Task, outcome: Outcome) -> None:
+def _write(plan: PretrainPlan, folder: Path, task: Task, outcome: Outcome) -> None:
     """Write the weights, what they have learned in figures, and the pictures."""
     settings, origin = plan.settings, read_origin(folder)
     seen = {facts.digest for images in task.images.values() for facts in images.facts}

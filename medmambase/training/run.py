@@ -1,8 +1,8 @@
 """Train a run, from its settings to its report: everything around the training loop."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medmambase import distributed, run_folder
-from medmambase.config import ConfigError, ModelConfig
+from medmambase.config import ConfigError
 from medmambase.data import phantom
 from medmambase.data.decoded.image_set import ImageSet, Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
@@ -31,6 +31,7 @@ from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.optimise import warm_up
+from medmambase.training.plan import Plan, Started, locked
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
@@ -40,37 +41,10 @@ Say = Callable[[str], object]
 OnEpoch = Callable[[dict[str, float]], object]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is known before a folder is created. ``manifest`` is None for the demo,
-    ``start`` where the network is a new one, or in a checkpoint; ``precision`` and ``engine`` are
-    lines for a person."""
-
-    settings: Settings
-    model: ModelConfig
-    start: Start | None
-    manifest: Manifest | None
-    device: torch.device
-    dtype: torch.dtype
-    precision: str
-    engine: str
-
-
-@dataclass(frozen=True)
-class Started:
-    """A run that is ready to be trained, its folder locked by this process; ``resumes`` if it was
-    started before."""
-
-    plan: Plan
-    folder: Path
-    ranks: Ranks
-    resumes: bool
-
-
 @contextmanager
 def started(
     settings: Settings, resumed: Path | None = None, progress: Progress = no_progress, patience: float = 0
-) -> Iterator[Started]:
+) -> Iterator[Started[Plan[Settings]]]:
     """Check all settings, then create the run's folder, or continue ``resumed``; inside the
     context, the folder is locked and the backend chosen. ``progress``: as of ``train_run``;
     ``patience``: as of ``run_folder.held``.
@@ -84,10 +58,8 @@ def started(
     with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
         own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
         plan = make_plan(settings, own, ranks, resumed, progress if ranks.first else no_progress)
-        name = str(run_folder.create(Path(settings.runs), name_of(settings))) if ranks.first and not resumed else ""
-        folder = resumed or Path(ranks.agree(name))
-        with run_folder.held(folder, patience) if ranks.first else nullcontext():
-            yield Started(plan, folder, ranks, resumes=resumed is not None)
+        with locked(resumed, settings.runs, lambda: name_of(settings), ranks, patience) as folder:
+            yield Started(plan, folder, resumes=resumed is not None, ranks=ranks)
 
 
 def latest(settings: Settings) -> Path | None:
@@ -108,7 +80,7 @@ def make_plan(
     resumed: Path | None,
     progress: Progress,
     manifest: Manifest | None = None,
-) -> Plan:
+) -> Plan[Settings]:
     """Check device, files and network; ``manifest``: which images there are, where that is known.
     Raises what ``started`` raises."""
     config = settings.training
@@ -141,7 +113,9 @@ def make_plan(
     return Plan(settings, model, start, manifest, device, dtype, precision, engine)
 
 
-def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch: OnEpoch | None = None) -> None:
+def train_run(
+    run: Started[Plan[Settings]], command: str, say: Say, progress: Progress, on_epoch: OnEpoch | None = None
+) -> None:
     """Train and evaluate a run and write its report, all into its folder.
 
     ``command``: how it was started, to be kept in ``command.txt``. ``say`` gets lines for a person,
@@ -208,7 +182,9 @@ def train_run(run: Started, command: str, say: Say, progress: Progress, on_epoch
         _evaluate(run, intake.images, intake.audit.leaked, outcome, command, say)
 
 
-def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: Outcome, command: str, say: Say) -> None:
+def _evaluate(
+    run: Started[Plan[Settings]], images: ImageSet, leaked: frozenset[str], outcome: Outcome, command: str, say: Say
+) -> None:
     """Evaluate the best network on validation and test images, draw explanations, and write the
     report."""
     plan, folder, settings = run.plan, run.folder, run.plan.settings
@@ -237,7 +213,7 @@ def _evaluate(run: Started, images: ImageSet, leaked: frozenset[str], outcome: O
     say(f"report: {report.write_report(folder).resolve()}")
 
 
-def _describe(network: MedMambaSE, plan: Plan, ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
+def _describe(network: MedMambaSE, plan: Plan[Settings], ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
     parameters = sum(p.numel() for p in network.parameters())
     say(

@@ -33,6 +33,7 @@ from medmambase.training import session
 from medmambase.training.crossval.distil import measured, prepare, settings_of
 from medmambase.training.crossval.processes import places, train_folds
 from medmambase.training.loop import TrainingError
+from medmambase.training.plan import locked
 from medmambase.training.run import duplicates_of, make_plan, name_of
 from medmambase_kernels import use_backend
 
@@ -80,8 +81,7 @@ def started(settings: Settings, resumed: Path | None, progress: Progress = no_pr
     with use_backend(settings.backend or "auto"):
         for fold in begins[:1]:  # what is wrong with the settings is wrong with those of any fold
             make_plan(replace(settings, fold=fold), device, ALONE, None, progress, cut[fold])
-    folder = resumed or run_folder.create(Path(settings.runs), name_of(settings))
-    with run_folder.held(folder):
+    with locked(resumed, settings.runs, lambda: name_of(settings)) as folder:
         yield Crossval(settings, folder, cut, device, resumes=resumed is not None)
 
 
