@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import privacy, run_folder
-from medmambase.commands import console
+from medmambase.commands import console, resume
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.pretrain_flags import parse
-from medmambase.commands.setting_flags import AUTO
-from medmambase.commands.train import CAN_GO_ON
-from medmambase.data.drawn_ahead import DrawingError
 from medmambase.pretraining.run import latest, pretrain_run, started
 from medmambase.pretraining.settings import of_run, resolve
 from medmambase.training import checkpoint
@@ -24,12 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         nonlocal run
-        given, file, wish = parse(words)
-        resumed = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
-        if wish == AUTO and resumed and run_folder.is_finished(resumed):
-            console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to pretrain anew")
+        if (to_do := resume.to_do(parse(words), resolve, latest, of_run, "pretrain")) is None:
             return 0
-        settings = of_run(resumed, given) if resumed else resolve(given, file)
+        resumed, settings = to_do
         with started(settings, resumed) as begun:
             run = begun.folder
             pretrain_run(begun, privacy.command("medmambase-pretrain", words), console.say, console.progress)
@@ -42,30 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     def advice(error: Exception) -> str:
-        can = isinstance(error, (*CAN_GO_ON, DrawingError))
-        return f"; then continue with {_resume(run)}" if run and can and _done(run) else ""
+        return resume.advice("medmambase-pretrain", run, _saved, error)
 
-    return console.guarded(
-        "medmambase-pretrain", act, where=lambda: run, advice=advice, interrupted=lambda: _interrupted(run)
-    )
+    def interrupted() -> str:
+        return resume.interrupted("medmambase-pretrain", run, _saved)
 
-
-def _interrupted(run: Path | None) -> str:
-    if run is None or not (run / run_folder.CONFIG).is_file():
-        return "interrupted before a run folder was created"
-    if not _done(run):
-        return f"interrupted before the first step was saved; delete {run}, or start it again with {_resume(run)}"
-    return f"interrupted: saved up to step {_done(run)}; continue with {_resume(run)}"
+    return console.guarded("medmambase-pretrain", act, where=lambda: run, advice=advice, interrupted=interrupted)
 
 
-def _done(run: Path) -> int:
-    """How many steps are saved."""
+def _saved(run: Path) -> str | None:
     step = checkpoint.progress_in(run / run_folder.LAST).get("step")
-    return step if isinstance(step, int) else 0
-
-
-def _resume(run: Path) -> str:
-    return pasted("medmambase-pretrain", "--resume", run)
+    return f"step {step}" if isinstance(step, int) and step else None
 
 
 if __name__ == "__main__":

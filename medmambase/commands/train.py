@@ -4,20 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase import distributed, privacy, run_folder
-from medmambase.commands import console
+from medmambase import privacy, run_folder
+from medmambase.commands import console, resume
 from medmambase.commands.next_steps import pasted, say_next
-from medmambase.commands.train_flags import AUTO, parse
+from medmambase.commands.train_flags import parse
 from medmambase.commands.trained_again import trained_again
-from medmambase.data.reading.images import ImageError
-from medmambase.evaluation.drawing import FigureError
-from medmambase.evaluation.report.report import ReportError
 from medmambase.settings import of_run, resolve
 from medmambase.training import checkpoint
 from medmambase.training.run import latest, started, train_run
-
-# What has nothing to do with the settings, so that the run can go on once it is put right.
-CAN_GO_ON = (ImageError, run_folder.RunFolderError, distributed.RankError, FigureError, ReportError, OSError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         nonlocal run
-        given, file, wish = parse(words)
-        resumed = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
-        if wish == AUTO and resumed and run_folder.is_finished(resumed):
-            console.say(f"{resumed} is finished: nothing is left to do; leave out --resume auto to train anew")
+        if (to_do := resume.to_do(parse(words), resolve, latest, of_run, "train")) is None:
             return 0
-        settings = of_run(resumed, given) if resumed else resolve(given, file)
+        resumed, settings = to_do
         with started(settings, resumed, console.progress) as begun:
             run = begun.folder
             train_run(begun, privacy.command("medmambase-train", words), console.say, console.progress)
@@ -48,27 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     def advice(error: Exception) -> str:
-        resumable = run and isinstance(error, CAN_GO_ON) and checkpoint.position(run / run_folder.LAST)
-        return f"; then continue with {_resume(run)}" if run and resumable else ""
+        return resume.advice("medmambase-train", run, _saved, error)
 
-    return console.guarded(
-        "medmambase-train", act, where=lambda: run, advice=advice, interrupted=lambda: _interrupted(run)
-    )
+    def interrupted() -> str:
+        return resume.interrupted("medmambase-train", run, _saved)
+
+    return console.guarded("medmambase-train", act, where=lambda: run, advice=advice, interrupted=interrupted)
 
 
-def _interrupted(run: Path | None) -> str:
-    if run is None or not (run / run_folder.CONFIG).is_file():
-        return "interrupted before a run folder was created"
+def _saved(run: Path) -> str | None:
     position = checkpoint.position(run / run_folder.LAST)
     if position is None:
-        return f"interrupted before the first step was saved; delete {run}, or start it again with {_resume(run)}"
+        return None
     epoch, step = position
-    done = f"step {step} of epoch {epoch}" if step else f"epoch {epoch - 1}"
-    return f"interrupted: saved up to {done}; continue with {_resume(run)}"
-
-
-def _resume(run: Path) -> str:
-    return pasted("medmambase-train", "--resume", run)
+    return f"step {step} of epoch {epoch}" if step else f"epoch {epoch - 1}"
 
 
 if __name__ == "__main__":
