@@ -76,6 +76,7 @@ MODEL_CARD = "MODEL_CARD.md"
 # What must not be passed on with the rest.
 PRIVATE = "do_not_share.toml"
 _LONGEST_KEY = 64  # bytes: of BLAKE2b
+_MOST_FOLDS = 10_000  # more is damage: one each is trained
 _DO_NOT_SHARE = """\
 # Do not pass this file on. With the key, whoever has a list of patients finds who is who in this run;
 # paths tell of folders and people. The run can be used and evaluated without this file; but whether
@@ -312,7 +313,7 @@ def folds_of(folder: Path) -> tuple[Path, ...]:
     if not (folder / CROSSVAL).is_file():
         return ()
     count = _settings(folder, CROSSVAL).get("folds")
-    if not isinstance(count, int) or count < 2:
+    if not isinstance(count, int) or not 2 <= count <= _MOST_FOLDS:
         raise RunFolderError(f"{folder / CROSSVAL}: does not tell how many folds there are; restore it")
     return tuple(folder / f"{FOLD}{fold}" for fold in range(count))
 

@@ -74,15 +74,16 @@ def pooled(folds: Sequence[Predictions], divided: Division) -> Predictions:
     for number, one in enumerate(folds):
         if one.classes != classes:
             raise MetricsError(
-                f"fold {number} knows the classes {', '.join(one.classes)}, and fold 0 {', '.join(classes)}; start a "
-                f"new cross-validation"
+                f"fold {number} knows the classes {', '.join(one.classes)}, and fold 0 {', '.join(classes)}; restore "
+                f"its {PREDICTIONS}, or start a new cross-validation"
             )
         own = None if divided.together else number
         strange = [name for name in one.names if divided.fold_of.get(name, -1) != own]
         if strange:
             raise MetricsError(
                 f"fold {number} was tested on {strange[0]}, which is not one of its test images: the images have "
-                f"changed since the cross-validation began; start a new one"
+                f"changed since the cross-validation began, or its {PREDICTIONS} is damaged; restore that, or start a "
+                f"new one"
             )
     every = Predictions(
         tuple(name for one in folds for name in one.names), np.concatenate([one.labels for one in folds]),

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import StrictFloat, StrictInt, with_config
+from pydantic import Field, StrictFloat, StrictInt, with_config
 
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.fitted import of_thumbnails
@@ -33,7 +33,7 @@ class Appearance:
     """What so many ``images`` look like: ``modalities`` of those that are DICOM files, the largest
     ``colour``, mean ``levels`` of grey, and the largest ``distance`` from these."""
 
-    images: StrictInt
+    images: Annotated[StrictInt, Field(ge=1, lt=2**63)]
     modalities: dict[str, StrictInt]
     colour: StrictFloat
     levels: tuple[StrictFloat, ...]

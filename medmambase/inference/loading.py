@@ -43,8 +43,8 @@ def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
         first = networks[0] if networks else network
         if (network.classes, network.preprocessing) != (first.classes, first.preprocessing):
             raise DataError(
-                f"{folder}: the network of {fold.name} has other classes, or takes other images, than that of "
-                f"{folds[0].name}; restore its folder"
+                f"{fold / BEST}: the network has other classes, or takes other images, than that of {folds[0].name}; "
+                f"restore the folder"
             )
         networks.append(network)
     return Ensemble(networks, [temperature_of(fold, calibrated) for fold in folds])

@@ -203,12 +203,13 @@ def _of_pretraining(path: Path, content: bytes, said: object) -> Start:
             WeightsError,
         )
         tensors = load(content)
+        sizes = origin.learned[-1].image_size if origin.learned else ()
+        preprocessing = Preprocessing(size=max(sizes, default=Preprocessing().size), channels=config.in_chans)
     # ConfigError is a ValueError.
     except (ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read ({error}); restore the file") from error
     weights.check_size(path, config, tensors, "the file holds")
-    size = max(origin.learned[-1].image_size, default=Preprocessing().size) if origin.learned else Preprocessing().size
-    return Start(tensors, config, origin, preprocessing=Preprocessing(size=size, channels=config.in_chans))
+    return Start(tensors, config, origin, preprocessing=preprocessing)
 
 
 def _of_network(folder: Path) -> Start:

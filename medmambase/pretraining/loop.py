@@ -11,7 +11,7 @@ any step goes on as if it had not been.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,9 +29,9 @@ from medmambase.model.layers import lay_out
 from medmambase.plural import count_of
 from medmambase.pretraining.measure import Measured, measure
 from medmambase.pretraining.network import Pretrained, predict
-from medmambase.pretraining.settings import STEPS, PretrainSettings
+from medmambase.pretraining.settings import MOST_STEPS, STEPS, PretrainSettings
 from medmambase.pretraining.tasks import Batch, DrawnPictures, Task, losses, weighted
-from medmambase.run_folder import HISTORY, LAST
+from medmambase.run_folder import HISTORY, LAST, STATE
 from medmambase.training import checkpoint
 from medmambase.training.batches import seed_of
 from medmambase.training.checkpoint import Learning, Progress
@@ -84,7 +84,7 @@ class Course(Progress):
     since the last of ``rounds``, over ``since`` steps. ``seconds``: what the steps took so far.
     ``threads``: how many compute them; 0: not chosen yet."""
 
-    steps: Annotated[StrictInt, Field(ge=0)] = 0
+    steps: Annotated[StrictInt, Field(ge=0, le=MOST_STEPS)] = 0
     step: Annotated[StrictInt, Field(ge=0)] = 0
     sums: tuple[StrictFloat, ...] = ()
     since: Annotated[StrictInt, Field(ge=0)] = 0
@@ -97,6 +97,25 @@ class Course(Progress):
         done = self.rounds[-1].step if self.rounds else 0
         if self.step > self.steps or done + self.since != self.step:
             raise ValueError(f"step {self.step} of {self.steps} does not follow round {done} and {self.since} steps")
+        names = self.rounds[0].train.keys() if self.rounds else ()
+        if any(one.train.keys() != names or one.held_out.keys() != names for one in self.rounds):
+            raise ValueError("its rounds have losses of different names")
+        if bool(self.sums) != bool(self.since) or (self.rounds and self.sums and len(self.sums) != len(names)):
+            raise ValueError(f"{len(self.sums)} losses of {self.since} steps do not follow those of its rounds")
+
+    def check_targets(self, path: Path, targets: Sequence[str], steps: int | None) -> None:
+        """Raise CheckpointError where the state in ``path`` is not of losses of these ``targets``,
+        or not of so many ``steps``; None: of any number."""
+        named = set(self.rounds[0].train) if self.rounds else set(targets)
+        if (
+            named != set(targets)
+            or len(self.sums) not in (0, len(targets))
+            or self.steps not in (0, steps or self.steps)
+        ):
+            raise checkpoint.CheckpointError(
+                f"{path}: damaged: it has {self.steps} steps and losses of {', '.join(sorted(named))}; delete it to "
+                f"begin anew, or start a new run"
+            )
 
 
 @dataclass(frozen=True)
@@ -144,6 +163,7 @@ def pretrain(
     keep = partial(checkpoint.save, run / LAST, learning, description=description, images=task.images)
     found = checkpoint.load_progress(Course, run / LAST, learning, description, task.images) if resume else None
     course = found or Course()
+    course.check_targets(run / LAST / STATE, task.targets, None if settings.minutes else settings.steps or STEPS)
     if resume:
         begun = f"after step {course.step} of {course.steps}"
         say(f"resuming {begun}" if course.step else f"{run / LAST} has no checkpoint yet: starting from the beginning")
@@ -256,7 +276,7 @@ def _steps(settings: PretrainSettings, rehearsed: Rehearsal, drawing: float, tas
         return settings.steps or STEPS
     workers = task.workers if isinstance(task, DrawnPictures) else 0
     seconds = max(rehearsed.seconds, drawing / workers) if workers else rehearsed.seconds + drawing
-    return max(1, int(60 * settings.minutes / seconds))
+    return max(1, int(min(MOST_STEPS, 60 * settings.minutes / seconds)))
 
 
 def _dry_run(rehearsed: Rehearsal, steps: int) -> str:

@@ -31,6 +31,7 @@ Target = Literal["structures", "echo", "edges"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 PICTURE = "picture"  # the one target of images: what they were before patches were hidden
 STEPS = 3000  # where neither steps nor minutes are given
+MOST_STEPS = 10**9
 _ABOUT = (
     "Every setting of a pretraining. medmambase-pretrain --config with this file repeats it, --resume with its folder "
     "continues it."
@@ -93,7 +94,7 @@ class PretrainSettings(Checked):
     structure: bool = True
     hidden: Part = 0.5
     noise: NotNegative = 0.3
-    steps: Positive | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     minutes: AboveZero | None = None
     batch_size: Annotated[int, Field(ge=2)] = 32
     lr: AboveZero = 1e-3
@@ -176,7 +177,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> PretrainSetti
 
     checked = {name: check(flag(name), value, _WANTED[name], ConfigError) for name, value in flags.items()}
     settings = PretrainSettings(**{**written, **checked})
-    _check(settings, shown)
+    _check(settings, shown, f"{file}: " if file else "")
     return settings
 
 
@@ -202,10 +203,11 @@ def is_run_of(run: Path, settings: PretrainSettings) -> bool:
     return all(begun.value(name) == settings.value(name) for name in names)
 
 
-def _check(settings: PretrainSettings, shown: Callable[[str], str]) -> None:
-    """Check settings that depend on each other; ``shown``: where a setting comes from."""
+def _check(settings: PretrainSettings, shown: Callable[[str], str], file: str) -> None:
+    """Check settings that depend on each other; ``shown``: where a setting comes from; ``file``:
+    how a message begins where there is one."""
     if not (settings.data or settings.drawn):
-        raise ConfigError("give a folder of images, or --drawn to learn from drawn pictures")
+        raise ConfigError(f"{file}give a folder of images, or --drawn to learn from drawn pictures")
     check_start(settings.start, shown("start"))
     default = PretrainSettings()
     for name in _OF_IMAGES if settings.drawn else _OF_DRAWN:

@@ -241,7 +241,7 @@ def progress_in(folder: Path) -> dict[str, Any]:
     try:
         state = _words((folder / STATE).read_bytes())["state"]
         return state if isinstance(state, dict) else {}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 

@@ -71,7 +71,9 @@ def test_all_folds_together_have_every_image_once_in_the_order_of_the_names() ->
 
 def test_folds_that_do_not_belong_together_are_named() -> None:
     folds = [predictions_of(0), predictions_of(1)]
-    with pytest.raises(MetricsError, match=r"fold 1 was tested on 00 0\.png, .*the images have changed"):
+    with pytest.raises(
+        MetricsError, match=r"fold 1 was tested on 00 0\.png, .*the images have changed .*its predictions\.csv"
+    ):
         pooled([folds[0], folds[0]], parts(folds))
     with pytest.raises(MetricsError, match="fold 1 knows the classes solid, cyst, and fold 0 cyst, solid"):
         pooled([folds[0], replace(folds[1], classes=CLASSES[::-1])], parts(folds))

@@ -55,7 +55,13 @@ def test_it_comes_back_as_it_was_written_and_damage_is_named(known: list[Facts],
     assert Appearance.read(path) is None
     path.write_text(json.dumps(found.to_dict()), encoding="utf-8")
     assert Appearance.read(path) == found
-    for damaged in ("{", "[]", json.dumps(found.to_dict() | {"levels": [1.0]}), json.dumps({"images": 3})):
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps(found.to_dict() | {"levels": [1.0]}),
+        json.dumps({"images": 3}),
+        json.dumps(found.to_dict() | {"images": 0}),
+    ):
         path.write_text(damaged, encoding="utf-8")
         with pytest.raises(DataError, match="appearance"):
             Appearance.read(path)

@@ -104,12 +104,12 @@ def test_a_cross_validation_that_is_not_whole_says_what_is_missing(folder: Path,
         load_ensemble(folder, calibrated=True)
     assert load_ensemble(folder).temperatures == (TEMPERATURES[0], 1.0)
     network_of(2, ("a", "c", "b")).save(folder / "fold-1" / "best")
-    with pytest.raises(DataError, match=r"the network of fold-1 has other classes, .* than that of fold-0"):
+    with pytest.raises(DataError, match=r"fold-1.best: the network has other classes, .* than that of fold-0"):
         Predictor.load(folder)
     shutil.rmtree(folder / "fold-1" / "best")
     with pytest.raises(DataError, match=r"fold-1 has no network yet; start the command"):
         Predictor.load(folder)
-    for damaged in ("folds = 'many'\n", "folds = 1\n", "no TOML"):
+    for damaged in ("folds = 'many'\n", "folds = 1\n", "folds = 10000000000\n", "no TOML"):
         (folder / "crossval.toml").write_text(damaged, encoding="utf-8")
         with pytest.raises(RunFolderError, match=r"crossval\.toml: does not tell how many folds there are"):
             Predictor.load(folder)

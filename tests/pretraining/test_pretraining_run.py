@@ -26,12 +26,10 @@ from medmambase.model import starting
 from medmambase.model.starting import Origin
 from medmambase.pretraining import loop, tasks
 from medmambase.pretraining import run as pretraining_run
-from medmambase.pretraining.loop import Course, Round
 from medmambase.pretraining.settings import TARGETS, PretrainSettings
 from medmambase.pretraining.settings import of_run as resume_pretraining
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import of_run, resolve
-from medmambase.training.dry_run import Rehearsal
 from medmambase.training.loop import TrainingError
 
 Pretrain = Callable[..., PretrainRun]
@@ -270,24 +268,6 @@ def test_a_loss_that_is_no_number_ends_the_pretraining_with_its_step(
     monkeypatch.setattr(loop, "weighted", lambda *args: original(*args) * (float("nan") if next(calls) == 5 else 1))
     with pytest.raises(TrainingError, match=r"the loss is nan at step 3 of 4 \(first bad tensor: .*smaller --lr"):
         pretrained()
-
-
-def test_minutes_become_steps_by_what_a_step_takes() -> None:
-    settings, rehearsed = PretrainSettings(drawn=True, minutes=2.0), Rehearsal(1.0, 0.5, 10**6, None)
-    drawn = tasks.DrawnPictures(settings, None, (), 2, None)  # type: ignore[arg-type]  # only its processes count
-    assert loop._steps(settings, rehearsed, 0.4, drawn) == 240
-    assert loop._steps(settings, rehearsed, 2.0, drawn) == 120  # two processes draw a batch in a second
-    assert loop._steps(settings, rehearsed, 0.3, replace(drawn, workers=0)) == 150
-    assert loop._steps(PretrainSettings(drawn=True), rehearsed, 0.3, drawn) == 3000
-    assert loop._steps(PretrainSettings(drawn=True, minutes=0.001), rehearsed, 0.3, drawn) == 1
-
-
-def test_progress_that_contradicts_itself_is_refused() -> None:
-    one = Round(2, 0.1, {}, {}, None, 1.0)
-    Course(steps=4, step=3, since=1, rounds=[one]).check()
-    for wrong in (Course(steps=4, step=3, since=0, rounds=[one]), Course(steps=2, step=3, since=3)):
-        with pytest.raises(ValueError, match="does not follow"):
-            wrong.check()
 
 
 def test_a_scene_is_asked_for_by_its_name_also_where_that_holds_a_comma() -> None:

@@ -43,6 +43,7 @@ def test_lists_are_typed_with_commas() -> None:
         ({"data": "x", "speckle": False}, "--speckle is False, which is about drawn pictures alone"),
         ({"data": "x", "hidden": 0.0, "noise": 0.0}, "--hidden and --noise are 0, so there would be nothing"),
         ({"drawn": True, "batch_size": 1}, "--batch-size is 1; it must be at least 2"),
+        ({"drawn": True, "steps": 10**9 + 1}, "--steps is 1000000001; it must be at most 1000000000"),
         ({"drawn": True, "workers": 62}, "--workers is 62; it must be at most 61"),
         ({"drawn": True, "targets": ("echos",)}, "--targets[0] is 'echos'; it must be one of"),
         ({"drawn": True, "depths": (1,)}, "--depths: depths (1,) and dims"),
@@ -51,6 +52,12 @@ def test_lists_are_typed_with_commas() -> None:
 def test_what_cannot_be_meant_is_named(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         resolve(flags)
+
+
+def test_a_file_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("steps = 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"my\.toml: give a folder of images, or --drawn"):
+        resolve({}, tmp_path / "my.toml")
 
 
 def test_the_file_of_a_run_repeats_it_and_only_what_changes_no_result_may_change(tmp_path: Path) -> None:

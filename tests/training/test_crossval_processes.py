@@ -147,13 +147,13 @@ def test_a_fold_ends_as_one_that_is_asked_to_when_its_input_does(
 
 
 def test_what_a_fold_loads_and_starts_finds_an_empty_input() -> None:
-    """A read of the pipe itself would not return, since its other end stays open."""
+    """What is in the pipe is not read by others."""
     before, (ours, theirs) = os.dup(0), os.pipe()
     try:
         os.dup2(ours, 0)
         taken = program.own_input()
-        assert os.read(0, 1) == b""
         os.write(theirs, b"x")
+        assert os.read(0, 1) == b""
         assert os.read(taken, 1) == b"x"
         os.close(taken)
     finally:

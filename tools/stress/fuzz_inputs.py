@@ -4,9 +4,10 @@ that fill the memory.
     python tools/stress/fuzz_inputs.py all --count 10000
     python tools/stress/fuzz_inputs.py images --images FOLDER --count 10000
 
-KIND is csv (manifests and the tables of a run), toml (settings), json (config.json and
-calibration.json of a run), safetensors (weights and checkpoints), npz (MedMNIST and weights),
-dicom, images (whole files of FOLDER), or all but the last. Each damaged file is made from a whole
+KIND is csv (manifests, tables of splits, of soft labels, and those of a run), toml (settings), json
+(what a run, a cross-validation or a pretraining has written), safetensors (weights and
+checkpoints), npz (MedMNIST and weights), dicom, images (whole files of FOLDER), or all but the
+last. Each damaged file is made from a whole
 one and a number, so that a finding can be repeated. The program's own functions read it where a
 command would; an error that a command does not tell in one line is a finding, and so are a process
 that died, a file that took longer than --seconds, and memory beyond --memory. Ends with 1 if there
@@ -31,7 +32,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from fuzz_readers import KINDS, Case, cases
+from fuzz_mutations import Case
+from fuzz_readers import KINDS, cases
 from medmambase.commands.console import EXIT_CODES, sentence
 from medmambase.data.reading.images import ImageError
 

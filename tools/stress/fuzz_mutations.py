@@ -14,10 +14,23 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Mutation = Callable[[bytes, Sequence[bytes], random.Random], bytes]
 """Takes a whole file, others of its kind, and random numbers; returns the damaged file."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A whole file at ``path``, how it is damaged, and what reads it: the function returns a word
+    for what it found, and raises where a command would end."""
+
+    path: Path
+    damage: Mutation
+    read: Callable[[], str]
+
 
 _NUMBERS = (
     "0", "-1", "1e999", "-1e999", "nan", "inf", "2147483648", "9223372036854775808", "1" + "0" * 400, "9" * 5000,

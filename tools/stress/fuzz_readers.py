@@ -3,9 +3,9 @@ damage."""
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fuzz_mutations import Mutation, of_bytes, of_dicom, of_image, of_json, of_npz, of_safetensors, of_text
+import fuzz_crossval
+import fuzz_pretraining
+from fuzz_mutations import Case, of_bytes, of_dicom, of_image, of_json, of_npz, of_safetensors, of_text
 from fuzz_run import GREY, SMALL, TRAINING, whole_run
 from kill_test import image_set
 from medmambase import MedMambaSE, run_folder, settings
@@ -37,16 +39,6 @@ _UPSTREAM = {
     "dt_bias": "dt_projs_bias", "A_log": "A_logs", "ssm_branch.D": "ssm_branch.Ds", "ssm_branch": "self_attention",
     "conv_branch": "conv33conv33conv11", "se.squeeze": "se.fc.0.weight", "se.excite": "se.fc.2.weight",
 }  # fmt: skip  # a table: our names and those of the original
-
-
-@dataclass(frozen=True)
-class Case:
-    """A whole file at ``path``, how it is damaged, and what reads it: the function returns a word
-    for what it found, and raises where a command would end."""
-
-    path: Path
-    damage: Mutation
-    read: Callable[[], str]
 
 
 def cases(kind: str, folder: Path, images: Path | None = None) -> list[Case]:
@@ -310,11 +302,15 @@ def _encoded(pixels: np.ndarray, kind: str) -> bytes:
     return stream.getvalue()
 
 
+def _together(parts: Sequence[Callable[[Path], list[Case]]], folder: Path) -> list[Case]:
+    return [case for part in parts for case in part(folder)]
+
+
 KINDS: Mapping[str, Callable[[Path], list[Case]]] = {
-    "csv": _tables,
-    "toml": _settings,
-    "json": _json,
-    "safetensors": _tensors,
+    "csv": partial(_together, (_tables, fuzz_crossval.tables, fuzz_pretraining.tables)),
+    "toml": partial(_together, (_settings, fuzz_crossval.settings_files, fuzz_pretraining.settings_files)),
+    "json": partial(_together, (_json, fuzz_crossval.objects, fuzz_pretraining.objects)),
+    "safetensors": partial(_together, (_tensors, fuzz_pretraining.tensors)),
     "npz": _archives,
     "dicom": _dicom,
 }

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmambase.config import Preprocessing
+from medmambase.config import ConfigError, Preprocessing
 from medmambase.data.decoded.image_set import decode
 from medmambase.data.decoded.originals import originals
 from medmambase.data.manifest.folders import Sample
@@ -45,28 +45,39 @@ def write(
     ``published`` MedMNIST set its own evaluator's figures are written too. Raises ReportError for
     files of a fold that are missing or damaged, DataError, OSError.
     """
-    described = _described(runs[0])
-    write_json(folder / DESCRIPTION, {name: described[name] for name in SHARED if name in described})
-    write_json(folder / ENVIRONMENT, read_object(runs[0] / ENVIRONMENT) or {})
-    write_json(folder / DATA_REPORT, _data_report(runs, divided))
-    looks = [look for run in runs if (look := Appearance.read(run / APPEARANCE)) is not None]
-    if looks:
-        write_json(folder / APPEARANCE, Appearance.of_all(looks).to_dict())
+    for name, values in gathered(runs, divided, folds).items():
+        write_json(folder / name, values)
+    metrics = results.write(folder / TEST, predictions, None, published)
+    _draw_mistakes(folder, predictions, divided.samples, _preprocessing(runs[0]))
+    return metrics
+
+
+def gathered(runs: Sequence[Path], divided: Division, folds: Sequence[Fold]) -> dict[str, dict[str, Any]]:
+    """Return the content of each JSON file, by its name, that the folds' own files give. Raises
+    ReportError and DataError for those that are missing or damaged."""
+    _preprocessing(runs[0])  # what is wrong with it is said before anything is computed
+    described = read_object(runs[0] / DESCRIPTION) or {}
     best = [read(run / DESCRIPTION, Config) for run in runs]
     told = over_folds(folds, divided.together)
     for row, config in zip(told["folds"], best, strict=True):
         row["best_epoch"] = config.best_epoch if config else None
-    write_json(folder / FOLDS, told)
-    metrics = results.write(folder / TEST, predictions, None, published)
-    _draw_mistakes(folder, predictions, divided.samples, Preprocessing.from_dict(described["preprocessing"]))
-    return metrics
+    looks = [look for run in runs if (look := Appearance.read(run / APPEARANCE)) is not None]
+    return {
+        DESCRIPTION: {name: described[name] for name in SHARED if name in described},
+        ENVIRONMENT: read_object(runs[0] / ENVIRONMENT) or {},
+        DATA_REPORT: _data_report(runs, divided),
+        FOLDS: told,
+    } | ({APPEARANCE: Appearance.of_all(looks).to_dict()} if looks else {})
 
 
-def _described(run: Path) -> dict[str, Any]:
-    described = read_object(run / DESCRIPTION)
-    if described is None or "preprocessing" not in described:
-        raise ReportError(f"{run / DESCRIPTION}: does not describe a network; restore it")
-    return described
+def _preprocessing(run: Path) -> Preprocessing:
+    described = read(run / DESCRIPTION, Config)
+    if described is None:
+        raise ReportError(f"{run / DESCRIPTION}: is not there, and describes the network; restore it")
+    try:
+        return Preprocessing.from_dict(described.preprocessing)
+    except ConfigError as error:
+        raise ReportError(f"{run / DESCRIPTION}: preprocessing: {error}; restore the file") from error
 
 
 def _data_report(runs: Sequence[Path], divided: Division) -> dict[str, Any]:

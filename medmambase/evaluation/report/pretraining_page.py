@@ -9,7 +9,7 @@ from pydantic import StrictBool, StrictInt, with_config
 
 from medmambase import run_folder
 from medmambase.evaluation.report import run_files
-from medmambase.evaluation.report.run_files import Number, ReportError
+from medmambase.evaluation.report.run_files import Number, ReportError, Skipped
 from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
 from medmambase.validation import PART
@@ -57,6 +57,14 @@ class Results:
     structures: tuple[Structure, ...]
 
 
+@with_config(PART)
+@dataclass(frozen=True)
+class Taken:
+    """``data_report.json``: what could not be read of the images."""
+
+    skipped: tuple[Skipped, ...]
+
+
 def write_pretraining_page(folder: Path) -> Path:
     """Write ``folder/report.html``, one page without scripts or outside references, and
     ``MODEL_CARD.md``; return the page's path. The same files give the same bytes.
@@ -67,11 +75,12 @@ def write_pretraining_page(folder: Path) -> Path:
     results = run_files.read(folder / run_folder.PRETRAINING, Results)
     if config is None or results is None:
         raise ReportError(f"{folder} is not the folder of a finished pretraining; continue it with --resume {folder}")
+    taken = run_files.read(folder / run_folder.DATA_REPORT, Taken)
     facts = {
         "name": folder.resolve().name,
         "config": config,
         "results": results,
-        "skipped": (run_files.read_object(folder / run_folder.DATA_REPORT) or {}).get("skipped", []),
+        "skipped": taken.skipped if taken else (),
         "environment": run_files.read_object(folder / run_folder.ENVIRONMENT) or {},
         "command": run_files.read_text(folder / run_folder.COMMAND),
         "weights": run_folder.PRETRAINED,
