@@ -5,12 +5,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fuzz_crossval import LEARNED, whole_crossval
+from fuzz_run import GREY
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import Preprocessing
 from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
+from medmambase.data.reading.images import load
 from medmambase.inference.held_out import Examination, examine
+from medmambase.inference.loading import load_ensemble
+from medmambase.model import starting
+from medmambase.model.starting import Origin
+from medmambase.run_folder import folds_of
 
 
 def examined(folder: Path) -> Examination:
@@ -42,3 +49,13 @@ def test_a_damaged_list_of_what_the_network_has_seen_is_refused(name: str, tmp_p
     (tmp_path / "run" / name).write_bytes(b"path,split\n\xff\xfe,test\n")
     with pytest.raises(DataError, match=f"{Path(name).name}: cannot be read .* restore it: it tells which images"):
         examined(tmp_path)
+
+
+def test_a_cross_validation_says_that_its_starting_weights_have_seen_an_image(tmp_path: Path) -> None:
+    made = whole_crossval(tmp_path)
+    examined(tmp_path)  # which draws the images
+    _, facts = load(tmp_path / "data" / "a" / "x.png", GREY)
+    for fold in folds_of(made):
+        starting.write_origin(fold, Origin("start", "0" * 64, (LEARNED,), (facts.digest,)))
+    found = examine(made, load_ensemble(made), read_images(tmp_path / "data"), no_progress)
+    assert found.seen == {"a/x.png"} and "one that its starting weights have seen" in found.notes[-1]
