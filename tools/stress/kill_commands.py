@@ -5,9 +5,10 @@ again, and compare the result with an undisturbed one.
     python tools/stress/kill_commands.py pretrain --kills 40
 
 The four ways to end are those of ``kill_test.py``, in turn; they meet the command's own process,
-not those that it starts, which have to end with it. After each end the exit code must be that of
-its way, nothing may have ended in a traceback, and what lies in the folder must be readable. Exit
-code 1 where that is not so, or where at last a file has other bytes than the undisturbed one.
+not those that it starts, which have to end with it. Figures are not painted, since that takes most
+of the time. After each end the exit code must be that of its way, nothing may have ended in a
+traceback, and what lies in the folder must be readable. Exit code 1 where that is not so, or where
+at last a file has other bytes than the undisturbed one.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from safetensors.torch import load
 import kill_folds
 from kill_test import FULL, MOMENTS, WAYS, Kill, ask, differing, expected, readable
 from medmambase import run_folder
+from medmambase.training.crossval import processes
 
 _NAME = "small"  # of the run
 _AGAIN = 0.6  # seconds between two signals; sooner it is the same request
@@ -148,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.child:
         act = import_module(f"medmambase.commands.{options.command}").main
+        kill_folds.leave_unpainted()
+        processes.FOLD = kill_folds.__name__
         if options.moment:
             deadly = getattr(signal, "SIGKILL", signal.SIGTERM)
             Kill(options.write, options.moment, lambda: os.kill(os.getpid(), deadly)).arm()

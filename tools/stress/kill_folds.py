@@ -1,8 +1,13 @@
 """Train one fold of a cross-validation, from files of images to the report, as kill_test.py wants
 it: small, and such that the same bytes come out of it whenever it is not disturbed.
+
+``python -m kill_folds FOLDER SETTINGS COMMAND`` is what a cross-validation starts for each fold
+(``training/crossval/fold.py``), with figures that are not painted.
 """
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +18,7 @@ from medmambase.config import Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import Progress
 from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.report.report import ReportError
+from medmambase.training.crossval import fold as program
 
 _IMAGES, _START = "images", "start"
 _PATIENTS = 18
@@ -45,3 +51,19 @@ def train(runs: Path, name: str, config: TrainConfig, fold: tuple[int, int], pro
         )  # fmt: skip  # the data, then the run
     except (FigureError, ReportError, OSError) as error:
         raise run_folder.RunFolderError(str(error)) from error
+
+
+def leave_unpainted() -> None:
+    """Write a picture of one pixel for each figure of this process: to paint them would take most
+    of the time of a small run."""
+    from matplotlib.figure import Figure
+
+    def one_pixel(figure: Figure, path: Path, **_: Any) -> None:
+        Image.new("L", (1, 1)).save(path, "PNG")
+
+    Figure.savefig = one_pixel  # type: ignore[assignment,method-assign]  # of the same use
+
+
+if __name__ == "__main__":
+    leave_unpainted()
+    sys.exit(program.main(sys.argv[1:]))
