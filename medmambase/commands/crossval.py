@@ -29,9 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with started(settings, resumed, console.progress) as begun:
             folder = begun.folder
             crossval_run(begun, privacy.command("medmambase-crossval", words), jobs, distil, console.say)
-        first = run_folder.folds_of(folder)[0]
+        first, one = run_folder.folds_of(folder)[0], folder / run_folder.DISTILLED
         say_next(
             ("classify images with all networks", pasted("medmambase-predict", folder, "images", "-o", "out.csv")),
+            *[
+                (
+                    "classify images with the one distilled from them",
+                    pasted("medmambase-predict", one, "images", "-o", "out.csv"),
+                ),
+                ("test it on other images", pasted("medmambase-evaluate", one, "other")),
+            ]
+            * distil,
             ("see what the network of a fold looks at", pasted("medmambase-explain", first, "images")),
             ("compare with another cross-validation", pasted("medmambase-compare", folder, "other")),
         )

@@ -8,8 +8,9 @@ from medmambase import privacy, run_folder
 from medmambase.commands import console, resume
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.pretrain_flags import parse
+from medmambase.data.manifest.folders import Manifest
 from medmambase.pretraining.run import latest, pretrain_run, started
-from medmambase.pretraining.settings import of_run, resolve
+from medmambase.pretraining.settings import PretrainSettings, of_run, resolve
 from medmambase.training import checkpoint
 
 
@@ -27,12 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with started(settings, resumed) as begun:
             run = begun.folder
             pretrain_run(begun, privacy.command("medmambase-pretrain", words), console.say, console.progress)
-        images = settings.data or "DATA"
-        splits = ("--splits", settings.splits) if settings.splits else ()
-        say_next(
-            ("train from these weights", pasted("medmambase-train", images, *splits, "--start", run)),
-            ("train from none, to compare", pasted("medmambase-train", images, *splits, "--start", "none")),
-        )
+        say_next(*_steps(settings, run, begun.plan.manifest))
         return 0
 
     def advice(error: Exception) -> str:
@@ -42,6 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return resume.interrupted("medmambase-pretrain", run, _saved)
 
     return console.guarded("medmambase-pretrain", act, where=lambda: run, advice=advice, interrupted=interrupted)
+
+
+def _steps(settings: PretrainSettings, run: Path, manifest: Manifest | None) -> list[tuple[str, str]]:
+    """What can be done next: to train from the weights and from none, and to compare. On the images
+    of the pretraining only where some of them were left out, or there is nothing to test on."""
+    apart = settings.data if settings.data and manifest and manifest.method else None
+    splits = ("--splits", settings.splits) if apart and settings.splits else ()
+    train = ("medmambase-train", apart or "DATA", *splits)
+    which = ", on other images in val and test than these" if settings.data and not apart else ""
+    return [
+        (f"train from these weights{which}", pasted(*train, "--start", run, "--name", "started")),
+        ("train from none", pasted(*train, "--start", "none", "--name", "anew")),
+        ("test the difference", pasted("medmambase-compare", "runs/anew-*", "--against", "runs/started-*")),
+    ]
 
 
 def _saved(run: Path) -> str | None:

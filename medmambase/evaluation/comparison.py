@@ -21,6 +21,9 @@ from medmambase.evaluation.metrics import Interval, weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.plural import count_of
 
+# How far apart two networks can be, where that is not 1.
+_MOST = {"mcc": 2.0, "kappa": 2.0, "brier": 2.0}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -195,6 +198,9 @@ def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> di
         of_first, of_second = (np.array([one[name][0] for one in side]) for side in plain)
         if not (np.isnan(of_first).any() or np.isnan(of_second).any()):
             interval, p = _surely(of_first, of_second, np.concatenate(found), len(np.unique(clusters)))
+            if interval:  # of few patients it may reach beyond what a difference can be
+                most = _MOST.get(name, 1.0)
+                interval = replace(interval, low=max(interval.low, -most), high=min(interval.high, most))
             means = float(of_first.mean()), float(of_second.mean())
             differences[name] = Difference(*means, interval, p, tuple(of_first.tolist()), tuple(of_second.tolist()))
     return differences

@@ -14,18 +14,25 @@ def areas(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
     positive (n,) bool; scores (k, n). Returns (k,) and (k, k); NaN without images on one side,
     covariance NaN with fewer than two on either.
     """
-    ours, theirs = scores[:, positive], scores[:, ~positive]
-    m, n = ours.shape[1], theirs.shape[1]
+    m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
         return np.full(len(scores), np.nan), np.full((len(scores), len(scores)), np.nan)
+    below, above = _placements(positive, scores)
+    if min(m, n) < 2:
+        return below.mean(axis=1), np.full((len(scores), len(scores)), np.nan)
+    return below.mean(axis=1), np.atleast_2d(np.cov(below)) / m + np.atleast_2d(np.cov(above)) / n
+
+
+def _placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each scoring, and each image, the share of the other side's images on which it is right:
+    (k, m) of the positive images, (k, n) of the others."""
+    ours, theirs = scores[:, positive], scores[:, ~positive]
+    m, n = ours.shape[1], theirs.shape[1]
     # A rank among all, less that among one's own, counts the others that lie below (Sun and Xu,
     # 2014): no m x n comparisons.
     every = scipy.stats.rankdata(np.concatenate([ours, theirs], axis=1), axis=1)
     below = (every[:, :m] - scipy.stats.rankdata(ours, axis=1)) / n
-    above = 1 - (every[:, m:] - scipy.stats.rankdata(theirs, axis=1)) / m
-    if min(m, n) < 2:
-        return below.mean(axis=1), np.full((len(scores), len(scores)), np.nan)
-    return below.mean(axis=1), np.atleast_2d(np.cov(below)) / m + np.atleast_2d(np.cov(above)) / n
+    return below, 1 - (every[:, m:] - scipy.stats.rankdata(theirs, axis=1)) / m
 
 
 def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
@@ -38,6 +45,34 @@ def interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95)
     (auc,), ((variance,),) = areas(positive, scores[None])
     if not 0 < auc < 1 or not variance > 0:
         return extreme(auc, int(positive.sum()), int((~positive).sum()), confidence)
+    return _on_the_logit_scale(auc, variance, confidence)
+
+
+def mean_interval(positive: np.ndarray, scores: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Compute the interval (low, high) of the mean AUC of several questions about the same images,
+    also on the logit scale; None where no question has an AUC, or nothing varies.
+
+    positive (n, questions) bool and scores (n, questions). A question that all images, or none,
+    answer with yes is left out of the mean. An image moves the mean by what it moves each AUC, so
+    questions whose answers go together do not count as so many independent ones. What a single
+    image of a side says of an AUC is taken to vary as much as it can.
+    """
+    known = [place for place in range(positive.shape[1]) if 0 < positive[:, place].sum() < len(positive)]
+    moves, auc = np.zeros(len(positive)), 0.0
+    for place in known:
+        yes = positive[:, place]
+        below, above = (placed[0] for placed in _placements(yes, scores[None, :, place]))
+        area = float(below.mean())
+        auc += area / len(known)
+        for side, placed in ((yes, below), (~yes, above)):
+            count = len(placed)
+            alone = math.sqrt(area * (1 - area))
+            moves[side] += ((placed - area) / math.sqrt(count * (count - 1)) if count > 1 else alone) / len(known)
+    variance = float(moves @ moves)
+    return _on_the_logit_scale(auc, variance, confidence) if 0 < auc < 1 and variance > 0 else None
+
+
+def _on_the_logit_scale(auc: float, variance: float, confidence: float) -> tuple[float, float]:
     reach = scipy.stats.norm.ppf((1 + confidence) / 2) * math.sqrt(variance) / (auc * (1 - auc))
     middle = math.log(auc / (1 - auc))
     return 1 / (1 + math.exp(reach - middle)), 1 / (1 + math.exp(-reach - middle))

@@ -29,11 +29,13 @@ class Structure:
 
 @dataclass(frozen=True)
 class Measured:
-    """``losses`` by the name of their target, means over all pictures; ``structures``; and of the
-    first batch what was predicted, on the CPU."""
+    """``losses`` by the name of their target, means over all pictures; ``structures``; the 95 %
+    ``interval`` of ``auc``, None where there is none; and of the first batch what was predicted, on
+    the CPU."""
 
     losses: dict[str, float]
     structures: tuple[Structure, ...]
+    interval: tuple[float, float] | None
     first: Predicted
 
     @property
@@ -58,15 +60,12 @@ def measure(network: Pretrained, task: Task, held_out: Sequence[Batch], dtype: t
             kept = predicted if not found else Predicted(predicted.structures, None)
             found.append(Predicted(*(None if t is None else t.cpu() for t in kept)))
     means = dict(zip(task.targets, (sums / pictures).tolist(), strict=True))
-    return Measured(means, _structures(task.structures, held_out, found), found[0])
-
-
-def _structures(names: tuple[str, ...], held_out: Sequence[Batch], found: Sequence[Predicted]) -> tuple[Structure, ...]:
-    if not names:
-        return ()
+    if not task.structures:
+        return Measured(means, (), None, found[0])
     present = _together([batch.structures for batch in held_out]) > 0.5
     scores = _together([one.structures for one in found])
-    return tuple(_structure(name, present[:, place], scores[:, place]) for place, name in enumerate(names))
+    each = tuple(_structure(name, present[:, at], scores[:, at]) for at, name in enumerate(task.structures))
+    return Measured(means, each, delong.mean_interval(present, scores), found[0])
 
 
 def _together(parts: Sequence[Tensor | None]) -> np.ndarray:

@@ -256,6 +256,7 @@ def _write(plan: PretrainPlan, folder: Path, task: Task, outcome: Outcome) -> No
         all_seen, unrecorded=unrecorded, half=settings.half,
     )  # fmt: skip  # what is in it
     last = outcome.measured
+    low, high = last.interval or (None, None)
     run_folder.write_json(
         folder / run_folder.PRETRAINING,
         {
@@ -263,7 +264,7 @@ def _write(plan: PretrainPlan, folder: Path, task: Task, outcome: Outcome) -> No
             "images_seen": len(all_seen), "unrecorded": unrecorded,
             "held_out": sum(len(batch.inputs) for batch in outcome.held_out), "losses": last.losses,
             "first_losses": outcome.rounds[0].held_out, "mean_auc": last.auc,
-            "structures": [asdict(one) for one in last.structures],
+            "mean_low": low, "mean_high": high, "structures": [asdict(one) for one in last.structures],
         },
     )  # fmt: skip  # the file's content
     pretraining_figures.curves(folder / run_folder.HISTORY, folder / run_folder.CURVES)

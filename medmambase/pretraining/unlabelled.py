@@ -30,8 +30,9 @@ class Decoded:
 
 
 def find(settings: PretrainSettings) -> Manifest:
-    """Find the images to learn from. Raises DataError where there are none, or the table of
-    ``splits`` is not one of them."""
+    """Find the images to learn from; ``method`` says so where others are left out, as "" says that
+    all are learned from. Raises DataError where there are none, or the table of ``splits`` is not
+    one of them."""
     source, runs = Path(settings.data or ""), Path(settings.runs)
     splits = Path(settings.splits) if settings.splits else None
     if source.is_dir() and splits is None and not (source / FETAL_PLANES).is_file():
@@ -42,12 +43,13 @@ def find(settings: PretrainSettings) -> Manifest:
     left = Counter(sample.split for sample in found.samples if sample.split != "train")
     if not train:
         raise DataError(f"{source}: there are no images in train, only in {' and '.join(sorted(left))}; add some")
-    notes = found.notes
+    notes, method = found.notes, ""
     if left:
         told = " and ".join(f"{count_of(count, 'image')} of {split}" for split, count in sorted(left.items()))
-        notes += (f"left out, so that a training can be tested on them: {told}",)
+        method = f"left out, so that a training can be tested on them: {told}"
+        notes += (method,)
     # Named as a training would name them, without folders above the data.
-    return Pseudonyms(None).of_manifest(replace(found, samples=train, notes=notes))
+    return Pseudonyms(None).of_manifest(replace(found, samples=train, notes=notes, method=method))
 
 
 def take_in(found: Manifest, settings: PretrainSettings, progress: Progress) -> Decoded:

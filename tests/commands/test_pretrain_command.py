@@ -3,11 +3,19 @@
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
 from conftest import interrupt_at
+=======
+import torch
+from PIL import Image
+>>>>>>> c640842 (Pages of pretrainings and cross-validations answer first, say what next, and fit their screens)
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import pretrain
+from medmambase.commands.next_steps import pasted
 from medmambase.model import starting
+from medmambase.pretraining import unlabelled
+from medmambase.pretraining.settings import PretrainSettings
 
 pytestmark = pytest.mark.usefixtures("ctrl_c")
 
@@ -41,6 +49,27 @@ def test_drawn_pictures_are_learned_from_and_the_next_command_is_told(
     assert pretrain.main([*command, "--resume", "auto"]) == 0
     assert "is finished: nothing is left to do" in capsys.readouterr().out
     assert (run / "command.txt").read_text(encoding="utf-8").startswith("medmambase-pretrain --drawn --start tiny.safe")
+
+
+def test_images_that_nothing_was_left_out_of_are_not_proposed_to_train_and_test_on(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "test/a/3.png", "all/a/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "splits.csv").write_text("path,label,split\ntrain/a/1.png,a,train\ntrain/b/2.png,b,test\n", "utf-8")
+
+    def told(data: str | None, splits: str | None = None) -> list[str]:
+        settings = PretrainSettings(data=data, drawn=data is None, splits=splits)
+        manifest = unlabelled.find(settings) if data else None
+        return [f"{words}: {line}" for words, line in pretrain._steps(settings, Path("w"), manifest)]
+
+    whole, table = str(tmp_path), str(tmp_path / "splits.csv")
+    assert told(None)[0] == "train from these weights: medmambase-train DATA --start w --name started"
+    assert pasted("medmambase-train", whole, "--start", "w", "--name", "started") in told(whole)[0]
+    assert pasted(whole, "--splits", table, "--start", "none", "--name", "anew") in told(whole, table)[1]
+    first, second, third = told(str(tmp_path / "all"))
+    assert first.startswith("train from these weights, on other images in val and test than these: medmambase-train D")
+    assert second == "train from none: medmambase-train DATA --start none --name anew"
+    assert third.endswith(pasted("medmambase-compare", "runs/anew-*", "--against", "runs/started-*"))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,15 @@ def test_a_difference_and_its_opposite_are_the_same() -> None:
         )
 
 
+def test_of_few_patients_an_interval_ends_where_a_difference_does() -> None:
+    one = replace(Population(classes=3).draw(8, seed=1), patients=tuple("pq" * 4))
+    for name, found in compare([one], [better(one, 3, 2.0)]).items():
+        most = 2 if name in ("mcc", "kappa", "brier") else 1
+        assert found.interval is None or -most <= found.interval.low <= found.difference <= found.interval.high <= most
+    wide = compare([one], [better(one, 3, 2.0)])["brier"].interval
+    assert wide is not None and (wide.low < -1 or wide.high > 1)
+
+
 def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> None:
     base = Population().draw(200, seed=0)
     steady = compare(

@@ -83,6 +83,28 @@ def test_an_area_of_which_only_its_value_is_known_has_an_interval_that_a_score_t
         assert abs(auc - end) / math.sqrt(spread) == pytest.approx(stats.norm.ppf(0.975), abs=1e-6)
 
 
+def test_the_interval_of_a_mean_area_counts_what_goes_together() -> None:
+    """Of scorings of one question it is that of their covariances; a question that all, or none,
+    answer with yes changes nothing, and one image on a side is taken to vary as much as it can."""
+    rng = np.random.default_rng(0)
+    yes = np.arange(60) % 3 == 0
+    scores = rng.normal(size=(60, 4)) + yes[:, None]
+    areas, covariance = delong.areas(yes, scores.T)
+    mean, deviation = areas.mean(), math.sqrt(covariance.mean()) / (areas.mean() * (1 - areas.mean()))
+    middle, reach = math.log(mean / (1 - mean)), 1.959964 * deviation
+    wanted = [1 / (1 + math.exp(-end)) for end in (middle - reach, middle + reach)]
+    same = np.repeat(yes[:, None], 4, axis=1)
+    found = delong.mean_interval(same, scores)
+    assert found == pytest.approx(wanted, abs=1e-6)
+    constant = np.stack([np.ones(60, bool), np.zeros(60, bool)], axis=1)
+    assert delong.mean_interval(np.hstack([same, constant]), np.hstack([scores, scores[:, :2]])) == found
+    assert delong.mean_interval(same[:, :1], scores[:, :1]) == pytest.approx(delong.interval(yes, scores[:, 0]))
+    low, high = delong.mean_interval(np.arange(60)[:, None] == 30, scores[:, :1])
+    assert low < 0.1 and high > 0.9
+    assert delong.mean_interval(constant, scores[:, :2]) is None
+    assert delong.mean_interval(same, same.astype(float)) is None
+
+
 def test_shares_of_images_that_stand_alone_have_wilsons_interval() -> None:
     labels, called = [0] * 9 + [1] * 7, [0] * 6 + [1] * 3 + [1] * 7
     metrics = evaluate_with_intervals(of(labels, np.eye(2)[called]))

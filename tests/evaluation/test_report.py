@@ -277,7 +277,8 @@ def test_the_page_answers_first_and_every_link_leads_to_its_place(run: Path) -> 
     write_report(run)
     source = (run / "report.html").read_text(encoding="utf-8")
     places = ["<nav", 'class="cards"', "Better than guessing", 'id="results"', 'id="mistakes"', 'id="maps"']
-    places += ['id="training"', 'id="data"', 'id="gates"', 'id="settings"', 'id="reviewers"', 'id="glossary"']
+    parts = ("training", "data", "gates", "next", "settings", "reviewers", "glossary")
+    places += [f'id="{part}"' for part in parts]
     found = [source.index(place) for place in places]
     assert found == sorted(found)
     page = Page(run / "report.html")

@@ -41,6 +41,7 @@ def test_losses_are_means_over_pictures_and_areas_those_of_scikit_learn() -> Non
     assert (always.auc, never.auc, always.low, always.present, never.present) == (None, None, None, 15, 0)
     assert other.auc == pytest.approx(roc_auc_score(often, whole.structures[:, 2])) == found.auc
     assert 0 <= other.low <= other.auc <= other.high <= 1 and (other.present, other.pictures) == (7, 15)
+    assert found.interval == pytest.approx((other.low, other.high))  # of the one structure that has an area
     assert found.first.pictures.shape == (12, 1, 16, 16)
 
 
@@ -51,4 +52,4 @@ def test_without_structures_there_is_no_area() -> None:
     found = measure(
         network, asked, [Batch(*batch(3, torch.zeros(3, 1))[:1], None, torch.rand(3, 1, 16, 16))], torch.float32
     )
-    assert found.auc is None and found.structures == () and found.losses["echo"] > 0
+    assert found.auc is None and found.interval is None and found.structures == () and found.losses["echo"] > 0

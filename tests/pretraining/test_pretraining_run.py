@@ -113,6 +113,7 @@ def test_a_pretraining_leaves_weights_figures_and_a_page_that_says_where_they_co
     figures = json.loads((run.folder / "pretraining.json").read_text(encoding="utf-8"))
     assert figures["sha256"] == start.origin.sha256 and figures["held_out"] == 6
     assert [one["name"] for one in figures["structures"]] == list(STRUCTURES)
+    assert 0 <= figures["mean_low"] <= figures["mean_auc"] <= figures["mean_high"] <= 1
     rows = rows_of(run.folder)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4] == [row["step"] for row in rounds]
     assert float(rows[-1]["held_out_echo"]) == figures["losses"]["echo"] == rounds[-1]["held_out_echo"]

@@ -85,7 +85,7 @@ def _disjoint(facts: Facts) -> str | None:
 def _preprocessing(facts: Facts) -> str:
     p = facts["config"].preprocessing
     found = (p.get(name) for name in ("resize", "channels", "high_depth"))
-    fitted, colours, depth = (WORDS.get(value, value) if isinstance(value, str) else value for value in found)
+    fitted, colours, depth = (WORDS.get(value, value) if isinstance(value, str | int) else value for value in found)
     return (
         f"{fitted} and resized to {p.get('size')} px; {colours}; 16-bit and float images reduced to 8 bits by {depth}."
     )

@@ -4,19 +4,17 @@ cross-validation's.
 The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_card.md.jinja``.
 """
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 
 from medmambase import run_folder
 from medmambase.config import WITHOUT_SE
-from medmambase.data.reading.images import ImageError, read_image
 from medmambase.evaluation.drawing import labels_of
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import checklist, run_files
 from medmambase.evaluation.report.glossary import GLOSSARY
 from medmambase.evaluation.report.headline import headline
+from medmambase.evaluation.report.pictures import Picture, read_picture
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.summary import figure
@@ -26,7 +24,6 @@ from medmambase.files import write_text
 __all__ = ["ReportError", "write_report"]
 
 PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays below 5 MB, small enough to send
-PNG = b"\x89PNG\r\n\x1a\n"
 # What is short in the files of a run, in whole words; anything else stays as it is.
 IN_WORDS = {
     "Wilson": "Wilson interval, images as units",
@@ -41,13 +38,6 @@ IN_WORDS = {
     "sensitivity of 95% on val": "sensitivity of at least 95 % on the validation images",
 }
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
-
-
-@dataclass(frozen=True)
-class _Picture:
-    width: int
-    height: int
-    uri: str
 
 
 def write_report(run: Path) -> Path:
@@ -89,6 +79,7 @@ def write_report(run: Path) -> Path:
         "metrics": metrics,
         "headline": first,
         "folds": run_files.read(run / run_folder.FOLDS, run_files.Folds),
+        "of_crossval": _of_crossval(run),
         "distilled": run_files.read(run / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
         "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
@@ -118,6 +109,19 @@ def write_report(run: Path) -> Path:
     write_text(path, page)
     write_text(run / run_folder.MODEL_CARD, card)
     return path
+
+
+def _of_crossval(run: Path) -> str:
+    """Say of a network of a cross-validation what it is, where the folder above is that of one."""
+    if not (run.resolve().parent / run_folder.CROSSVAL).is_file():
+        return ""
+    if run.resolve().name != run_folder.DISTILLED:
+        return "This is the network of one fold of a cross-validation: the report in the folder above tells of all."
+    return (
+        "This one network is distilled from those of a cross-validation: it has learned each training image half by "
+        "its class and half by the probabilities of the network that has not learned from it. How near it is to them "
+        "is in the report in the folder above."
+    )
 
 
 def _undrawn(classes: list[str]) -> list[tuple[int, str]]:
@@ -161,30 +165,19 @@ def _metrics(path: Path) -> Metrics | None:
         raise ReportError(f"{path}: {error}") from error
 
 
-def _album(run: Path, names: list[str]) -> tuple[dict[str, _Picture], list[str]]:
+def _album(run: Path, names: list[str]) -> tuple[dict[str, Picture], list[str]]:
     """Those pictures that exist, by their names, and the names of those for which the page has no
     room."""
-    pictures: dict[str, _Picture] = {}
+    pictures: dict[str, Picture] = {}
     left_out = []
     room = PICTURE_BYTES
     for name in names:
         if not (run / name).is_file():
             continue
-        picture = _picture(run / name)
+        picture = read_picture(run / name)
         if len(picture.uri) > room:
             left_out.append(name)
             continue
         room -= len(picture.uri)
         pictures[name] = picture
     return pictures, left_out
-
-
-def _picture(path: Path) -> _Picture:
-    try:
-        height, width, _ = read_image(path, 3).shape
-        content = path.read_bytes()
-    except (ImageError, OSError) as error:
-        raise ReportError(f"{path} is not a readable PNG picture ({error}); delete it or draw it again") from error
-    if not content.startswith(PNG):
-        raise ReportError(f"{path} holds a picture of another kind; wanted a PNG")
-    return _Picture(width, height, "data:image/png;base64," + base64.b64encode(content).decode("ascii"))

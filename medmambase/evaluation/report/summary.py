@@ -46,6 +46,7 @@ def distilled(told: Mapping[str, Any]) -> str:
     """Show how far a distilled network is from those that it has learned from, as
     ``distillation.measure`` has it."""
     images = {"test": "test images", "val": "validation images of its own"}[told["on"]]
+    warning = "" if told["on"] == "test" else "; these images chose its epoch, so its figures are too good"
     both = ", ".join(
         f"{words} {figure(one['distilled'])} (the networks {figure(one['networks'])})"
         for name, words in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
@@ -53,7 +54,7 @@ def distilled(told: Mapping[str, Any]) -> str:
     )
     return (
         f"distilled:  on {told['images']} {images} its loss against the networks is {told['loss']:.3f} nats, and it "
-        f"calls {told['agreement']:.1%} as they do; {both}"
+        f"puts {100 * told['agreement']:.1f} % into the same class as they do; {both}{warning}"
     )
 
 
