@@ -3,12 +3,8 @@
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
 from conftest import interrupt_at
-=======
-import torch
 from PIL import Image
->>>>>>> c640842 (Pages of pretrainings and cross-validations answer first, say what next, and fit their screens)
 
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import pretrain
