@@ -19,7 +19,6 @@ BUDGETED = {
     for kernel in ("forward.forward", "forward.carry", "backward.adjoint_ends", "backward.backward")
 }
 SMALL_MAPS = {"normed_product.product", "squeeze_excite_image.whole", "batch_norm.norm", "batch_norm.norm_back"}
-SPILLS = "squeeze_excite.scale_back"
 GENERATIONS = (75, 80, 86, 89, 90, 100, 120)
 
 
@@ -54,15 +53,14 @@ def test_a_launch_over_its_budget_is_named_with_figure_and_limit(
 
 
 @pytest.mark.parametrize("version", ["3.3.1", "3.6.0", "3.7.1", "3.8.0", "3.9.0"])
-def test_no_forward_kernel_may_spill_with_any_version_of_triton(version: str) -> None:
+def test_no_kernel_but_a_sweep_may_spill_with_any_version_of_triton(version: str) -> None:
     budgets, _ = kernel_budgets.budgets_for(version, kernel_budgets.read())
     for kernel, n in itertools.product(_kernels(), (None, 8, 16, 64)):
         module, name = kernel.split(".")
         launch = Launch(module, name, "float32", "", constants={} if n is None else {"STEPS": 4, "N": n, "BD": 32})
         budget = kernel_budgets.budget_of(launch, 75, budgets)
         over = kernel_budgets.over_budget(launch, Predicted(Usage(255, 4, 99)), budget)
-        spills = name == "backward" or kernel == SPILLS
-        assert over == ([] if spills else ["4 bytes spilled, 0 allowed"]), kernel
+        assert over == ([] if name == "backward" else ["4 bytes spilled, 0 allowed"]), kernel
         over = kernel_budgets.over_budget(launch, Predicted(Usage(255, 0, 65536)), budget)
         assert len(over) == 1 and "65536 bytes of shared memory" in over[0], kernel
 
@@ -108,7 +106,7 @@ def test_the_scans_have_budgets_of_instructions_memory_and_cycles() -> None:
             assert over == ["4 bytes spilled, 0 allowed"], kernel
             continue
         if kernel not in BUDGETED:
-            assert budget is not None and budget["spills"] == (8 if kernel == SPILLS else 0), kernel
+            assert budget is not None and budget["spills"] == 0, kernel
             assert budget["shared"] == 16384 and "loops" not in budget, kernel
             continue
         assert budget is not None and {"warps", "shared", "spills"} <= set(budget), kernel

@@ -23,9 +23,10 @@ from medmambase_kernels._triton.numerics import load, sigmoid
 from medmambase_kernels._triton.partial_sums import split_total
 
 # positions and channels a step of a program: 8 elements a thread, or 4 where it also holds ten sums
-# of each
+# of each; there the assembler of Triton 3.9, left to itself, stops at 64 registers for compute
+# capabilities 8.6 and 8.9, and spills
 _STENCIL = {"BL": 32, "BD": 32, "num_warps": 4, "enable_fp_fusion": True}
-_SLOPE = {"BL": 16, "BD": 32, "num_warps": 4, "enable_fp_fusion": True}
+_SLOPE = {"BL": 16, "BD": 32, "num_warps": 4, "maxnreg": 80, "enable_fp_fusion": True}
 _PROGRAMS = 1024  # of ``_slope``, at most: some for every multiprocessor, and few partial sums
 
 

@@ -22,6 +22,9 @@ from medmambase_kernels._triton.layout import as_rows
 from medmambase_kernels._triton.numerics import load, sigmoid
 
 _STRIPS = 512  # of rows, at most: some programs for every multiprocessor, and few partial sums
+# A lane of ``_norm_back``, at most: as many as 16 warps have. Left to itself, the assembler of
+# Triton 3.3 stops at 64 for compute capabilities 8.6 and 8.9, and spills.
+_REGISTERS = 128
 
 
 def kept_shape(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> tuple[int, ...]:
@@ -146,6 +149,6 @@ def backward(
     part = weight.new_empty(strips, 2, y.shape[3])
     _norm_back[(strips,)](
         douts, ys, zs, weight.contiguous(), bias.contiguous(), kept, dy, dz, part, *ys.shape, steps,
-        douts.stride(0), ys.stride(0), zs.stride(0), **tile,
+        douts.stride(0), ys.stride(0), zs.stride(0), maxnreg=_REGISTERS, **tile,
     )  # fmt: skip  # line by line the kernel's parameters
     return dy, dz, *partial_sums.added(part.flatten(1), y.shape[3])

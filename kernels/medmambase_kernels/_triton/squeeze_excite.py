@@ -308,9 +308,12 @@ def backward(
     blocks, strips = triton.cdiv(c, _TILE["BC"]), triton.cdiv(length, _TILE["BL"])
     of_weights = triton.cdiv(hidden, _ROWS) * blocks
     dleft, dright = _halves(dx, residual, dsecond)
+    # Left to itself, the assembler of Triton 3.6 stops at 40 for compute capability 8.0, and
+    # spills.
+    registers = 48 if residual is None else None
     _scale_back[(of_weights + batch * strips * blocks,)](
         dys, left, factor, gate, dpooled, dleft, dright, pooled, dlogit, unit, dunit, dsqueeze, dexcite,
         length, c, blocks, strips, 1 / length, *dys.stride(), *left.stride(), dleft.stride(1), batch, hidden,
-        of_weights, ROWS=_ROWS, **switches, **_TILE,
+        of_weights, ROWS=_ROWS, maxnreg=registers, **switches, **_TILE,
     )  # fmt: skip  # line by line the kernel's parameters
     return dx, dsqueeze, dexcite, None, dsecond, None
