@@ -155,20 +155,17 @@ def sequence_forward(
 
     Predicted by a model of the multiprocessor, not measured: ms on an H200, float32, 16 states, at
     96, 192, 384 and 768 channels a group in 4 groups, lengths 1024, 256, 64 and 16, PyTorch's
-    kernels included. Batch 64: forward 0.24, 0.11, 0.06, 0.03, forward and backward 1.23, 0.58,
+    kernels included. Batch 64: forward 0.24, 0.11, 0.06, 0.03, forward and backward 1.24, 0.58,
     0.27, 0.15; batch 16: forward 0.12, 0.04, 0.02, 0.01. With at most 168 registers the compiler
     loads B and C ahead of where it uses them; left alone it stops at 128, and a turn that keeps
-    states took 2534 cycles instead of 1748 (4 steps, 6 warps) when this was chosen. With 8 steps a
-    tile it is at most 164, as many programs on a multiprocessor: at 168, Triton 3.9 spills on
-    compute capability 9.0 (float32), and at 160, Triton 3.7 on 10.0 (float16). With 64 states, 32
-    channels a program spill, and 16 do not.
+    states took 2534 cycles instead of 1748 (4 steps, 6 warps) when this was chosen. With 64 states,
+    32 channels a program spill, and 16 do not.
     """
     _row(_FORWARD, state)
     programs = batch * groups * -(-channels // groups // 32)
     chunked = (programs < 0.7 * WARPS * processors or length > _LONGEST) and chunks_of(length) > 1
-    width, steps = 32 if state <= 32 else 16, _tile(length, state)
-    registers = 255 if state > 16 or constant else 164 if steps == 8 else 168
-    return SequenceForward(width, steps, registers, chunk_of(length), chunked)
+    width, registers = 32 if state <= 32 else 16, 168 if state <= 16 and not constant else 255
+    return SequenceForward(width, _tile(length, state), registers, chunk_of(length), chunked)
 
 
 def sequence_backward(
@@ -221,7 +218,7 @@ def candidates(chosen: Forward | Backward) -> Iterator[Forward | Backward]:
         yield replace(chosen, rank_inside=not chosen.rank_inside)
         yield replace(chosen, registers=128)
     elif isinstance(chosen, SequenceForward):
-        for registers in (128, 144, 164, 168, 255):
+        for registers in (128, 144, 168, 255):
             yield replace(chosen, registers=registers)
         for channels in (16, 32, 64):
             yield replace(chosen, channels=channels, steps=4)

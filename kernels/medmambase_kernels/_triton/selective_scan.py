@@ -23,6 +23,9 @@ from medmambase_kernels.reference import groups_of
 
 _REACH = 2**31  # elements that a 32-bit index reaches
 _STAGES = 3  # one more than the turns that a loop loads ahead
+# At most, a lane, where the launch table says 168 with 8 steps a tile: with 168, Triton 3.9 spills
+# on compute capability 9.0 (float32), and with 160, Triton 3.7 does on 10.0 (float16).
+_REGISTERS = 168 if triton.__version__.startswith("3.7.") else 160
 _SUMMED = 32  # parts and channels that ``totals`` adds at once
 
 
@@ -150,6 +153,7 @@ def forward(
     entry = A.new_empty((b, chunks, N, d) if config.chunked else shape)
     total, last = A.new_empty((b, chunks, d) if config.chunked else 0), A.new_empty(b, d, n)
     even, (length, *strides) = _sizes(config.steps, l, given.u, given.delta)
+    registers = _REGISTERS if (config.steps, config.registers) == (8, 168) else config.registers
 
     def run(mode: tl.constexpr, parts: int, steps: int) -> None:
         walked = triton.cdiv(steps * config.channels, 32)  # each lane has a channel, or two, or half of one
@@ -158,7 +162,7 @@ def forward(
                 given.u, given.delta, given.rows, given.tables, given.D, given.bias, given.states,
                 y, last, entry, total, length, *strides, b, d, n, d // given.groups, blocks, 0, first,
                 SAVE=shape != (0,), MODE=mode.value, EVEN=even, BD=config.channels, STEPS=config.steps,
-                CHUNK=config.chunk, maxnreg=config.registers, **given.switches,
+                CHUNK=config.chunk, maxnreg=registers, **given.switches,
             )  # fmt: skip  # line by line the kernel's parameters
 
     if config.chunked:
