@@ -272,6 +272,8 @@ NO_BOUNDARIES = {
     f"{PRODUCT} _WIDEST": "wider rows are left to others",
     f"{PRODUCT} _MOST": "larger maps are left to others",
     "*[[]num_warps]": "warps share out a block, whatever its size",
+    "*[[]maxnreg]": "the assembler keeps in memory what its registers do not hold",
+    "*.py _REGISTERS": "the assembler keeps in memory what its registers do not hold",
     "_cpu/compiler.py _*": "where scratch memory begins, pages of the system, and places in a list",
     "_cpu/conv2d.py _AHEAD": "weights are only fetched so far ahead",
     "_cpu/language.py *": "places in a table, and the lanes of one kind of processor",
