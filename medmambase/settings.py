@@ -179,7 +179,8 @@ def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
             "--soft-labels come from a network that may have learned from the images of a fold, so its figures would "
             "be too good; leave them out of a cross-validation"
         )
-    return resolve({"folds": written.get("folds") or FOLDS, **flags, "fold": 0}, file)
+    usual = {} if written.get("folds") else {"folds": FOLDS}
+    return resolve({**usual, **flags, "fold": 0}, file)
 
 
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:

@@ -282,8 +282,9 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
     now = {row[1]: row for split, part in images.items() for row in _listed(split, part)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            then = {row[1]: row for row in (tuple(map(of_cell, row)) for row in list(csv.reader(file))[1:])}
-    except (OSError, UnicodeDecodeError, csv.Error, IndexError):
+            rows = [map(of_cell, row) for row in list(csv.reader(file))[1:]]
+            then = {name: (split, name, label, pixels) for split, name, label, pixels in rows}
+    except (OSError, ValueError, csv.Error):
         return "which ones is unknown"
     kinds = {
         "new": [name for name in now if name not in then],

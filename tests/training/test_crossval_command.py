@@ -187,6 +187,9 @@ def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(
     settings = of_crossval(given, read)
     assert (settings.folds, settings.fold, settings.training.epochs) == (3, 0, 7)
     assert of_crossval({"data": "scans"}).folds == 5 and of_crossval({"data": "x", "folds": 4}, file).folds == 4
+    file.write_text("folds = 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"toml: folds is 1; it must be at least 2"):
+        of_crossval({"data": "x"}, file)
     for words, said in (
         (["x", "--fold", "1"], "there is no flag --fold; the nearest is --folds"),
         (["x", "--jobs", "0"], "--jobs: '0' is not a whole number of at least 1"),

@@ -254,7 +254,10 @@ def test_other_images_are_refused_and_named(stopped: Path, monkeypatch: pytest.M
     )
     assert "of the start: 2 gone (val/9.png, val/10.png); restore" in refused(stopped, monkeypatch, fewer)
     assert "of the start: their order differs; restore" in refused(stopped, monkeypatch, another_order)
-    (stopped / "last" / run_folder.IMAGES).unlink()
+    listed = stopped / "last" / run_folder.IMAGES
+    listed.write_text("split,name,label,pixels\ntrain,train/3.png\n", "utf-8")
+    assert "of the start: which ones is unknown; restore" in refused(stopped, monkeypatch, other_pixels)
+    listed.unlink()
     assert "of the start: which ones is unknown; restore" in refused(stopped, monkeypatch, fewer)
 
 
