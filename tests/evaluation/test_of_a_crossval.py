@@ -13,7 +13,7 @@ from medmambase import run_folder
 from medmambase.config import RECIPES, ModelConfig, Preprocessing
 from medmambase.evaluation.metrics import OVERALL, evaluate
 from medmambase.evaluation.report import summary
-from medmambase.evaluation.report.report import write_report
+from medmambase.evaluation.report.report import ReportError, write_report
 
 FOLD = {"images": 3, "patients": 3, "temperature": 1.0, "best_epoch": 1, "figures": dict.fromkeys(OVERALL, 0.5)}
 FOLDS = {"together": True, "folds": [FOLD | {"name": f"fold-{number}"} for number in range(2)],
@@ -69,6 +69,13 @@ def test_a_difference_has_its_sign_its_interval_and_a_sentence(
     assert f"0.7500.500-0.250{low:+.3f} to {high:+.3f}" in text and "puts 50.0 % of them into the same class" in text
     put(folder / run_folder.LOSS, DISTILLED | {"on": "val"})
     assert said not in Page(write_report(folder)).text  # figures that are too good decide nothing
+
+
+@pytest.mark.parametrize("damage", [{"high": None}, {"low": None}, {"networks": None}, {"distilled": None}])
+def test_an_interval_of_one_end_or_of_no_difference_is_named(folder: Path, damage: dict[str, None]) -> None:
+    put(folder / run_folder.LOSS, DISTILLED | {"figures": {"balanced_accuracy": PAIR | damage}})
+    with pytest.raises(ReportError, match=r"distilled\.json: distilled\.figures\.balanced_accuracy is .*; it must be"):
+        write_report(folder)
 
 
 def test_what_next_names_commands_for_a_run_and_for_a_cross_validation(folder: Path, plain: Path) -> None:

@@ -181,6 +181,11 @@ class Pair:
     low: Number
     high: Number
 
+    def __post_init__(self) -> None:
+        ends = (self.low is None) + (self.high is None)
+        if ends == 1 or (ends == 0 and None in (self.networks, self.distilled)):
+            raise ValueError("two figures with both ends of the interval of their difference, or without it")
+
 
 @with_config(PART)
 @dataclass(frozen=True)
