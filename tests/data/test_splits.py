@@ -129,6 +129,9 @@ def test_images_without_a_patient_are_patients_of_their_own() -> None:
     done = complete(manifest(rows))
     assert len({sample.split for sample in done.samples if sample.patient == "p"}) == 1
     assert len({sample.split for sample in done.samples if not sample.patient}) == 3
+    assert done.method.endswith("; patients are known for 10 of 50 images")
+    assert [note for note in done.notes if "name all patients with --group-regex" in note]
+    assert "known for" not in complete(manifest([("p", 0, "train"), ("q", 0, "val"), ("", 0, "test")])).method
 
 
 def test_a_patient_in_two_given_splits_is_refused_with_counts_unless_it_is_allowed() -> None:

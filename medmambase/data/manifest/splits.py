@@ -58,6 +58,8 @@ def complete(
     official = "test" in present
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
     known = by == "patient"
+    named = sum(bool(sample.patient) for sample in found.samples)
+    partly = f"patients are known for {named} of {len(found.samples)} images" if 0 < named < len(found.samples) else ""
     if duplicates and "val" in present and not folds:
         notes.append("the data has its own splits, so --keep-duplicates-together changes nothing")
     elif duplicates:
@@ -95,6 +97,12 @@ def complete(
                 "no patients are known: if a patient has several images, name the patients with --group-regex, so that "
                 "each patient is in one split only"
             )
+    if partly and ("val" not in present or folds):
+        method += f"; {partly}"
+        notes.append(
+            f"{partly} only: if a patient whose name is not known has several images, they may be in several splits; "
+            f"name all patients with --group-regex"
+        )
     if not any(sample.split == "test" for sample in samples):
         notes.append("there is no test split, so there will be no test results")
     counts = Counter((sample.split, sample.label) for sample in samples)
