@@ -58,8 +58,12 @@ def complete(
     official = "test" in present
     samples, by = found.samples, "patient" if any(sample.patient for sample in found.samples) else "image"
     known = by == "patient"
-    named = sum(bool(sample.patient) for sample in found.samples)
-    partly = f"patients are known for {named} of {len(found.samples)} images" if 0 < named < len(found.samples) else ""
+    with_patient = sum(bool(sample.patient) for sample in found.samples)
+    partly = (
+        f"patients are known for {with_patient} of {len(found.samples)} images"
+        if 0 < with_patient < len(found.samples)
+        else ""
+    )
     if duplicates and "val" in present and not folds:
         notes.append("the data has its own splits, so --keep-duplicates-together changes nothing")
     elif duplicates:
