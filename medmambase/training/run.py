@@ -93,7 +93,7 @@ def make_plan(
         raise DataError(f"--soft-labels {settings.soft_labels}: there is no such file; give a table of probabilities")
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
-    manifest = manifest or (None if settings.demo else _manifest(settings, progress))
+    manifest = manifest or (None if settings.demo else _manifest(settings, progress, resumed))
     if settings.soft_labels and manifest and manifest.split("test"):
         given = (
             f"training images are learned half by the probabilities in {last_name(settings.soft_labels)}: if a network "
@@ -264,7 +264,10 @@ def duplicates_of(settings: Settings, progress: Progress) -> Duplicates | None:
     )  # fmt: skip  # one argument list
 
 
-def _manifest(settings: Settings, progress: Progress) -> Manifest:
+def _manifest(settings: Settings, progress: Progress, resumed: Path | None) -> Manifest:
+    table = resumed / run_folder.SPLITS_OF_FOLD if resumed else None
+    if table and table.is_file():  # a fold's images are divided as its cross-validation has divided all
+        settings = replace(settings, splits=str(table), folds=0, fold=0, keep_duplicates_together=False)
     return read_manifest(
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,

@@ -70,6 +70,18 @@ def test_the_test_parts_of_all_folds_are_all_images_and_each_is_in_one(
         assert not of["train"] & of["test"] and not of["train"] & of["val"] and not of["val"] & of["test"] and of["val"]
 
 
+@given(st.integers(3, 12), st.integers(0, 40), st.integers(0, 10**6))
+def test_with_val_in_turn_some_fold_learns_from_every_image(folds: int, more: int, seed: int) -> None:
+    found = manifest([("", row % 2, "train") for row in range(2 * folds + more)])
+    runs = [complete(found, seed, folds=folds, fold=fold, val_in_turn=True) for fold in range(folds)]
+    one = complete(found, seed, folds=folds, fold=1)
+    assert parts(one)["test"] == parts(runs[1])["test"] and len(one.split("val")) == len(runs[1].split("val"))
+    assert set[str]().union(*(parts(run)["train"] for run in runs)) == {sample.name for sample in found.samples}
+    held_back = [parts(run)["val"] for run in runs]
+    if 3 <= folds <= 6 and not more:  # then the next part is enough for each
+        assert all(val <= parts(after)["test"] for val, after in zip(held_back, runs[1:] + runs[:1], strict=True))
+
+
 def test_shares_are_near_70_15_15_in_every_class() -> None:
     done = complete(patients(200, 5), 1)
     for label in range(3):

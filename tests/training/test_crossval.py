@@ -79,6 +79,9 @@ def test_every_image_is_predicted_once_by_a_network_that_knows_neither_it_nor_it
         tested = [row for row in found if fold_of[row["path"]] == str(number)]
         assert tested and not {row["path"] for row in tested} & {row["path"] for row in learned}
         assert not {row["patient"] for row in tested} & {row["patient"] for row in learned}
+        given = {row["path"]: row["split"] for row in rows(fold.folder / "fold_splits.csv")}
+        assert given.pop("cyst/0_broken.png")
+        assert given == {row["path"]: row["split"] for row in rows(fold.folder / "splits.csv")}
     text = "\n".join(said)
     for number in (0, 1):
         assert f"fold-{number}: 1" in text and "test images of 8 patients, balanced accuracy" in text

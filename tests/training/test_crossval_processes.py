@@ -17,7 +17,11 @@ import pytest
 import torch
 from conftest import PATIENCE
 
+from medmambase.data.decoded.image_set import no_progress
+from medmambase.data.manifest.sources import read_images, read_manifest
+from medmambase.data.manifest.splits import complete, write_splits
 from medmambase.settings import Settings, resolve
+from medmambase.training import run as runs
 from medmambase.training.crossval import fold as program
 from medmambase.training.crossval import processes
 from medmambase.training.crossval.processes import places, train_folds
@@ -160,6 +164,27 @@ def test_what_a_fold_loads_and_starts_finds_an_empty_input() -> None:
         os.dup2(before, 0)
         for file in (before, ours, theirs):
             os.close(file)
+
+
+def test_a_fold_has_the_images_of_its_table_however_the_data_changed_and_without_one_those_of_before(
+    tmp_path: Path,
+) -> None:
+    data, fold = tmp_path / "scans ü", tmp_path / "fold-1"
+    for name in ("cyst", "solid"):
+        (data / name).mkdir(parents=True)
+        for number in range(12):
+            (data / name / f" {number}.png").touch()
+    fold.mkdir()
+    given = replace(settings(), data=str(data), runs=str(tmp_path / "runs"), folds=4, fold=1)
+    before = runs._manifest(given, no_progress, fold)
+    assert before == runs._manifest(given, no_progress, None) == read_manifest(data, seed=0, folds=4, fold=1)
+    cut = complete(read_images(data), folds=4, fold=1, val_in_turn=True)
+    assert {sample.name for sample in cut.split("val")} != {sample.name for sample in before.split("val")}
+    write_splits(fold / "fold_splits.csv", cut)
+    (data / "cyst" / "new.png").touch()
+    found = runs._manifest(replace(given, keep_duplicates_together=True), no_progress, fold)
+    assert found.samples == cut.samples
+    assert [note for note in found.notes if "1 image is not named in fold_splits.csv: left out" in note]
 
 
 def test_folds_share_processors_or_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:

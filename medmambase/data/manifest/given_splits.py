@@ -33,7 +33,8 @@ def with_splits(found: Manifest, table: Path) -> Manifest:
     placed = Pseudonyms(None).of_manifest(found).samples
     samples, named = [], set()
     for sample, shorter in zip(found.samples, placed, strict=True):
-        name = sample.name if sample.name in rows else shorter.name
+        own, short = (one.name.strip().replace("\\", "/") for one in (sample, shorter))  # as a table is read
+        name = own if own in rows else short
         if name in rows:
             split, patient = rows[name]
             samples.append(replace(sample, split=split, patient=sample.patient or patient))

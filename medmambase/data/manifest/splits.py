@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from types import MappingProxyType
 
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.joined import Duplicates, joined
@@ -34,6 +35,7 @@ def complete(
     fold: int = 0,
     allow_leak: bool = False,
     duplicates: Duplicates | None = None,
+    val_in_turn: bool = False,
 ) -> Manifest:
     """Give every image a split: what is missing is taken from train, 15 % for val, and 15 % for
     test if there is no val either.
@@ -41,7 +43,9 @@ def complete(
     With ``folds`` the images (of an official test split only the others) are cut into so many
     parts, of which ``fold``, counted from 0, is tested on, or validated on where there is an
     official test split; then, and else, 15 % of the rest are val. ``duplicates`` finds groups of
-    images, none of which is then separated, nor are the patients in it.
+    images, none of which is then separated, nor are the patients in it. ``val_in_turn``: where no
+    patients are known, the val of each fold comes from the test parts of those that follow it, so
+    that of three folds or more some learns from every image; else it is nearly the same in all.
     Raises DataError for a patient in two splits, unless ``allow_leak``, and where there is too
     little to share out.
     """
@@ -86,7 +90,8 @@ def complete(
         held = "the test set" if target == "test" else "the validation set; the test set is the one in the data"
         method = f"fold {fold} of {folds} by {by}, stratified, seed {seed}; this fold is {held}"
         if not official:
-            samples = _hold_back(samples, ("val",), seed, found, by)
+            turn = {name: (part - fold) % folds for name, part in parts.items()} if val_in_turn else {}
+            samples = _hold_back(samples, ("val",), seed, found, by, turn)
             method += "; 15 % of the remainder is the validation set"
     elif "val" in present:
         method = found.method or "using the train/val/test split found in the data"
@@ -184,11 +189,16 @@ def _ranked(samples: Iterable[Sample], label: int, seed: int) -> list[Sample]:
 
 
 def _hold_back(
-    samples: Sequence[Sample], wanted: Sequence[str], seed: int, found: Manifest, by: str
+    samples: Sequence[Sample],
+    wanted: Sequence[str],
+    seed: int,
+    found: Manifest,
+    by: str,
+    turn: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Sample, ...]:
-    """Turn part of train into the ``wanted`` splits."""
+    """Turn part of train into the ``wanted`` splits; single images whose ``turn`` comes first."""
     train = [sample for sample in samples if sample.split == "train"]
-    moved = _images_held_back(train, wanted, seed) if by == "image" else _patients_held_back(train, wanted, seed)
+    moved = _images_held_back(train, wanted, seed, turn) if by == "image" else _patients_held_back(train, wanted, seed)
     if not moved:
         most = f"no class has more than {count_of(len(wanted), 'image')}"
         few = most if by == "image" else f"there are few {_many(by)}"
@@ -196,10 +206,12 @@ def _hold_back(
     return _moved(samples, moved)
 
 
-def _images_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
+def _images_held_back(
+    train: Sequence[Sample], wanted: Sequence[str], seed: int, turn: Mapping[str, int]
+) -> dict[str, str]:
     moved: dict[str, str] = {}
     for label in sorted({sample.label for sample in train}):
-        ranked = _ranked(train, label, seed)
+        ranked = sorted(_ranked(train, label, seed), key=lambda sample: turn.get(sample.name, 0))
         share = max(1, round(_HELD_BACK * len(ranked))) if len(ranked) > len(wanted) else 0
         for position, split in enumerate(wanted):
             moved |= {sample.name: split for sample in ranked[position * share : (position + 1) * share]}

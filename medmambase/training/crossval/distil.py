@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmambase import run_folder
-from medmambase.data.manifest.folders import Manifest
+from medmambase.data.manifest.csv_table import read_splits
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.evaluation import distillation, pooling
 from medmambase.evaluation.predictions import read_predictions, write_predictions
@@ -23,16 +23,16 @@ from medmambase.training import session
 COLUMNS = ("path", "split")
 
 
-def prepare(folder: Path, settings: Settings, first: Manifest, divided: pooling.Division, called: Pseudonyms) -> Path:
-    """Write what the distilled network learns from, and begin its run; return the run's folder.
-    ``first``: the images as the first fold divides them, whose validation images are its own too.
-    """
+def prepare(folder: Path, settings: Settings, divided: pooling.Division, called: Pseudonyms) -> Path:
+    """Write what the distilled network learns from, and begin its run; return the run's folder. Its
+    validation images are those of the first fold."""
+    folds = run_folder.folds_of(folder)
     own = {name: fold for name, fold in divided.fold_of.items() if fold is not None}
     kept = VAL if divided.together else TEST
-    found = [pooling.calibrated(fold, kept) for fold in run_folder.folds_of(folder)]
+    found = [pooling.calibrated(fold, kept) for fold in folds]
     soft = pooling.pooled(found, replace(divided, fold_of=own))
     write_predictions(folder / run_folder.SOFT_LABELS, soft)
-    validation = {sample.name for sample in first.split("val")}
+    validation = {name for name, (split, _) in read_splits(folds[0] / run_folder.SPLITS).items() if split == VAL}
     rows = sorted(
         (name, "test" if fold is None else "val" if name in validation else "train")
         for name, fold in divided.fold_of.items()

@@ -15,7 +15,7 @@ from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.sources import read_images
-from medmambase.data.manifest.splits import complete
+from medmambase.data.manifest.splits import complete, write_splits
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.distributed import ALONE
 from medmambase.evaluation import pooling
@@ -117,6 +117,7 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
     for number, fold in enumerate(folds):
         if not (fold / run_folder.CONFIG).is_file():
             fold.mkdir(exist_ok=True)
+            write_splits(fold / run_folder.SPLITS_OF_FOLD, shown[number])
             session.write_settings(fold, replace(settings, fold=number), called)
     at = places(settings, begun.device, jobs)
     to_do = [fold for fold in folds if not run_folder.is_finished(fold)]
@@ -145,7 +146,7 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
     if not run_folder.is_finished(folder):
         _put_together(begun, divided, command, say)
     if distil:
-        run = prepare(folder, settings, shown[0], divided, called)
+        run = prepare(folder, settings, divided, called)
         if not run_folder.is_finished(run):
             say("distilled:  one network learns from all of them")
             train_folds([run], settings_of(folder, settings), at[:1], command, ended)
@@ -189,7 +190,7 @@ def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
     return tuple(
         complete(
             found, settings.seed_of_splits, folds=settings.folds, fold=fold, allow_leak=settings.allow_leak,
-            duplicates=(lambda pool: groups) if find else None,
+            duplicates=(lambda pool: groups) if find else None, val_in_turn=True,
         )
         for fold in range(settings.folds)
     )  # fmt: skip  # one argument list
