@@ -8,7 +8,8 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.files import read_json
 from medmambase.inference.ensemble import Ensemble
 from medmambase.model.network import MedMambaSE
-from medmambase.run_folder import BEST, CALIBRATION, folds_of
+from medmambase.plural import count_of
+from medmambase.run_folder import BEST, CALIBRATION, CONFIG, PRETRAINED, REPORT, folds_of
 from medmambase.validation import check
 
 
@@ -28,17 +29,18 @@ def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
     """Load the best networks of all folds of a cross-validation, each with its own temperature;
     ``calibrated``: as ``temperature_of`` takes it.
 
-    Raises DataError where a fold has no network yet, or one that does not fit the others,
+    Raises DataError where a fold has not ended, or has a network that does not fit the others,
     WeightsError where one is damaged, and what ``temperature_of`` raises.
     """
     folds = folds_of(folder)
+    if ahead := [fold.name for fold in folds if not ((fold / BEST).is_dir() and (fold / REPORT).is_file())]:
+        raise DataError(
+            f"{folder}: {', '.join(ahead)} of {count_of(len(folds), 'fold')} {'has' if len(ahead) == 1 else 'have'} "
+            f"not ended, and all predict together; start the command that began the cross-validation again, which goes "
+            f"on with {'it' if len(ahead) == 1 else 'them'}"
+        )
     networks: list[MedMambaSE] = []
     for fold in folds:
-        if not (fold / BEST).is_dir():
-            raise DataError(
-                f"{folder}: {fold.name} has no network yet; start the command that began the cross-validation again, "
-                f"which goes on with it"
-            )
         network = MedMambaSE.load(fold / BEST)
         first = networks[0] if networks else network
         if (network.classes, network.preprocessing) != (first.classes, first.preprocessing):
@@ -84,3 +86,10 @@ def _temperature(path: Path) -> float | None:
 def _check_folder(run: Path) -> None:
     if not run.is_dir():
         raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
+    if (run / PRETRAINED).is_file():
+        raise DataError(
+            f"{run}: a pretraining learns weights to start from, and its network knows no classes; train one with "
+            f"medmambase-train DATA --start {run}, and give the folder of that run"
+        )
+    if (run / CONFIG).is_file() and not (run / BEST).is_dir():
+        raise DataError(f"{run}: has no network yet, because its training has not ended; go on with it first")

@@ -52,6 +52,7 @@ def folder(networks: list[MedMambaSE], tmp_path: Path) -> Path:
         network.save(found / f"fold-{number}" / "best")
         text = f'{{"temperature": {temperature}, "points": []}}'
         (found / f"fold-{number}" / "calibration.json").write_text(text, encoding="utf-8")
+        (found / f"fold-{number}" / "report.html").touch()
     return found
 
 
@@ -96,6 +97,18 @@ def test_the_folder_of_a_cross_validation_predicts_with_the_networks_of_all_fold
         assert predictor.classes == ("a", "b", "c") and predictor.temperature == 1.0
 
 
+def test_the_folder_of_a_pretraining_and_of_a_run_that_has_only_begun_say_what_they_lack(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="has no network yet, because its training has not ended; go on with it first"):
+        load_network(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(
+        DataError, match=r"a pretraining learns weights to start from, .* medmambase-train DATA --start"
+    ):
+        load_network(tmp_path)
+
+
 def test_a_cross_validation_that_is_not_whole_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has a network for each fold, and this takes one; .*fold-0$"):
         load_network(folder)
@@ -106,8 +119,11 @@ def test_a_cross_validation_that_is_not_whole_says_what_is_missing(folder: Path,
     network_of(2, ("a", "c", "b")).save(folder / "fold-1" / "best")
     with pytest.raises(DataError, match=r"fold-1.best: the network has other classes, .* than that of fold-0"):
         Predictor.load(folder)
-    shutil.rmtree(folder / "fold-1" / "best")
-    with pytest.raises(DataError, match=r"fold-1 has no network yet; start the command"):
+    (folder / "fold-1" / "report.html").unlink()  # which comes last
+    with pytest.raises(DataError, match=r"1: fold-1 of 2 folds has not ended, .* start the command .* goes on with it"):
+        Predictor.load(folder)
+    shutil.rmtree(folder / "fold-0" / "best")
+    with pytest.raises(DataError, match=r"1: fold-0, fold-1 of 2 folds have not ended, .* goes on with them"):
         Predictor.load(folder)
     for damaged in ("folds = 'many'\n", "folds = 1\n", "folds = 10001\n", "no TOML"):
         (folder / "crossval.toml").write_text(damaged, encoding="utf-8")
