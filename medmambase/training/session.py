@@ -243,15 +243,23 @@ def begin(
     preprocessing: Preprocessing,
     say: Callable[[str], object],
 ) -> MedMambaSE:
-    """Build a new network, or one that starts from the weights of another."""
+    """Build a new network, or one that starts from the weights of another: with its classifier if
+    that knows as many classes, by the same names in the same order where it has names."""
     if start is None:
         return MedMambaSE(
             replace(model, num_classes=len(classes), in_chans=preprocessing.channels),
             classes=classes,
             preprocessing=preprocessing,
         )
+    tensors = start.tensors
+    if start.classes and start.classes != classes and len(start.classes) == len(classes):
+        tensors = {key: t for key, t in tensors.items() if not weights.renamed(key).startswith("head.")}
+        say(
+            f"the classifier starts anew: the weights tell {', '.join(start.classes)} apart, and these images are "
+            f"{', '.join(classes)}"
+        )
     network = MedMambaSE.start_from(
-        start.tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say
+        tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say
     )
     network.classes, network.preprocessing = classes, preprocessing
     return network

@@ -10,7 +10,7 @@ import torch
 from conftest import relative_error
 from torch import Tensor
 
-from medmambase import MedMambaSE, ModelConfig, TrainConfig, use_backend
+from medmambase import MedMambaSE, ModelConfig, Preprocessing, TrainConfig, use_backend
 from medmambase.model.weights import WeightsError, renamed
 from medmambase.training import session
 
@@ -112,6 +112,24 @@ def test_only_a_part_that_was_asked_for_otherwise_starts_anew() -> None:
     with pytest.raises(WeightsError, match=r"head\.bias.* is missing; .* give num_classes"):
         loaded(without_head)
     assert ", 0 skipped, 2 new" in loaded(without_head, num_classes=4)[1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"), [(("cyst", "solid"), True), (("solid", "cyst"), False), (("benign", "malignant"), False)]
+)
+def test_a_classifier_is_kept_for_the_same_classes_in_the_same_order_only(
+    classes: tuple[str, ...], kept: bool, tmp_path: Path
+) -> None:
+    config = ModelConfig(dims=(4, 8), depths=(1, 1), in_chans=1, num_classes=2, state=2)
+    before = MedMambaSE(config, classes=("cyst", "solid"), preprocessing=Preprocessing(size=16, channels=1))
+    before.save(tmp_path / "network")
+    found, model = session.start(tmp_path / "network", TrainConfig())
+    said: list[str] = []
+    network = session.begin(model, found, classes, before.preprocessing, said.append)
+    assert network.classes == classes and torch.equal(network.head.weight, before.head.weight) == kept
+    assert torch.equal(network.embedding.proj.weight, before.embedding.proj.weight)
+    told = f"the classifier starts anew: the weights tell cyst, solid apart, and these images are {', '.join(classes)}"
+    assert (told in said) == (not kept)
 
 
 def test_a_training_hears_of_a_bad_checkpoint_before_any_image_is_read(tmp_path: Path) -> None:
