@@ -11,9 +11,9 @@ from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.model.classifier import Classifier
-from medmambase.model.starting import read_origin
+from medmambase.model.starting import lost_origin, read_origin
 from medmambase.plural import count_of
-from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, folds_of
+from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, START, folds_of
 from medmambase.tables import of_cell
 
 
@@ -82,6 +82,11 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
             (one / SPLITS, "whether a patient of these images was in train or val"),
         )
         if not path.is_file()
+    ]
+    notes += [
+        f"{one / START} is not there, so it is not known which of these images its starting weights have learned from"
+        for one in runs
+        if lost_origin(one)
     ]
     if seen:
         also = ", or the pixels of one that its starting weights have seen" if any(map(read_origin, runs)) else ""

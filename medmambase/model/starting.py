@@ -38,6 +38,7 @@ from medmambase.run_folder import (
 from medmambase.validation import OBJECT, check
 
 FORMAT = 1
+NEW_WEIGHTS = "none: new weights"  # what a run says of its start where it started from none
 KEY = "medmambase"  # of the one entry in the file's metadata
 _SHOWN = 12  # digits of a hash in a sentence
 
@@ -143,6 +144,18 @@ def read_origin(run: Path) -> Origin | None:
         return None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read ({error}); restore the file") from error
+
+
+def lost_origin(run: Path) -> bool:
+    """Return whether ``run`` says that its network started from weights, and not any more from
+    which."""
+    if (run / START).exists():
+        return False
+    try:
+        said = read_json(run / DESCRIPTION)["start"]
+    except (OSError, ValueError, LookupError, TypeError):  # not there, damaged, or of before, when none was recorded
+        return False
+    return bool(said != NEW_WEIGHTS)
 
 
 def write_origin(run: Path, origin: Origin) -> None:

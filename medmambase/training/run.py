@@ -25,7 +25,7 @@ from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, device_name, environment
 from medmambase.model.network import MedMambaSE
-from medmambase.model.starting import Start, read_origin, write_origin
+from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin, write_origin
 from medmambase.privacy import last_name, without_paths
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
@@ -221,7 +221,7 @@ def _describe(network: MedMambaSE, plan: Plan[Settings], ranks: Ranks, folder: P
         f"{parameters / 1e6:.2f} M parameters"
     )
     origin = read_origin(folder)
-    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else "none: new weights"
+    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else NEW_WEIGHTS
     say(f"start:     {started_from}")
     say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
     say(f"backend:   {plan.engine}")

@@ -41,6 +41,11 @@ def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Pat
     (tmp_path / "run" / "splits.csv").write_text("path,label,patient,split\n", "utf-8")
     found = examined(tmp_path)
     assert found.seen == {"a/x.png"} and not any("is not there" in note for note in found.notes)
+    for start, told in (("none: new weights", False), ("w (SHA-256 00...)", True), ("not recorded", True)):
+        (tmp_path / "run" / "config.json").write_text(f'{{"start": "{start}"}}', "utf-8")
+        notes = examined(tmp_path).notes
+        lost = [note for note in notes if note.endswith("which of these images its starting weights have learned from")]
+        assert [note.partition(" is not there")[0] for note in lost] == [str(tmp_path / "run" / "start.json")] * told
 
 
 @pytest.mark.parametrize("name", ["splits.csv", "last/images.csv"])
