@@ -6,12 +6,17 @@ import platform
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
 from medmambase.config import ConfigError
 
 _PACKAGES = ("medmambase", "medmambase-kernels", "torch", "triton", "triton-windows", "numpy", "pillow", "scikit-learn")
+
+
+# What to do where memory does not suffice.
+LESS_MEMORY = "halve --batch-size and double --accumulate, or add --recompute"
 
 
 def choose_device(wish: str | torch.device | None, argument: str = "device") -> torch.device:
@@ -36,10 +41,25 @@ def device_name(device: torch.device) -> str:
 
 
 def cores() -> int:
-    """Count the processors that this process may use."""
+    """Count the processors that this process may use: those it is bound to, and no more than its
+    container is given time to keep busy."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
+        return max(1, min(len(os.sched_getaffinity(0)), _quota(Path("/sys/fs/cgroup"))))
     return os.cpu_count() or 1
+
+
+def _quota(control: Path) -> int:
+    """How many processors Linux lets a container keep busy, by the files of its control group, of
+    version 2 or 1; more than there are where nothing limits it."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((control / name).read_text(encoding="ascii") for name in names).split()
+            time, period = map(int, words)
+        except (OSError, ValueError):  # another version, or "max"
+            continue
+        if time > 0 and period > 0:  # -1 is no limit
+            return -(-time // period)
+    return sys.maxsize
 
 
 def load() -> float | None:

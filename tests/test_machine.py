@@ -1,9 +1,44 @@
 """What a person reads of the machine."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from medmambase import machine
+from medmambase.data import drawn_ahead
+from medmambase.data.decoded import on_demand
 from medmambase.machine import device_name
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "what"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_processors_that_its_quota_keeps_busy(
+    files: dict[str, str], count: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / ("" if name == "cpu.max" else "cpu") / name).write_text(text, encoding="ascii")
+    assert machine._quota(tmp_path) == (count or sys.maxsize)
+
+
+def test_whoever_shares_out_work_asks_how_many_processors_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, threads, processes in ((1, 1, 1), (4, 4, 2), (64, 8, 8)):
+        monkeypatch.setattr(on_demand, "cores", lambda count=count: count)
+        monkeypatch.setattr(drawn_ahead, "cores", lambda count=count: count)
+        assert (on_demand.threads(), drawn_ahead.processes(None)) == (threads, processes)
+    assert machine.cores() >= 1
 
 
 @pytest.mark.parametrize(("threads", "said"), [(1, "cpu (1 thread)"), (2, "cpu (2 threads)")])

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from medmambase.data.phantom.scenes import draw
 from medmambase.data.reading.fitted import in_channels
+from medmambase.machine import cores
 
 _AHEAD = 3  # batches for each process: one in work, and some so that no step waits for a slow one
 
@@ -96,7 +97,7 @@ def drawn_ahead(drawing: Drawing, requests: Iterable[Request], workers: int) -> 
 def processes(wish: int | None) -> int:
     """Return how many processes draw: as many as wished, else half of the processors, eight at
     most, so that the others train."""
-    return wish if wish is not None else max(1, min(8, (os.cpu_count() or 1) // 2))
+    return wish if wish is not None else max(1, min(8, cores() // 2))
 
 
 def _begin() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medmambase.data.decoded.on_demand import THREADS
+from medmambase.data.decoded.on_demand import threads
 from medmambase.data.reading.images import normalise
 from medmambase.inference.probabilities import logits_of, softmax
 from medmambase.model.classifier import Classifier
@@ -38,7 +38,7 @@ def predict_stream(
     which decode the next batches while the network is busy; at most four batches are in memory.
     """
     stream = iter(items)
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
     try:
         waiting: deque[tuple[Item, Future[Tensor | str]]] = deque()
 

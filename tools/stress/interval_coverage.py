@@ -15,7 +15,6 @@ if sys.version_info < (3, 11):  # noqa: UP036  # old Pythons must parse this fil
     )
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ import numpy as np
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import evaluate
 from medmambase.evaluation.predictions import Predictions
+from medmambase.machine import cores
 
 SHOWN = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece", "macro/f1", "weighted/f1",
     "macro/auc", "macro/ap",
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sets", type=int, default=2000, help="test sets of each kind (%(default)s: figures are then good to 1 %%)"
     )
     parser.add_argument("--patients", type=int, default=150, help="patients in each (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes (%(default)s)")
     chosen = parser.parse_args(arguments)
     columns = {
         "2 classes, images alone": (Population(), False),

@@ -14,7 +14,7 @@ import torch
 
 from medmambase.config import Preprocessing
 from medmambase.data.decoded.disk_cache import Cache
-from medmambase.data.decoded.on_demand import THREADS, OnDemand
+from medmambase.data.decoded.on_demand import OnDemand, threads
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.published import forget, pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
@@ -124,7 +124,7 @@ def decode(
                     error.path, error.reason
                 )  # a new one: this one's traceback holds the half-decoded image
 
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
         try:
             results: Iterable[tuple[torch.Tensor, Facts] | ImageError] = pool.map(read, samples)
             for sample, result in zip(samples, progress(results, len(samples)) if progress else results, strict=True):

@@ -1,6 +1,5 @@
 """Decode images each time they are used: for sets larger than memory, with nothing kept on disk."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,9 +11,14 @@ from medmambase.config import Preprocessing
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.manifest.published import pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
+from medmambase.machine import cores
 
-THREADS = min(8, os.cpu_count() or 1)
 _AHEAD = 256  # images decoded before they are asked for: several batches, and a few MB
+
+
+def threads() -> int:
+    """Return how many threads decode images: one for each processor, eight at most."""
+    return min(8, cores())
 
 
 class OnDemand:
@@ -36,7 +40,7 @@ class OnDemand:
             channels,
             grey,
         )
-        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        self.pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
         self.order: Iterator[int] = iter(())
         self.ready: deque[tuple[int, Future[Tensor]]] = deque()
 
