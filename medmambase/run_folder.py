@@ -58,6 +58,7 @@ ACCESS_LOG_BEFORE = "openings.csv"  # its name in version 0.1.0: there it is rea
 CROSSVAL = "crossval.toml"  # the settings, as in CONFIG
 FOLD = "fold-"
 PARTS = "folds.csv"  # by which fold each image is tested
+FAILURE = "failure.log"  # in the folder of each: where in the program its last process failed
 SPLITS_OF_FOLD = "fold_splits.csv"  # in the folder of each: how the images are divided for it
 FOLDS = "folds.json"  # the figures of each fold, and their means
 DISTILLED = "distilled"  # the run of a network that has learned from all folds, and beside it:

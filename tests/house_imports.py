@@ -26,6 +26,7 @@ BASE = (
     "medmambase.distributed",
     "medmambase.machine",
     "medmambase.plural",
+    "medmambase.lines",
 )  # which import nothing of ours but each other
 IMPORTS = (
     (

@@ -19,7 +19,7 @@ from medmambase.evaluation.drawing import FigureError
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report.report import ReportError
 from medmambase.inference.probabilities import InferenceError
-from medmambase.machine import choose_device
+from medmambase.machine import LESS_MEMORY, choose_device
 from medmambase.model.weights import WeightsError
 from medmambase.run_folder import RunFolderError
 from medmambase.training.checkpoint import CheckpointError
@@ -77,7 +77,7 @@ def sentence(error: Exception, run: Path | None) -> str:
 def too_much(error: Exception) -> str:
     """Return the line that says that memory is not enough."""
     first = next(iter(str(error).splitlines()), "no more is available")
-    return f"not enough memory ({first}); halve --batch-size and double --accumulate, or add --recompute"
+    return f"not enough memory ({first}); {LESS_MEMORY}"
 
 
 def say(line: str) -> None:

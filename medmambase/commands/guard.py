@@ -6,16 +6,14 @@ of everything else.
 
 import errno
 import io
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medmambase.lines import one_line
 from medmambase.training.interrupt import Terminated, termination_raises
 
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
-_MOST = 2000  # letters of a line; a path has 1,000 at most on a Mac, 260 on Windows
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class UsageError(ValueError):
@@ -32,13 +30,6 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line: without control characters, which a file's name may hold and a
-    console obeys; of a very long one, which quotes a damaged file, its beginning and its end."""
-    line = _CONTROL.sub(" ", text)
-    return line if len(line) <= _MOST else f"{line[: _MOST * 3 // 4]} ... {line[-_MOST // 4 :]}"
 
 
 def of_system(error: OSError, where: str, advice: str = "") -> str:

@@ -78,9 +78,9 @@ def test_a_fold_that_fails_is_told_with_its_last_line_and_the_others_go_on(folds
 @pytest.mark.parametrize(
     ("code", "said", "told"),
     [
-        (1, "{0}a.b.CudaError: out of range\nSet a variable to see more.\n", "out of range"),
+        (1, "{0}medmambase.b.CError: out of range\nSet a variable to see more.\n", "out of range"),
         (1, "{0}KeyError: 1\n\nDuring handling of this, another\n\n{0}OSError: disk\nat exit: a leak", "disk"),
-        (1, "{0}AssertionError\n", "AssertionError"),
+        (1, "{0}medmambase.DataError: x\x1b[2J.png: no picture", "x [2J.png: no picture"),
         (1, "{0}OSError: \n", "OSError:"),
         (3, "a warning\nthe end\n", "the end"),
         (3, "", "its process ended with exit code 3"),
@@ -93,6 +93,28 @@ def test_the_reason_is_the_message_of_the_last_error_whatever_is_said_after_it(
     text = said.format("Traceback (most recent call last):\n  File one, line 1\n    raise One: two\n")
     process = SimpleNamespace(returncode=code)
     assert processes._Work(Path(), 0, process, io.BytesIO(text.encode())).problem() == told
+
+
+@pytest.mark.parametrize("said", ["KeyError: 'x'", "AssertionError", "a.b.CudaError: out of range"])
+def test_of_an_error_that_nobody_expects_the_fold_keeps_where_it_came_from(said: str, tmp_path: Path) -> None:
+    text = (
+        f'Traceback (most recent call last):\n  File "/home/anna/m/loop.py", line 3, in train\n    a\n{said}\nMore.\n'
+    )
+    work = processes._Work(tmp_path, 0, SimpleNamespace(returncode=1), io.BytesIO(text.encode()))
+    kept = tmp_path / "failure.log"
+    assert work.problem() == f"{said} ({kept} says where in the program)"
+    written = kept.read_text(encoding="utf-8")
+    assert "line 3, in train" in written and f"{said}\n" in written and "anna" not in written
+
+
+@pytest.mark.parametrize(
+    "said", ["torch.OutOfMemoryError: CUDA out of memory. Tried", "RuntimeError: can't allocate memory", "MemoryError"]
+)
+def test_a_fold_that_lacks_memory_says_what_needs_less(said: str, tmp_path: Path) -> None:
+    text = f"Traceback (most recent call last):\n  a\n{said}\n"
+    told = processes._Work(tmp_path, 0, SimpleNamespace(returncode=1), io.BytesIO(text.encode())).problem()
+    assert told and told.startswith("not enough memory (") and "fewer --jobs need less, or halve --batch-size" in told
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")

@@ -1,5 +1,6 @@
 """Train the folds of a cross-validation, several at a time, each in a process of its own."""
 
+import builtins
 import json
 import os
 import re
@@ -16,7 +17,10 @@ from typing import IO
 
 import torch
 
-from medmambase.machine import cores
+from medmambase import run_folder
+from medmambase.lines import one_line
+from medmambase.machine import LESS_MEMORY, cores
+from medmambase.privacy import without_paths
 from medmambase.settings import MAY_CHANGE, Settings
 from medmambase.training.interrupt import termination_raises
 
@@ -24,6 +28,7 @@ FOLD = "medmambase.training.crossval.fold"
 _PAUSE = 0.1  # seconds between two looks at the processes
 _TRACEBACK = "Traceback (most recent call last):"
 _ERROR = re.compile(r"(?:\w+\.)*[A-Z]\w*: ")  # what Python writes before the message of an error
+_MEMORY = re.compile("out of memory|can't allocate memory|^MemoryError", re.IGNORECASE)
 
 Ended = Callable[[Path, str | None], object]  # a fold, and what kept it from ending well
 
@@ -54,10 +59,28 @@ class _Work:
         if code == -getattr(signal, "SIGKILL", 0):
             return "the system killed its process, as it does where memory is full; fewer --jobs need less"
         self.said.seek(0)
-        lines = self.said.read().decode("utf-8", "replace").strip().rpartition(_TRACEBACK)[2].splitlines()
+        said = self.said.read().decode("utf-8", "replace").strip()
+        lines = said.rpartition(_TRACEBACK)[2].splitlines()
         if not lines:
             return f"its process ended with exit code {code}"
-        return _ERROR.sub("", next(filter(_ERROR.match, lines), lines[-1]), count=1) or lines[-1]
+        line = next(filter(_ERROR.match, lines), lines[-1])
+        reason = one_line(_ERROR.sub("", line, count=1) or lines[-1])
+        if _MEMORY.search(line):
+            return f"not enough memory ({reason}); fewer --jobs need less, or {LESS_MEMORY}"
+        if not _is_unexpected(line):
+            return reason
+        run_folder.write_text(self.fold / run_folder.FAILURE, f"{without_paths(said)}\n")
+        return f"{one_line(line)} ({self.fold / run_folder.FAILURE} says where in the program)"
+
+
+def _is_unexpected(line: str) -> bool:
+    """Whether a line tells of an error that is not ours, and not one of the system: these say by
+    themselves what is wrong with files or settings."""
+    package, *inner = line.partition(":")[0].split(".")
+    kind = getattr(builtins, package, None)
+    if inner or not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return bool(inner and _ERROR.match(line)) and not package.startswith("medmambase")
+    return not issubclass(kind, OSError)
 
 
 def places(settings: Settings, device: torch.device, jobs: int | None) -> list[str | None]:
