@@ -66,14 +66,14 @@ def test_what_is_kept_together_is_counted_and_without_duplicates_nothing_changes
     partly = "patients are known for 26 of 40 images only"
     assert done.notes[0] == (
         "2 groups of duplicates are kept together, with all images of the same patients (5 images; the largest group "
-        "has 3)"
+        "has 3, and at most 6 images stay together)"
     )
     assert [note.partition(":")[0] for note in done.notes[1:]] == [partly]
     plain, none = complete(found, 5), complete(found, 5, duplicates=lambda samples: [])
     assert none.samples == plain.samples and none.method == plain.method
     assert none.notes[0] == "there are no duplicates among the images to keep together"
     assert [note.partition(":")[0] for note in none.notes[1:]] == [partly]
-    with pytest.raises(DataError, match="--folds is 9, but there are only 1 patients or groups of duplicates; choose"):
+    with pytest.raises(DataError, match="--folds is 9, but there is only 1 patient or group of duplicates; choose"):
         complete(found, folds=9, duplicates=lambda samples: [[sample.name for sample in samples]])
 
 
@@ -93,7 +93,9 @@ def test_splits_of_the_data_stay_and_that_is_said() -> None:
     done = complete(replace(found, samples=tested), duplicates=lambda samples: duplicates(samples) and [["001", "002"]])
     assert [sample.name for sample in asked[0]] == [f"{row:03}" for row in range(34)]
     assert [sample.name for sample in done.samples if sample.split == "test"] == [f"{row:03}" for row in range(34, 40)]
-    assert done.notes[0].endswith("the largest group has 2), the given test split left as it is")
+    assert done.notes[0].endswith(
+        "the largest group has 2, and at most 2 images stay together), the given test split left as it is"
+    )
 
 
 def test_the_duplicates_that_the_check_would_find_are_those_that_are_kept_together(

@@ -73,9 +73,9 @@ def complete(
     elif duplicates:
         pool = [sample for sample in samples if sample.split != "test"]
         groups = duplicates(pool)
-        notes.append(_told(groups, official))
+        unit_of = joined({sample.name: _patient(sample) for sample in pool}, groups)
+        notes.append(_told(groups, unit_of, official))
         if groups:
-            unit_of = joined({sample.name: _patient(sample) for sample in pool}, groups)
             samples = tuple(replace(sample, patient=unit_of.get(sample.name, "")) for sample in samples)
             by = _TOGETHER
     if folds:
@@ -161,16 +161,18 @@ def write_splits(path: Path, manifest: Manifest) -> None:
     write_text(path, table(("path", "label", "patient", "split"), rows))
 
 
-def _told(groups: Sequence[Sequence[str]], official: bool) -> str:
-    """Say how many groups of duplicates are kept together."""
+def _told(groups: Sequence[Sequence[str]], unit_of: Mapping[str, str], official: bool) -> str:
+    """Say how many groups of duplicates are kept together, and how many images at most, since folds
+    become uneven where these are many. ``unit_of``: as ``joined`` returns it."""
     among = "the images outside the given test split" if official else "the images"
     if not groups:
         return f"there are no duplicates among {among} to keep together"
-    images = count_of(sum(map(len, groups)), "image")
+    images, most = count_of(sum(map(len, groups)), "image"), max(Counter(unit_of.values()).values())
+    kept = ", the given test split left as it is" if official else ""
     are = count_of(len(groups), "group of duplicates is", "groups of duplicates are")
     return (
         f"{are} kept together, with all images of the same patients ({images}; the largest group has "
-        f"{max(map(len, groups))}){', the given test split left as it is' if official else ''}"
+        f"{max(map(len, groups))}, and at most {count_of(most, 'image')} stay together){kept}"
     )
 
 
@@ -258,7 +260,8 @@ def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -
         else len({_patient(sample) for sample in pool})
     )
     if there < parts:
-        only = f"no class has more than {there} images" if by == "image" else f"there are only {there} {_many(by)}"
+        many = f"there {'is' if there == 1 else 'are'} only {count_of(there, by, _many(by))}"
+        only = f"no class has more than {count_of(there, 'image')}" if by == "image" else many
         raise DataError(f"{root}: --folds is {parts}, but {only}; choose fewer folds")
     if by != "image":
         return _patient_parts(pool, parts, seed)
