@@ -12,6 +12,12 @@ from medmambase.settings import of_crossval
 from medmambase.training.crossval.run import crossval_run, is_done, latest, started
 
 
+def predicted_by(folder: Path) -> str:
+    """Return the line that predicts with a folder's network or networks as the report has measured
+    them."""
+    return pasted("medmambase-predict", folder, "images", "-o", "out.csv", "--calibrated")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ok, 1 a fold failed, 2 usage, 3 data, 4
     environment, 130 interrupted, 143 or 129 ended by the system."""
@@ -31,12 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crossval_run(begun, privacy.command("medmambase-crossval", words), jobs, distil, console.say)
         first, one = run_folder.folds_of(folder)[0], folder / run_folder.DISTILLED
         say_next(
-            ("classify images with all networks", pasted("medmambase-predict", folder, "images", "-o", "out.csv")),
+            ("classify images with all networks", predicted_by(folder)),
             *[
-                (
-                    "classify images with the one distilled from them",
-                    pasted("medmambase-predict", one, "images", "-o", "out.csv"),
-                ),
+                ("classify images with the one distilled from them", predicted_by(one)),
                 ("test it on other images", pasted("medmambase-evaluate", one, "other")),
             ]
             * distil,

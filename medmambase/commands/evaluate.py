@@ -94,6 +94,11 @@ def _again(options: argparse.Namespace) -> int:
     """Compute metrics, figures and report again from the predictions."""
     run: Path = options.run
     test, val = run / TEST, run / VAL / PREDICTIONS
+    if not (test / PREDICTIONS).is_file() and run_folder.folds_of(run):
+        raise DataError(
+            f"{run}: this cross-validation has not ended, and the results of all folds together come last; start the "
+            f"command that began it again, which goes on, or give the folder of a fold"
+        )
     if not (test / PREDICTIONS).is_file():
         raise DataError(
             f"{test / PREDICTIONS}: there is no such file; give the folder of a run that had test images, or add DATA "

@@ -90,6 +90,12 @@ class _Call:
         """The operating point of --at: its threshold is of the same kind as the probabilities."""
         if self.options.at is None:
             return None
+        if folds := folds_of(self.options.run):
+            raise ConfigError(
+                f"--at {self.options.at} chooses its threshold on predictions of validation images, and the networks "
+                f"of a cross-validation, {self.options.run}, have none in common; give the folder of one of them, such "
+                f"as {folds[0]}, or leave out --at"
+            )
         path = run_of(self.options.run) / VAL / PREDICTIONS
         if not path.is_file():
             raise ConfigError(

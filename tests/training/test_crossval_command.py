@@ -67,6 +67,8 @@ def test_a_fold_that_fails_is_tried_again_and_all_are_tested_together_where_the_
     (folder / "folds.csv").write_bytes(begun)
     assert crossval.main([*words, "--cache", "disk"]) == 0  # which changes no result
     said = capsys.readouterr().out
+    own = [line for line in said.splitlines() if "medmambase-predict" in line]
+    assert len(own) == 1 and own[0].endswith("--calibrated") and "b-001" in own[0]
     assert said.index("fold-1: 32 test images") < said.index("fold-0: 32 test images")
     assert "all networks together: accuracy" in said and [path.name for path in tmp_path.glob("b-*")] == ["b-001"]
 
@@ -96,6 +98,8 @@ def test_a_fold_that_fails_is_tried_again_and_all_are_tested_together_where_the_
     looked = (folder / "test_access_log.csv").read_bytes()
     assert crossval.main([*words, "--distil"]) == 0
     said = capsys.readouterr().out
+    own = [line for line in said.splitlines() if "medmambase-predict" in line]
+    assert len(own) == 2 and str(Path("b-001", "distilled")) in own[1] and own[1].endswith("--calibrated")
     assert "distilled:  on 32 test images its loss against the networks is" in said
     soft = read_predictions(folder / "soft_labels.csv")
     for fold in folds:
