@@ -12,6 +12,7 @@ from typing import Any
 
 from medmambase import run_folder
 from medmambase.data.manifest.csv_table import read_splits
+from medmambase.data.manifest.folders import Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.evaluation import distillation, pooling
 from medmambase.evaluation.predictions import read_predictions, write_predictions
@@ -23,23 +24,26 @@ from medmambase.training import session
 COLUMNS = ("path", "split")
 
 
-def prepare(folder: Path, settings: Settings, divided: pooling.Division, called: Pseudonyms) -> Path:
+def prepare(folder: Path, settings: Settings, first: Manifest, divided: pooling.Division, called: Pseudonyms) -> Path:
     """Write what the distilled network learns from, and begin its run; return the run's folder. Its
-    validation images are those of the first fold."""
+    validation images are those of the first fold: by the table of that, which one of before has not,
+    else as ``first`` has them."""
     folds = run_folder.folds_of(folder)
     own = {name: fold for name, fold in divided.fold_of.items() if fold is not None}
     kept = VAL if divided.together else TEST
     found = [pooling.calibrated(fold, kept) for fold in folds]
     soft = pooling.pooled(found, replace(divided, fold_of=own))
     write_predictions(folder / run_folder.SOFT_LABELS, soft)
-    validation = {name for name, (split, _) in read_splits(folds[0] / run_folder.SPLITS).items() if split == VAL}
+    validation = {sample.name for sample in first.split("val")}
+    if (given := folds[0] / run_folder.SPLITS_OF_FOLD).is_file():
+        validation = {name for name, (split, _) in read_splits(given).items() if split == VAL}
     rows = sorted(
         (name, "test" if fold is None else "val" if name in validation else "train")
         for name, fold in divided.fold_of.items()
     )
-    run_folder.write_text(folder / run_folder.SPLITS_OF_DISTILLED, table(COLUMNS, rows))
     run = folder / run_folder.DISTILLED
     if not (run / run_folder.CONFIG).is_file():
+        run_folder.write_text(folder / run_folder.SPLITS_OF_DISTILLED, table(COLUMNS, rows))
         run.mkdir(exist_ok=True)
         session.write_settings(run, settings_of(folder, settings), called)
     return run

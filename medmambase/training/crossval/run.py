@@ -146,7 +146,7 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
     if not run_folder.is_finished(folder):
         _put_together(begun, divided, command, say)
     if distil:
-        run = prepare(folder, settings, divided, called)
+        run = prepare(folder, settings, shown[0], divided, called)
         if not run_folder.is_finished(run):
             say("distilled:  one network learns from all of them")
             train_folds([run], settings_of(folder, settings), at[:1], command, ended)
