@@ -237,7 +237,7 @@ def test_one_that_is_interrupted_goes_on_by_the_same_call_to_the_same_bytes(
     assert again == run and [path.name for path in runs.glob("a-*")] == ["a-001"]
     assert not [line for line in said if "failed" in line]
     names = [
-        *BYTES[:-1],
+        *BYTES,
         *(f"fold-{fold}/{name}" for fold in (0, 1) for name in ("metrics.csv", "last/model.safetensors")),
     ]
     assert [name for name in names if (run.folder / name).read_bytes() != (whole / name).read_bytes()] == []

@@ -26,7 +26,7 @@ COLUMNS = ("path", "split")
 
 def prepare(folder: Path, settings: Settings, first: Manifest, divided: pooling.Division, called: Pseudonyms) -> Path:
     """Write what the distilled network learns from, and begin its run; return the run's folder. Its
-    validation images are those of the first fold: by the table of that, which one of before has not,
+    validation images are those of the first fold: by its table, which one of before does not have,
     else as ``first`` has them."""
     folds = run_folder.folds_of(folder)
     own = {name: fold for name, fold in divided.fold_of.items() if fold is not None}
