@@ -9,7 +9,7 @@ from medmambase.files import read_json
 from medmambase.inference.ensemble import Ensemble
 from medmambase.model.network import MedMambaSE
 from medmambase.plural import count_of
-from medmambase.run_folder import BEST, CALIBRATION, CONFIG, PRETRAINED, REPORT, folds_of
+from medmambase.run_folder import BEST, CALIBRATION, CONFIG, PRETRAINED, folds_of, is_finished
 from medmambase.validation import check
 
 
@@ -33,7 +33,7 @@ def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
     WeightsError where one is damaged, and what ``temperature_of`` raises.
     """
     folds = folds_of(folder)
-    if ahead := [fold.name for fold in folds if not ((fold / BEST).is_dir() and (fold / REPORT).is_file())]:
+    if ahead := [fold.name for fold in folds if not ((fold / BEST).is_dir() and is_finished(fold))]:
         raise DataError(
             f"{folder}: {', '.join(ahead)} of {count_of(len(folds), 'fold')} {'has' if len(ahead) == 1 else 'have'} "
             f"not ended, and all predict together; start the command that began the cross-validation again, which goes "
