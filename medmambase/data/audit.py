@@ -11,8 +11,8 @@ duplicates are missed (0.885 at half the size); so are pictures that are mirrore
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase.data.decoded.image_set import ImageSet
+from medmambase.config import Preprocessing
+from medmambase.data.decoded.image_set import ImageSet, decode
 from medmambase.data.manifest.folders import SPLITS, Manifest
 from medmambase.data.manifest.splits import describe_leaks, overlap
 from medmambase.data.reading.fitted import THUMBNAIL, of_thumbnails
@@ -44,6 +45,7 @@ KINDS = {
     ),
 }  # a kind of finding -> one of it, several
 _MOST_SIZES = 12
+_EIGHT_BITS = ("1", "L", "P", "PA", "CMYK", "YCbCr")  # modes of which no file has more
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,30 @@ def audit(images: ImageSet, manifest: Manifest, seen: Collection[str] = ()) -> A
         Counter(f"{facts.width} x {facts.height}" for facts in images.facts),
         Counter(facts.mode for facts in images.facts), _met(images, frozenset(seen)),
     )  # fmt: skip  # in the order of the fields
+
+
+def seen_otherwise(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    seen: Collection[str],
+    progress: Callable[[Iterable[Any], int], Iterable[Any]],
+) -> set[str]:
+    """Return the names of images whose digests, read with the other ``high_depth``, are ``seen``.
+
+    A digest is that of 8-bit pixels, and those of a file of 16 bits, or of floats, depend on how it
+    was read. ``preprocessing``: as these were read; those that may have more than 8 bits are
+    decoded again, and not kept. ``progress(results, total)`` may wrap that.
+    """
+    deep = [
+        sample
+        for sample, facts in zip(images.samples, images.facts, strict=True)
+        if facts.mode not in _EIGHT_BITS and facts.digest not in seen
+    ]
+    if not (deep and seen):
+        return set()
+    other = "range" if preprocessing.high_depth == "percentile" else "percentile"
+    again, _ = decode(deep, replace(preprocessing, high_depth=other), progress, keep=False)
+    return {sample.name for sample, facts in zip(again.samples, again.facts, strict=True) if facts.digest in seen}
 
 
 def _met(images: ImageSet, seen: frozenset[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medmambase.data.audit import seen_otherwise
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
@@ -67,6 +68,10 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
         sample.name
         for sample, facts in zip(images.samples, images.facts, strict=True)
         if facts.digest in pixels or (sample.patient or facts.patient) in patients
+    )
+    at_start = {digest for one in runs if (origin := read_origin(one)) for digest in origin.seen}
+    seen |= seen_otherwise(
+        images, network.preprocessing, at_start, lambda results, total: progress(results, total, "comparing")
     )
     notes = [f"tested on {which}: {count_of(len(images.labels), 'image')}", *found.notes, *clips(images)]
     if kept is None:

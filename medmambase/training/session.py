@@ -11,7 +11,7 @@ import torch
 
 from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
-from medmambase.data.audit import Audit, audit, duplicate_groups
+from medmambase.data.audit import Audit, audit, duplicate_groups, seen_otherwise
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
@@ -97,6 +97,14 @@ def take_in(
     if in_chans == "auto" and len(images.labels) and images.is_grey():
         images, preprocessing = images.to_grey(), replace(preprocessing, channels=1)
     found = audit(images, manifest, seen)
+    if seen:
+        again = [
+            seen_otherwise(
+                images.split(name), preprocessing, seen, lambda results, total: progress(results, total, "comparing")
+            )
+            for name in ("val", "test")
+        ]
+        found = replace(found, seen=tuple(sorted({*found.seen}.union(*again))))
     notes = (*manifest.notes, *lost(manifest, images.samples), *clips(images), *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from medmambase.data.reading.images import load
 from medmambase.inference.held_out import Examination, examine
 from medmambase.inference.loading import load_ensemble
 from medmambase.model import starting
-from medmambase.model.starting import Origin
+from medmambase.model.starting import Origin, write_origin
 from medmambase.run_folder import folds_of
 
 
@@ -24,9 +25,12 @@ def examined(folder: Path) -> Examination:
     for level, name in ((60, "a"), (90, "b")):
         (folder / "data" / name).mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), level).save(folder / "data" / name / "x.png")
-    small = ModelConfig(num_classes=2, in_chans=1, depths=(1,), dims=(8,), state=2)
-    network = MedMambaSE(small, classes=("a", "b"), preprocessing=Preprocessing(size=8, channels=1))
-    return examine(folder / "run", network, read_images(folder / "data"), no_progress)
+    return examine(folder / "run", small(), read_images(folder / "data"), no_progress)
+
+
+def small() -> MedMambaSE:
+    config = ModelConfig(num_classes=2, in_chans=1, depths=(1,), dims=(8,), state=2)
+    return MedMambaSE(config, classes=("a", "b"), preprocessing=Preprocessing(size=8, channels=1))
 
 
 def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Path) -> None:
@@ -46,6 +50,18 @@ def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Pat
         notes = examined(tmp_path).notes
         lost = [note for note in notes if note.endswith("which of these images its starting weights have learned from")]
         assert [note.partition(" is not there")[0] for note in lost] == [str(tmp_path / "run" / "start.json")] * told
+
+
+def test_an_image_that_the_start_has_seen_is_known_however_its_16_bits_were_read(tmp_path: Path) -> None:
+    first = examined(tmp_path)
+    path = tmp_path / "data" / "a" / "x.png"
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 100).save(path)
+    digest = load(path, Preprocessing(8, 1, high_depth="range"))[1].digest
+    (tmp_path / "run").mkdir(exist_ok=True)
+    write_origin(tmp_path / "run", Origin("w", "0" * 64, seen=(digest,)))
+    assert not first.seen and examine(tmp_path / "run", small(), read_images(tmp_path / "data"), no_progress).seen == {
+        "a/x.png"
+    }
 
 
 @pytest.mark.parametrize("name", ["splits.csv", "last/images.csv"])

@@ -69,7 +69,10 @@ class _Work:
             return f"not enough memory ({reason}); fewer --jobs need less, or {LESS_MEMORY}"
         if not _is_unexpected(line):
             return reason
-        run_folder.write_text(self.fold / run_folder.FAILURE, f"{without_paths(said)}\n")
+        try:
+            run_folder.write_text(self.fold / run_folder.FAILURE, f"{without_paths(said)}\n")
+        except run_folder.RunFolderError:  # a full disk: the reason is told all the same
+            return one_line(line)
         return f"{one_line(line)} ({self.fold / run_folder.FAILURE} says where in the program)"
 
 
@@ -141,6 +144,7 @@ def _start(fold: Path, place: int, settings: Settings, at: Sequence[str | None],
     }
     if len(at) > 1:  # they share the processors
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // len(at))))
+    (fold / run_folder.FAILURE).unlink(missing_ok=True)
     said = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed when the process has ended
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=environment, bufsize=0

@@ -1,0 +1,36 @@
+"""What a run takes in before it trains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medmambase.config import Preprocessing, TrainConfig
+from medmambase.data.decoded.image_set import no_progress
+from medmambase.data.manifest.folders import Manifest, Sample
+from medmambase.data.pseudonyms import Pseudonyms
+from medmambase.data.reading.images import load
+from medmambase.training import session
+
+
+@pytest.mark.parametrize(("then", "now"), [("percentile", "range"), ("range", "percentile")])
+def test_an_image_of_16_bits_that_the_weights_have_learned_from_is_known_however_it_was_read(
+    then: str, now: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = []
+    for row, split in enumerate(("train", "train", "val", "test")):
+        pixels = rng.integers(2000, 9000, (16, 16), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{row}.png")
+        samples.append(Sample(tmp_path / f"{row}.png", row % 2, split, f"{row}.png"))
+    seen = [load(sample.path, Preprocessing(8, 1, high_depth=then))[1].digest for sample in samples]
+    manifest = Manifest(tmp_path, ("a", "b"), tuple(samples), ())
+
+    def met(now: str, seen: list[str]) -> tuple[str, ...]:
+        config = TrainConfig(image_size=16, high_depth=now)
+        called = Pseudonyms(None)
+        return session.take_in(manifest, config, "auto", tmp_path / "cache", no_progress, called, seen).audit.seen
+
+    assert met(now, seen) == met(then, seen) == ("2.png", "3.png")
+    assert met(now, seen[:1] + seen[3:]) == ("3.png",) and met(now, seen[:2]) == ()
