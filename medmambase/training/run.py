@@ -94,11 +94,11 @@ def make_plan(
     dtype, why = choose_precision(config.precision, device)
     engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress, resumed))
-    if settings.soft_labels and manifest and manifest.split("test"):
-        given = (
-            f"training images are learned half by the probabilities in {last_name(settings.soft_labels)}: if a network "
-            f"that gave them has learned from test images, test results are too good"
-        )
+    if settings.soft_labels and manifest:
+        table = last_name(settings.soft_labels)
+        given = f"training images are learned, without label smoothing, half by the probabilities in {table}"
+        if manifest.split("test"):
+            given += ": if a network that gave them has learned from test images, test results are too good"
         manifest = replace(manifest, notes=(*manifest.notes, given))
     start: Start | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint

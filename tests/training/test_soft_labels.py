@@ -13,6 +13,7 @@ from medmambase.config import ConfigError, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import DataError
 from medmambase.distributed import ALONE
+from medmambase.data.manifest.sources import read_manifest
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.settings import of_crossval, resolve
 from medmambase.training import checkpoint
@@ -65,7 +66,9 @@ def test_a_training_is_not_resumed_with_other_soft_labels() -> None:
     assert one == checkpoint.describe(TrainConfig(), network, torch.float32, 1, soft.clone())
 
 
-def test_a_run_that_has_test_images_says_what_may_be_wrong_with_its_results(images: Path, table: Path) -> None:
+def test_a_run_says_which_soft_labels_it_has_and_what_may_be_wrong_with_its_results(
+    images: Path, table: Path, tmp_path: Path
+) -> None:
     def notes(**given: str) -> tuple[str, ...]:
         settings = resolve({"data": str(images), "batch_size": 4, **given})
         plan = make_plan(settings, torch.device("cpu"), ALONE, None, no_progress)
@@ -74,6 +77,11 @@ def test_a_run_that_has_test_images_says_what_may_be_wrong_with_its_results(imag
 
     *others, last = notes(soft_labels=str(table))
     assert tuple(others) == notes() and f"the probabilities in {table.name}: if a network that gave them" in last
+    names = [sample.name for sample in read_manifest(images, seed=0).split("train")]
+    rows = "".join(f"{name},{'val' if row % 5 == 0 else 'train'}\n" for row, name in enumerate(names))
+    (tmp_path / "untested.csv").write_text(f"path,split\n{rows}", encoding="utf-8")
+    *_, last = notes(soft_labels=str(table), splits=str(tmp_path / "untested.csv"))
+    assert last == f"training images are learned, without label smoothing, half by the probabilities in {table.name}"
     with pytest.raises(DataError, match="--soft-labels nowhere: there is no such file"):
         notes(soft_labels="nowhere")
 
