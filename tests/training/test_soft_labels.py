@@ -12,8 +12,8 @@ from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import ConfigError, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import DataError
-from medmambase.distributed import ALONE
 from medmambase.data.manifest.sources import read_manifest
+from medmambase.distributed import ALONE
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.settings import of_crossval, resolve
 from medmambase.training import checkpoint
