@@ -200,8 +200,9 @@ def seen_otherwise(
     ]
     if not (deep and seen):
         return set()
-    other = "range" if preprocessing.high_depth == "percentile" else "percentile"
-    again, _ = decode(deep, replace(preprocessing, high_depth=other), progress, keep=False)
+    by_range = preprocessing.high_depth == "percentile"
+    other = replace(preprocessing, high_depth="range" if by_range else "percentile")
+    again, _ = decode(deep, other, progress, keep=False)
     return {sample.name for sample, facts in zip(again.samples, again.facts, strict=True) if facts.digest in seen}
 
 
