@@ -178,12 +178,19 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
             f"split by patient in a CSV (path,label,patient,split), or continue with --allow-leak"
         )
     if seen := intake.audit.seen:
+        advice = (
+            f"divide the images as they were divided then (--splits), pretrain without them (medmambase-pretrain DATA "
+            f"--splits {run / run_folder.SPLITS})"
+        )
+        if (run / run_folder.SPLITS_OF_FOLD).is_file():  # what one fold may learn from another is tested on
+            advice = (
+                "for a cross-validation pretrain on drawn pictures (medmambase-pretrain --drawn) or on other images"
+            )
         named = f"{', '.join(seen[:_MOST_NAMES])}{', ...' if len(seen) > _MOST_NAMES else ''}"
         raise DataError(
             f"{manifest.root}: the weights of --start have learned from "
             f"{count_of(len(seen), 'image', 'images')} of val or test ({named}), so results would be too good; "
-            f"divide the images as they were divided then (--splits), pretrain without them (medmambase-pretrain DATA "
-            f"--splits {run / run_folder.SPLITS}), or start from other weights"
+            f"{advice}, or start from other weights"
         )
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]

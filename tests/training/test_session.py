@@ -8,7 +8,7 @@ from PIL import Image
 
 from medmambase.config import Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import no_progress
-from medmambase.data.manifest.folders import Manifest, Sample
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import load
 from medmambase.training import session
@@ -27,10 +27,17 @@ def test_an_image_of_16_bits_that_the_weights_have_learned_from_is_known_however
     seen = [load(sample.path, Preprocessing(8, 1, high_depth=then))[1].digest for sample in samples]
     manifest = Manifest(tmp_path, ("a", "b"), tuple(samples), ())
 
-    def met(now: str, seen: list[str]) -> tuple[str, ...]:
+    def taken(now: str, seen: list[str]) -> session.Intake:
         config = TrainConfig(image_size=16, high_depth=now)
-        called = Pseudonyms(None)
-        return session.take_in(manifest, config, "auto", tmp_path / "cache", no_progress, called, seen).audit.seen
+        return session.take_in(manifest, config, "auto", tmp_path / "cache", no_progress, Pseudonyms(None), seen)
 
-    assert met(now, seen) == met(then, seen) == ("2.png", "3.png")
-    assert met(now, seen[:1] + seen[3:]) == ("3.png",) and met(now, seen[:2]) == ()
+    intake = taken(now, seen)
+    assert intake.audit.seen == taken(then, seen).audit.seen == ("2.png", "3.png")
+    assert taken(now, seen[:1] + seen[3:]).audit.seen == ("3.png",) and taken(now, seen[:2]).audit.seen == ()
+    for advice in (
+        r"pretrain without them \(medmambase-pretrain DATA --splits ",
+        "for a cross-validation pretrain on drawn",
+    ):
+        with pytest.raises(DataError, match=rf"2 images of val or test \(2\.png, 3\.png\), .*; .*{advice}"):
+            session.check_intake(intake, manifest, tmp_path, skip_bad=True, allow_leak=False)
+        (tmp_path / "fold_splits.csv").touch()

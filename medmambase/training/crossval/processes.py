@@ -27,7 +27,7 @@ from medmambase.training.interrupt import termination_raises
 FOLD = "medmambase.training.crossval.fold"
 _PAUSE = 0.1  # seconds between two looks at the processes
 _TRACEBACK = "Traceback (most recent call last):"
-_ERROR = re.compile(r"(?:\w+\.)*[A-Z]\w*: ")  # what Python writes before the message of an error
+_ERROR = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:: |$)")  # what Python writes before the message of an error
 _MEMORY = re.compile("out of memory|can't allocate memory|^MemoryError", re.IGNORECASE)
 
 Ended = Callable[[Path, str | None], object]  # a fold, and what kept it from ending well
@@ -64,7 +64,7 @@ class _Work:
         if not lines:
             return f"its process ended with exit code {code}"
         line = next(filter(_ERROR.match, lines), lines[-1])
-        reason = one_line(_ERROR.sub("", line, count=1) or lines[-1])
+        reason = one_line(_ERROR.sub("", line, count=1) or line)
         if _MEMORY.search(line):
             return f"not enough memory ({reason}); fewer --jobs need less, or {LESS_MEMORY}"
         if not _is_unexpected(line):
