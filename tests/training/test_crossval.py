@@ -172,6 +172,12 @@ def test_all_networks_predict_together_and_images_that_any_has_learned_from_are_
     assert "every metric matches the recorded one, to the last digit" in capsys.readouterr().out
     assert compare.main([str(copied), str(copied)]) == 0
     assert "32 test images of 16 patients" in capsys.readouterr().out
+    at = ["--at", "solid:sensitivity=0.9", "--device", "cpu"]
+    assert predict.main([str(copied), str(scans), *at]) == 2
+    assert "have none in common; give the folder of one of them, such as" in capsys.readouterr().err
+    (copied / "test" / "predictions.csv").unlink()
+    assert evaluate.main([str(copied)]) == 3
+    assert "this cross-validation has not ended, and the results of all folds together" in capsys.readouterr().err
 
 
 @pytest.mark.slow
