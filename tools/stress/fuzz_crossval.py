@@ -37,6 +37,7 @@ def whole_crossval(folder: Path) -> Path:
     starting.write_origin(run, Origin("start", "0" * 64, (LEARNED,), ("00ff" * 8,)))
     for fold in (0, 1):
         shutil.copytree(run, made / f"{run_folder.FOLD}{fold}")
+        (made / f"{run_folder.FOLD}{fold}" / run_folder.REPORT).touch()  # which says that it has ended
     for name in (run_folder.DESCRIPTION, run_folder.ENVIRONMENT, run_folder.DATA_REPORT, run_folder.APPEARANCE):
         shutil.copy(run / name, made / name)
     shutil.copytree(run / TEST, made / TEST)
