@@ -21,11 +21,13 @@ from medmambase.run_folder import PREDICTIONS, TEST
 class Division:
     """How a cross-validation divides its ``samples``: the ``method`` in words, and which fold each
     image is held out of, by its name. None: an image of the data's own test split, which all folds
-    are tested on; the others are then validated on."""
+    are tested on; the others are then validated on. ``notes``: what else a reader must know of it,
+    and the folds do not say by themselves."""
 
     samples: tuple[Sample, ...]
     method: str
     fold_of: Mapping[str, int | None]
+    notes: tuple[str, ...] = ()
 
     @property
     def together(self) -> bool:

@@ -266,14 +266,17 @@ def duplicates_of(settings: Settings, progress: Progress) -> Duplicates | None:
 
 def _manifest(settings: Settings, progress: Progress, resumed: Path | None) -> Manifest:
     table = resumed / run_folder.SPLITS_OF_FOLD if resumed else None
+    fold = ""
     if table and table.is_file():  # a fold's images are divided as its cross-validation has divided all
+        fold = f"fold {settings.fold} of {settings.folds} of a cross-validation, "
         settings = replace(settings, splits=str(table), folds=0, fold=0, keep_duplicates_together=False)
-    return read_manifest(
+    found = read_manifest(
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
         class_names=settings.class_names, duplicates=duplicates_of(settings, progress),
     )  # fmt: skip  # by idea
+    return replace(found, method=fold + found.method)
 
 
 def _demo(folder: Path, settings: Settings, ranks: Ranks, say: Say) -> Manifest:

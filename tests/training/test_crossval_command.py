@@ -19,10 +19,12 @@ from medmambase import run_folder
 from medmambase.commands import crossval, evaluate
 from medmambase.commands.crossval_flags import parse
 from medmambase.config import ConfigError
-from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.splits import complete
 from medmambase.data.pseudonyms import PSEUDONYM
 from medmambase.evaluation.pooling import Division, calibrated, of_fold
 from medmambase.evaluation.predictions import read_predictions
+from medmambase.evaluation.report import of_a_crossval
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import Settings, of_crossval, resolve
 from medmambase.training.crossval import run as crossvals
@@ -178,6 +180,21 @@ def test_a_damaged_list_of_the_folds_is_named(tmp_path: Path) -> None:
     (tmp_path / "folds.csv").write_bytes(b"path,label,patient,fold\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"folds\.csv: cannot be read .*; restore it, or start anew with another"):
         crossvals._write_parts(tmp_path / "folds.csv", Division((), "", {}), ())
+
+
+def test_what_is_to_be_known_of_the_division_stands_in_the_report_of_all_folds(tmp_path: Path) -> None:
+    people = ("p", "p", *[""] * 10)
+    samples = tuple(Sample(Path(f"{n}.png"), n % 2, "train", f"{n}.png", p) for n, p in enumerate(people))
+    found = Manifest(tmp_path, ("cyst", "solid"), samples, ())
+    cut = tuple(complete(found, folds=2, fold=fold, val_in_turn=True) for fold in (0, 1))
+    divided = crossvals._divided(of_crossval({"data": "x", "folds": 2}), cut)
+    for fold in (0, 1):
+        told = {"counts": {}, "skipped": [], "notes": ["of all", f"of {fold}"], "audit": {"findings": []}}
+        run_folder.write_json(tmp_path / f"fold-{fold}" / "data_report.json", told)
+    runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
+    partly, *others = of_a_crossval._data_report(runs, divided)["notes"]
+    assert partly.startswith("patients are known for 2 of 12 images only: if a patient whose name")
+    assert others == ["of all", "fold-0: of 0", "fold-1: of 1"]
 
 
 def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(

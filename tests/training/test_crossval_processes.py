@@ -206,6 +206,7 @@ def test_a_fold_has_the_images_of_its_table_however_the_data_changed_and_without
     (data / "cyst" / "new.png").touch()
     found = runs._manifest(replace(given, keep_duplicates_together=True), no_progress, fold)
     assert found.samples == cut.samples
+    assert found.method == "fold 1 of 4 of a cross-validation, using the splits of fold_splits.csv"
     assert [note for note in found.notes if "1 image is not named in fold_splits.csv: left out" in note]
 
 

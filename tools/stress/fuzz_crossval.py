@@ -2,6 +2,7 @@
 images and give them soft labels: for fuzz_readers.py."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fuzz_mutations import Case, of_json, of_text
 from fuzz_run import whole_run
 from kill_test import image_set
 from medmambase import CrossvalRun, run_folder, settings
+from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.evaluation import distillation, pooling
@@ -22,6 +24,7 @@ from medmambase.inference.predictor import Predictor
 from medmambase.model import starting
 from medmambase.model.starting import Learned, Origin
 from medmambase.run_folder import BEST, TEST
+from medmambase.training import run as trainings
 from medmambase.training import session
 from medmambase.training.crossval import run as crossval
 
@@ -74,11 +77,20 @@ def tables(folder: Path) -> list[Case]:
         found = read_manifest(folder / "scans", seed=0, splits=splits)
         return f"{'all' if len(found.samples) == 8 else 'some'} images divided"
 
+    own = fold / run_folder.SPLITS_OF_FOLD
+    shutil.copy(splits, own)
+    whole = replace(settings.of_crossval({"data": str(folder / "scans"), "folds": 2}), fold=1)
+
+    def divide_fold() -> str:
+        found = trainings._manifest(whole, no_progress, fold)
+        return f"{'all' if len(found.samples) == 8 else 'some'} images divided for a fold"
+
     def learn() -> str:
         return f"soft labels {tuple(session.soft_labels(soft, training, _SOFT).shape)}"
 
     return [
         Case(splits, of_text, divide),
+        Case(own, of_text, divide_fold),
         Case(soft, of_text, learn),
         Case(made / run_folder.PARTS, of_text, partial(_parts, made)),
         Case(fold / TEST / run_folder.PREDICTIONS, of_text, partial(_pooled, made)),

@@ -46,7 +46,10 @@ class _Small:
     writes: int
 
 
-_OF_A_FOLD = ("metrics.csv", "best/model.safetensors", "last/model.safetensors", "splits.csv", "test/predictions.csv")
+_OF_A_FOLD = (
+    "fold_splits.csv", "splits.csv", "metrics.csv", "best/model.safetensors", "last/model.safetensors",
+    "test/predictions.csv",
+)  # fmt: skip  # from the images to the figures
 COMMANDS = {
     "crossval": _Small(
         (

@@ -17,6 +17,7 @@ from medmambase.evaluation.report import performance_figures, results
 from medmambase.evaluation.report.run_files import Config, DataReport, ReportError, read, read_object
 from medmambase.files import write_json
 from medmambase.inference.appearance import Appearance
+from medmambase.privacy import without_paths
 from medmambase.run_folder import (
     APPEARANCE,
     DATA_REPORT,
@@ -88,7 +89,8 @@ def _data_report(runs: Sequence[Path], divided: Division) -> dict[str, Any]:
     if len(reports) < len(found):
         raise ReportError(f"{runs[found.index(None)]} has no {DATA_REPORT}; restore it")
     first = reports[0]
-    shared = [note for note in first.notes if all(note in one.notes for one in reports)]
+    shared = list(map(without_paths, divided.notes))
+    shared += [note for note in first.notes if note not in shared and all(note in one.notes for one in reports)]
     own = [f"{run.name}: {note}" for run, one in zip(runs, reports, strict=True) for note in one.notes
            if note not in shared]  # fmt: skip  # one sentence
     findings = [f"{run.name}: {one.audit.counted}; its own report lists them"
@@ -98,7 +100,7 @@ def _data_report(runs: Sequence[Path], divided: Division) -> dict[str, Any]:
     return {
         "root": first.root, "method": divided.method,
         "counts": counts | ({"test": first.counts.get("test", {})} if divided.together else {}),
-        "skipped": [asdict(one) for one in first.skipped], "notes": [*shared, *own],
+        "skipped": [asdict(one) for one in first.skipped], "notes": shared + own,
         "audit": {"findings": findings, "exact": list(first.audit.exact), "near": list(first.audit.near)},
     }  # fmt: skip  # the file's content
 

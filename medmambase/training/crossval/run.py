@@ -230,7 +230,8 @@ def _divided(settings: Settings, cut: tuple[Manifest, ...]) -> pooling.Division:
         else "is tested by the network that learns from the others, of which 15 % are its validation set"
     )
     method = f"{settings.folds} folds by {by}, stratified, seed {settings.seed_of_splits}; each {rest}"
-    return pooling.Division(samples, method, fold_of | dict.fromkeys(tested[0] if together else ()))
+    notes = tuple(note for note in cut[0].notes if all(note in manifest.notes for manifest in cut))
+    return pooling.Division(samples, method, fold_of | dict.fromkeys(tested[0] if together else ()), notes)
 
 
 def _write_parts(path: Path, divided: pooling.Division, classes: tuple[str, ...]) -> None:
