@@ -10,8 +10,9 @@ from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.model.network import MedMambaSE
 from medmambase.pretraining import settings as known
-from medmambase.pretraining.run import OnRound, Say, latest, pretrain_run, started
+from medmambase.pretraining.run import OnRound, latest, pretrain_run, started
 from medmambase.run_folder import is_finished
+from medmambase.training.plan import Say
 from medmambase.training.python_api import ResultFolder, call_of, given_settings, silent
 
 __all__ = ["PretrainRun", "pretrain"]

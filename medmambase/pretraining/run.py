@@ -19,7 +19,7 @@ from medmambase.data.phantom.scenes import SCENES, STRUCTURES
 from medmambase.evaluation.report import pretraining_figures
 from medmambase.evaluation.report.pretraining_page import write_pretraining_page
 from medmambase.inference.probabilities import choose_precision
-from medmambase.machine import choose_device, device_name, environment
+from medmambase.machine import choose_device, environment
 from medmambase.model import starting, weights
 from medmambase.model.network import MedMambaSE
 from medmambase.model.starting import Learned, Start, read_origin, write_origin
@@ -31,11 +31,10 @@ from medmambase.pretraining.settings import PretrainSettings, is_run_of
 from medmambase.pretraining.tasks import DrawnPictures, HiddenParts, Task
 from medmambase.privacy import without_paths
 from medmambase.training import session
-from medmambase.training.plan import Plan, Started, locked
+from medmambase.training.plan import Plan, Say, Started, describe, locked
 from medmambase.validation import nearest
 from medmambase_kernels import describe_backend, use_backend
 
-Say = Callable[[str], object]
 OnRound = Callable[[dict[str, float]], object]
 
 
@@ -184,10 +183,7 @@ def _task(plan: PretrainPlan, folder: Path, progress: Progress, say: Say) -> Tas
     say(f"images:    {count_of(len(decoded.images.labels), 'image')} of {plan.manifest.root.name}, as {kind}")
     for note in decoded.notes:
         say(f"note: {note}")
-    for error in decoded.bad[: session.MOST_LINES]:
-        say(f"skipped: {error}")
-    if len(decoded.bad) > session.MOST_LINES:
-        say(f"skipped: {len(decoded.bad) - session.MOST_LINES} more, all listed in {folder / run_folder.DATA_REPORT}")
+    session.say_skipped(decoded.bad, folder, say)
     run_folder.write_json(
         folder / run_folder.DATA_REPORT,
         {
@@ -217,22 +213,9 @@ def _network(plan: PretrainPlan, task: Task, say: Say) -> Pretrained:
 def _describe(network: Pretrained, plan: PretrainPlan, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
     backbone = network.backbone
-    parameters = sum(p.numel() for p in backbone.parameters())
-    origin = read_origin(folder)
-    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else "none: new weights"
-    say(
-        f"network:   {backbone.config.block}, depths {backbone.config.depths}, widths {backbone.config.dims}, "
-        f"{parameters / 1e6:.2f} M parameters without a head"
-    )
-    say(f"start:     {started_from}")
-    say(f"device:    {device_name(plan.device)}")
-    say(f"backend:   {plan.engine}")
-    say(f"precision: {plan.precision}")
     return {
         "model": backbone.config.to_dict(), "pretraining": plan.settings.deciding(),
-        "preprocessing": backbone.preprocessing.to_dict(), "device": device_name(plan.device),
-        "engine": without_paths(plan.engine), "precision": plan.precision, "parameters": parameters,
-        "start": started_from,
+        "preprocessing": backbone.preprocessing.to_dict(), **describe(backbone, plan, folder, say),
     }  # fmt: skip  # the file's content
 
 

@@ -13,9 +13,13 @@ from medmambase import run_folder
 from medmambase.config import ModelConfig
 from medmambase.data.manifest.folders import Manifest
 from medmambase.distributed import ALONE, Ranks
-from medmambase.model.starting import Start
+from medmambase.machine import device_name
+from medmambase.model.network import MedMambaSE
+from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin
+from medmambase.privacy import without_paths
 
 S = TypeVar("S")
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,23 @@ def locked(
     folder = resumed or Path(ranks.agree(made))
     with run_folder.held(folder, patience) if ranks.first else nullcontext():
         yield folder
+
+
+def describe(network: MedMambaSE, plan: Plan[Any], folder: Path, say: Say, more: int = 0) -> dict[str, Any]:
+    """Print network, start, device, backend and precision; return what ``config.json`` says of
+    them. ``more``: devices beside this process's own."""
+    parameters = sum(p.numel() for p in network.parameters())
+    config, origin, device = network.config, read_origin(folder), device_name(plan.device)
+    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else NEW_WEIGHTS
+    say(
+        f"network:   {config.block}, depths {config.depths}, widths {config.dims}, {parameters / 1e6:.2f} M parameters"
+        f"{' without a head' if network.head is None else ''}"
+    )
+    say(f"start:     {started_from}")
+    say(f"device:    {device}{f' and {more} more' if more else ''}")
+    say(f"backend:   {plan.engine}")
+    say(f"precision: {plan.precision}")
+    return {
+        "device": device, "engine": without_paths(plan.engine), "precision": plan.precision, "parameters": parameters,
+        "start": started_from,
+    }  # fmt: skip  # the file's content

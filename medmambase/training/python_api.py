@@ -21,7 +21,8 @@ from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError, is_finished
 from medmambase.settings_file import todays
 from medmambase.training.crossval import run as crossvals
-from medmambase.training.run import OnEpoch, Say, latest, started, train_run
+from medmambase.training.plan import Say
+from medmambase.training.run import OnEpoch, latest, started, train_run
 from medmambase.validation import nearest
 
 

@@ -23,21 +23,20 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
-from medmambase.machine import choose_device, device_name, environment
+from medmambase.machine import choose_device, environment
 from medmambase.model.network import MedMambaSE
-from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin, write_origin
-from medmambase.privacy import last_name, without_paths
+from medmambase.model.starting import Start, write_origin
+from medmambase.privacy import last_name
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, history, loop, session
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.optimise import warm_up
-from medmambase.training.plan import Plan, Started, locked
+from medmambase.training.plan import Plan, Say, Started, describe, locked
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
 CACHE = "cache"  # decoded images, below the folder of the runs, which is never taken for data
 
-Say = Callable[[str], object]
 OnEpoch = Callable[[dict[str, float]], object]
 
 
@@ -215,17 +214,7 @@ def _evaluate(
 
 def _describe(network: MedMambaSE, plan: Plan[Settings], ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
-    parameters = sum(p.numel() for p in network.parameters())
-    say(
-        f"network:   {network.config.block}, depths {network.config.depths}, widths {network.config.dims}, "
-        f"{parameters / 1e6:.2f} M parameters"
-    )
-    origin = read_origin(folder)
-    started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else NEW_WEIGHTS
-    say(f"start:     {started_from}")
-    say(f"device:    {device_name(plan.device)}{f' and {ranks.count - 1} more' if ranks.count > 1 else ''}")
-    say(f"backend:   {plan.engine}")
-    say(f"precision: {plan.precision}")
+    described = describe(network, plan, folder, say, ranks.count - 1)
     config = plan.settings.training
     if warm_up(config) < config.warmup:
         say(
@@ -235,8 +224,7 @@ def _describe(network: MedMambaSE, plan: Plan[Settings], ranks: Ranks, folder: P
     return {
         "model": network.config.to_dict(), "training": plan.settings.training.to_dict(),
         "preprocessing": network.preprocessing.to_dict(), "classes": list(network.classes),
-        "device": device_name(plan.device), "engine": without_paths(plan.engine), "precision": plan.precision,
-        "parameters": parameters, "start": started_from,
+        **described,
     }  # fmt: skip  # the file's content
 
 

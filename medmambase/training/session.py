@@ -119,10 +119,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     say(f"data:      {manifest.method}")
     for note in intake.notes:
         say(f"note: {note}")
-    for error in intake.bad[:MOST_LINES]:
-        say(f"skipped: {error}")
-    if len(intake.bad) > MOST_LINES:
-        say(f"skipped: {len(intake.bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
+    say_skipped(intake.bad, run, say)
     for split, of_class in intake.counts(manifest.classes).items():
         say(
             f"{split + ':':6} {count_of(sum(of_class.values()), 'image')} "
@@ -139,6 +136,14 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
             f"note: {count_of(len(found.leaked), 'test image has', 'test images have')} a duplicate, or an image of "
             f"the same patient, in train or val: test results are given with and without such images"
         )
+
+
+def say_skipped(bad: Sequence[ImageError], run: Path, say: Callable[[str], object]) -> None:
+    """Print which images cannot be read, at most MOST_LINES of them."""
+    for error in bad[:MOST_LINES]:
+        say(f"skipped: {error}")
+    if len(bad) > MOST_LINES:
+        say(f"skipped: {len(bad) - MOST_LINES} more, all listed in {run / run_folder.DATA_REPORT}")
 
 
 def skipped(bad: Iterable[ImageError], root: Path) -> list[dict[str, str]]:

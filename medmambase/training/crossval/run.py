@@ -3,7 +3,7 @@ together what they have predicted of the images that they have not learned from.
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +33,11 @@ from medmambase.training import session
 from medmambase.training.crossval.distil import measured, prepare, settings_of
 from medmambase.training.crossval.processes import places, train_folds
 from medmambase.training.loop import TrainingError
-from medmambase.training.plan import locked
+from medmambase.training.plan import Say, locked
 from medmambase.training.run import duplicates_of, make_plan, name_of
 from medmambase_kernels import use_backend
 
 COLUMNS = ("path", "label", "patient", "fold")
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
