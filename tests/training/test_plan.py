@@ -78,6 +78,6 @@ def test_log_and_config_say_what_a_network_starts_from_and_where_it_is_computed(
 def test_some_images_that_cannot_be_read_are_told_and_where_the_others_are_listed(tmp_path: Path) -> None:
     for more in (0, 1):
         said: list[str] = []
-        say_skipped([ImageError("a.png: cut short")] * (MOST_LINES + more), tmp_path, said.append)
+        say_skipped([ImageError(Path("a.png"), "cut short")] * (MOST_LINES + more), tmp_path, said.append)
         rest = [f"skipped: 1 more, all listed in {tmp_path / 'data_report.json'}"] * more
         assert said == ["skipped: a.png: cut short"] * MOST_LINES + rest
