@@ -23,6 +23,7 @@ DEMO_RECIPE = {"lr": 3e-3, "augmentation": "none"}  # not where a recipe is aske
 DEMO_DEPTHS = {"depths": (1, 1, 2, 1)}  # not where the network is
 FOLDS = 5  # of a cross-validation, where nobody says how many
 MAY_CHANGE = ("data", "device", *CHANGE_NO_RESULT)  # of a run that is resumed; its data may lie elsewhere now
+_PATHS = ("data", "splits", "start", "soft_labels", "runs")
 _ABOUT = {
     CONFIG: "Every setting of a run. medmambase-train --config with this file repeats it, --resume with its folder "
     "continues it.",
@@ -187,7 +188,8 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
     settings, flags = resolve({}, config_of(run)), todays(flags)
-    refuse_changes(run, flags, settings.value, MAY_CHANGE)
+    changed = {name: value for name, value in flags.items() if not is_same(name, value, settings.value(name))}
+    refuse_changes(run, changed, settings.value, MAY_CHANGE)
     for name, value in flags.items():
         settings = _set(settings, name, value, flag(name))
     return settings
@@ -201,7 +203,16 @@ def is_run_of(run: Path, settings: Settings, written: str = CONFIG) -> bool:
     except ConfigError:  # made, and nothing written in it yet; or not by us
         return False
     names = [name for name in TYPES if name == "data" or name not in MAY_CHANGE]
-    return all(begun.value(name) == settings.value(name) for name in names)
+    return all(is_same(name, begun.value(name), settings.value(name)) for name in names)
+
+
+def is_same(name: str, one: Any, other: Any) -> bool:
+    """Return whether two values of a setting ask for the same: ``data/`` and ``./data`` are the
+    path ``data``."""
+    words = {NONE, DRAWN} if name == "start" else set()
+    if name not in _PATHS or not (one and other) or words & {one, other}:
+        return bool(one == other)
+    return Path(one).absolute() == Path(other).absolute()
 
 
 def is_given(values: Mapping[str, Any], name: str) -> bool:

@@ -216,8 +216,12 @@ def test_a_run_is_one_of_the_settings_that_it_was_started_with_and_of_no_others(
     (tmp_path / CONFIG).write_text(resolve(given).to_toml(), encoding="utf-8")
     for change in ({}, {"device": "cpu"}, {"save_every": 1}, {"cache": "disk"}):
         assert is_run_of(tmp_path, resolve(given | change)), change
+    for change in ({"data": "x/"}, {"data": "./x"}, {"data": "./x//"}, {"runs": "./runs/"}):
+        assert is_run_of(tmp_path, resolve(given | change)), change  # however the same path is written
     others = (
         {"data": "y"},
+        {"data": "x/y"},
+        {"start": "none/"},
         {"fold": 2},
         {"folds": 4},
         {"split_seed": 1},

@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medmambase.commands import compare_flags, console, guard
+from medmambase.commands import compare_flags, compared_runs, console, guard
+from medmambase.commands.compared_runs import name_of, table_of
 from medmambase.commands.next_steps import pasted, say_next
-from medmambase.commands.trained_again import trained_again
+from medmambase.commands.trained_again import other_seeds
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation import comparison
@@ -23,13 +24,25 @@ from medmambase.evaluation.predictions import Predictions, read_predictions
 from medmambase.evaluation.report.compare_page import p_value, write_compare_page
 from medmambase.files import write_json
 from medmambase.plural import count_of
-from medmambase.privacy import last_name
 from medmambase.run_folder import PREDICTIONS, TEST
 
 SHOWN = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
     "macro/ap": "mean AP", "mcc": "MCC", "kappa": "kappa", "brier": "Brier score", "ece": "calibration error",
 }  # fmt: skip  # figures and their names
+# What the file of --json holds, in words.
+UNITS = {
+    "figures": "from 0 to 1; mcc and kappa from -1 to 1, brier from 0 to 2; of brier and ece lower is better",
+    "figures of a class": "0/auc is that of the first of the classes, 1/auc of the second",
+    "difference": "second less first", "delong": "difference of AUC (second less first), its standard error, p",
+    "mcnemar": "images that only one of the two calls right, p",
+}  # fmt: skip  # a list
+TESTS = {
+    "figures": "Student's t of the difference; its variance is that of a bootstrap, and, of several runs, that "
+    "between seeds (Welch)",
+    "delong": "DeLong's paired test, two-sided; every image as a separate patient",
+    "mcnemar": "McNemar's exact test, two-sided; every image as a separate patient",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,14 +57,16 @@ def _compare(options: argparse.Namespace) -> int:
         if path:
             guard.check_file(flag, path)
     first, second = _sides(options)
+    compared_runs.refuse_twice((first, second))
     (firsts, seconds), notes = comparison.matched([[_read(path) for path in side] for side in (first, second)])
+    differing = compared_runs.differences((first, second))
     found = comparison.compare(firsts, seconds)
     images, every = len(firsts[0].names), firsts[0].patients
     patients = len(set(every)) if all(every) else None  # of an image whose patient is not known nobody knows
-    print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}")
+    print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}\n{compared_runs.in_words(differing)}")
     of, over = f" of {count_of(patients, 'patient')}" if patients else "", ", over patients" if any(every) else ""
     print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
-    notes += _seeds(len(firsts), len(seconds))
+    notes += [*compared_runs.same_training((first, second), (firsts, seconds)), *_seeds(len(firsts), len(seconds))]
     for note in notes:
         print(f"note: {note}")
     print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
@@ -67,35 +82,39 @@ def _compare(options: argparse.Namespace) -> int:
             sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
     tests, conclusion = _tests(firsts, seconds), comparison.conclusion(found)
-    names = [list(map(_name, side)) for side in (first, second)]
+    names = [list(map(name_of, side)) for side in (first, second)]
     if options.json:
         write_json(options.json, {
             "first": names[0], "second": names[1], "images": images, "patients": patients,
+            "classes": firsts[0].classes, "differ_in": differing, "tests": TESTS,
+            "units": UNITS | {"intervals": "patients" if any(every) else "images"},
             "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
             "pairs": tests, "notes": notes, "conclusion": conclusion,
         })  # fmt: skip  # the file's content
     print(f"\n{conclusion}")
     if options.output:
         rows = [(words, found[name]) for name, words in SHOWN.items() if name in found]
-        page = write_compare_page(options.output, names, (images, patients), notes, rows, tests, conclusion)
+        told = [compared_runs.in_words(differing), *notes]
+        page = write_compare_page(options.output, names, (images, patients), told, rows, tests, conclusion)
         print(f"page: {page.resolve()}")
     say_next(*_steps(first, second))
     return 0
 
 
 def _steps(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[str, str]]:
-    """What can be done next: of one run on each side, train each with another seed."""
+    """What can be done next: of one run on each side, train each with two other seeds."""
     steps = []
     if len(first) == len(second) == 1:
         for side, run in (("A", first[0]), ("B", second[0])):
-            steps += [(f"train {side} with another seed", command) for _, command in trained_again(run)[-1:]]
+            if commands := other_seeds(run, comparison.SEEDS - 1):
+                steps.append((f"train {side} with other seeds, and compare them all", "\n  ".join(commands)))
     return steps or [("see all metrics of one of them", pasted("medmambase-evaluate", first[0]))]
 
 
 def _seeds(first: int, second: int) -> list[str]:
     """Say what the intervals leave out, where a side has one run only."""
     if max(first, second) == 1:
-        return ["there is one run on each side: training with another seed may change the result; compare several"]
+        return ["there is one run on each side: the intervals do not include the variation between seeds"]
     if min(first, second) == 1:
         return ["one side has only one run: its intervals do not include the variation between seeds"]
     return []
@@ -156,19 +175,12 @@ def _matching(patterns: Sequence[str]) -> list[Path]:
 
 
 def _read(path: Path) -> Predictions:
-    table = path if path.is_file() else path / TEST / PREDICTIONS
+    table = table_of(path)
     if not table.is_file():
         raise DataError(
             f"{path}: has no {TEST}/{PREDICTIONS}; give the folders of runs that had test images, or tables"
         )
     return read_predictions(table)
-
-
-def _name(path: Path) -> str:
-    """What a run, or a table, is called where no other folder may be told of."""
-    whole = path.resolve()
-    of_a_run = whole.name == PREDICTIONS and whole.parent.name == TEST
-    return last_name(str(whole.parents[1] if of_a_run else whole))
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -160,7 +160,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
         group_column=options.group_column,
         class_names=options.class_names,
     )
-    tried = held_out.examine(run, network, found, console.progress)
+    tried = held_out.examine(run, network, found, console.progress, options.class_names)
     for note in tried.notes:
         print(f"note: {note}")
     folder = run_folder.create(run / EVALUATIONS, options.name or source.resolve().stem)

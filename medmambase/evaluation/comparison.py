@@ -21,6 +21,7 @@ from medmambase.evaluation.metrics import Interval, weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.plural import count_of
 
+SEEDS = 3  # trainings a side that say something of the settings, and not of one network
 # How far apart two networks can be, where that is not 1.
 _MOST = {"mcc": 2.0, "kappa": 2.0, "brier": 2.0}
 
@@ -59,7 +60,8 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     Tables of other programs may have rows or classes in another order, and no patients: rows and
     classes are put into the order of the first table, and patients are taken from the table that
     names those of most images. What does not belong together stays as it is, and ``compare``
-    refuses it. Raises MetricsError for a table with two rows for one image.
+    refuses it. Raises MetricsError for a table with two rows for one image, and for tables that
+    contradict each other about whose images are one patient's.
     """
     first = sides[0][0]
     for name, count in (pair for side in sides for one in side for pair in Counter(one.names).items()):
@@ -72,7 +74,9 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     found = [[_in_order_of(first, one) for one in side] for side in sides]
     every = [one for side in found for one in side]
     same = [one for one in every if one.names == first.names]
-    naming = max(same, key=_named)
+    naming = max(same, key=lambda one: (_named(one), one.patients))  # whichever table comes first
+    for one in same:
+        _agreeing(naming, one)
     notes = []
     if not _named(naming):
         notes.append(
@@ -109,6 +113,23 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
 def _named(predictions: Predictions) -> int:
     """How many images have a patient who is known."""
     return sum(map(bool, predictions.patients))
+
+
+def _agreeing(one: Predictions, other: Predictions) -> None:
+    """Raise MetricsError where two images are of one patient in one table and of two in the other.
+    Names may differ, as pseudonyms do."""
+    rows = zip(one.names, one.patients, other.patients, strict=True)
+    first: dict[tuple[int, str], tuple[str, str, str]] = {}  # a table and its patient -> where we met it first
+    for row in (row for row in rows if row[1] and row[2]):
+        image, *patients = row
+        for table, patient in enumerate(patients):
+            met = first.setdefault((table, patient), row)
+            if met[1:] != row[1:]:
+                raise MetricsError(
+                    f"the tables contradict each other about patients: {image!r} is of {patients[0]!r} in one and of "
+                    f"{patients[1]!r} in another, and {met[0]!r} of {met[1]!r} and {met[2]!r}; correct the table that "
+                    f"is wrong, or leave its patients out"
+                )
 
 
 def _ties(predictions: Predictions) -> int:
@@ -166,7 +187,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
 
 
 def conclusion(found: Mapping[str, Difference]) -> str:
-    """Say in a sentence whether B is better than A, by the balanced accuracy."""
+    """Say whether B is better than A, by the balanced accuracy, and of which side there was one
+    training only."""
     one = found.get("balanced_accuracy")
     if one is None or one.interval is None:
         return (
@@ -175,10 +197,21 @@ def conclusion(found: Mapping[str, Difference]) -> str:
         )
     low, high = one.interval.low, one.interval.high
     between = f"{abs(one.difference):.3f} (95 % interval of B - A: {low:+.3f} to {high:+.3f})"
-    if low <= 0 <= high:
-        return f"No difference can be told from chance: the balanced accuracies differ by {between}."
-    better, other = ("B", "A") if low > 0 else ("A", "B")
-    return f"{better} is better than {other}, more than chance explains: its balanced accuracy is higher by {between}."
+    once = [side for side, values in (("A", one.firsts), ("B", one.seconds)) if len(values) == 1]
+    here = " on these images" if once else ""
+    said = f"No difference can be told from chance{here}: the balanced accuracies differ by {between}."
+    if not low <= 0 <= high:
+        better, other = ("B", "A") if low > 0 else ("A", "B")
+        said = (
+            f"{better} is better than {other}{here}, more than chance explains: its balanced accuracy is higher by "
+            f"{between}."
+        )
+    if not once:
+        return said
+    about = "Each was trained once, so this is about these two networks" if len(once) > 1 else (
+        f"{once[0]} was trained once, so this is about that one network"
+    )  # fmt: skip  # one sentence
+    return f"{said} {about}: training with another seed may change the result; compare {SEEDS} seeds of each."
 
 
 def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:
@@ -249,7 +282,8 @@ def _surely(
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)  # Welch and Satterthwaite
     reach = math.sqrt(variance) * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    method = f"bootstrap{', and the variance between seeds' if of_seeds else ''}"
+    several = [side for side, values in (("A", first), ("B", second)) if len(values) > 1]
+    method = f"bootstrap, and the variance between seeds of {' and '.join(several)}" if several else "bootstrap"
     return Interval(difference - reach, difference + reach, method), float(
         2 * scipy.stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
     )

@@ -2,19 +2,19 @@
 before."""
 
 import csv
-import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmambase.data.audit import seen_otherwise
-from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode
+from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, modalities
+from medmambase.data.manifest.class_names import advice
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.model.classifier import Classifier
 from medmambase.model.starting import lost_origin, read_origin
 from medmambase.plural import count_of
-from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, START, folds_of
+from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, START, folds_of, setting_of
 from medmambase.tables import of_cell
 
 
@@ -29,9 +29,12 @@ class Examination:
     notes: tuple[str, ...]
 
 
-def examine(run: Path, network: Classifier, found: Manifest, progress: Progress) -> Examination:
+def examine(
+    run: Path, network: Classifier, found: Manifest, progress: Progress, class_names: str | None = None
+) -> Examination:
     """Decode the test images of ``found``: its own test split; without one, those that were this
-    run's test images (of a cross-validation those of all folds); else all images.
+    run's test images (of a cross-validation those of all folds); else all images. ``class_names``:
+    how the classes of ``found`` were renamed already.
 
     Raises DataError for a class that the network does not know, where there is no image, and where
     a file that tells what the network has seen is damaged; WeightsError where that is the one which
@@ -48,12 +51,12 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
         own = tuple(sample for sample in samples if sample.name in tests)
         samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
-    for name in sorted({found.classes[sample.label] for sample in samples} - number.keys()):
-        near = difflib.get_close_matches(name, network.classes, n=1)  # one that has something in common, or none
+    if unknown := sorted({found.classes[sample.label] for sample in samples} - number.keys()):
+        trained_with = setting_of(runs[0], "class_names")
         raise DataError(
-            f"{found.root}: the network does not know class {name!r}; it knows "
-            f"{', '.join(map(repr, network.classes))}: {f'did you mean {near[0]!r}? ' if near else ''}"
-            f"Say what it calls the class with --class-names {name}=NAME, or leave out the class"
+            f"{found.root}: the network does not know class {unknown[0]!r}; it knows "
+            f"{', '.join(map(repr, network.classes))}; "
+            f"{advice(found, unknown, network.classes, class_names, trained_with)}, or leave out the class"
         )
     samples = tuple(replace(sample, label=number[found.classes[sample.label]], split="test") for sample in samples)
     images, bad = decode(
@@ -73,7 +76,12 @@ def examine(run: Path, network: Classifier, found: Manifest, progress: Progress)
     seen |= seen_otherwise(
         images, network.preprocessing, at_start, lambda results, total: progress(results, total, "comparing")
     )
-    notes = [f"tested on {which}: {count_of(len(images.labels), 'image')}", *found.notes, *clips(images)]
+    notes = [
+        f"tested on {which}: {count_of(len(images.labels), 'image')}",
+        *found.notes,
+        *modalities(images),
+        *clips(images),
+    ]
     if kept is None:
         notes.append(
             f"without {PRIVATE} the run cannot tell whether a patient of these images was in train or val, because "

@@ -23,7 +23,7 @@ from medmambase.config import (
     Side,
     TrainConfig,
 )
-from medmambase.settings import DEFINED, NONE, Channels, Engine, OnBad, Preset, check_start, one_of_each
+from medmambase.settings import DEFINED, NONE, Channels, Engine, OnBad, Preset, check_start, is_same, one_of_each
 from medmambase.settings_file import config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check
 
@@ -185,7 +185,8 @@ def of_run(run: Path, flags: Mapping[str, Any]) -> PretrainSettings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
     settings, flags = resolve({}, config_of(run, "pretraining")), todays(flags)
-    refuse_changes(run, flags, settings.value, MAY_CHANGE)
+    others = {name: value for name, value in flags.items() if not is_same(name, value, settings.value(name))}
+    refuse_changes(run, others, settings.value, MAY_CHANGE)
     changed = {name: check(flag(name), value, _WANTED[name], ConfigError) for name, value in flags.items()}
     if settings.drawn and changed.get("data"):
         raise ConfigError(f"{flag('data')} is {changed['data']!r}, but {run} draws its pictures; leave it out")
@@ -200,7 +201,7 @@ def is_run_of(run: Path, settings: PretrainSettings) -> bool:
     except ConfigError:  # made, and nothing written in it yet; or the run of a training
         return False
     names = [name for name in TYPES if name == "data" or name not in MAY_CHANGE]
-    return all(begun.value(name) == settings.value(name) for name in names)
+    return all(is_same(name, begun.value(name), settings.value(name)) for name in names)
 
 
 def _check(settings: PretrainSettings, shown: Callable[[str], str], file: str) -> None:

@@ -13,7 +13,7 @@ from medmambase import run_folder
 from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, audit, duplicate_groups, seen_otherwise
 from medmambase.data.decoded.disk_cache import Cache
-from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost
+from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost, modalities
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
@@ -105,7 +105,8 @@ def take_in(
             for name in ("val", "test")
         ]
         found = replace(found, seen=tuple(sorted({*found.seen}.union(*again))))
-    notes = (*manifest.notes, *lost(manifest, images.samples), *clips(images), *(cache.notes if cache else ()))
+    of_images = (*lost(manifest, images.samples), *modalities(images), *clips(images))
+    notes = (*manifest.notes, *of_images, *(cache.notes if cache else ()))
     return Intake(images, preprocessing, found, (*manifest.unlisted, *bad), notes)
 
 

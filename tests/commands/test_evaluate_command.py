@@ -96,7 +96,10 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     assert (
         "6 test images; intervals at 95 %" in alone
         and re.search(r"No difference can be told from chance|is better than|cannot be said", alone)
-        and "config.toml --split-seed 0 --seed 1" in alone.splitlines()[-1]
+        and ["config.toml --split-seed 0 --seed 1" in alone.splitlines()[-2], alone.endswith("--seed 2\n")]
+        == [True] * 2
+        and "\nA and B differ in: se off / on\n" in alone
+        and "the intervals do not include the variation between seeds" in alone
         and "training with another seed may change the result" in alone
         and "McNemar: correct only in A" in alone
     )
@@ -107,6 +110,13 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     assert "one side has only one run: its intervals" in capsys.readouterr().out
     found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert (found["first"], found["second"]) == (["plain-001"], ["se-001", "se-002"])
+    assert found["differ_in"]["se"] == [["off"], ["on"]] and found["differ_in"]["seed"] == [["0"], ["0", "1"]]
+    assert found["classes"] == list(phantom.CLASSES) and found["units"]["intervals"] == "images"
+    assert found["conclusion"].endswith("compare 3 seeds of each.") and set(found["tests"]) == {
+        "figures", "delong", "mcnemar",
+    }  # fmt: skip  # one list
+    assert found["figures"]["accuracy"]["interval"]["method"] == "bootstrap, and the variance between seeds of B"
+    assert "Method of the intervals: bootstrap, and the variance between seeds of B." in page
     assert found["figures"]["accuracy"]["difference"] == pytest.approx(
         np.mean(
             [
@@ -121,18 +131,18 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
 def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for run, patients in (("a-001", "pppq"), ("b-001", "pp ")):
+    for run, patients in (("a-001", "pppq"), ("b-001", "pp "), ("c-001", "pp ")):
         (tmp_path / run / "test").mkdir(parents=True)
         lines = [f"{n},x,x,{patient.strip()},0.9,0.1" for n, patient in enumerate(patients.ljust(4))]
         table = "\n".join(["path,label,predicted,patient,prob_x,prob_y", *lines, ""])
         (tmp_path / run / "test" / "predictions.csv").write_text(table, encoding="utf-8", newline="\n")
     monkeypatch.chdir(tmp_path / "b-001")
-    for first, said in (("../a-001", " of 2 patients"), (".", "")):
-        words = [f"{first}/test/predictions.csv", ".", "--json", "../c.json"]
+    for first, said in (("a-001", " of 2 patients"), ("c-001", "")):
+        words = [f"../{first}/test/predictions.csv", ".", "--json", "../c.json"]
         assert compare.main(words) == 0
         assert f"\n4 test images{said}; intervals at 95 %, over patients\n" in capsys.readouterr().out
         found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
-        assert (found["first"], found["second"]) == (["a-001" if said else "b-001"], ["b-001"])
+        assert (found["first"], found["second"]) == ([first], ["b-001"])
         assert found["patients"] == (2 if said else None)
 
 
@@ -150,7 +160,7 @@ def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_k
             evaluate.main,
             ["RUN", "STRANGE"],
             3,
-            r"does not know class 'brian'; it knows 'abdomen', .*: did you mean 'brain'\? .* --class-names brian=NAME",
+            r"does not know class 'brian'; it knows 'abdomen', .*; give --class-names brian=brain, if that is what",
         ),
         (evaluate.main, ["RUN", "IMAGES", "--device", "cuda:9"], 2, "--device cuda:9 cannot be used"),
         (evaluate.main, ["BAD.csv"], 3, r"BAD\.csv: the first line is"),
@@ -213,6 +223,7 @@ def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_k
             2,
             "--at is 'brian:sensitivity=0.9'; wanted",
         ),
+        (compare.main, ["RUN", "RUN"], 2, "is given twice, and would count as two trainings; give each run once"),
         (compare.main, ["RUN"], 2, "two runs are compared, and 1 was given; give two"),
         (compare.main, ["RUN", "NOWHERE"], 2, "NOWHERE: no run has this name, and nothing matches it"),
         (compare.main, ["RUN", "EMPTY"], 3, r"EMPTY: has no test/predictions\.csv; give the folders of runs"),

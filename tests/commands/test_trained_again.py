@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medmambase.commands import next_steps, train_flags
-from medmambase.commands.trained_again import trained_again
+from medmambase.commands.trained_again import other_seeds, trained_again
 from medmambase.settings import Settings, resolve
 
 
@@ -40,6 +40,13 @@ def test_only_the_seed_differs(settings: dict[str, object], tmp_path: Path) -> N
     assert after.seed_of_splits == before.seed_of_splits
     unchanged = after.changed("seed", before.training.seed).changed("split_seed", before.split_seed)
     assert unchanged == before
+
+
+def test_several_other_seeds_follow_each_other(tmp_path: Path) -> None:
+    before = run_of(tmp_path, data="data", seed=4)
+    after = [parsed(command) for command in other_seeds(tmp_path, 2)]
+    assert [one.training.seed for one in after] == [5, 6] and {one.seed_of_splits for one in after} == {4}
+    assert after[1].changed("seed", 4).changed("split_seed", before.split_seed) == before
 
 
 def test_the_next_fold_is_proposed_while_there_is_one(tmp_path: Path) -> None:

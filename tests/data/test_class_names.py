@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medmambase.config import ConfigError
-from medmambase.data.manifest.class_names import renamed
+from medmambase.data.manifest.class_names import advice, renamed
 from medmambase.data.manifest.folders import Manifest, Sample
 from medmambase.data.manifest.sources import read_images
 
@@ -72,3 +72,25 @@ def test_the_splits_of_a_run_bring_its_class_names(images: Path, tmp_path: Path)
     )
     assert "head" in read_images(tmp_path / "splits.csv").classes
     assert "skull" in read_images(tmp_path / "splits.csv", class_names="brain=skull").classes
+
+
+@pytest.mark.parametrize(
+    ("classes", "known", "given", "own", "said"),
+    [
+        (("Normal", "krank"), ("gesund", "krank"), None, None, "give --class-names Normal=gesund, if that is what"),
+        (("0", "1"), ("good", "bad one"), None, "0=good,1=bad one", 'trained with --class-names "0=good,1=bad one": '),
+        (("Norm", "tumor"), ("tumour", "normal"), None, None, "give --class-names Norm=normal,tumor=tumour, if"),
+        (("a", "x", "y"), ("a", "k", "m"), None, "q=k", "give --class-names x=NAME,y=NAME, NAME is what"),
+        (("a", "x"), ("a", "k"), "old=a", None, "give --class-names old=a,x=k, if"),
+        (("a", "x"), ("a", "k"), "old=x", None, "--class-names is 'old=x': what stands behind each ="),
+    ],
+)
+def test_what_is_advised_for_a_class_that_a_network_does_not_know(
+    classes: tuple[str, ...], known: tuple[str, ...], given: str | None, own: str | None, said: str
+) -> None:
+    unknown = sorted(set(classes) - set(known))
+    told = advice(manifest(*classes), unknown, known, given, own)
+    assert said in told
+    if told.startswith("give") and given is None and "NAME" not in told.partition("names ")[2]:
+        wish = told.removeprefix("give --class-names ").partition(", if")[0]
+        assert set(renamed(manifest(*classes), wish).classes) == set(known)

@@ -5,12 +5,13 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medmambase.config import ConfigError
 from medmambase.data.manifest import groups
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
-from medmambase.data.manifest.groups import grouped, patients_of
+from medmambase.data.manifest.groups import grouped, patients_of, told_by_files
 
 NAMES = ("a/p1_0.png", "b/p2_肺.png", "b/p2_\udcff.png", "b/nobody.png")
 
@@ -27,6 +28,24 @@ def test_the_first_group_is_the_patient_or_all_that_matches(regex: str, wanted: 
     assert found.notes[0] == "a note" and "no patient in 1 name, such as b/nobody.png" in found.notes[1]
     before = [match[match.re.groups and 1] if (match := re.search(regex, name)) else "" for name in NAMES]
     assert tuple(before) == wanted
+
+
+def test_where_the_expression_finds_nobody_a_table_or_the_dicom_file_tells_the_patient(tmp_path: Path) -> None:
+    from dicom_files import write
+
+    path = write(tmp_path / "scan.dcm", np.zeros((8, 8), dtype=np.uint8), PatientID="q9")
+    there = write(tmp_path / "p3_x.dcm", np.zeros((8, 8), dtype=np.uint8), PatientID="q9")
+    of_file, matched = Sample(path, 0, "train", "a/scan.dcm"), Sample(there, 0, "train", "a/p3_x.dcm")
+    of_table = Sample(Path("t.png"), 0, "train", "a/t.png", "known")
+    given = replace(manifest(NAMES), samples=(*manifest(NAMES).samples, of_file, matched, of_table))
+    found = grouped(given, r"(p\d)_")
+    assert [sample.patient for sample in found.samples] == ["p1", "p2", "p2", "", "q9", "p3", "known"]
+    assert found.notes[1] == (
+        "--group-regex finds no patient in 3 names, such as b/nobody.png: 2 of these images have the patient that a "
+        "table or their DICOM file names, and each of the others counts as a patient of its own"
+    )
+    told = told_by_files(replace(given, samples=(of_file, of_table)))
+    assert [sample.patient for sample in told.samples] == ["q9", "known"]
 
 
 def test_an_expression_without_end_is_stopped_and_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

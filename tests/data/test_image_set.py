@@ -10,7 +10,7 @@ from PIL import Image
 
 from medmambase.config import Preprocessing
 from medmambase.data.decoded import on_demand
-from medmambase.data.decoded.image_set import ImageSet, decode
+from medmambase.data.decoded.image_set import ImageSet, decode, modalities
 from medmambase.data.decoded.on_demand import OnDemand
 from medmambase.data.manifest.folders import Sample
 from medmambase.data.reading.images import Facts, ImageError, load
@@ -46,6 +46,17 @@ def test_each_image_comes_with_what_its_file_was(tmp_path: Path) -> None:
         fact for fact, sample in zip(images.facts, images.samples, strict=True) if sample.split == "val"
     )
     assert images.rows([4, 0]).facts == (images.facts[4], images.facts[0])
+
+
+def test_dicom_files_of_several_modalities_are_told_with_an_example_of_each() -> None:
+    def of(*kinds: str) -> ImageSet:
+        samples = tuple(Sample(Path(f"{row}"), 0, "train", f"a/{row}.dcm") for row in range(len(kinds)))
+        facts = tuple(Facts(f"{row}", 8, 8, "L", 1, modality=kind) for row, kind in enumerate(kinds))
+        return ImageSet(torch.zeros(len(kinds), 1, 8, 8), torch.zeros(len(kinds)), samples, facts)
+
+    (note,) = modalities(of("CT", "", "US", "US"))
+    assert "several modalities: US (2 images, such as a/2.dcm), CT (1 image, such as a/0.dcm);" in note
+    assert modalities(of("US", "", "US")) == modalities(of("", "")) == ()
 
 
 def test_rows_are_the_images_asked_for_whether_or_not_they_follow_each_other(tmp_path: Path) -> None:

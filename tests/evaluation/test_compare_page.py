@@ -29,7 +29,7 @@ def test_the_page_holds_what_was_found_and_runs_nothing(tmp_path: Path) -> None:
         "correct only in A: 3; only in B: 11", "0.0574", "DeLong, <b>x</b>", "AUC +0.100 (standard error 0.050)",
     ):  # fmt: skip  # a list
         assert words in page.text, words
-    assert "nobody" not in page.text
+    assert "nobody" not in page.text and "Method of the intervals: bootstrap." in page.text
     assert not page.all("b") + page.all("i") + page.all("script") + page.all("img")
     assert all(not link["href"] or link["href"].startswith("data:") for link in page.all("link"))
 

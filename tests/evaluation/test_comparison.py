@@ -83,10 +83,25 @@ def test_a_better_network_is_found_better_and_an_equal_one_is_not() -> None:
     ],
 )
 def test_the_conclusion_is_one_sentence(difference: float, low: float, high: float, said: str) -> None:
-    found = Difference(0.5, 0.5 + difference, Interval(low, high, "bootstrap"), 0.1, (0.5,), (0.5 + difference,))
+    seeds = (0.5,) * 2, (0.5 + difference,) * 2
+    found = Difference(0.5, 0.5 + difference, Interval(low, high, "bootstrap"), 0.1, *seeds)
     assert conclusion({"balanced_accuracy": found}).startswith(said)
+    assert "seed" not in conclusion({"balanced_accuracy": found})
     for nothing in ({}, {"balanced_accuracy": replace(found, interval=None)}):
         assert conclusion(nothing).startswith("It cannot be said whether A or B is better")
+
+
+def test_of_one_training_a_side_the_conclusion_says_that_another_seed_may_change_it() -> None:
+    ends = ": training with another seed may change the result; compare 3 seeds of each."
+    for low, firsts, seconds, about in (
+        (0.01, (0.5,), (0.6,), "Each was trained once, so this is about these two networks"),
+        (-0.01, (0.5,), (0.6,), "Each was trained once, so this is about these two networks"),
+        (0.01, (0.5, 0.5), (0.6,), "B was trained once, so this is about that one network"),
+        (0.01, (0.5,), (0.6, 0.6), "A was trained once, so this is about that one network"),
+    ):
+        one = Difference(0.5, 0.6, Interval(low, 0.2, "bootstrap"), 0.1, firsts, seconds)
+        said = conclusion({"balanced_accuracy": one})
+        assert "on these images" in said and said.endswith(about + ends)
 
 
 def test_a_difference_and_its_opposite_are_the_same() -> None:
@@ -173,6 +188,24 @@ def test_the_table_that_names_the_patients_of_most_images_is_used() -> None:
             "1 table names the patients of fewer images: those of another table are used",
             "1 image has no known patient: each counts as a separate patient",
         ]
+
+
+def test_tables_that_contradict_each_other_about_patients_are_refused_in_either_order() -> None:
+    one = replace(calls([0] * 4, [0] * 4)[0], patients=("p", "p", "q", ""))
+    for patients, words in (
+        (("p", "q", "q", "r"), "'1' is of 'q' in one and of 'p' in another, and '0' of 'p' and 'p'"),
+        (("s", "s", "s", ""), "'2' is of 's' in one and of 'q' in another, and '0' of 's' and 'p'"),
+    ):
+        other = replace(one, patients=patients)
+        with pytest.raises(MetricsError, match=words):
+            matched([[one], [other]])
+        with pytest.raises(MetricsError, match="contradict each other about patients"):
+            matched([[other], [one]])
+    # Other names for the same patients, as pseudonyms are, contradict nothing, and no order decides
+    # whose are used.
+    other = replace(one, patients=("y", "y", "x", ""))
+    chosen = [matched(sides)[0][0][0].patients for sides in ([[one], [other]], [[other], [one]])]
+    assert chosen[0] == chosen[1]
 
 
 def test_a_path_that_stands_twice_is_refused() -> None:

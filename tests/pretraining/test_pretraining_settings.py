@@ -67,6 +67,7 @@ def test_the_file_of_a_run_repeats_it_and_only_what_changes_no_result_may_change
     assert resolve({"steps": 5}, tmp_path / CONFIG).minutes is None  # a flag takes back the other of the pair
     assert of_run(tmp_path, {"half": True, "workers": 3}).half
     assert is_run_of(tmp_path, resolve({"half": True}, tmp_path / CONFIG))
+    assert is_run_of(tmp_path, resolve({"runs": "./runs/"}, tmp_path / CONFIG))
     assert not is_run_of(tmp_path, resolve({"seed": 1}, tmp_path / CONFIG)) and not is_run_of(tmp_path / "x", settings)
     with pytest.raises(ConfigError, match="--seed is 1 and was 0; leave them out"):
         of_run(tmp_path, {"seed": 1})

@@ -186,6 +186,19 @@ def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def modalities(images: ImageSet) -> tuple[str, ...]:
+    """Write a note where DICOM files are of several modalities, such as ultrasound and CT."""
+    first: dict[str, str] = {}
+    for sample, facts in zip(images.samples, images.facts, strict=True):
+        if facts.modality:
+            first.setdefault(facts.modality, sample.name)
+    if len(first) < 2:
+        return ()
+    every = Counter(facts.modality for facts in images.facts if facts.modality).most_common()
+    listed = ", ".join(f"{name} ({count_of(count, 'image')}, such as {first[name]})" for name, count in every)
+    return (f"the DICOM files are of several modalities: {listed}; take out what is no image of what is to be told",)
+
+
 def clips(images: ImageSet) -> tuple[str, ...]:
     """Write a note where files have several frames: one of each is an image."""
     clips = [(facts.frames, s.name) for s, facts in zip(images.samples, images.facts, strict=True) if facts.frames > 1]

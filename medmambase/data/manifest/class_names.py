@@ -1,6 +1,9 @@
 """Give classes other names, such as words in place of the numbers that folders are called by."""
 
+import difflib
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from medmambase.config import ConfigError
@@ -33,3 +36,29 @@ def renamed(found: Manifest, wish: str) -> Manifest:
         )
     told = ", ".join(f"{one} is called {other}" for one, other in names.items())
     return replace(found, classes=classes, notes=(*found.notes, f"classes renamed: {told}"))
+
+
+def advice(found: Manifest, unknown: Sequence[str], known: Sequence[str], given: str | None, own: str | None) -> str:
+    """Say how images whose classes are ``unknown`` to a network get the names that it has
+    (``known``).
+
+    ``given``: the ``--class-names`` by which the classes of ``found`` have their names already;
+    ``own``: those that the network was trained with.
+    """
+    left = [one for one in known if one not in found.classes]
+    if given is not None and any(f"={name}" in given for name in unknown):
+        return f"--class-names is {given!r}: what stands behind each = must be a class of the network; correct it"
+    if given is None and own is not None:
+        with suppress(ConfigError):  # other folders than it was trained on
+            if set(renamed(found, own).classes) <= set(known):
+                return f"it was trained with --class-names {_quoted(own)}: give the same here"
+    only = left if len(unknown) == len(left) == 1 else []
+    meant = [next(iter(difflib.get_close_matches(name, left, n=1) or only), "NAME") for name in unknown]
+    pairs = ([] if given is None else [given]) + [f"{name}={other}" for name, other in zip(unknown, meant, strict=True)]
+    what = "NAME is what it calls the class" if "NAME" in meant else "if that is what they are"
+    return f"give --class-names {_quoted(','.join(pairs))}, {what}"
+
+
+def _quoted(word: str) -> str:
+    """As every shell takes it: in double quotes, where there is a blank."""
+    return f'"{word}"' if re.search(r"\s", word) else word

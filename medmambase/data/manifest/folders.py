@@ -115,6 +115,12 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
     train = found["train"]
     classes = tuple(sorted(name for name, paths in train.items() if paths))
     if not any(found.values()):
+        if loose := [path for folder in split_folders.values() for path in _loose(folder)]:
+            lie = count_of(len(loose), "image lies", "images lie")
+            raise DataError(
+                f"{root}: {lie} there in no class folder, such as {loose[0].name}; put the images of each class into a "
+                f"folder of its own, or give a CSV (path,label); medmambase-pretrain learns from images without classes"
+            )
         raise DataError(
             f"{root}: no images found; put them in one folder for each class (png, jpg, bmp, gif, tif, webp, pgm, "
             f"jp2, dcm are read)"
@@ -256,12 +262,16 @@ def _classes_in(
     where = "" if folder == root else f" in {folder.name}/"
     if empty:
         notes.append(f"no images{where} in class folder {', '.join(empty)}")
-    loose = sum(_is_image(child.name) and child.is_file() for child in folder.iterdir())
-    if loose:
+    if loose := len(_loose(folder)):
         notes.append(
             f"{count_of(loose, 'image lies', 'images lie')} directly in {folder.name}/, in no class folder: ignored"
         )
     return classes
+
+
+def _loose(folder: Path) -> list[Path]:
+    """The images that lie directly in a folder."""
+    return sorted(child for child in folder.iterdir() if _is_image(child.name) and child.is_file())
 
 
 def _subfolders(folder: Path) -> list[Path]:

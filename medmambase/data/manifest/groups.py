@@ -18,6 +18,7 @@ from typing import IO
 
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError, Manifest, Sample, image_files
+from medmambase.data.reading.dicom import patient_of
 from medmambase.plural import count_of
 
 LIMIT = 10.0  # seconds for one name; it takes microseconds
@@ -46,7 +47,8 @@ def patients_of(source: Path, group_regex: str) -> dict[str, str]:
 
 def grouped(found: Manifest, group_regex: str) -> Manifest:
     """Return the images with the patient that ``group_regex`` finds in each name: its first group,
-    or without groups all that it matches.
+    or without groups all that it matches. Where it finds none, patients are as before, or as
+    ``told_by_files`` finds them.
 
     Raises ConfigError for what is no regular expression, and DataError where it finds nothing in
     any name, or takes longer than LIMIT for one.
@@ -68,14 +70,34 @@ def grouped(found: Manifest, group_regex: str) -> Manifest:
             f"{found.root}: --group-regex {group_regex!r} finds nothing in any of {len(names)} names, such as "
             f"{unknown[0]}"
         )
-    notes = found.notes
+    samples = (
+        replace(sample, patient=patient or sample.patient)
+        for sample, patient in zip(found.samples, patients, strict=True)
+    )
+    found, notes = told_by_files(replace(found, samples=tuple(samples))), found.notes
     if unknown:
-        notes += (
-            f"--group-regex finds no patient in {count_of(len(unknown), 'name')}, such as {unknown[0]}: each of these "
-            f"images counts as a patient of its own",
+        named = sum(
+            not patient and bool(sample.patient) for patient, sample in zip(patients, found.samples, strict=True)
         )
-    samples = (replace(sample, patient=patient) for sample, patient in zip(found.samples, patients, strict=True))
-    return replace(found, samples=tuple(samples), notes=notes)
+        said = f"--group-regex finds no patient in {count_of(len(unknown), 'name')}, such as {unknown[0]}: "
+        if named:
+            told = f"{named} of these images have the patient that a table or their DICOM file names"
+            rest = ", and each of the others counts as a patient of its own" if named < len(unknown) else ""
+            notes += (f"{said}{told}{rest}",)
+        else:
+            notes += (f"{said}each of these images counts as a patient of its own",)
+    return replace(found, notes=notes)
+
+
+def told_by_files(found: Manifest) -> Manifest:
+    """Return the images with the patients that DICOM files tell, where nothing else does."""
+    samples = (
+        replace(sample, patient=patient_of(sample.path))
+        if not sample.patient and sample.path.suffix.casefold() in ("", ".dcm", ".dicom")
+        else sample
+        for sample in found.samples
+    )
+    return replace(found, samples=tuple(samples))
 
 
 def _matched(found: Manifest, group_regex: str, names: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Read any data source as images with classes, patients and splits."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from medmambase import run_folder
@@ -8,11 +7,10 @@ from medmambase.data.manifest.class_names import renamed
 from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
 from medmambase.data.manifest.given_splits import data_of_splits, with_splits
-from medmambase.data.manifest.groups import grouped
+from medmambase.data.manifest.groups import grouped, told_by_files
 from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.published import FETAL_PLANES, is_fetal_planes, read_fetal_planes, read_medmnist
 from medmambase.data.manifest.splits import complete
-from medmambase.data.reading.dicom import patient_of
 
 WANTED = (
     "give a folder that holds train/, val/ and test/ or one folder for each class, a CSV "
@@ -38,9 +36,9 @@ def read_manifest(
     give every image a split.
 
     ``group_regex`` finds the patient in an image's path below the root: by its first group, or as a
-    whole; ``group_column`` names the column of a CSV that tells it; where neither does, DICOM files
-    tell it themselves. ``folds``, ``fold``, ``allow_leak``, ``duplicates``: as ``splits.complete``
-    has them.
+    whole; ``group_column`` names the column of a CSV that tells it; of an image for which neither
+    does, its DICOM file tells it. ``folds``, ``fold``, ``allow_leak``, ``duplicates``: as
+    ``splits.complete`` has them.
     ``splits``: a table that divides the images; the ``splits.csv`` of a run may also be given as
     the source, and stands for what that run was trained on.
     ``runs``: the folder that new runs go to, which is no data. ``class_names``: as
@@ -79,10 +77,7 @@ def read_images(
     found = _read(source, runs, group_column)
     if class_names is not None:
         found = renamed(found, class_names)
-    if group_regex is not None:
-        found = grouped(found, group_regex)
-    elif not any(sample.patient for sample in found.samples):
-        found = _told_by_files(found)
+    found = told_by_files(found) if group_regex is None else grouped(found, group_regex)
     return found if splits is None else with_splits(found, splits)
 
 
@@ -103,14 +98,3 @@ def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest
     if source.suffix.casefold() == ".npz":
         return read_medmnist(source)
     raise DataError(f"{source}: this is a file of another kind; {WANTED}")
-
-
-def _told_by_files(found: Manifest) -> Manifest:
-    """With the patients that DICOM files tell."""
-    samples = tuple(
-        replace(sample, patient=patient_of(sample.path))
-        if sample.path.suffix.casefold() in ("", ".dcm", ".dicom")
-        else sample
-        for sample in found.samples
-    )
-    return replace(found, samples=samples)

@@ -39,6 +39,7 @@ def write_compare_page(
         rows=rows,
         pairs=pairs,
         conclusion=conclusion,
+        method=next((one.interval.method for _, one in rows if one.interval), None),
         glossary={key: GLOSSARY[key] for key in WORDS},
     )
     write_text(path, page)

@@ -30,7 +30,7 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "confidence interval",
         "A range that shows how much chance there is in a figure: 95 % of intervals made in this way contain the true "
         "value. Where patients are known, patients are counted and not images, because images of one patient resemble "
-        "each other. The differences between training runs are not included.",
+        "each other. The differences between training runs are included only where several seeds are compared.",
     ),
     "confusion": (
         "confusion matrix",

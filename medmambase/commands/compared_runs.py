@@ -1,0 +1,121 @@
+"""Say in which settings the two sides of a comparison differ, and which of their runs are one
+training twice."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from medmambase.config import CHANGE_NO_RESULT, ConfigError
+from medmambase.evaluation.predictions import Predictions
+from medmambase.privacy import last_name, names_folders
+from medmambase.run_folder import CONFIG, CROSSVAL, PREDICTIONS, PRIVATE, TEST, RunFolderError, setting_of
+from medmambase.settings import TYPES, resolve
+
+_PATHS = ("data", "splits", "start", "soft_labels")  # which a folder that was passed on may not tell
+_OF_FILES = ("runs", "name", "plain_patients", *CHANGE_NO_RESULT)  # no result depends on them
+Told = dict[str, str]  # a setting -> its value in words
+
+
+def table_of(path: Path) -> Path:
+    """Return the table of predictions of a run; of a table, itself."""
+    return path if path.is_file() else path / TEST / PREDICTIONS
+
+
+def name_of(path: Path) -> str:
+    """Return what a run, or a table, is called where no other folder may be told of."""
+    whole = path.resolve()
+    of_a_run = whole.name == PREDICTIONS and whole.parent.name == TEST
+    return last_name(str(whole.parents[1] if of_a_run else whole))
+
+
+def refuse_twice(sides: Sequence[Sequence[Path]]) -> None:
+    """Raise ConfigError for a run that is given twice, be it once as its table."""
+    met: set[Path] = set()
+    for path in (path for side in sides for path in side):
+        table = table_of(path).resolve()
+        if table in met:
+            raise ConfigError(
+                f"{path} is given twice, and would count as two trainings; give each run once, on one side"
+            )
+        met.add(table)
+
+
+def differences(sides: Sequence[Sequence[Path]]) -> dict[str, tuple[list[str], list[str]]] | None:
+    """Return each setting in which the sides differ, with its values on either; None where the
+    settings of a run are not known."""
+    told = [[_settings(path) for path in side] for side in sides]
+    found = {}
+    for name in TYPES:
+        values: list[list[str]] = []
+        for side in told:
+            if not all(side):
+                return None
+            values.append(sorted({one[name] for one in side if one and name in one}, key=_in_order))
+        unknown = any(one and name not in one for side in told for one in side)
+        if values[0] != values[1] and not unknown:
+            found[name] = (values[0], values[1])
+    return found
+
+
+def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:
+    """Return what ``differences`` found as one line."""
+    if found is None:
+        return "what A and B differ in is not known: not every run has its settings beside its predictions"
+    listed = "; ".join(f"{name} {' / '.join(', '.join(values) for values in pair)}" for name, pair in found.items())
+    return f"A and B differ in: {listed or 'none of the settings that their folders tell'}"
+
+
+def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:
+    """Return a note for each two runs of a side that are one training twice, by their settings or
+    by what they predict. ``predictions``: those of the runs, in one order of images and classes."""
+    notes = []
+    for paths, tables in zip(sides, predictions, strict=True):
+        for (path, table), (other, again) in combinations(zip(paths, tables, strict=True), 2):
+            settings = _settings(path)
+            alike = "seed and settings" if settings and settings == _settings(other) else ""
+            if table.probabilities.tobytes() == again.probabilities.tobytes():
+                alike = alike or "predictions, to the last digit"
+            if alike:
+                notes.append(
+                    f"{name_of(path)} and {name_of(other)} have the same {alike}: they are one training and count as "
+                    f"two, so the intervals are too narrow; leave one of them out"
+                )
+    return notes
+
+
+def _settings(path: Path) -> Told | None:
+    """The settings of a run, or of the run whose table this is, that its network depends on; None
+    where they cannot be read."""
+    table = table_of(path).resolve()
+    run = table.parent.parent
+    file = next((name for name in (CONFIG, CROSSVAL) if (run / name).is_file()), None)
+    if file is None or table != run / TEST / PREDICTIONS:
+        return None
+    try:
+        settings = resolve({}, run / file)
+    except (ConfigError, RunFolderError):
+        return None
+    hidden = [] if (run / PRIVATE).is_file() else [name for name in _PATHS if setting_of(run, name) is None]
+    names = [name for name in TYPES if name not in _OF_FILES and name not in hidden]
+    return {name: _shown(name, settings.value(name)) for name in names}
+
+
+def _shown(name: str, value: object) -> str:
+    """A setting's value; of a path that tells of folders above the data its last name, and so of
+    the data, which may lie elsewhere on another machine."""
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    text = str(value)
+    return last_name(text) if name in _PATHS and (name == "data" or names_folders(text)) else text
+
+
+def _in_order(value: str) -> tuple[float, str]:
+    """Numbers by their size, then words."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value

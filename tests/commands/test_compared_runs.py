@@ -1,0 +1,70 @@
+"""Compared runs: in which settings the sides differ, and what is one training twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmambase.commands.compared_runs import differences, in_words, refuse_twice, same_training
+from medmambase.config import ConfigError
+from medmambase.evaluation.predictions import Predictions, write_predictions
+from medmambase.settings import resolve
+
+
+def run_of(folder: Path, called: int = 0, **settings: object) -> Path:
+    """A run of these settings that calls both images alike."""
+    (folder / "test").mkdir(parents=True)
+    file = "crossval.toml" if "folds" in settings else "config.toml"
+    (folder / file).write_text(resolve(settings).to_toml(), encoding="utf-8", newline="\n")
+    write_predictions(folder / "test" / "predictions.csv", predicted(called))
+    return folder
+
+
+def predicted(called: int) -> Predictions:
+    return Predictions(("x", "y"), np.array([0, 1]), np.eye(2)[[called, called]], ("a", "b"))
+
+
+def test_each_setting_in_which_the_sides_differ_is_told_with_both_values(tmp_path: Path) -> None:
+    first = [run_of(tmp_path / f"a{seed}", data="scans", seed=seed) for seed in (0, 2, 10)]
+    second = [run_of(tmp_path / f"b{seed}", data="/old/scans", seed=seed, lr=0.001, model="nano") for seed in (0, 2)]
+    other = {"name": "x", "runs": "elsewhere", "save_every": 7}
+    assert (
+        in_words(differences((first, second)))
+        == "A and B differ in: model tiny / nano; lr 0.0005 / 0.001; seed 0, 2, 10 / 0, 2"
+    )
+    # A table that lies in its run is the run; files and folders are no difference.
+    same = run_of(tmp_path / "c", data="scans", **other) / "test" / "predictions.csv"
+    assert in_words(differences(([first[0]], [same]))).endswith("none of the settings that their folders tell")
+    (tmp_path / "loose.csv").write_text("", encoding="utf-8")
+    assert "is not known" in in_words(differences(([first[0]], [tmp_path / "loose.csv"])))
+    folds = [run_of(tmp_path / f"f{count}", data="scans", folds=count) for count in (2, 5)]
+    assert differences((folds[:1], folds[1:])) == {"folds": (["2"], ["5"])}
+
+
+def test_no_folder_above_the_data_is_told_and_weights_that_a_run_keeps_apart_are_no_difference(tmp_path: Path) -> None:
+    one = run_of(tmp_path / "a", data="/home/anna/scans", start="/home/anna/w")
+    other = run_of(tmp_path / "b", data="/home/anna/new", start="/home/anna/v")
+    assert in_words(differences(([one], [other]))) == "A and B differ in: data scans / new; start w / v"
+    text = (other / "config.toml").read_text(encoding="utf-8")
+    hidden = "\n".join(line for line in text.splitlines() if not line.startswith(("data", "start")))
+    (other / "config.toml").write_text(hidden, encoding="utf-8", newline="\n")
+    found = differences(([one], [other]))
+    assert found is not None and not {"data", "start"} & found.keys()
+
+
+def test_a_run_that_is_given_twice_is_refused_by_name_also_as_its_table(tmp_path: Path) -> None:
+    one, other = (run_of(tmp_path / name, data="scans") for name in "ab")
+    refuse_twice(([one], [other]))
+    for sides in (([one, one], [other]), ([one], [other, one / "test" / "predictions.csv"])):
+        with pytest.raises(ConfigError, match="is given twice, and would count as two trainings"):
+            refuse_twice(sides)
+
+
+def test_runs_of_one_side_that_are_one_training_are_told(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / name, data="scans", seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    unlike, alike = [predicted(0), predicted(1)], [predicted(0), predicted(0)]
+    (told,) = same_training([runs[:2], runs[2:]], [unlike, [predicted(0)]])
+    assert told.startswith("a and b have the same seed and settings: they are one training and count as two")
+    assert same_training([runs[1:], runs[:1]], [unlike, [predicted(0)]]) == []
+    (told,) = same_training([runs[1:], runs[:1]], [alike, [predicted(0)]])
+    assert told.startswith("b and c have the same predictions, to the last digit")
