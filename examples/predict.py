@@ -1,6 +1,8 @@
 """Predict new images, and keep the uncertain ones apart: python examples/predict.py RUN IMAGES"""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from medmambase import Predictor
 
@@ -18,5 +20,14 @@ def main(run: str, images: str, sure: float = 0.8) -> dict[str, list[str]]:
     return found
 
 
+def command(words: Sequence[str]) -> None:
+    """Read the command line; what is missing or wrong ends it with one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Predict images, and keep the uncertain ones apart.")
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("images", help="an image, or a folder with images at any depth")
+    given = parser.parse_args(words)
+    main(given.run, given.images)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    command(sys.argv[1:])

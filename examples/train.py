@@ -3,7 +3,9 @@
 A second argument is a TOML file of settings, such as the config.toml of an earlier run.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import Run, train
@@ -22,5 +24,14 @@ def main(data: str, config: str | None = None) -> Run:
     return run
 
 
+def command(words: Sequence[str]) -> None:
+    """Read the command line; what is missing or wrong ends it with one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Train on images, and print every epoch.")
+    parser.add_argument("data", help="what medmambase-train takes: a folder of class folders, or a CSV")
+    parser.add_argument("config", nargs="?", help="a TOML file of settings")
+    given = parser.parse_args(words)
+    main(given.data, given.config)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command(sys.argv[1:])

@@ -54,6 +54,13 @@ def test_a_training_is_watched_from_python(
     assert printed[-1] == f"report: {run.report.resolve()}"
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_an_example_without_its_arguments_says_which_are_missing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        example(name).command([])
+    assert ended.value.code == 2 and "the following arguments are required: " in capsys.readouterr().err
+
+
 def test_new_images_are_predicted_and_sorted(tmp_path: Path) -> None:
     shutil.copytree(BEFORE / "images", tmp_path / "images")
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")

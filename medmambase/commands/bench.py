@@ -98,12 +98,12 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
         else:
             shown = {"", device.type, *(["eager"] if most else []), *(["mamba"] if mamba else [])}
             rows = (row for case in right for row in bench.rows(case))
-            results["rows"] = bench_tables.print_table(bench_tables.COLUMNS, shown, rows)
+            results["rows"] = _printed(bench_tables.COLUMNS, shown, rows)
             if network is not None:
                 unsound = {case.dtype for case in called if (case.operator, name_of(case.dtype)) in wrong}
                 sound = [dtype for dtype in dtypes if dtype not in unsound]
                 times = network_rows(options.network, network, options.size, options.batch, sound, bench)
-                results["network"] = bench_tables.print_table(bench_tables.NETWORK_COLUMNS, shown, times)
+                results["network"] = _printed(bench_tables.NETWORK_COLUMNS, shown, times)
     if options.json is not None:
         run_folder.write_json(options.json, results)
         print(bench_tables.ascii_only(f"\nall measurements: {options.json}"))
@@ -113,6 +113,13 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
         say_next(("keep all measurements in a file", pasted("medmambase-bench", *words, "--json", "bench.json")))
     failed = any(row["failed"] for table in ("rows", "network") for row in results.get(table, ()))
     return 1 if wrong or failed else 0
+
+
+def _printed(columns: Any, shown: set[str], rows: Iterator[Any]) -> list[dict[str, Any]]:
+    """Print a table, and below it what its columns mean."""
+    if found := bench_tables.print_table(columns, shown, rows):
+        bench_tables.print_meanings(columns, shown)
+    return found
 
 
 def _device(wish: str | None) -> torch.device:

@@ -26,6 +26,24 @@ NETWORK_COLUMNS = (
     ("original", "original_ms", 8, ""), ("ratio", "original_ratio", 6, ""), ("its peak", "original_peak_mb", 8, "cuda"),
 )  # fmt: skip  # a table
 
+# What stands in a column whose title does not say it, by its field.
+MEANINGS = {
+    "map": "height x width x channels of the tensor", "passes": "forward alone, or forward and backward",
+    "ms": "median time of one call, in milliseconds", "spread_ms": "interquartile range of these times",
+    "repetitions": "how many times were measured", "call_ms": "time of one call by the clock, with Python and launches",
+    "peak_mb": "most memory during a call, in MB of 10^6 bytes", "exp_floor_ms": "least ms for its exponentials",
+    "issue_floor_ms": "least ms for its instructions", "bytes_floor_ms": "least ms for its bytes to and from memory",
+    "of_floor": "the largest of these three, in percent of ms: 100 is as fast as this GPU can be",
+    "gflops": "operations that the definition needs, in 10^9 a second",
+    "of_peak": "the same in percent of what this CPU does in a matrix product",
+    "eager_ms": "time of the original code in PyTorch, for the same work",
+    "eager_ratio": "that time divided by ours for the same work: above 1 ours is faster",
+    "mamba_ms": "time of mamba_ssm's kernel", "mamba_ratio": "the same of mamba_ssm",
+    "what": "a prediction, or a training step", "images_per_s": "images per second",
+    "original_ms": "time of the same network with the original's operators",
+    "original_ratio": "that time divided by ours: above 1 ours is faster", "original_peak_mb": "its most memory, in MB",
+}  # fmt: skip  # a table
+
 
 def print_head(machine: dict[str, Any], backends: dict[str, str], why_mamba: str) -> None:
     """Print versions, device, the backend of each dtype, and whether mamba_ssm can be compared."""
@@ -78,6 +96,14 @@ def print_table(
         )
         print(ascii_only(f"{'  '.join(cells)}  {row.note}".rstrip()), flush=True)
     return lines
+
+
+def print_meanings(columns: Sequence[tuple[str, str, int, str]], shown: set[str]) -> None:
+    """Print a line for each column of a table that its title does not explain."""
+    print()
+    for title, field, _, where in columns:
+        if where in shown and field in MEANINGS:
+            print(f"{title + ':':10} {MEANINGS[field]}")
 
 
 def print_sweep(case: Case, found: Sequence[tuple[str, str, float | None]]) -> None:

@@ -100,10 +100,13 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
         words.append(flag("keep_duplicates_together"))
     proposal = None if settings.group_regex or settings.group_column else propose(manifest.samples)
     if proposal:
+        what, how = "a patient", "if so, check again by patient"
+        if proposal.clips:
+            what, how = "the clip of a frame", "if nothing names the patients, check again by clip"
         steps.append(
             (
-                f"{proposal.images} of {count_of(len(manifest.samples), 'name')} seem to contain a patient "
-                f"({proposal.found} in {proposal.example}; {proposal.patients} in all); if so, check again by patient",
+                f"{proposal.images} of {count_of(len(manifest.samples), 'name')} seem to contain {what} "
+                f"({proposal.found} in {proposal.example}; {proposal.patients} in all); {how}",
                 pasted("medmambase-check", data, *words, "--group-regex", proposal.regex),
             )
         )

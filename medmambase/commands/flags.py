@@ -20,12 +20,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; {self.prog} --help lists everything\n")
 
-    def read(self, words: Sequence[str] | None) -> argparse.Namespace:
-        """Read the arguments; None: those of the command line. Raises SystemExit for --help,
-        --version, and, with code 2 and one line, for what is wrong."""
+    def read(self, words: Sequence[str] | None, advice: str = "leave it out") -> argparse.Namespace:
+        """Read the arguments; None: those of the command line. ``advice``: what to do about one too
+        many. Raises SystemExit for --help, --version, and, with code 2 and one line, for what is
+        wrong."""
         given = sys.argv[1:] if words is None else list(words)
         self.refuse_unknown(given)
-        return self.parse_args(given)
+        found, rest = self.parse_known_args(given)
+        if rest:
+            short = rest[0].startswith("-")
+            self.error(f"there is no flag {rest[0]}" if short else f"{rest[0]!r} is one argument too many; {advice}")
+        return found
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
         """Raise SystemExit for a flag that does not exist, and name the nearest; before anything

@@ -59,4 +59,4 @@ def parser() -> Parser:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags."""
-    return parser().read(words)
+    return parser().read(words, "give the folder that holds the images, or one image at a time")

@@ -1,7 +1,7 @@
 """Go on with a run: which one ``--resume`` asks for, and what is said of one that ended early; the
 same for each command that has this flag."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,21 +29,27 @@ def to_do(
     latest: Callable[[S], Path | None],
     of_run: Callable[[Path, Mapping[str, Any]], S],
     verb: str,
+    again: Collection[str] = (),
+    results: Callable[[Path], object] = lambda run: None,
 ) -> tuple[Path | None, S] | None:
-    """Return the run to go on with (None: a new one) and its settings; None where ``--resume auto``
-    finds a finished one, which it then says.
+    """Return the run to go on with (None: a new one) and its settings; None where that is finished,
+    which it then says: what is tested twice is no longer new.
 
-    ``parsed``: as ``parse_settings`` returns it; ``verb``: what the command does, such as "train".
-    Raises what the functions raise.
+    ``parsed``: as ``parse_settings`` returns it; ``verb``: what the command does, such as "train";
+    ``again``: settings for whose sake a finished run is written again; ``results`` tells those of a
+    finished one. Raises what the functions raise.
     """
     given, file, wish = parsed
     run = wish if isinstance(wish, Path) or wish is None else latest(resolve(given, file))
     if run is None:
         return None, resolve(given, file)
-    if wish == AUTO and run_folder.is_finished(run):
-        console.say(f"{run} is finished: nothing is left to do; leave out --resume auto to {verb} anew")
+    settings = of_run(run, given)
+    if run_folder.is_finished(run) and (wish == AUTO or not given.keys() & {*again}):
+        flag = "--resume auto" if wish == AUTO else "--resume"
+        console.say(f"{run} is finished: nothing is left to do; leave out {flag} to {verb} anew")
+        results(run)
         return None
-    return run, of_run(run, given)
+    return run, settings
 
 
 def advice(program: str, run: Path | None, saved: Saved, error: Exception) -> str:

@@ -9,8 +9,11 @@ from medmambase.commands import console, resume
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.train_flags import parse
 from medmambase.commands.trained_again import trained_again
+from medmambase.evaluation.report.headline import headline
+from medmambase.evaluation.report.summary import summary
 from medmambase.settings import of_run, resolve
 from medmambase.training import checkpoint
+from medmambase.training.python_api import Run
 from medmambase.training.run import latest, started, train_run
 
 
@@ -22,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> int:
         nonlocal run
-        if (to_do := resume.to_do(parse(words), resolve, latest, of_run, "train")) is None:
+        if (to_do := resume.to_do(parse(words), resolve, latest, of_run, "train", results=_results)) is None:
             return 0
         resumed, settings = to_do
         with started(settings, resumed, console.progress) as begun:
@@ -45,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return resume.interrupted("medmambase-train", run, _saved)
 
     return console.guarded("medmambase-train", act, where=lambda: run, advice=advice, interrupted=interrupted)
+
+
+def _results(run: Path) -> None:
+    """Print the figures that a finished run has kept."""
+    if metrics := Run(run).metrics:
+        console.say(f"{summary(metrics)}\n{headline(metrics).sentence}")
+    console.say(f"report: {(run / run_folder.REPORT).resolve()}")
 
 
 def _saved(run: Path) -> str | None:

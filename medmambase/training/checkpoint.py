@@ -9,7 +9,7 @@ function of the seed, the epoch, and the step or the image.
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -23,7 +23,7 @@ from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.model.network import MedMambaSE
-from medmambase.run_folder import IMAGES, STATE
+from medmambase.run_folder import IMAGES, SPLITS, STATE
 from medmambase.tables import of_cell
 from medmambase.training.history import Epoch
 from medmambase.training.optimise import Average
@@ -225,6 +225,25 @@ def load_progress(
 _ADVICE = "restore what changed, or start a new run"
 
 
+def refuse_other_names(run: Path, images: ImageSet) -> None:
+    """Raise DataError where images were added to, or removed from, those that ``run`` began with,
+    and others are learned from than then: splits that are drawn anew move images that have not
+    changed, so that those which have are told by all splits together, from ``splits.csv``. What has
+    other pixels tells ``load``."""
+    try:
+        with (run / SPLITS).open(encoding="utf-8-sig", newline="") as file:
+            then = {of_cell(row["path"]): row["split"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, LookupError, csv.Error):
+        return
+    now = {sample.name: sample.split for sample in images.samples}
+    moved = [name for name in now if name in then and now[name] != then[name]]
+    changed = {"new": [name for name in now if name not in then], "gone": [name for name in then if name not in now]}
+    learned = any("test" not in (now.get(name), then.get(name)) for names in changed.values() for name in names)
+    if any(changed.values()) and (moved or learned):
+        others = ", so that images which have not changed are in other splits" if moved else ""
+        raise DataError(f"{run}: the images differ from those of the start: {_told(changed)}{others}; {_ADVICE}")
+
+
 def position(folder: Path) -> tuple[int, int] | None:
     """Return the epoch and step from which the training in ``folder`` would resume; None if it
     would start from the beginning."""
@@ -293,9 +312,12 @@ def _changes(path: Path, images: Mapping[str, ImageSet]) -> str:
         "with another class": [name for name in now if name in then and now[name][2] != then[name][2]],
         "in another split": [name for name in now if name in then and now[name][0] != then[name][0]],
     }
-    told = [
+    return _told(kinds) or "their order differs"
+
+
+def _told(kinds: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(
         f"{len(names)} {kind} ({', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''})"
         for kind, names in kinds.items()
         if names
-    ]
-    return ", ".join(told) or "their order differs"
+    )

@@ -28,7 +28,7 @@ from medmambase.model.network import MedMambaSE
 from medmambase.model.starting import Start, write_origin
 from medmambase.privacy import last_name
 from medmambase.settings import Settings, is_run_of
-from medmambase.training import batches, history, loop, session
+from medmambase.training import batches, checkpoint, history, loop, session
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.optimise import warm_up
 from medmambase.training.plan import Plan, Say, Started, describe, locked
@@ -139,6 +139,8 @@ def train_run(
     seen = plan.start.origin.seen if plan.start else ()
     intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called, seen)
     session.say_intake(intake, manifest, folder, say)
+    if begun:
+        checkpoint.refuse_other_names(folder, intake.images)
     if ranks.first and not begun:  # what a training began with stays what is told of it
         session.write_intake(intake, manifest, folder)
         of_a_run.draw_duplicates(intake.images, intake.audit, folder)

@@ -1,5 +1,6 @@
 """``medmambase-pretrain``: what it prints, and how it ends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.commands import pretrain
 from medmambase.commands.next_steps import pasted
+from medmambase.config import PRESETS
 from medmambase.model import starting
 from medmambase.pretraining import unlabelled
 from medmambase.pretraining.settings import PretrainSettings
@@ -56,16 +58,39 @@ def test_images_that_nothing_was_left_out_of_are_not_proposed_to_train_and_test_
     def told(data: str | None, splits: str | None = None) -> list[str]:
         settings = PretrainSettings(data=data, drawn=data is None, splits=splits)
         manifest = unlabelled.find(settings) if data else None
-        return [f"{words}: {line}" for words, line in pretrain._steps(settings, Path("w"), manifest)]
+        return [
+            f"{words}: {line}" for words, line in pretrain._steps(settings, Path("w"), manifest, settings.network())
+        ]
 
     whole, table = str(tmp_path), str(tmp_path / "splits.csv")
-    assert told(None)[0] == "train from these weights: medmambase-train DATA --start w --name started"
-    assert pasted("medmambase-train", whole, "--start", "w", "--name", "started") in told(whole)[0]
-    assert pasted(whole, "--splits", table, "--start", "none", "--name", "anew") in told(whole, table)[1]
+    assert told(None)[0] == "train from these weights: medmambase-train DATA --start w --image-size 96 --name started"
+    assert pasted("medmambase-train", whole, "--start", "w", "--image-size", 96, "--name", "started") in told(whole)[0]
+    assert (
+        pasted(whole, "--splits", table, "--start", "none", "--model", "nano", "--image-size", 96, "--name", "anew")
+        in told(whole, table)[1]
+    )
     first, second, third = told(str(tmp_path / "all"))
     assert first.startswith("train from these weights, on other images in val and test than these: medmambase-train D")
-    assert second == "train from none: medmambase-train DATA --start none --name anew"
+    assert second == "train from none: medmambase-train DATA --start none --model nano --image-size 96 --name anew"
     assert third.endswith(pasted("medmambase-compare", "runs/anew-*", "--against", "runs/started-*"))
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "words"),
+    [
+        (PRESETS["small"], ("--model", "small"), ""),
+        (replace(PRESETS["small"], se_hidden=PRESETS["small"].gate_widths(), odd="crop"), ("--model", "small"), ""),
+        (replace(PRESETS["micro"], depths=(1, 1, 2, 1)), ("--model", "micro"), "with depths = [1, 1, 2, 1] in a file"),
+        (ModelConfig(dims=(4, 8), depths=(1, 1)), (), "no --model has the shape"),
+        (replace(PRESETS["nano"], block="medmamba"), (), "no --model has the shape"),
+        (replace(PRESETS["tiny"], se_hidden_min=64), (), "no --model has the shape"),
+    ],
+)
+def test_a_new_network_to_compare_with_has_the_shape_of_the_weights(
+    model: ModelConfig, flags: tuple[str, ...], words: str
+) -> None:
+    told, found = pretrain._new_network(model)
+    assert found == flags and words in told and bool(words) == bool(told)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from medmambase.commands import resume
+from medmambase.commands import console, resume
 from medmambase.commands.setting_flags import AUTO
 from medmambase.config import ConfigError
 from medmambase.data.drawn_ahead import DrawingError
@@ -13,7 +13,7 @@ from medmambase.data.drawn_ahead import DrawingError
 FILE = Path("my.toml")
 
 
-def to_do(wish: Any, newest: Path | None = None) -> object:
+def to_do(wish: Any, newest: Path | None = None, again: tuple[str, ...] = ()) -> object:
     """What is to be done, with settings that are a text."""
     return resume.to_do(
         ({"seed": 1}, FILE, wish),
@@ -21,6 +21,8 @@ def to_do(wish: Any, newest: Path | None = None) -> object:
         lambda settings: newest if settings == "{'seed': 1} over my.toml" else None,
         lambda run, given: f"{given} over {run.name}",
         "train",
+        again,
+        lambda run: console.say(f"the figures of {run.name}"),
     )
 
 
@@ -32,9 +34,14 @@ def test_a_folder_goes_on_and_auto_goes_on_with_the_newest_that_is_not_finished(
     assert capsys.readouterr().out == ""
     (tmp_path / "report.html").touch()
     assert to_do(AUTO, tmp_path) is None
+    figures = f"the figures of {tmp_path.name}\n"
     said = capsys.readouterr().out
-    assert said == f"{tmp_path} is finished: nothing is left to do; leave out --resume auto to train anew\n"
-    assert to_do(tmp_path) == same  # whose folder was given: it is written again
+    assert said == f"{tmp_path} is finished: nothing is left to do; leave out --resume auto to train anew\n{figures}"
+    assert to_do(tmp_path) is None  # test images that are looked at again are no longer new
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path} is finished: nothing is left to do; leave out --resume to train anew\n{figures}"
+    assert to_do(tmp_path, again=("half", "seed")) == same and capsys.readouterr().out == ""
+    assert to_do(AUTO, tmp_path, ("seed",)) is None
 
 
 def test_after_an_interruption_the_line_says_what_is_saved_and_how_the_run_continues(tmp_path: Path) -> None:

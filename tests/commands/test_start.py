@@ -71,6 +71,11 @@ def test_the_flags_of_bench_offer_what_can_be_measured() -> None:
     ("words", "said"),
     [
         (["--calibratde"], "there is no flag --calibratde; the nearest is --calibrated"),  # and not what is missing
+        (
+            ["run", "a.png", "b.png"],
+            "'b.png' is one argument too many; give the folder that holds the images, or one image at a time",
+        ),
+        (["run", "a.png", "-z"], "there is no flag -z"),
         (["run", "images", "--digit=3"], "there is no flag --digit; the nearest is --digits"),
         (["run"], "the following arguments are required: IMAGES"),
         (["run", "images", "--digits", "0"], "--digits: '0' is not a whole number of at least 1"),

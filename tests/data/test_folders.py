@@ -151,7 +151,7 @@ def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
     [
         ({}, "no images found; put them in one folder for each class"),
         ({"a": 0, "b": 0}, "no images found"),
-        ({"": 3}, "3 images lie there in no class folder, such as 0.png; put the images of each class into a folder"),
+        ({"": 3}, "3 images lie there in no class folder, such as 000.png; put the images of each class into a folder"),
         ({"train": 1, "test": 2}, "3 images lie there in no class folder"),
         ({"a": 5}, "only one class found, 'a'; a classifier needs at least two"),
         ({"set/train/a": 5, "set/train/b": 5}, "only one class found, 'set'; give .*set instead"),

@@ -15,6 +15,9 @@ def samples(names: list[str]) -> list[Sample]:
     return [Sample(Path(name), label, "train", name) for name, label in zip(names, labels, strict=True)]
 
 
+CLIPS = ("Cov-Atlas--44-", "Cov-suspected", "Reg_Avi_Image8", "Reg-lungcurtain")
+
+
 @pytest.mark.parametrize(
     ("names", "found"),
     [
@@ -22,6 +25,8 @@ def samples(names: list[str]) -> list[Sample]:
         ([f"{c}/p{k}{p:03}_{n:02}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
         ([f"{c}/p{p:02}_{n}.png" for n, c in enumerate("abc") for p in range(9)], 9),  # of several classes each
         ([f"{c}/scan {k}{p}/im {n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
+        ([f"{c}/{k}{p}_f{n:03}.png" for k, c in ((w, w[0]) for w in CLIPS) for p in "ab" for n in range(3)], 8),
+        ([f"{c}/{k} Frame-{n}.png" for k, c in ((w, w[0]) for w in CLIPS) for n in range(3)], 4),
         ([f"{c}/A{k}7{p}-{n}.png" for k, c in enumerate("ab") for p in range(4) for n in range(3)], 8),
     ],
 )
@@ -54,11 +59,20 @@ def test_the_simplest_expression_that_finds_the_same_is_proposed(names: list[str
         [f"{c}/patient{k}{n}.png" for k, c in enumerate("ab") for n in range(30)],  # one image each: nothing to keep
         [f"train/{c}/{n}.png" for c in "0123" for n in range(30)],  # folders of classes, not of patients
         [f"{c}/{10 + p}_{n}.png" for c in "ab" for p in range(9) for n in range(2)],  # the same numbers in both
+        [f"{c}/img_f{n:03}.png" for c in "ab" for n in range(30)],  # one clip in two classes
+        [f"{c}/{w}_f{n}.png" for c in "ab" for w in CLIPS for n in range(3)],  # each clip in both
         ["a/x.png", "b/y.png"],
     ],
 )
 def test_names_that_tell_nobody_give_no_proposal(names: list[str]) -> None:
     assert propose(samples(names)) is None
+
+
+def test_clips_are_told_apart_from_patients() -> None:
+    clips, patients = (
+        propose(samples([f"{w[0]}/{w}{end}{n}.png" for w in CLIPS for n in range(3)])) for end in ("_f", "_p7_")
+    )
+    assert clips is not None and clips.clips and patients is not None and not patients.clips
 
 
 def test_where_patients_are_known_nothing_is_proposed() -> None:

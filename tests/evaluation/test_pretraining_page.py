@@ -70,6 +70,9 @@ def test_the_page_answers_first_and_every_link_leads_to_its_place(run: Path) -> 
     said = "1 of 2 structures is found better than by guessing: the 95 % interval of the AUC lies above 0.5."
     assert said in page.text and said in (run / run_folder.MODEL_CARD).read_text(encoding="utf-8")
     assert 'medmambase-compare "runs/anew-*" --against "runs/started-*"' in page.text
+    assert "--name anew --start none --model nano\n" in source and "SIZE" not in source
+    change(run / run_folder.DESCRIPTION, start="w.safetensors (SHA-256 00)")
+    assert "--start none --model SIZE\n" in write_pretraining_page(run).read_text(encoding="utf-8")
 
 
 def test_nothing_on_the_page_is_wider_than_a_phone(run: Path) -> None:

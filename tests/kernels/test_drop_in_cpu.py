@@ -132,5 +132,10 @@ def test_a_script_for_a_gpu_runs_with_the_flag_and_is_told_of_it_without(
         assert caught.value.__notes__ == [
             'There is no GPU that torch can use. With --cpu before the file, "cuda" means the CPU.'
         ]
+        for line in ("torch.ones(2).to('gpu')", "assert torch.cuda.is_available(), 'this needs CUDA'"):
+            (tmp_path / "train.py").write_text(f"import torch\n{line}\n", encoding="utf-8")
+            with pytest.raises((AssertionError, RuntimeError), match=r"(?i)CUDA") as caught:
+                main([str(tmp_path / "train.py")])
+            assert not hasattr(caught.value, "__notes__")  # the flag would not help
     finally:
         drop_in.uninstall()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import ConfigError, Preprocessing, TrainConfig
+from medmambase.data.decoded.image_set import ImageSet
+from medmambase.data.manifest.folders import DataError, Sample
 from medmambase.training import checkpoint
 from medmambase.training.checkpoint import CheckpointError, Learning, State
 from medmambase.training.optimise import make_optimizer
@@ -46,6 +49,32 @@ def damaged(saved: bytes, change: Callable[[dict[str, Any], dict[str, Tensor]], 
     words, tensors = checkpoint._words(saved), load(saved)
     change(words["state"], tensors)
     return save(tensors, {"training": json.dumps(words)})
+
+
+def test_removed_images_are_named_and_not_those_that_other_splits_have_moved(tmp_path: Path) -> None:
+    def of(**splits: str) -> ImageSet:
+        images = image_set(len(splits), "train", 8)
+        samples = [Sample(Path(name), 0, split, f"a/{name}") for name, split in splits.items()]
+        return replace(images, samples=tuple(samples))
+
+    rows = "".join(
+        f"a/{name},0,,{split}\n" for name, split in zip("pqrs", ("train", "train", "val", "test"), strict=True)
+    )
+    (tmp_path / "splits.csv").write_text(f"path,label,patient,split\n{rows}", "utf-8")
+    for changed, told in (
+        (
+            of(p="test", r="train", s="val"),
+            r"start: 1 gone \(a/q\), so that images which have not changed are in other",
+        ),
+        (of(p="train", q="train", r="val", s="test", t="train"), r"start: 1 new \(a/t\); restore what changed"),
+        (of(p="val", q="train", r="train", t="test"), r"start: 1 new \(a/t\), 1 gone \(a/s\), so that"),
+    ):
+        with pytest.raises(DataError, match=told):
+            checkpoint.refuse_other_names(tmp_path, changed)
+    # The same images, others to test on alone, and a run that has lost its list, are none of this.
+    for there in (of(q="train", p="train", s="val", r="test"), of(p="train", q="train", r="val", t="test")):
+        checkpoint.refuse_other_names(tmp_path, there)
+    checkpoint.refuse_other_names(tmp_path / "nowhere", of(t="train"))
 
 
 def without(tensors: dict[str, Tensor], end: str) -> object:

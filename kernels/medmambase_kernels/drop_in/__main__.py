@@ -14,6 +14,15 @@ import torch
 from medmambase_kernels import drop_in
 from medmambase_kernels.drop_in import _worker
 
+# How torch says that it has no GPU. What else names CUDA, such as a misspelt device, or a script
+# that asks torch.cuda.is_available(), fails with --cpu too.
+_NO_GPU = re.compile(
+    "not compiled with CUDA|no NVIDIA driver|No CUDA GPUs|no CUDA-capable device|is_available\\(\\) is False|"
+    "has no attribute '_cuda_|'CUDA' backend|not linked with support for cuda|accelerator (?:device|backend)|"
+    "Pinned memory requires CUDA|ATen_cuda library",
+    re.IGNORECASE,
+)
+
 
 def main(words: list[str] | None = None) -> int:
     """Run what the command line names. Returns 0; what the script exits with passes through."""
@@ -47,8 +56,7 @@ def main(words: list[str] | None = None) -> int:
         else:
             runpy.run_path(name, run_name="__main__")
     except (AssertionError, AttributeError, RuntimeError, ValueError) as error:  # which torch raises for a GPU's sake
-        wanted = re.search("cuda|nvidia|accelerator", str(error), re.IGNORECASE)
-        if wanted and not options.cpu and not torch.cuda.is_available():
+        if _NO_GPU.search(str(error)) and not options.cpu and not torch.cuda.is_available():
             error.add_note('There is no GPU that torch can use. With --cpu before the file, "cuda" means the CPU.')
         raise
     return 0

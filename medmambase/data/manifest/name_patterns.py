@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from medmambase.data.manifest.folders import Sample
 
 # The first that fits wins: what says that it is a patient, who may have images of several classes;
-# then a folder below the class, and what stands before the last number, of one class each.
+# then a folder below the class, what stands before the last number, and what stands before the
+# number of a frame (vid1_f081.png), of one class each.
 SAY_SO = (
     r"(?i)(?:^|[/_ -])((?:patient|pat|subject|subj|sub|case|pid)[_ -]?\d+)",
     r"(?:^|[/_ -])([Pp]\d+)(?=[/_ .-])",
@@ -16,7 +17,9 @@ SAY_SO = (
 MAY_BE = (
     r"([^/]*\d[^/]*)/[^/]+$",
     r"([^/]*\d)[_ -]+[^/_ -]*\d+\.[^./]+$",
+    r"([^/]+)[_ -](?i:f|fr|frame)[_ -]?\d+\.[^./]+$",
 )
+CLIP = MAY_BE[-1]
 _SHARE = 0.9  # of the names, that a pattern must fit
 _FEWEST = 3  # patients, and patients with several images, of which it is believed
 
@@ -24,13 +27,15 @@ _FEWEST = 3  # patients, and patients with several images, of which it is believ
 @dataclass(frozen=True)
 class Proposal:
     """A regular expression for ``--group-regex``, and what it finds: in ``images`` names so many
-    ``patients``, in the name ``example`` the patient ``found``."""
+    ``patients``, in the name ``example`` the patient ``found``. ``clips``: it finds clips, of which
+    one patient may have several."""
 
     regex: str
     images: int
     patients: int
     example: str
     found: str
+    clips: bool = False
 
 
 def propose(samples: Sequence[Sample]) -> Proposal | None:
@@ -51,7 +56,7 @@ def propose(samples: Sequence[Sample]) -> Proposal | None:
         if len(matches) >= _SHARE * len(samples) and several >= _FEWEST and one_class and finer:
             name, match = matches[0]
             shorter = _shorter(regex, match[1], samples)
-            return Proposal(shorter, len(matches), len(images_of), name, match[1])
+            return Proposal(shorter, len(matches), len(images_of), name, match[1], regex == CLIP)
     return None
 
 

@@ -93,6 +93,7 @@ def write_pretraining_page(folder: Path) -> Path:
         "command": run_files.read_text(folder / run_folder.COMMAND),
         "weights": run_folder.PRETRAINED,
         "sentence": _sentence(results),
+        "size": _size(config),
     }
     shown = {name: read_picture(folder / name) for name in (run_folder.CURVES, run_folder.PICTURES)
              if (folder / name).is_file()}  # fmt: skip  # one sentence
@@ -110,6 +111,12 @@ def write_pretraining_page(folder: Path) -> Path:
     write_text(folder / run_folder.MODEL_CARD, card)
     write_text(path, page)
     return path
+
+
+def _size(config: Described) -> str:
+    """The ``--model`` of a new network like this one; "SIZE" where none is known to be alike."""
+    as_named = config.start.startswith("none") and not config.pretraining.get("depths")
+    return str(config.pretraining.get("model") or "nano") if as_named else "SIZE"
 
 
 def _sentence(results: Results) -> str:
