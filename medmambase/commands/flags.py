@@ -26,11 +26,10 @@ class Parser(argparse.ArgumentParser):
         wrong."""
         given = sys.argv[1:] if words is None else list(words)
         self.refuse_unknown(given)
-        found, rest = self.parse_known_args(given)
-        if rest:
+        if rest := self.parse_known_args(given)[1]:
             short = rest[0].startswith("-")
             self.error(f"there is no flag {rest[0]}" if short else f"{rest[0]!r} is one argument too many; {advice}")
-        return found
+        return self.parse_args(given)
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
         """Raise SystemExit for a flag that does not exist, and name the nearest; before anything
