@@ -95,7 +95,8 @@ def _settings(path: Path) -> Told | None:
         settings = resolve({}, run / file)
     except (ConfigError, RunFolderError):
         return None
-    hidden = [] if (run / PRIVATE).is_file() else [name for name in _PATHS if setting_of(run, name) is None]
+    told = [] if (run / PRIVATE).is_file() else [*_PATHS, "model"]  # which is not set where weights define it
+    hidden = [name for name in told if setting_of(run, name) is None]
     names = [name for name in TYPES if name not in _OF_FILES and name not in hidden]
     return {name: _shown(name, settings.value(name)) for name in names}
 

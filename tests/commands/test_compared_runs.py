@@ -49,7 +49,7 @@ def test_no_folder_above_the_data_is_told_and_weights_that_a_run_keeps_apart_are
     hidden = "\n".join(line for line in text.splitlines() if not line.startswith(("data", "start")))
     (other / "config.toml").write_text(hidden, encoding="utf-8", newline="\n")
     found = differences(([one], [other]))
-    assert found is not None and not {"data", "start"} & found.keys()
+    assert found is not None and not {"data", "start", "model"} & found.keys()
 
 
 def test_a_run_that_is_given_twice_is_refused_by_name_also_as_its_table(tmp_path: Path) -> None:
