@@ -18,7 +18,7 @@ from medmambase.evaluation.metrics import Metrics, as_medmnist
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
-from medmambase.evaluation.report.summary import benchmark, summary
+from medmambase.evaluation.report.summary import about_patients, benchmark, summary
 from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
 from medmambase.inference.loading import load_ensemble, load_network
@@ -39,7 +39,7 @@ from medmambase.training import session
 
 DIFFERENT = 1
 NO_PATIENTS = (
-    "note: the table has no patients, so each image is treated as a separate patient: if a patient has several images, "
+    "the table has no patients, so each image is treated as a separate patient: if a patient has several images, "
     "the intervals are too narrow"
 )
 _MOST_DIFFERENCES = 10
@@ -83,9 +83,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 def _of_table(options: argparse.Namespace) -> int:
     """Print the metrics of a table of predictions."""
     predictions = read_predictions(options.run)
-    _tell(evaluate_with_intervals(predictions), options.json)
-    if not any(predictions.patients):
-        print(NO_PATIENTS)
+    _tell(evaluate_with_intervals(predictions), options.json, "" if any(predictions.patients) else NO_PATIENTS)
     say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
     return 0
 
@@ -107,13 +105,16 @@ def _again(options: argparse.Namespace) -> int:
     predictions = read_predictions(test / PREDICTIONS)
     found = calibration.fit(read_predictions(val)) if val.is_file() else results.read_calibration(run)
     names = (METRICS, CALIBRATED, MEDMNIST)
-    before = {name: _recorded(test / name) for name in names}
+    recorded = {name: _recorded(test / name) for name in names}
     if found is not None:
         write_json(run / CALIBRATION, found.to_dict())
-    metrics = results.write_figures(test, predictions, found, published=before[MEDMNIST] is not None)
+    metrics = results.write_figures(test, predictions, found, published=recorded[MEDMNIST] is not None)
     _tell(metrics, options.json)
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
+    before = recorded
+    if recorded[METRICS] and after[METRICS]:
+        before = recorded | {METRICS: results.with_methods_of(after[METRICS], recorded[METRICS])}
     changed = [
         f"{name}: {what}"
         for name in names
@@ -130,13 +131,18 @@ def _again(options: argparse.Namespace) -> int:
     elif before[METRICS] is not None:
         how = "to the last digit" if before == after else "up to rounding"
         print(f"every metric matches the recorded one, {how}")
+        if before != recorded:
+            print("intervals that an earlier version computed by another method, or not at all, have been added")
     say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
     return DIFFERENT if changed else 0
 
 
-def _tell(metrics: Metrics, file: Path | None) -> None:
-    """Print the metrics; write them to the file of --json too, if there is one."""
+def _tell(metrics: Metrics, file: Path | None, note: str = "") -> None:
+    """Print the metrics and a note, without one what is known of patients; write the metrics to the
+    file of --json too, if there is one."""
     print(f"{summary(metrics)}\n{headline(metrics).sentence}")
+    if said := note or about_patients(headline(metrics).metrics):
+        print(f"note: {said}")
     if file:
         write_json(file, metrics.to_dict())
 

@@ -103,7 +103,7 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     if leaked:
         notes.append(
             f"included: {count_of(leaked, 'test image that has', 'test images that have')} a duplicate, or an image of "
-            f"the same patient, in train or val"
+            f"the same patient, in train or val; the report of a run leaves such images out of its first figures"
         )
     found = [[replace(one, patients=naming.patients) if one.names == first.names else one for one in side]
              for side in found]  # fmt: skip  # one sentence

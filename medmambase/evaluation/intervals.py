@@ -14,6 +14,12 @@ above the figure. It may be as low as makes what was found too large for chance 
 alike, and as high as if no gap could change its sign.
 The other figures take the bootstrap's percentiles, moved by its bias (Efron, 1981) and widened as
 Student's distribution is wider than the normal one (Hesterberg, The American Statistician 2015).
+
+Where all images of each class are right, or all are wrong, as where a network calls every image the
+same, a mean over the classes is the same whatever is drawn: its interval reaches from the mean of
+the classes' lower ends to that of their upper ends, which may be too wide, but never too narrow.
+An F1 score that does not vary is a share's: with J the part of the images that are or were called
+the class of which both is true, it is 2 J / (1 + J).
 """
 
 import math
@@ -40,6 +46,7 @@ from medmambase.evaluation.predictions import Predictions
 CONFIDENCE = 0.95
 REPLICATES = 2000
 SHARES = ("sensitivity", "specificity", "ppv", "npv")
+MEANS = ("macro", "weighted")
 _SEED = 0  # the same predictions have the same intervals
 _CHUNK = 2_000_000  # weights at a time: some tens of MB
 _KEPT = 40_000_000  # counts of two bytes that are kept: 20,000 patients; for more they are drawn again
@@ -52,12 +59,13 @@ def evaluate_with_intervals(predictions: Predictions, draws: "Draws | None" = No
     cannot be known is left out. ``draws``: the bootstrap's, where these images have them already.
     """
     metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
-    known = len(set(predictions.patients)) if predictions.patients and all(predictions.patients) else None
+    named, images = sum(map(bool, predictions.patients)), len(predictions.patients)
     clean = predictions.clean
     return replace(
         metrics,
         intervals=_intervals(predictions, metrics, draws or Draws(predictions.clusters)),
-        patients=known,
+        patients=len(set(predictions.patients)) if images and named == images else None,
+        patient_known=named if 0 < named < images else None,
         without_leaked=None if clean is None else evaluate_with_intervals(clean),
     )
 
@@ -160,8 +168,9 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
     alone = draws.alone
     parts = [weighted_figures(labels, probabilities, weights) for weights in draws]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    flat = metrics.flat()
     found: dict[str, Interval | None] = {}
-    for name, figure in metrics.flat().items():
+    for name, figure in flat.items():
         if figure is None:
             continue
         if name == "ece":
@@ -179,7 +188,51 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
             positive = labels == column
             low, high = delong.extreme(figure, _count(clusters[positive]), _count(clusters[~positive]), CONFIDENCE)
             found[name] = Interval(low, high, "Newcombe, of patients")
-    return {name: one for name, one in found.items() if one is not None}
+        if found[name] is None and name.endswith("/f1") and name.partition("/")[0].isdigit():
+            found[name] = _f1(figure, replicates[name], basis, draws)
+    for name, figure in flat.items():
+        mean, _, of = name.partition("/")
+        if mean in MEANS and figure is not None:
+            own = {index: value for index in range(len(predictions.classes))
+                   if (value := flat[f"{index}/{of}"]) is not None}  # fmt: skip  # one sentence
+            # A class that is not drawn leaves the mean of the others, which is another figure.
+            constant = mean == "macro" and of in SHARES and set(own.values()) <= {0.0, 1.0}
+            if found[name] is None or constant or len(own) == 1:
+                weights = [metrics.per_class[index].support if mean == "weighted" else 1 for index in own]
+                found[name] = _mean_of_ends([found[f"{index}/{of}"] for index in own], weights)
+    for name, other in _same(len(predictions.classes)).items():
+        one, two = flat[name], flat[other]
+        if one is not None and two is not None and math.isclose(one, two, abs_tol=1e-9):
+            found[name] = found[other]
+    return {name: one for name in flat if (one := found.get(name)) is not None}
+
+
+def _same(classes: int) -> dict[str, str]:
+    """Which figures are by definition another one, whose interval they have: of two classes one is
+    found wherever the other is not."""
+    always = {"balanced_accuracy": "macro/sensitivity", "weighted/sensitivity": "accuracy"}
+    of_two = dict.fromkeys(("0/auc", "1/auc", "macro/auc", "weighted/auc"), "auc")
+    return always | (of_two if classes == 2 else {"auc": "macro/auc"})
+
+
+def _f1(figure: float, replicates: np.ndarray, basis: np.ndarray, draws: Draws) -> Interval | None:
+    """The interval of an F1 score that does not vary, by the share that it depends on alone."""
+    share = _of_share(figure / (2 - figure), replicates, basis, draws)
+    return None if share is None else Interval(*(2 * end / (1 + end) for end in (share.low, share.high)), share.method)
+
+
+def _mean_of_ends(ends: Sequence[Interval | None], weights: Sequence[int]) -> Interval | None:
+    """From the mean of the lower ends to that of the upper ends; None where one is not known."""
+    there = [one for one in ends if one is not None]
+    if len(there) < len(ends):
+        return None
+    if len(there) == 1:
+        return there[0]
+    low, high = (
+        math.fsum(end * weight for end, weight in zip(side, weights, strict=True)) / sum(weights)
+        for side in ([one.low for one in there], [one.high for one in there])
+    )
+    return Interval(max(low, 0.0), min(high, 1.0), "mean of the classes' ends")
 
 
 def _column(name: str, classes: int) -> int | None:

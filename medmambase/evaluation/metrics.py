@@ -73,9 +73,9 @@ class Metrics:
     and by support.
     ``confusion[truth][predicted]`` counts images. ``intervals``: figure, as ``flat`` names it ->
     its Interval; empty where none were asked for.
-    ``patients``: how many there are, where they are known of all images. ``without_leaked``: the
-    same without images that have a duplicate, or images of their patient, in train or val; None
-    where none has.
+    ``patients``: how many there are, where they are known of all images; ``patient_known``: of how
+    many images they are known, where that is some. ``without_leaked``: the same without images that
+    have a duplicate, or images of their patient, in train or val; None where none has.
     """
 
     accuracy: Share
@@ -92,11 +92,23 @@ class Metrics:
     intervals: dict[str, Interval] = field(default_factory=dict)
     patients: Count | None = None
     without_leaked: "Metrics | None" = None
+    patient_known: Count | None = None
 
     @property
     def images(self) -> int:
         """The number of images."""
         return sum(map(sum, self.confusion))
+
+    @property
+    def counted(self) -> str:
+        """What the intervals count: "patients", where any is known, or "images"."""
+        return "patients" if self.patients or self.patient_known else "images"
+
+    @property
+    def only_called(self) -> str | None:
+        """The class that every image was called; None where several were, or there is no image."""
+        called = [index for index, column in enumerate(zip(*self.confusion, strict=True)) if any(column)]
+        return self.per_class[called[0]].name if len(called) == 1 else None
 
     def flat(self) -> dict[str, float | None]:
         """Return every figure under a name of its own: "accuracy", "macro/f1", and of class 0
@@ -109,15 +121,15 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values; undefined stays None and NaN cannot occur. Of the last
-        three fields, those that are empty are left out."""
-        optional = ("intervals", "patients", "without_leaked")
+        four fields, those that are empty are left out."""
+        optional = ("intervals", "patients", "patient_known", "without_leaked")
         values = {name: value for name, value in asdict(self).items() if name not in optional}
         values |= {
             "per_class": [asdict(one) for one in self.per_class],
             "confusion": [list(row) for row in self.confusion],
         }
         inner = {} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()}
-        counted = {} if self.patients is None else {"patients": self.patients}
+        counted = {name: value for name in ("patients", "patient_known") if (value := getattr(self, name)) is not None}
         return (
             values
             | ({"intervals": {name: asdict(one) for name, one in self.intervals.items()}} if self.intervals else {})

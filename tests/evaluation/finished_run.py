@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medmambase import run_folder
 from medmambase.config import RECIPES, ModelConfig, Preprocessing
 from medmambase.evaluation import calibration
 from medmambase.evaluation.explanation import figures as explanation_figures
 from medmambase.evaluation.explanation.maps import Recalibration
+from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import Predictions
 from medmambase.evaluation.report import figures, performance_figures, results
 
@@ -27,6 +29,22 @@ def put(path: Path, values: object) -> None:
 
 def change(path: Path, **values: object) -> None:
     put(path, json.loads(path.read_text(encoding="utf-8")) | values)
+
+
+def plain_run(folder: Path, metrics: Metrics) -> Path:
+    """Write the files of the page of a run of two classes into ``folder``, without pictures."""
+    run = folder / "plain-001"
+    (run / "test").mkdir(parents=True)
+    settings = {
+        "model": ModelConfig(num_classes=2),
+        "training": RECIPES["ultrasound"],
+        "preprocessing": Preprocessing(),
+    }
+    put(run / run_folder.DESCRIPTION, {name: one.to_dict() for name, one in settings.items()} | {"classes": ["a", "b"]})
+    put(run / "test" / run_folder.METRICS, metrics.to_dict())
+    counts = {"train": {"a": 3}, "val": {"a": 1}, "test": {"a": 1, "b": 2}}
+    put(run / run_folder.DATA_REPORT, {"counts": counts, "skipped": [], "notes": [], "audit": {"findings": []}})
+    return run
 
 
 def finished_run(folder: Path) -> Path:

@@ -169,7 +169,8 @@ def test_a_table_of_another_program_may_have_another_order_and_no_patients() -> 
     assert second.leaked.tolist() == other.leaked.tolist() and first.clusters.tolist() == [0, 0, 1, 1]
     assert notes == [
         "1 table names no patients: those of another table are used",
-        "included: 1 test image that has a duplicate, or an image of the same patient, in train or val",
+        "included: 1 test image that has a duplicate, or an image of the same patient, in train or val; the report of "
+        "a run leaves such images out of its first figures",
     ]
     # Side A counts its images by the patients of B, too.
     ((first,), (second,)), _ = matched([[other], [one]])

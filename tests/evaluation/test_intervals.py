@@ -20,7 +20,7 @@ from medmambase.evaluation.intervals import (
     confidence_with_intervals,
     evaluate_with_intervals,
 )
-from medmambase.evaluation.metrics import _areas, evaluate, range_of
+from medmambase.evaluation.metrics import Metrics, _areas, evaluate, range_of
 from medmambase.evaluation.predictions import Predictions
 
 
@@ -144,6 +144,50 @@ def test_a_perfect_predictor_is_not_held_for_infallible() -> None:
         assert owned[name].low < alone[name].low < 0.95 and alone[name].high == owned[name].high == 1.0
 
 
+@pytest.mark.parametrize("patients", [0, 20, 4])
+def test_a_network_that_calls_every_image_the_same_has_intervals_of_its_shares(patients: int) -> None:
+    """Whatever is drawn its balanced accuracy is 1/2, or 0 or 1 where a class is not drawn."""
+    labels, constant = [0] * 12 + [1] * 8, np.tile([0.75, 0.25], (20, 1))
+    owners = tuple(f"p{row * patients // 20}" for row in range(20)) if patients else ()
+    metrics = evaluate_with_intervals(of(labels, constant, owners))
+    found, flat = metrics.intervals, metrics.flat()
+    for name in ("balanced_accuracy", "macro/sensitivity", "macro/specificity"):
+        own = [found[f"{index}/{name.partition('/')[2] or 'sensitivity'}"] for index in (0, 1)]
+        middle = found[name]
+        assert (middle.low, middle.high) == pytest.approx(
+            (sum(one.low for one in own) / 2, sum(one.high for one in own) / 2)
+        )
+        assert middle.low < 0.45 and 0.6 < middle.high and middle.method == "mean of the classes' ends"
+    assert found["macro/ppv"] == found["0/ppv"] and flat["macro/ppv"] == flat["0/ppv"] == 0.6
+    assert metrics.only_called == "a" and not found.keys() & {"mcc", "kappa"}
+    never = found["1/sensitivity"].high  # F1 is 2 J / (1 + J), where all that is known of J is that none of 8 is found
+    assert (found["1/f1"].low, found["1/f1"].high) == pytest.approx((0.0, 2 * never / (1 + never)))
+
+
+def test_figures_that_are_the_same_have_the_same_interval_and_perfect_ones_have_one_too() -> None:
+    labels = [0, 1] * 10
+    rough = np.random.default_rng(0).dirichlet((1, 1), 20)
+    for owners in ((), tuple(f"p{row // 2}" for row in range(20))):
+        found = evaluate_with_intervals(of(labels, rough, owners)).intervals
+        assert {found[f"{of}auc"] for of in ("0/", "1/", "macro/", "weighted/")} == {found["auc"]}
+        assert found["weighted/sensitivity"] == found["accuracy"]
+        perfect = evaluate_with_intervals(of(labels, np.eye(2)[labels], owners))
+        assert perfect.flat().keys() - perfect.intervals.keys() == {
+            "mcc", "kappa", "brier", "0/ap", "1/ap", "macro/ap", "weighted/ap"
+        }  # fmt: skip  # a set
+        assert perfect.intervals["balanced_accuracy"].low < 0.9
+
+
+def test_patients_of_some_images_are_counted_and_told_apart_from_none_and_all() -> None:
+    labels, scores = [0, 1] * 5, np.random.default_rng(0).dirichlet((1, 1), 10)
+    some = ("p",) * 2 + tuple(f"q{row}" for row in range(7)) + ("",)
+    for owners, wanted in ((some, (None, 9, "patients")), ((*some[:9], "r"), (9, None, "patients")),
+                           ((), (None, None, "images"))):  # fmt: skip  # a table
+        metrics = evaluate_with_intervals(of(labels, scores, owners))
+        assert (metrics.patients, metrics.patient_known, metrics.counted) == wanted
+        assert Metrics.from_dict(metrics.to_dict()) == metrics
+
+
 def test_patients_of_several_images_make_intervals_wider_and_the_order_of_images_does_not_matter() -> None:
     predictions = Population(images=9, alike=0.9).draw(40, seed=5)
     known, blind = evaluate_with_intervals(predictions), evaluate_with_intervals(replace(predictions, patients=()))
@@ -173,7 +217,8 @@ def test_percentiles_are_moved_by_the_bias_of_the_bootstrap() -> None:
 def test_one_patient_alone_tells_nothing_of_others() -> None:
     rng = np.random.default_rng(0)
     metrics = evaluate_with_intervals(of(rng.integers(0, 2, 20).tolist(), rng.dirichlet((1, 1), 20), ("p",) * 20))
-    assert metrics.patients == 1 and not metrics.intervals.keys() - {"auc", "0/auc", "1/auc"}
+    areas = {f"{of}auc" for of in ("", "0/", "1/", "macro/", "weighted/")}
+    assert metrics.patients == 1 and not metrics.intervals.keys() - areas
 
 
 def test_images_that_are_leaked_are_left_out_with_intervals_of_their_own() -> None:

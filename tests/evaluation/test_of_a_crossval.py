@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_run import change, put
+from finished_run import change, plain_run, put
 from html_page import Page
 
 from medmambase import run_folder
-from medmambase.config import RECIPES, ModelConfig, Preprocessing
 from medmambase.evaluation.metrics import OVERALL, evaluate
 from medmambase.evaluation.report import summary
 from medmambase.evaluation.report.report import ReportError, write_report
@@ -24,20 +23,8 @@ DISTILLED = {"on": "test", "images": 30, "loss": 0.25, "agreement": 0.5, "figure
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """The files of the page of a run, without pictures."""
-    run = tmp_path / "plain-001"
-    (run / "test").mkdir(parents=True)
-    settings = {
-        "model": ModelConfig(num_classes=2),
-        "training": RECIPES["ultrasound"],
-        "preprocessing": Preprocessing(),
-    }
-    put(run / run_folder.DESCRIPTION, {name: one.to_dict() for name, one in settings.items()} | {"classes": ["a", "b"]})
     labels = np.array([0, 1, 1])
-    put(run / "test" / run_folder.METRICS, evaluate(labels, np.eye(2)[labels], ["a", "b"]).to_dict())
-    counts = {"train": {"a": 3}, "val": {"a": 1}, "test": {"a": 1, "b": 2}}
-    put(run / run_folder.DATA_REPORT, {"counts": counts, "skipped": [], "notes": [], "audit": {"findings": []}})
-    return run
+    return plain_run(tmp_path, evaluate(labels, np.eye(2)[labels], ["a", "b"]))
 
 
 @pytest.fixture

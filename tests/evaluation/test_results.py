@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medmambase.evaluation.report.results import differences, note_access
+from medmambase.evaluation.report.results import differences, note_access, with_methods_of
 
 
 def test_rounding_makes_no_difference_and_anything_else_is_named() -> None:
@@ -17,6 +17,20 @@ def test_rounding_makes_no_difference_and_anything_else_is_named() -> None:
     }
     assert differences(recorded, other) == ["accuracy", "classes", "images", "intervals/auc", "intervals/loss"]
     assert differences(recorded, {}) == ["accuracy", "classes", "images", "intervals"]
+
+
+def test_an_interval_of_another_method_is_no_difference_and_one_of_the_same_method_is() -> None:
+    old = {
+        "auc": {"low": 0.1, "high": 0.9, "method": "DeLong"},
+        "mcc": {"low": 0.0, "high": 0.5, "method": "bootstrap"},
+    }
+    new = old | {"mcc": {"low": 0.1, "high": 0.6, "method": "other"}, "macro/f1": {"low": 0, "high": 1, "method": "x"}}
+    before = {"accuracy": 0.5, "intervals": old, "without_leaked": {"intervals": old}}
+    after = {"accuracy": 0.5, "intervals": new, "without_leaked": {"intervals": new}, "patient_known": 3}
+    assert differences(before, after) != [] and differences(with_methods_of(after, before), after) == []
+    forged = before | {"intervals": old | {"auc": old["auc"] | {"high": 0.8}}, "accuracy": 0.6}
+    assert differences(with_methods_of(after, forged), after) == ["accuracy", "intervals/auc/high"]
+    assert with_methods_of({}, {}) == {} and with_methods_of(after, {"intervals": 3})["intervals"] == 3
 
 
 def test_a_damaged_access_log_is_kept_and_goes_on(tmp_path: Path) -> None:

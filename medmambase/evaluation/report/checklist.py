@@ -70,15 +70,17 @@ def _partition(facts: Facts) -> str | None:
 def _disjoint(facts: Facts) -> str | None:
     if not facts["data"]:
         return None
-    found, patients = facts["data"].audit.counted, facts["metrics"].patients if facts["metrics"] else None
-    known = (
-        f"The patient of every test image is known ({count_of(patients, 'patient')})."
-        if patients
-        else "Not every test image names its patient; some may share one."
-    )
+    found, metrics = facts["data"].audit.counted, facts["metrics"]
+    told = f"Searched for duplicates and for patients in two splits: {found or 'none found'}"
+    if found:
+        told += ", listed in the report"
+    if metrics and metrics.patients:
+        return f"{told}. The patient of every test image is known ({count_of(metrics.patients, 'patient')})."
+    known = metrics.patient_known if metrics else None
     return (
-        f"Searched for duplicates and for patients in two splits: "
-        f"{f'{found}, listed in the report' if found else 'none found'}. {known}"
+        f"{told}. The patient is known for {known or 'none'} of {metrics.images} test images; others may share one."
+        if metrics
+        else f"{told}."
     )
 
 
@@ -126,15 +128,16 @@ def _selection(facts: Facts) -> str | None:
 def _uncertainty(facts: Facts) -> str | None:
     if not facts["metrics"]:
         return None
-    over = "patients" if facts["headline"].metrics.patients else "images"
+    over = facts["headline"].metrics.counted
     if facts["folds"]:
+        shared = facts["shared"] and f", and that {facts['shared']},"
         return (
-            f"95 % confidence intervals of every figure of all folds together, computed over {over}; run-to-run "
-            f"variation, and that the networks share most of their training images, are not included. The report gives "
-            f"the standard deviation over the folds."
+            f"95 % confidence intervals of the figures of all folds together, computed over {over}; run-to-run "
+            f"variation{shared} {'are' if shared else 'is'} not included. The report gives the standard deviation over "
+            f"the folds."
         )
     return (
-        f"95 % confidence intervals of every figure, computed over {over}, from a single training run; run-to-run "
+        f"95 % confidence intervals of the figures, computed over {over}, from a single training run; run-to-run "
         f"variation is not included."
     )
 

@@ -69,7 +69,7 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     "leaked": (
         "leaked image",
         "A test image that has a near-duplicate, or another image of the same patient, among the training or "
-        "validation images. Results on such images are too good.",
+        "validation images. Results on such images may be too good.",
     ),
     "duplicate": (
         "duplicate, near-duplicate",

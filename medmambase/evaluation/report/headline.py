@@ -53,10 +53,12 @@ def headline(metrics: Metrics) -> Headline:
     cards = tuple(
         Card(key, name, clean.flat()[key], clean.intervals.get(key), guessing[key]) for key, name in names.items()
     )
-    return Headline(clean, metrics.images, metrics.images - clean.images, cards, _sentence(cards[0], len(present)))
+    alike = f"The network calls every image {clean.only_called}. " if clean.only_called and len(present) > 1 else ""
+    told = _sentence(cards[0], len(present), clean.counted)
+    return Headline(clean, metrics.images, metrics.images - clean.images, cards, alike + told)
 
 
-def _sentence(card: Card, classes: int) -> str:
+def _sentence(card: Card, classes: int, counted: str) -> str:
     """Compare the balanced accuracy with guessing."""
     if card.value is None or card.guessing is None:
         return "Nothing can be said: no test image is left."
@@ -65,7 +67,8 @@ def _sentence(card: Card, classes: int) -> str:
     guess = f"{figure(card.guessing)}, which guessing among {classes} classes gives"
     sure = card.interval
     if sure is None:
-        return "Whether this is better than guessing cannot be told: there are too few test images for an interval."
+        of = "" if counted == "images" else " of different patients"
+        return f"Whether this is better than guessing cannot be told: too few test images{of} for an interval."
     between = f"the 95 % interval of the balanced accuracy, {figure(sure.low)} to {figure(sure.high)},"
     if sure.low > card.guessing:
         return f"Better than guessing by {figure(card.value - card.guessing)}: {between} lies above {guess}."

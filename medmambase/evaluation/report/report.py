@@ -17,7 +17,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.pictures import Picture, read_picture
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
-from medmambase.evaluation.report.summary import figure
+from medmambase.evaluation.report.summary import about_patients, figure, shared_images
 from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
 
@@ -28,6 +28,7 @@ PICTURE_BYTES = 4_500_000  # as base64, all pictures together: the page stays be
 IN_WORDS = {
     "Wilson": "Wilson interval, images as units",
     "Wilson, of patients": "Wilson interval, patients as units",
+    "mean of the classes' ends": "mean of the ends of the classes' intervals",
     "Newcombe, of patients": "Newcombe interval, patients as units",
     "bootstrap of images": "bootstrap over images",
     "bootstrap of patients": "bootstrap over patients",
@@ -71,14 +72,16 @@ def write_report(run: Path) -> Path:
     ]
     pictures, left_out = _album(run, wanted)
     metrics = _metrics(run / test / run_folder.METRICS)
-    first = headline(metrics) if metrics else None
+    first, folds = headline(metrics) if metrics else None, run_files.read(run / run_folder.FOLDS, run_files.Folds)
     facts = {
         "name": run.resolve().name,
         "config": config,
         "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
         "metrics": metrics,
         "headline": first,
-        "folds": run_files.read(run / run_folder.FOLDS, run_files.Folds),
+        "folds": folds,
+        "shared": shared_images(len(folds.folds)) if folds else "",
+        "about_patients": about_patients(first.metrics) if first else "",
         "of_crossval": _of_crossval(run),
         "distilled": run_files.read(run / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
@@ -90,7 +93,7 @@ def write_report(run: Path) -> Path:
         "command": run_files.read_text(run / run_folder.COMMAND),
     }
     facts["answers"] = checklist.answers(facts)
-    facts |= {"between": _between, "ends": _ends}
+    facts |= {"between": _between, "ends": _ends, "why_none": _why_none}
     filters = {"in_words": _in_words}
     page = template("report.html.jinja", filters).render(
         **facts,
@@ -101,6 +104,7 @@ def write_report(run: Path) -> Path:
         most_lines=MOST_LINES,
         glossary=GLOSSARY,
         has_gates=config.model.get("block") in list(WITHOUT_SE),
+        without_interval=first is not None and _without_interval(first.metrics),
         undrawn=_undrawn([one.name for one in metrics.per_class]) if metrics else [],
         style=text("report.css"),
     )
@@ -138,6 +142,21 @@ def _between(metrics: Metrics, name: str) -> str:
     """The interval of a figure, as ``Metrics.flat`` names it; nothing where it has none."""
     interval = metrics.intervals.get(name)
     return f"{interval.low:.3f}\u2013{interval.high:.3f}" if interval else ""
+
+
+def _without_interval(metrics: Metrics) -> bool:
+    """Whether a figure of the table of classes has no interval."""
+    there = {name for name, value in metrics.flat().items() if "/" in name and value is not None}
+    return bool(there - metrics.intervals.keys())
+
+
+def _why_none(metrics: Metrics, name: str) -> str:
+    """Say why a figure has no interval."""
+    if metrics.flat()[name] is None:
+        return "none: these images do not tell the figure"
+    if metrics.images < 2 or metrics.patients == 1:
+        return f"none: there are too few {metrics.counted}"
+    return f"none: the figure is the same, or undefined, whichever {metrics.counted} are drawn"
 
 
 def _ends(ends: run_files.Figure) -> str:

@@ -149,6 +149,25 @@ def differences(before: dict[str, Any], after: dict[str, Any], below: Sequence[s
     return found
 
 
+def with_methods_of(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics ``before`` with each interval as in ``after`` that has another method
+    there, or that only one of them has: an earlier version did not compute it so."""
+    found = {name: after[name] for name in ("patient_known",) if name in after} | before
+    old, new = before.get("intervals"), after.get("intervals")
+    if isinstance(old, dict) and isinstance(new, dict):
+        same = {name for name in old if _method(old, name) == _method(new, name)}
+        found["intervals"] = {name: old[name] if name in same else new[name] for name in new}
+    inner, other = before.get("without_leaked"), after.get("without_leaked")
+    if isinstance(inner, dict) and isinstance(other, dict):
+        found["without_leaked"] = with_methods_of(other, inner)
+    return found
+
+
+def _method(intervals: dict[str, Any], name: str) -> object:
+    one = intervals.get(name)
+    return one.get("method") if isinstance(one, dict) else None
+
+
 def _nearly(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_nearly, one, other))

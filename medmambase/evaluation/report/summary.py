@@ -12,15 +12,16 @@ def figure(value: float | None) -> str:
 
 
 def summary(metrics: Metrics, of: str = "test") -> str:
-    """Show the test figures: all images together with 95 % intervals, without leaked images, and
+    """Show the test figures with 95 % intervals, without leaked images and then with them, and
     class by class, without leaked images too. ``of``: what they are called."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
     lines = [f"{of}: {_headline(metrics, area)}"]
     if metrics.without_leaked:
         leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
-        lines += [
-            f"without {leaked} that have a duplicate, or images of the same patient, in train or val: "
+        lines = [
+            f"{of}, without {leaked} that have a duplicate, or images of the same patient, in train or val: "
             f"{_headline(metrics.without_leaked, area)}",
+            f"{of}, with these images: {_headline(metrics, area)}",
             "each class, without these images:",
         ]
     per_class = (metrics.without_leaked or metrics).per_class
@@ -32,6 +33,28 @@ def summary(metrics: Metrics, of: str = "test") -> str:
         for one in per_class
     ]
     return "\n".join(lines)
+
+
+def about_patients(metrics: Metrics) -> str:
+    """Say of whom the patients are not known, and what the intervals make of that; "" where all
+    are."""
+    if metrics.patients or not metrics.images:
+        return ""
+    own = "counts as a patient of its own"
+    if metrics.patient_known is None:
+        return f"No patients are known, so each image {own}: if a patient has several, the intervals are too narrow."
+    return (
+        f"The patient is known for {metrics.patient_known} of {metrics.images} test images: the intervals are over "
+        f"patients, and each image without one {own}."
+    )
+
+
+def shared_images(folds: int) -> str:
+    """Say how many training images any two networks of a cross-validation have in common; "" where
+    there are none."""
+    # Of K parts each network learns from K - 1, and two of them both learn from K - 2.
+    share = 100 * (folds - 2) / (folds - 1) if folds > 2 else 0
+    return f"any two networks share up to about {share:.0f} % of their training images" if share else ""
 
 
 def over_folds(told: Mapping[str, Any]) -> str:
