@@ -9,9 +9,10 @@ from medmambase.commands import console, resume
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.train_flags import parse
 from medmambase.commands.trained_again import trained_again
+from medmambase.data.manifest.folders import SPLIT_NAMES
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import summary
-from medmambase.settings import of_run, resolve
+from medmambase.settings import Settings, of_run, resolve
 from medmambase.training import checkpoint
 from medmambase.training.python_api import Run
 from medmambase.training.run import latest, started, train_run
@@ -32,10 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = begun.folder
             train_run(begun, privacy.command("medmambase-train", words), console.say, console.progress)
         if begun.ranks.first:
-            images = run / run_folder.PHANTOM if settings.demo else Path(settings.data or "")
-            images = images if images.is_dir() else Path("images")
+            what, images = to_classify(run, settings)
             say_next(
-                ("classify images", pasted("medmambase-predict", run, images, "-o", "out.csv")),
+                (what, pasted("medmambase-predict", run, images, "-o", "out.csv")),
                 ("see what the network looks at in them", pasted("medmambase-explain", run, images)),
                 *trained_again(run),
             )
@@ -55,6 +55,19 @@ def _results(run: Path) -> None:
     if metrics := Run(run).metrics:
         console.say(f"{summary(metrics)}\n{headline(metrics).sentence}")
     console.say(f"report: {(run / run_folder.REPORT).resolve()}")
+
+
+def to_classify(run: Path, settings: Settings) -> tuple[str, Path]:
+    """Return what to classify with a new network, in words and as a path: its test images where
+    they lie in a folder of their own, since most of the others it has learned from."""
+    if settings.demo:
+        return "classify the images of the demo, most of which it has learned from", run / run_folder.PHANTOM
+    data = Path(settings.data or "")
+    inside = sorted(data.iterdir()) if settings.data and data.is_dir() else []
+    for folder in inside:
+        if folder.is_dir() and SPLIT_NAMES.get(folder.name.casefold()) == "test":
+            return "classify the test images", folder
+    return "classify new images", Path("path/to/new/images")
 
 
 def _saved(run: Path) -> str | None:

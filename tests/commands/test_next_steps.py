@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medmambase.commands import next_steps
+from medmambase.commands import next_steps, train
+from medmambase.settings import resolve
 
 WORDS = ("runs/Daten ü 001", r"(patient\d+)", "it's", "plain")
 
@@ -30,6 +31,20 @@ def test_a_windows_shell_gets_double_quotes_where_it_needs_them(
 ) -> None:
     monkeypatch.setattr(next_steps, "WINDOWS", True)
     assert next_steps.pasted("medmambase-train", word, "--seed", 1) == f"medmambase-train {quoted} --seed 1"
+
+
+def test_a_new_network_is_shown_images_that_it_has_not_learned_from_or_told_that_it_has(tmp_path: Path) -> None:
+    for name in ("x/train/brain", "x/Testing/brain", "y/brain"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "x" / "test").write_text("", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("path,label\n", encoding="utf-8")
+    new = "classify new images", Path("path/to/new/images")
+    for data, wanted in {
+        "x": ("classify the test images", tmp_path / "x" / "Testing"), "y": new, "t.csv": new, "gone": new
+    }.items():  # fmt: skip  # a table
+        assert train.to_classify(tmp_path / "run", resolve({"data": str(tmp_path / data)})) == wanted
+    what, images = train.to_classify(tmp_path / "run", resolve({"demo": True}))
+    assert "most of which it has learned from" in what and images == tmp_path / "run" / "phantom"
 
 
 def test_a_step_is_a_sentence_and_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
