@@ -36,7 +36,7 @@ def test_a_windows_shell_gets_double_quotes_where_it_needs_them(
 def test_a_new_network_is_shown_images_that_it_has_not_learned_from_or_told_that_it_has(tmp_path: Path) -> None:
     for name in ("x/train/brain", "x/Testing/brain", "y/brain"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "x" / "test").write_text("", encoding="utf-8")
+    (tmp_path / "x" / "TEST").write_text("", encoding="utf-8")  # before "Testing", and no folder
     (tmp_path / "t.csv").write_text("path,label\n", encoding="utf-8")
     new = "classify new images", Path("path/to/new/images")
     for data, wanted in {
