@@ -113,8 +113,8 @@ def _again(options: argparse.Namespace) -> int:
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     before = recorded
-    if recorded[METRICS] and after[METRICS]:
-        before = recorded | {METRICS: results.with_methods_of(after[METRICS], recorded[METRICS])}
+    if (old := recorded[METRICS]) and (new := after[METRICS]):
+        before = recorded | {METRICS: results.with_methods_of(new, old)}
     changed = [
         f"{name}: {what}"
         for name in names

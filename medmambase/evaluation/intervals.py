@@ -201,8 +201,8 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
                 weights = [metrics.per_class[index].support if mean == "weighted" else 1 for index in own]
                 found[name] = _mean_of_ends([found[f"{index}/{of}"] for index in own], weights)
     for name, other in _same(len(predictions.classes)).items():
-        one, two = flat[name], flat[other]
-        if one is not None and two is not None and math.isclose(one, two, abs_tol=1e-9):
+        value, same = flat[name], flat[other]
+        if value is not None and same is not None and math.isclose(value, same, abs_tol=1e-9):
             found[name] = found[other]
     return {name: one for name in flat if (one := found.get(name)) is not None}
 
@@ -218,7 +218,9 @@ def _same(classes: int) -> dict[str, str]:
 def _f1(figure: float, replicates: np.ndarray, basis: np.ndarray, draws: Draws) -> Interval | None:
     """The interval of an F1 score that does not vary, by the share that it depends on alone."""
     share = _of_share(figure / (2 - figure), replicates, basis, draws)
-    return None if share is None else Interval(*(2 * end / (1 + end) for end in (share.low, share.high)), share.method)
+    if share is None:
+        return None
+    return Interval(2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high), share.method)
 
 
 def _mean_of_ends(ends: Sequence[Interval | None], weights: Sequence[int]) -> Interval | None:
