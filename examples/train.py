@@ -19,7 +19,7 @@ def main(data: str, config: str | None = None) -> Run:
 
     run = train(data, config=config, on_epoch=on_epoch)
     if run.metrics:
-        print(f"balanced accuracy on the test images: {run.metrics.balanced_accuracy}")
+        print(f"balanced accuracy on the test images: {run.metrics.clean.balanced_accuracy}")
     print(f"report: {Path(run.report).resolve()}")
     return run
 

@@ -100,6 +100,11 @@ class Metrics:
         return sum(map(sum, self.confusion))
 
     @property
+    def clean(self) -> "Metrics":
+        """The figures without leaked images, which come first in the report."""
+        return self if self.without_leaked is None else self.without_leaked
+
+    @property
     def counted(self) -> str:
         """What the intervals count: "patients", where any is known, or "images"."""
         return "patients" if self.patients or self.patient_known else "images"

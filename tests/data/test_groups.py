@@ -48,6 +48,26 @@ def test_where_the_expression_finds_nobody_a_table_or_the_dicom_file_tells_the_p
     assert [sample.patient for sample in told.samples] == ["q9", "known"]
 
 
+@pytest.mark.parametrize(
+    ("regex", "said"),
+    [
+        (r"(p\d)_", ""),
+        (
+            r"(p)\d",
+            "finds the same patient, 'p', in all 3 names that it fits: if these images are of several ",
+        ),
+        (
+            r"(p\d_.)",
+            "finds another patient in each of 3 names that it fits: if a patient has several images, it",
+        ),
+        ("肺", ""),
+    ],
+)
+def test_an_expression_that_tells_no_patients_apart_or_every_image_is_told(regex: str, said: str) -> None:
+    told = [note for note in grouped(manifest(NAMES), regex).notes if "wrong part of a name" in note]
+    assert len(told) == bool(said) and said in "".join(told)
+
+
 def test_an_expression_without_end_is_stopped_and_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "LIMIT", 0.5)
     endless = manifest(("a/p1.png", f"a/{'a' * 60}.png", "b/p2.png"))

@@ -204,7 +204,7 @@ def test_folds_share_out_a_given_val_split_and_say_so() -> None:
         (
             manifest([("p", 0, "train")] * 4 + [("q", 1, "train")] * 4),
             {},
-            "there are few patients, too few to set some aside for validation",
+            "there are few patients, too few to set some aside for validation: p, q in 8 images; .* correct --group-re",
         ),
         (
             manifest([("", 0, "train"), ("", 1, "train")]),

@@ -66,6 +66,7 @@ def test_figures_without_leaked_images_are_those_that_count() -> None:
     clean = found(0.1, 0.9, labels=LABELS[4:])
     told = headline(replace(found(0.8, 0.9), without_leaked=clean))
     assert (told.metrics, told.images, told.leaked) == (clean, 10, 4)
+    assert replace(clean, without_leaked=clean).clean is clean is clean.clean
     assert told.cards[0].value == clean.balanced_accuracy
     assert told.sentence.startswith("This cannot be told from guessing")
     assert [card.guessing for card in told.cards] == [0.5, 0.5, pytest.approx(4 / 6)]

@@ -86,7 +86,17 @@ def grouped(found: Manifest, group_regex: str) -> Manifest:
             notes += (f"{said}{told}{rest}",)
         else:
             notes += (f"{said}each of these images counts as a patient of its own",)
-    return replace(found, notes=notes)
+    return replace(found, notes=notes + _doubtful([patient for patient in patients if patient]))
+
+
+def _doubtful(patients: Sequence[str]) -> tuple[str, ...]:
+    """Say where the patients found in names are all the same, or none has two images."""
+    images, there = len(patients), len(set(patients))
+    if images == 1 or there not in (1, images):
+        return ()
+    what = f"the same patient, {patients[0]!r}, in all" if there == 1 else "another patient in each of"
+    but = "these images are of several patients" if there == 1 else "a patient has several images"
+    return (f"--group-regex finds {what} {images} names that it fits: if {but}, it finds the wrong part of a name",)
 
 
 def told_by_files(found: Manifest) -> Manifest:

@@ -204,7 +204,14 @@ def _hold_back(
     if not moved:
         most = f"no class has more than {count_of(len(wanted), 'image')}"
         few = most if by == "image" else f"there are few {_many(by)}"
-        raise DataError(f"{found.root}: {few}, too few to set some aside for validation; add images, or a val split")
+        why = f"{found.root}: {few}, too few to set some aside for validation"
+        if by == "image":
+            raise DataError(f"{why}; add images, or a val split")
+        there = sorted({sample.patient or sample.name for sample in train})
+        raise DataError(
+            f"{why}: {', '.join(there[:_MOST_NAMES])} in {count_of(len(train), 'image')}; add images, or a val split, "
+            f"or, if these are more patients, correct --group-regex or the column that names them"
+        )
     return _moved(samples, moved)
 
 

@@ -38,7 +38,7 @@ class Headline:
 
 def headline(metrics: Metrics) -> Headline:
     """Return what is said first of test figures with intervals."""
-    clean = metrics.without_leaked or metrics
+    clean = metrics.clean
     present = [one.support for one in clean.per_class if one.support]
     guessing = {
         "balanced_accuracy": 1 / len(present) if present else None,

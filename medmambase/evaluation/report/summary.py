@@ -24,7 +24,7 @@ def summary(metrics: Metrics, of: str = "test") -> str:
             f"{of}, with these images: {_headline(metrics, area)}",
             "each class, without these images:",
         ]
-    per_class = (metrics.without_leaked or metrics).per_class
+    per_class = metrics.clean.per_class
     wide = max(5, *(len(one.name) for one in per_class))
     lines.append(f"{'class':{wide}}  images  sensitivity  specificity     F1    AUC")
     lines += [
