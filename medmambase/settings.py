@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
 from medmambase.run_folder import CONFIG, CROSSVAL
-from medmambase.settings_file import config_of, flag, private_of, read, refuse_changes, todays, toml_of
+from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
@@ -187,11 +187,11 @@ def of_crossval(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
 def of_run(run: Path, flags: Mapping[str, Any]) -> Settings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
-    settings, flags = resolve({}, config_of(run)), todays(flags)
+    settings, flags = resolve({}, config_of(run)), checked(flags, _WANTED)
     changed = {name: value for name, value in flags.items() if not is_same(name, value, settings.value(name))}
     refuse_changes(run, changed, settings.value, MAY_CHANGE)
     for name, value in flags.items():
-        settings = _set(settings, name, value, flag(name))
+        settings = settings.changed(name, value)
     return settings
 
 

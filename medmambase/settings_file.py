@@ -70,6 +70,12 @@ def read(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: check(f"{path}: {name}", value, wanted[name], ConfigError) for name, value in values.items()}
 
 
+def checked(flags: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings given by flag under today's names, as the values that their annotations in
+    ``wanted`` take: a list becomes a tuple. Raises ConfigError naming the flag."""
+    return {name: check(flag(name), value, wanted[name], ConfigError) for name, value in todays(flags).items()}
+
+
 def private_of(paths: Mapping[str, str | None]) -> dict[str, str]:
     """Return those of the settings that are ``paths`` that tell of folders or people."""
     return {name: path for name, path in paths.items() if path and names_folders(path) and not _UNTEXT.search(path)}

@@ -199,6 +199,12 @@ def test_a_run_that_goes_on_keeps_its_settings_and_tells_what_differs(tmp_path: 
     (tmp_path / CONFIG).write_text(begun.to_toml(), encoding="utf-8")
     assert of_run(tmp_path, {}) == begun
     assert of_run(tmp_path, {"epochs": 5, "data": "elsewhere"}) == replace(begun, data="elsewhere")
+    begun_with_depths = resolve({"data": "x", "depths": [1, 1, 1, 1]})
+    (tmp_path / CONFIG).write_text(begun_with_depths.to_toml(), encoding="utf-8")
+    assert of_run(tmp_path, {"depths": [1, 1, 1, 1]}) == begun_with_depths  # as a caller in Python writes them
+    with pytest.raises(ConfigError, match=r"--depths is \(1, 1, 2, 1\) and was \(1, 1, 1, 1\)"):
+        of_run(tmp_path, {"depths": [1, 1, 2, 1]})
+    (tmp_path / CONFIG).write_text(begun.to_toml(), encoding="utf-8")
     with pytest.raises(
         ConfigError,
         match="was started with other settings: --epochs is 6 and was 5; --name is 'y' and was not set; leave them "

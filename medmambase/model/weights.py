@@ -87,6 +87,11 @@ def check_size(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], h
     than that of the tensors: to build it could fill the memory. ``holds``: what has the tensors,
     and the verb."""
     blocks, held = sum(config.depths), sum(t.numel() for t in tensors.values())
+    if config.num_classes > held:  # each has a name and, where there is a head, a weight
+        raise WeightsError(
+            f"{path}: describes a network of {config.num_classes} classes, and {holds} {held} weights; "
+            f"{_TOGETHER if path.name == DESCRIPTION else 'restore it'}"
+        )
     halves = [(depth, width // 2) for depth, width in zip(config.depths, config.dims, strict=True)]
     least = sum(depth * half * (half + config.state) for depth, half in halves)
     if blocks > len(tensors) or least + sum(config.gate_widths()) > held:

@@ -24,7 +24,7 @@ from medmambase.config import (
     TrainConfig,
 )
 from medmambase.settings import DEFINED, NONE, Channels, Engine, OnBad, Preset, check_start, is_same, one_of_each
-from medmambase.settings_file import config_of, flag, private_of, read, refuse_changes, todays, toml_of
+from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check
 
 Target = Literal["structures", "echo", "edges"]
@@ -175,8 +175,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> PretrainSetti
     def shown(name: str) -> str:
         return f"{file}: {name}" if name in written and name not in flags else flag(name)
 
-    checked = {name: check(flag(name), value, _WANTED[name], ConfigError) for name, value in flags.items()}
-    settings = PretrainSettings(**{**written, **checked})
+    settings = PretrainSettings(**{**written, **checked(flags, _WANTED)})
     _check(settings, shown, f"{file}: " if file else "")
     return settings
 
@@ -184,13 +183,12 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> PretrainSetti
 def of_run(run: Path, flags: Mapping[str, Any]) -> PretrainSettings:
     """Read the settings of a run that is resumed. Raises ConfigError where ``flags`` differ from
     them in more than MAY_CHANGE."""
-    settings, flags = resolve({}, config_of(run, "pretraining")), todays(flags)
+    settings, flags = resolve({}, config_of(run, "pretraining")), checked(flags, _WANTED)
     others = {name: value for name, value in flags.items() if not is_same(name, value, settings.value(name))}
     refuse_changes(run, others, settings.value, MAY_CHANGE)
-    changed = {name: check(flag(name), value, _WANTED[name], ConfigError) for name, value in flags.items()}
-    if settings.drawn and changed.get("data"):
-        raise ConfigError(f"{flag('data')} is {changed['data']!r}, but {run} draws its pictures; leave it out")
-    return replace(settings, **changed)
+    if settings.drawn and flags.get("data"):
+        raise ConfigError(f"{flag('data')} is {flags['data']!r}, but {run} draws its pictures; leave it out")
+    return replace(settings, **flags)
 
 
 def is_run_of(run: Path, settings: PretrainSettings) -> bool:

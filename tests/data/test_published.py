@@ -114,6 +114,8 @@ def without(key: str) -> dict[str, np.ndarray]:
         (arrays() | {"train_images": np.zeros((9, 28), np.uint8)}, r"train_images has shape \(9, 28\)"),
         (arrays() | {"train_labels": np.zeros((9, 1), np.uint8)}, "train has no images of it|has class"),
         (arrays(classes=1), "only one class found"),
+        (arrays((28, 0)), r"train_images has shape \(9, 28, 0\): pictures without pixels"),
+        (arrays() | {"train_labels": np.zeros((9, 0), np.uint8)}, "each image has 0 labels; a classifier"),
     ],
 )
 def test_what_is_no_set_of_pictures_with_one_label_each_is_refused(
@@ -191,6 +193,19 @@ def test_a_small_file_that_would_fill_any_memory_is_refused_before_it_is_read(tm
         DataError, match=r"train_images is uint8 \(1000000000, 1000, 1000\); wanted .* 20 GB of them at most"
     ):
         read_manifest(tmp_path / "a.npz", seed=0)
+
+
+def test_a_shape_below_zero_which_numpy_lets_pass_is_refused(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays((28, 28, 3)))
+    whole, path = zipfile.ZipFile(stream), tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in whole.namelist():
+            content = whole.read(name)
+            damaged = content.replace(b"(9, 28, 28, 3)", b"(9, 28, -1, 3)") if name == "train_images.npy" else content
+            file.writestr(name, damaged)
+    with pytest.raises(DataError, match=r"a\.npz: .* is damaged \(shape \(9, 28, -1, 3\) is below 0\)"):
+        read_manifest(path, seed=0)
 
 
 def test_a_row_that_has_gone_is_one_unreadable_image(tmp_path: Path) -> None:

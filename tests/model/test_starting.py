@@ -156,6 +156,7 @@ def test_a_folder_without_weights_of_its_own_says_what_to_give(tmp_path: Path) -
         (lambda words: words | {"model": {"depths": [1]}}, "depths"),
         (lambda words: words | {"model": words["model"] | {"depth": [1]}}, "ModelConfig has no field 'depth'"),
         (lambda words: words | {"model": words["model"] | {"dims": [512, 1024]}}, "describes a network of 2 blocks"),
+        (lambda words: words | {"model": words["model"] | {"num_classes": 2**31}}, "a network of 2147483648 classes"),
         (lambda words: words | {"seen": [1]}, r"header\.seen\[0\] is 1; it must be"),
         (lambda words: words | {"learned": [words["learned"][0] | {"image_size": [0]}]}, r"size is 0; it must be"),
         (lambda words: words | {"learned": [{}]}, r"header\.learned\[0\]\.source is missing"),

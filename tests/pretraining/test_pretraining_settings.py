@@ -66,6 +66,7 @@ def test_the_file_of_a_run_repeats_it_and_only_what_changes_no_result_may_change
     assert resolve({}, tmp_path / CONFIG) == settings and settings.start == "w"
     assert resolve({"steps": 5}, tmp_path / CONFIG).minutes is None  # a flag takes back the other of the pair
     assert of_run(tmp_path, {"half": True, "workers": 3}).half
+    assert of_run(tmp_path, {"image_size": list(settings.image_size), "targets": list(settings.targets)}) == settings
     assert is_run_of(tmp_path, resolve({"half": True}, tmp_path / CONFIG))
     assert is_run_of(tmp_path, resolve({"runs": "./runs/"}, tmp_path / CONFIG))
     assert not is_run_of(tmp_path, resolve({"seed": 1}, tmp_path / CONFIG)) and not is_run_of(tmp_path / "x", settings)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from medmambase.training.crossval import processes
 
 _NAME = "small"  # of the run
 _AGAIN = 0.6  # seconds between two signals; sooner it is the same request
+_SHOWN = 6000  # letters of what a command said at the end, where that was wrong
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,8 @@ def _end_often(command: str, folder: Path, wanted: int, chance: random.Random) -
             failures += wrong is not None
             where = f", write {kill.write}{'' if way == FULL else f' {kill.moment}'}" if kill else ""
             print(f"{command} {turn}, {way}{where}{f': WRONG: {wrong}' if wrong else ''}", flush=True)
+            if wrong:
+                print(textwrap.indent(said[-_SHOWN:], "    "), flush=True)
         code, said = finish(start(command, folder, runs))
         different = (
             [f"exit code {code}: {said[-400:]}"] if code else differing(_newest(runs), reference, small.compared)

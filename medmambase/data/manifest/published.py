@@ -82,10 +82,10 @@ def read_medmnist(path: Path) -> Manifest:
         if len(listed) not in (1, 2) or np.prod(listed, dtype=object) > _MOST_LABELS:
             raise DataError(f"{path}: {split}_labels has shape {listed}; wanted one label for each image")
         labels = _array(path, f"{split}_labels")
-        if labels.ndim == 2 and labels.shape[1] > 1:
+        if labels.ndim == 2 and labels.shape[1] != 1:
+            true = ", which may all be true" if labels.shape[1] else ""
             raise DataError(
-                f"{path}: each image has {labels.shape[1]} labels, which may all be true; a classifier needs one "
-                f"class for each image"
+                f"{path}: each image has {labels.shape[1]} labels{true}; a classifier needs one class for each image"
             )
         if labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
             raise DataError(
@@ -97,7 +97,9 @@ def read_medmnist(path: Path) -> Manifest:
                 f"{path}: {split}_images has shape {shape}: volumes; wanted pictures (n, height, width) or (n, "
                 f"height, width, 3)"
             )
-        if len(shape) not in (3, 4) or shape[0] != len(labels) or 0 in shape[1:]:
+        if len(shape) in (3, 4) and 0 in shape[1:]:
+            raise DataError(f"{path}: {split}_images has shape {shape}: pictures without pixels; download it again")
+        if len(shape) not in (3, 4) or shape[0] != len(labels):
             raise DataError(
                 f"{path}: {split}_images has shape {shape} and {split}_labels {labels.shape}; wanted as many "
                 f"pictures as labels"
@@ -259,7 +261,10 @@ def _header(path: Path, key: str) -> tuple[tuple[int, ...], bool, Any]:
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
+    shape, by_columns, dtype = read(stream)
+    if min(shape, default=0) < 0:  # NumPy lets it pass, and takes what fits
+        raise ValueError(f"shape {shape} is below 0")
+    return shape, by_columns, dtype
 
 
 @contextmanager
