@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import StrictBool, StrictInt, with_config
 from safetensors import SafetensorError
@@ -20,7 +20,7 @@ from torch import Tensor
 from medmambase import run_folder
 from medmambase.config import ModelConfig, Preprocessing
 from medmambase.files import read_json
-from medmambase.model import weights
+from medmambase.model import tensor_file, weights
 from medmambase.model.weights import WeightsError
 from medmambase.plural import count_of
 from medmambase.run_folder import (
@@ -39,7 +39,7 @@ from medmambase.validation import OBJECT, check
 
 FORMAT = 1
 NEW_WEIGHTS = "none: new weights"  # what a run says of its start where it started from none
-KEY = "medmambase"  # of the one entry in the file's metadata
+KEY = "medmambase"  # of what the file says of itself
 _SHOWN = 12  # digits of a hash in a sentence
 
 
@@ -123,8 +123,8 @@ def read(path: Path) -> Start:
     """
     path = path / PRETRAINED if (path / PRETRAINED).is_file() else path
     if path.suffix == ".safetensors" and path.is_file():
-        content = _content(path)
-        if (said := _said(content)) is not None:
+        content = _safetensors(path)
+        if (said := tensor_file.words_of(content).get(KEY)) is not None:
             return _of_pretraining(path, content, said)
     folder = path.parent if path.name == WEIGHTS and (path.parent / DESCRIPTION).is_file() else path
     if folder.is_dir():
@@ -180,9 +180,7 @@ def write(
     statistics, a hundredth of it, keep their range. Raises RunFolderError, and WeightsError for a
     weight that float16 cannot hold.
     """
-    from safetensors.torch import save
-
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if not name.startswith("head.")}
+    plain = {name: t.detach() for name, t in tensors.items() if not name.startswith("head.")}
     if half:
         plain = {name: t.half() if t.is_floating_point() and t.dim() > 1 else t for name, t in plain.items()}
         if bad := [name for name, t in plain.items() if not t.isfinite().all()]:
@@ -194,14 +192,12 @@ def write(
         "seen": sorted(set(seen)),
         "unrecorded": unrecorded,
     }
-    content = save(plain, {KEY: json.dumps(said, ensure_ascii=False, allow_nan=False)})
+    content = tensor_file.as_bytes(plain, KEY, said)
     run_folder.write_bytes(path, content)
     return _hash(content)
 
 
 def _of_pretraining(path: Path, content: bytes, said: object) -> Start:
-    from safetensors.torch import load
-
     try:
         words = json.loads(said) if isinstance(said, str) else None
         if not isinstance(words, dict) or words.get("format") != FORMAT:
@@ -215,7 +211,7 @@ def _of_pretraining(path: Path, content: bytes, said: object) -> Start:
             Origin,
             WeightsError,
         )
-        tensors = load(content)
+        tensors = tensor_file.from_bytes(content, KEY)
         sizes = origin.learned[-1].image_size if origin.learned else ()
         preprocessing = Preprocessing(size=max(sizes, default=Preprocessing().size), channels=config.in_chans)
     # ConfigError is a ValueError.
@@ -262,19 +258,20 @@ def _trained_on(run: Path) -> set[str]:
         ) from error
 
 
+def _safetensors(path: Path) -> bytes:
+    try:
+        return tensor_file.read_bytes(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: is no safetensors file, or is damaged ({error}); restore the file") from error
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
-
-
-def _said(content: bytes) -> Any:
-    """What a file of ours says of itself; None for another file."""
-    try:
-        return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"][KEY]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
 
 
 def _hash(content: bytes) -> str:

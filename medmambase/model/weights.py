@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medmambase.config import Block, ConfigError, ModelConfig, Preprocessing
 from medmambase.files import read_json, write_bytes
+from medmambase.model import tensor_file
 from medmambase.model.layers import has_se
 from medmambase.run_folder import DESCRIPTION, WEIGHTS
 from medmambase.validation import check
@@ -37,11 +38,8 @@ class WeightsError(Exception):
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write both files, each beside its place and then moved there, so that a kill leaves the old
     or the new one."""
-    from safetensors.torch import save
-
-    plain = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
-    for name, content in ((WEIGHTS, save(plain)), (DESCRIPTION, text.encode("utf-8"))):
+    for name, content in ((WEIGHTS, tensor_file.as_bytes(tensors)), (DESCRIPTION, text.encode("utf-8"))):
         write_bytes(folder / name, content)
 
 
@@ -49,7 +47,6 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
     """Read a network's folder: tensors, architecture, classes and preprocessing. Raises
     WeightsError."""
     from safetensors import SafetensorError
-    from safetensors.torch import load
 
     path = folder / DESCRIPTION
     try:
@@ -72,7 +69,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
                 f"{config.in_chans}; restore the file"
             )
         path = folder / WEIGHTS
-        tensors = load(path.read_bytes())
+        tensors = tensor_file.from_bytes(tensor_file.read_bytes(path))
         check_size(folder / DESCRIPTION, config, tensors, f"{WEIGHTS} holds")
         return tensors, config, classes, preprocessing
     except FileNotFoundError as error:
@@ -196,9 +193,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            return load(path.read_bytes())
+            return tensor_file.from_bytes(tensor_file.read_bytes(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error

@@ -193,7 +193,8 @@ def pretrain(
                     where = first_bad_tensor(network, partial(step.gradients, batch, number))
                     raise TrainingError(
                         f"{what} at step {number + 1} of {course.steps} (first bad tensor: {where}) with learning rate "
-                        f"{rate:.2g}; try a smaller --lr{'' if dtype == torch.float32 else ' or --precision float32'}"
+                        f"{rate:.2g}; {_kept(run)}; try a smaller "
+                        f"--lr{'' if dtype == torch.float32 else ' or --precision float32'}"
                     )
                 if average:
                     average.follow(number)
@@ -203,12 +204,13 @@ def pretrain(
                 course.seconds = time.perf_counter() - began
                 stop = interrupted()
                 if course.step % every == 0 or course.step == course.steps:
-                    _check(network, course.step)
+                    _check(network, course.step, run)
                     means = {name: s / course.since for name, s in zip(task.targets, course.sums, strict=True)}
                     measured = measure(learning.judged, task, held_out, dtype)
                     if not all(map(math.isfinite, measured.losses.values())):
                         raise TrainingError(
-                            f"a loss on pictures held out is non-finite after step {course.step}; try a smaller --lr"
+                            f"a loss on pictures held out is non-finite after step {course.step}; {_kept(run)}; try a "
+                            f"smaller --lr"
                         )
                     course.seconds = time.perf_counter() - began
                     course.rounds.append(Round(course.step, rate, means, measured.losses, measured.auc, course.seconds))
@@ -221,7 +223,7 @@ def pretrain(
                     keep(course)
                     tell(course.rounds[-1])
                 elif stop or (settings.save_every and course.step % settings.save_every == 0):
-                    _check(network, course.step)
+                    _check(network, course.step, run)
                     keep(course)
                 if stop:
                     raise of_signal(stop)
@@ -263,11 +265,16 @@ class _Step:
         return rehearse(self.learning.network, learn, places, MOMENTS["adamw"])
 
 
-def _check(network: Pretrained, step: int) -> None:
+def _check(network: Pretrained, step: int, run: Path) -> None:
     """Raise TrainingError for a network that must not take the place of a good one: no loss has
     judged its last step yet."""
     if bad := first_nonfinite(network):
-        raise TrainingError(f"{bad} is non-finite after step {step}; try a smaller --lr")
+        raise TrainingError(f"{bad} is non-finite after step {step}; {_kept(run)}; try a smaller --lr")
+
+
+def _kept(run: Path) -> str:
+    """Say where the network of before lies, if anywhere."""
+    return f"the last good state is {path}" if (path := run / LAST / STATE).is_file() else "no state was saved yet"
 
 
 def _steps(settings: PretrainSettings, rehearsed: Rehearsal, drawing: float, task: Task) -> int:

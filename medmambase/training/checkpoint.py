@@ -22,6 +22,7 @@ from medmambase import run_folder
 from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
+from medmambase.model import tensor_file
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import IMAGES, SPLITS, STATE
 from medmambase.tables import of_cell
@@ -30,6 +31,7 @@ from medmambase.training.optimise import Average
 from medmambase.validation import OBJECT, check
 
 FORMAT = 1
+_ENTRY = "training"  # of the file's header
 MOST_NAMES = 5
 OF_A_WEIGHT = ("exp_avg", "exp_avg_sq")  # what Adam and AdamW keep of each weight, beside the number of the step
 
@@ -154,8 +156,6 @@ def save(
 ) -> None:
     """Write the state into ``folder`` atomically. Raises RunFolderError; the previous state then
     remains."""
-    from safetensors.torch import save as as_bytes
-
     if not (folder / STATE).exists():
         run_folder.write_rows(
             folder / IMAGES,
@@ -163,10 +163,7 @@ def save(
             [row for split, part in images.items() for row in _listed(split, part)],
         )
     words = {"format": FORMAT, "state": asdict(state), "description": description, "images": _fingerprints(images)}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in learning.tensors().items()}
-    run_folder.write_bytes(
-        folder / STATE, as_bytes(tensors, {"training": json.dumps(words, ensure_ascii=False, allow_nan=False)})
-    )
+    run_folder.write_bytes(folder / STATE, tensor_file.as_bytes(learning.tensors(), _ENTRY, words))
 
 
 def load(
@@ -190,17 +187,17 @@ def load_progress(
     that the training began with, and CheckpointError.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
 
     path = folder / STATE
     advice = "delete it to train from the beginning, or start a new run"
     try:
-        content = path.read_bytes()
+        content = tensor_file.read_bytes(path)
         words = _words(content)
         if words["format"] != FORMAT:
             raise CheckpointError(
                 f"{path}: format is {words['format']!r}; this version reads format {FORMAT}; {advice}"
             )
+        tensors = tensor_file.from_bytes(content, _ENTRY)
         _same_settings(path, words["description"], description)
         if words["images"] != _fingerprints(images):
             raise DataError(
@@ -208,7 +205,7 @@ def load_progress(
             )
         state: P = check(f"{path}: state", words["state"], kind, CheckpointError)
         state.check()
-        learning.fill(from_bytes(content))
+        learning.fill(tensors)
         return state
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -258,7 +255,7 @@ def progress_in(folder: Path) -> dict[str, Any]:
     """Return the state in ``folder`` as it was saved, without its tensors; {} where there is none,
     or it cannot be read."""
     try:
-        state = _words((folder / STATE).read_bytes())["state"]
+        state = _words(tensor_file.read_bytes(folder / STATE))["state"]
         return state if isinstance(state, dict) else {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
@@ -267,8 +264,7 @@ def progress_in(folder: Path) -> dict[str, Any]:
 def _words(content: bytes) -> dict[str, Any]:
     """Read the JSON in a checkpoint. Raises ValueError, LookupError or TypeError for another
     file."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    words: dict[str, Any] = json.loads(header["__metadata__"]["training"])
+    words: dict[str, Any] = json.loads(tensor_file.words_of(content)[_ENTRY])
     return words
 
 

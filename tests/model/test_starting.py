@@ -36,10 +36,11 @@ def written(backbone: MedMambaSE, tmp_path: Path) -> Path:
 
 
 def changed(path: Path, change: Any) -> None:
-    """The same file with another header."""
+    """The same file with another header, and without a checksum, as those of before."""
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     words = json.loads(header["__metadata__"]["medmambase"])
+    del words["checksum"]
     path.write_bytes(save(load(content), {"medmambase": json.dumps(change(words))}))
 
 
@@ -171,9 +172,14 @@ def test_a_damaged_header_is_named(change: Any, message: str, written: Path) -> 
 
 def test_damage_behind_the_header_and_in_the_record_of_a_run_is_named(written: Path, tmp_path: Path) -> None:
     path = written / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(WeightsError, match=r"weights\.safetensors: cannot be read .*; restore the file"):
-        starting.read(written)
+    whole = path.read_bytes()
+    for content, message in (
+        (whole[:-1] + bytes([whole[-1] ^ 1]), r"cannot be read \(its checksum does not fit what it holds"),
+        (whole[:-40], r"is no safetensors file, or is damaged \(its header tells of \d+ bytes, and it has \d+\)"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=rf"weights\.safetensors: {message}.*; restore the file"):
+            starting.read(written)
     assert starting.read_origin(tmp_path) is None
     origin = Origin("w", "0" * 64, (DRAWN,), ("a",), unrecorded=True)
     starting.write_origin(tmp_path, origin)

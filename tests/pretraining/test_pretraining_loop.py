@@ -1,15 +1,18 @@
 """How many steps there are, and progress that is damaged."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from medmambase.pretraining import loop, tasks
 from medmambase.pretraining.loop import Course, Round
 from medmambase.pretraining.settings import PretrainSettings
 from medmambase.training.checkpoint import CheckpointError
 from medmambase.training.dry_run import Rehearsal
+from medmambase.training.loop import TrainingError
 
 
 def test_minutes_become_steps_by_what_a_step_takes() -> None:
@@ -21,6 +24,20 @@ def test_minutes_become_steps_by_what_a_step_takes() -> None:
     assert loop._steps(PretrainSettings(drawn=True), rehearsed, 0.3, drawn) == 3000
     assert loop._steps(PretrainSettings(drawn=True, minutes=0.001), rehearsed, 0.3, drawn) == 1
     assert loop._steps(PretrainSettings(drawn=True, minutes=1e308), rehearsed, 0.3, drawn) == 10**9
+
+
+def test_a_network_that_is_no_longer_numbers_says_where_the_last_good_state_lies(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1)
+    loop._check(network, 4, tmp_path)  # type: ignore[arg-type]  # any module has parameters
+    with torch.no_grad():
+        network.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="bias is non-finite after step 4; no state was saved yet; try a smaller"):
+        loop._check(network, 4, tmp_path)  # type: ignore[arg-type]  # as above
+    state = tmp_path / "last" / "state.safetensors"
+    state.parent.mkdir()
+    state.touch()
+    with pytest.raises(TrainingError, match=rf"; the last good state is {re.escape(str(state))}; try a smaller --lr"):
+        loop._check(network, 4, tmp_path)  # type: ignore[arg-type]  # as above
 
 
 def test_progress_that_contradicts_itself_is_refused() -> None:

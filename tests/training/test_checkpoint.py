@@ -45,8 +45,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def damaged(saved: bytes, change: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> bytes:
-    """The same file with another state or other tensors."""
+    """The same file with another state or other tensors, and without a checksum, as those of
+    before."""
     words, tensors = checkpoint._words(saved), load(saved)
+    del words["checksum"]
     change(words["state"], tensors)
     return save(tensors, {"training": json.dumps(words)})
 
@@ -116,6 +118,14 @@ def test_a_state_that_no_training_leaves_is_named_before_the_training_goes_on(
 ) -> None:
     (tmp_path / "state.safetensors").write_bytes(damaged(saved, change))
     with pytest.raises(CheckpointError, match=rf"state\.safetensors: .*{message}"):
+        checkpoint.load(tmp_path, learning(0), {}, IMAGES)
+
+
+def test_a_state_whose_numbers_have_changed_since_is_refused(saved: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(saved[:-2] + bytes([saved[-2] ^ 1, saved[-1]]))
+    with pytest.raises(
+        CheckpointError, match=r"state\.safetensors: .*its checksum does not fit .*; delete it to train"
+    ):
         checkpoint.load(tmp_path, learning(0), {}, IMAGES)
 
 

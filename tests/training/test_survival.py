@@ -265,6 +265,7 @@ def test_a_damaged_checkpoint_is_one_line(stopped: Path) -> None:
     path = stopped / "last" / run_folder.STATE
     good = path.read_bytes()
     words = checkpoint._words(good)
+    del words["checksum"]  # which would find each of these
     tensors = load(good)
     other = {name: t for name, t in tensors.items() if name != "network.head.weight"}
     for content in (

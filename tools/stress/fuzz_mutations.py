@@ -1,5 +1,5 @@
-"""Damage files on purpose: bytes, and the structure of texts, JSON, zip archives, safetensors
-files, PNG and DICOM.
+"""Damage files on purpose: bytes, and the structure of texts, JSON, zip archives, PNG and DICOM;
+fuzz_tensor_files.py does safetensors files.
 
 Each function takes whole bytes and random numbers and returns the damaged bytes, the same for the
 same numbers.
@@ -160,53 +160,6 @@ def _with_another(values: Any, chance: random.Random) -> Any:
         case _:
             holder[key] = _another(chance)
     return values
-
-
-def of_safetensors(data: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:
-    """Damage the header's JSON and write its length anew, the length alone, or the numbers."""
-    length = int.from_bytes(data[:8], "little")
-    header, body = data[8 : 8 + length], data[8 + length :]
-    match chance.choice(("header", "header", "header", "dtype", "words", "length", "numbers", "bytes")):
-        case "header":
-            header = of_json(header, [header], chance)
-        case "dtype":
-            values = json.loads(header)
-            one = values[chance.choice([name for name in values if name != "__metadata__"])]
-            one["dtype"] = chance.choice(
-                ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "C64", "Q")
-            )
-            if chance.random() < 0.7:  # of the right size, so that only the dtype is wrong
-                wide = {"F64": 8, "I64": 8, "C64": 8, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
-                count = (one["data_offsets"][1] - one["data_offsets"][0]) // 4
-                parts = {name: (v, body[slice(*v["data_offsets"])]) for name, v in values.items() if "dtype" in v}
-                parts = {
-                    n: (v, bytes(count * wide.get(v["dtype"], 4)) if v is one else b) for n, (v, b) in parts.items()
-                }
-                body = b""
-                for value, part in parts.values():
-                    value["data_offsets"], body = [len(body), len(body) + len(part)], body + part
-            header = json.dumps(values).encode("utf-8")
-        case "words":  # JSON inside of the JSON
-            values = json.loads(header)
-            words = values.get("__metadata__", {})
-            if words:
-                key = chance.choice(sorted(words))
-                inner = of_json(words[key].encode("utf-8"), [header], chance)
-                words[key] = inner.decode("utf-8", "replace")
-            header = json.dumps(values).encode("utf-8")
-        case "length":
-            wrong = chance.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1, len(data)))
-            return wrong.to_bytes(8, "little") + data[8:]
-        case "numbers":
-            made = bytearray(body)
-            for _ in range(chance.choice((1, 4, 100))):
-                place = 4 * chance.randrange(max(1, len(made) // 4))
-                value = chance.choice((float("nan"), float("inf"), -3e38, 1e-42, 0.0, 1e20))
-                made[place : place + 4] = struct.pack("<f", value)
-            body = bytes(made)
-        case _:
-            return of_bytes(data, others, chance)
-    return len(header).to_bytes(8, "little") + header + body
 
 
 def of_npz(data: bytes, others: Sequence[bytes], chance: random.Random) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from fuzz_crossval import LEARNED
-from fuzz_mutations import Case, of_json, of_safetensors, of_text
+from fuzz_mutations import Case, of_json, of_text
 from fuzz_run import GREY, SMALL, TRAINING
+from fuzz_tensor_files import of_safetensors
 from kill_test import image_set
 from medmambase import MedMambaSE, PretrainRun, run_folder
 from medmambase.evaluation.report.figures import columns_of

@@ -15,8 +15,9 @@ from PIL import Image
 
 import fuzz_crossval
 import fuzz_pretraining
-from fuzz_mutations import Case, of_bytes, of_dicom, of_image, of_json, of_npz, of_safetensors, of_text
+from fuzz_mutations import Case, of_bytes, of_dicom, of_image, of_json, of_npz, of_text
 from fuzz_run import GREY, SMALL, TRAINING, whole_run
+from fuzz_tensor_files import of_safetensors
 from kill_test import image_set
 from medmambase import MedMambaSE, run_folder, settings
 from medmambase.config import Preprocessing

@@ -1,0 +1,99 @@
+"""Write tensors as the bytes of a safetensors file with a checksum of all that is in it, and read
+them back.
+
+Numbers that a disk or a copy has changed are numbers still: a network would predict with them, and
+a training go on from them. A file without a checksum, of an earlier version or of somebody else, is
+read as it is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medmambase.files import open_regular
+
+CHECKSUM = "checksum"  # the name of the header's one entry, and, where that is another's, of a word in it
+_MOST_HEADER = 100_000_000  # bytes; the format allows no more
+
+
+def as_bytes(tensors: Mapping[str, Tensor], entry: str = CHECKSUM, words: Mapping[str, Any] | None = None) -> bytes:
+    """Return the content of a file of these tensors, whose header holds ``words`` as the JSON of
+    ``entry``. The same ones give the same bytes, since there is one entry: of several the library
+    changes the order."""
+    from safetensors.torch import save
+
+    plain, told = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(words or {})
+    told |= {CHECKSUM: checksum(plain, told)}
+    text = told[CHECKSUM] if entry == CHECKSUM else json.dumps(told, ensure_ascii=False, allow_nan=False)
+    return save(plain, {entry: text})
+
+
+def from_bytes(content: bytes, entry: str = CHECKSUM) -> dict[str, Tensor]:
+    """Return the tensors of a file. Raises SafetensorError for what is none, and ValueError,
+    LookupError or TypeError where its checksum does not fit what it holds, or its ``entry`` is
+    damaged."""
+    from safetensors.torch import load
+
+    tensors, words = load(content), words_of(content)
+    told = {CHECKSUM: words.get(CHECKSUM)} if entry == CHECKSUM else json.loads(words[entry])
+    wanted = told.pop(CHECKSUM, None)
+    if wanted is not None and wanted != checksum(tensors, told):
+        raise ValueError("its checksum does not fit what it holds: it has changed since it was written")
+    return tensors
+
+
+def words_of(content: bytes) -> dict[str, str]:
+    """Return the words in the header of a file; {} where it has none, or is another kind of
+    file."""
+    try:
+        words = _header(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
+    except ValueError:
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file whose size is the one that its header tells: nothing of any
+    other is read into memory. Raises OSError and ValueError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(size - 8, _MOST_HEADER):
+            raise ValueError(f"of its {size} bytes its header cannot take {length}")
+        parts = [value for name, value in _header(file.read(length)).items() if name != "__metadata__"]
+        try:
+            told = 8 + length + max((int(part["data_offsets"][1]) for part in parts), default=0)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError("its header does not say where its tensors lie") from error
+        if told != size:
+            raise ValueError(f"its header tells of {told} bytes, and it has {size}")
+        file.seek(0)
+        return file.read()
+
+
+def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
+    """Return a hash of the words, and of names, types, shapes and numbers of the tensors, which lie
+    on the CPU."""
+    found = hashlib.blake2b(json.dumps(words).encode("ascii"), digest_size=16)
+    for name in sorted(tensors):
+        t = tensors[name]
+        found.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode("ascii"))
+        found.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """Read the JSON of a header. Raises ValueError."""
+    try:
+        header = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("brackets inside of brackets without end") from error
+    if not isinstance(header, dict):
+        raise ValueError("its header holds no names")
+    return header
