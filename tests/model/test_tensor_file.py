@@ -42,6 +42,7 @@ def flipped(content: bytes, place: int) -> bytes:
         lambda content: flipped(content, len(content) - 1),
         lambda content: flipped(content, 8 + int.from_bytes(content[:8], "little")),
         lambda content: content.replace(b'"a":', b'"c":').replace(b'"b":', b'"a":').replace(b'"c":', b'"b":'),
+        lambda content: content.replace(b'"a":', b'"A":'),
         lambda content: content.replace(b"[2,3]", b"[3,2]", 1),
         lambda content: content.replace(b'"I64"', b'"U64"'),
     ],

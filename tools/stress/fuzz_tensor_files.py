@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from fuzz_mutations import of_bytes, of_json
+from fuzz_mutations import of_bytes, of_json, of_text
 from medmambase.model import tensor_file
 
 
@@ -42,12 +42,13 @@ def _damaged_tensors(data: bytes, others: Sequence[bytes], chance: random.Random
                 for value, part in parts.values():
                     value["data_offsets"], body = [len(body), len(body) + len(part)], body + part
             header = json.dumps(values).encode("utf-8")
-        case "words":  # JSON inside of the JSON
+        case "words":  # JSON inside of the JSON, or a checksum
             values = json.loads(header)
             words = values.get("__metadata__", {})
             if words:
                 key = chance.choice(sorted(words))
-                inner = of_json(words[key].encode("utf-8"), [header], chance)
+                mutation = of_json if words[key].startswith("{") else of_text
+                inner = mutation(words[key].encode("utf-8"), [header], chance)
                 words[key] = inner.decode("utf-8", "replace")
             header = json.dumps(values).encode("utf-8")
         case "length":
