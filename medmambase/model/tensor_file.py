@@ -84,7 +84,7 @@ def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         found.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode("ascii"))
-        found.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
