@@ -133,14 +133,10 @@ class Metrics:
             "per_class": [asdict(one) for one in self.per_class],
             "confusion": [list(row) for row in self.confusion],
         }
-        inner = {} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()}
-        counted = {name: value for name in ("patients", "patient_known") if (value := getattr(self, name)) is not None}
-        return (
-            values
-            | ({"intervals": {name: asdict(one) for name, one in self.intervals.items()}} if self.intervals else {})
-            | counted
-            | inner
-        )
+        if self.intervals:
+            values["intervals"] = {name: asdict(one) for name, one in self.intervals.items()}
+        values |= {name: value for name in ("patients", "patient_known") if (value := getattr(self, name)) is not None}
+        return values | ({} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -185,9 +181,9 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
     MetricsError for other input.
     """
     labels, probabilities = checked(labels, probabilities, classes)
-    found = weighted_figures(labels, probabilities, np.ones((1, len(labels))))
-    plain: dict[str, Any] = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
     ones = np.ones((1, len(labels)))
+    found = weighted_figures(labels, probabilities, ones)
+    plain: dict[str, Any] = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
     confusion = confusions(labels, probabilities.argmax(axis=1), len(classes), ones)[0].astype(np.int64)
     return Metrics(
         **{name: plain[name] for name in OVERALL},
