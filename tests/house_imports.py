@@ -101,7 +101,7 @@ IMPORTS = (
     (f"{KERNELS}.arguments", ()),
     (f"{KERNELS}.process", ()),
     (f"{KERNELS}.reference", ()),
-    (f"{KERNELS}.backend", ()),
+    (f"{KERNELS}.backend", (f"{KERNELS}.arguments",)),
     (f"{KERNELS}.custom_op", (f"{KERNELS}.backend",)),
     (
         f"{KERNELS}._mamba*",
@@ -116,7 +116,13 @@ IMPORTS = (
     ),
     (
         f"{KERNELS}._drop_in*",
-        (f"{KERNELS}._drop_in*", f"{KERNELS}._mamba*", f"{KERNELS}.selective_scan*", f"{KERNELS}.backend"),
+        (
+            f"{KERNELS}._drop_in*",
+            f"{KERNELS}._mamba*",
+            f"{KERNELS}.selective_scan*",
+            f"{KERNELS}.arguments",
+            f"{KERNELS}.backend",
+        ),
     ),
     (
         f"{KERNELS}.drop_in*",
@@ -128,7 +134,7 @@ IMPORTS = (
         ),
     ),
     (KERNELS, (f"{KERNELS}.[!_]*", f"{KERNELS}._cpu.capture", f"{KERNELS}._mamba*")),
-    (f"{KERNELS}.inference", (f"{KERNELS}.backend", f"{KERNELS}._cpu.capture")),
+    (f"{KERNELS}.inference", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}._cpu.capture")),
     (f"{KERNELS}.*", (f"{KERNELS}.arguments", f"{KERNELS}.backend", f"{KERNELS}.custom_op", f"{KERNELS}.reference")),
 )
 BY_NAME = {f"{KERNELS}.backend": (f"{KERNELS}._*",)}  # what is loaded by its name alone

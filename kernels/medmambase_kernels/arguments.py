@@ -1,10 +1,15 @@
-"""Check the tensors that an operator is called with: type, dtype, device and shape.
+"""Check what an operator or a module is called with: type, dtype, device and shape of tensors, and
+sizes, numbers and flags.
 
-Every operator refuses the same things in the same words: an error names the argument, what it is,
-and what it must be. Axes have names, and a name has one size in all tensors of a call.
+Everything is refused in the same words: an error names the argument, what it is, and what it must
+be; of a wrong type it is a TypeError, else a ValueError. Axes have names, and a name has one size
+in all tensors of a call.
 """
 
+import operator
 from collections.abc import Collection, Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +37,7 @@ def check_tensors(tensors: Mapping[str, object], optional: Collection[str] = ())
     for name, t in tensors.items():
         if t is None and name in optional:
             continue
-        if not isinstance(t, Tensor):
-            kind = "None" if t is None else f"a {_type(t)}"
-            advice = f": give torch.as_tensor({name})" if hasattr(t, "__array__") else ""
-            raise TypeError(f"{name} is {kind}; it must be a torch.Tensor{advice}")
+        t = check_tensor(name, t)
         if t.dtype not in DTYPES:
             raise ValueError(
                 f"{name} is complex; only a real {name} is supported"
@@ -47,6 +49,89 @@ def check_tensors(tensors: Mapping[str, object], optional: Collection[str] = ())
         first = first or (name, t)
         if t.device != first[1].device:
             raise ValueError(f"{name} is on {t.device}, but {first[0]} is on {first[1].device}; move one of them")
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    """Return ``value``, of any dtype. Raises TypeError for what is not a tensor."""
+    if isinstance(value, Tensor):
+        return value
+    advice = f": give torch.as_tensor({name})" if hasattr(value, "__array__") else ""
+    raise TypeError(f"{name} is {'None' if value is None else _a(value)}; it must be a torch.Tensor{advice}")
+
+
+def check_size(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number, at least ``least``; 8.0, "8" and True are none."""
+    try:
+        size = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # what has none raises
+    except TypeError:
+        size = None
+    if size is None:
+        raise TypeError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    if size < least:
+        raise ValueError(f"{name} is {size}; it must be a whole number, at least {least}")
+    return size
+
+
+def check_number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
+    """Check that ``value`` is a finite number, above or at least a limit."""
+    limit = f" above {above:g}" if above is not None else f", at least {least:g}" if least is not None else ""
+    if isinstance(value, bool) or not isinstance(value, float | int | torch.SymFloat | torch.SymInt | Real):
+        raise TypeError(f"{name} is {value if isinstance(value, Tensor) else repr(value)}; it must be a number{limit}")
+    number: Any = value  # of whichever of these types
+    fits = float("-inf") < number < float("inf") and (least is None or number >= least)
+    if not fits or (above is not None and number <= above):
+        raise ValueError(f"{name} is {value}; it must be a number{limit}")
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return True or False, as which 1, 0 and NumPy's count too; "yes" and None do not."""
+    if isinstance(value, bool):
+        return value
+    # NumPy's has the same name, and before its second version another.
+    if type(value).__name__ in ("bool", "bool_") or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} is {value!r}; it must be True or False")
+
+
+def check_device(name: str, device: object) -> None:
+    """Check that PyTorch knows a device of that name."""
+    if isinstance(device, torch.device):
+        return
+    wanted = "it must be a torch.device, or its name, such as 'cpu' or 'cuda:0'"
+    if isinstance(device, bool) or not isinstance(device, str | int):
+        raise TypeError(f"{name} is {device!r}; {wanted}")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        why = "" if isinstance(device, str) else f" ({str(error).splitlines()[0].rstrip('.')})"
+        raise ValueError(f"{name} is {device!r}{why}; {wanted}") from error
+
+
+def check_factory(device: object, dtype: object) -> torch.dtype:
+    """Check where and in which dtype a module's weights are made, as in torch.nn, and return the
+    dtype: PyTorch's default one for None."""
+    if device is not None:
+        check_device("device", device)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    check_dtype("dtype", dtype)
+    assert isinstance(dtype, torch.dtype)  # as was checked
+    return dtype
+
+
+def check_input(name: str, x: Tensor, weight: Tensor) -> None:
+    """Check that a module's input has the dtype and the device of its weights; under autocast, any
+    dtype that it casts."""
+    if x.device != weight.device:
+        raise ValueError(f"{name} is on {x.device}, and the module's weights are on {weight.device}; move one of them")
+    if x.dtype == weight.dtype:
+        return
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return
+    raise ValueError(
+        f"{name} has dtype {x.dtype}, and the module's weights have {weight.dtype}; give {name}.to({weight.dtype}), or "
+        f"convert the module: .to({x.dtype})"
+    )
 
 
 def check_dtype(name: str, dtype: object) -> None:
@@ -112,6 +197,8 @@ def _words(axes: Axes) -> str:
     return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
 
 
-def _type(value: object) -> str:
+def _a(value: object) -> str:
+    """The type of a value with its article."""
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -24,6 +24,8 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from medmambase_kernels.arguments import check_device, check_dtype, check_tensor
+
 BACKENDS = ("triton", "cpu", "torch", "reference")  # the automatic choice takes the first that can
 _ENVIRONMENT = "MEDMAMBASE_BACKEND"
 
@@ -97,10 +99,23 @@ def describe_backend(
         "selective_scan"; None: any that every backend has.
 
     Raises:
-        BackendError: an explicit wish cannot be met.
+        BackendError: an explicit wish cannot be met. TypeError, ValueError: a device, a dtype or an
+        operator that does not exist.
     """
+    check_device("device", device)
+    check_dtype("dtype", dtype)
+    known = tuple(dict.fromkeys(each for name in BACKENDS for each in availability(name).OPERATORS))
+    if operator is not None and operator not in known:
+        raise ValueError(f"operator is {operator!r}; it must be None or one of {_listed(known)}")
     choice = _decide(operator, torch.device(device), dtype, *_explicit(None))
     return f"{choice.name}: {choice.reason}"
+
+
+def check_backend(backend: object) -> None:
+    """Check a backend argument, before an operator is called with it. Raises BackendError for a
+    name that does not exist."""
+    if backend is not None and backend != "auto":
+        _known(backend, "the backend argument")
 
 
 def choose(operator: str | None, device: torch.device, dtype: torch.dtype, argument: str | None) -> Choice:
@@ -189,7 +204,7 @@ def engine(operator: str, name: str) -> ModuleType:
         ) from error
 
 
-def triton_kernels(name: str, x: torch.Tensor) -> ModuleType | None:
+def triton_kernels(name: object, x: torch.Tensor) -> ModuleType | None:
     """Find the Triton kernels of a computation that is no operator, such as "augment".
 
     Args:
@@ -199,8 +214,12 @@ def triton_kernels(name: str, x: torch.Tensor) -> ModuleType | None:
         Their module, or None where backend "triton" is not the one that is chosen for x.
 
     Raises:
-        BackendError: backend "triton" was asked for and cannot run, or does not load.
+        BackendError: backend "triton" was asked for and cannot run, or has no file of that name.
+        TypeError: a name that is no text, or an x that is no tensor.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; it must be that of a file of kernels, such as 'augment'")
+    check_tensor("x", x)
     return engine(name, "triton") if choose(None, x.device, x.dtype, None).name == "triton" else None
 
 
@@ -234,7 +253,7 @@ def _explicit(argument: str | None) -> tuple[str | None, str]:
     return None, ""
 
 
-def _known(name: str, origin: str) -> None:
+def _known(name: object, origin: str) -> None:
     if name not in BACKENDS:
         raise BackendError(f"there is no backend {name!r} (from {origin}); the backends are {_listed(BACKENDS)}")
 

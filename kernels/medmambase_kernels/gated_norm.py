@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.arguments import MAP, check_shapes, check_tensors
+from medmambase_kernels.arguments import MAP, check_number, check_shapes, check_tensors
 from medmambase_kernels.custom_op import register
 
 
@@ -32,7 +32,7 @@ def gated_norm(
         in float16 it can overflow.
         z: (b, h, w, d), channels last as y; read in place if it is half of a projection
         (b, h, w, 2d).
-        weight, bias: (d,), of the norm. eps: added to the variance.
+        weight, bias: (d,), of the norm. eps: added to the variance, at least 0.
         backend: "triton", "cpu", "torch" or "reference"; chosen automatically if None.
 
     Tensors are float32, bfloat16, float16 or float64: z decides the dtype of the result and of the
@@ -42,10 +42,12 @@ def gated_norm(
         (b, h, w, d), contiguous, in z's dtype, rounded once.
 
     Raises:
-        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit. BackendError: the backend asked for cannot run.
+        TypeError: an argument that is no tensor, or an eps that is no number. ValueError: a shape,
+        dtype or device that does not fit, or an eps below 0. BackendError: the backend asked for
+        cannot run.
     """
     _check(y, z, weight, bias)
+    check_number("eps", eps, least=0)
     choice = engines.choose("gated_norm", z.device, z.dtype, backend)
     work = torch.float64 if z.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(work), bias.to(work)

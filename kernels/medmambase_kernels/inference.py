@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels._cpu.capture import Capture
+from medmambase_kernels.arguments import check_flag, check_input, check_shapes, check_tensor, check_tensors
 
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
@@ -45,8 +46,11 @@ def space_to_depth(x: Tensor) -> Tensor:
     w // 2, 4 c), the (row, column) (0, 0), (1, 0), (0, 1), (1, 1).
 
     A last odd row or column is left out. Any dtype and device, with gradients; while a
-    ``Capture`` is open, float32 on a CPU is a step of it, without.
+    ``Capture`` is open, float32 on a CPU is a step of it, without. Raises TypeError or ValueError
+    for another x.
     """
+    if check_tensor("x", x).dim() != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, channels)")
     if not torch.compiler.is_compiling() and Capture.current() is not None and _ours(x, x):
         engine = engines.engine("space_to_depth", "cpu")
         if engine.fits(x):
@@ -59,10 +63,19 @@ def space_to_depth(x: Tensor) -> Tensor:
 
 class FrozenLayerNorm(nn.Module):
     """Normalise the channels of (b, h, w, c) as ``norm`` does, without gradients. Its weights must
-    not change after the first call."""
+    not change after the first call.
+
+    Raises TypeError for a norm that is no nn.LayerNorm; ValueError for one that has no weight and
+    bias or more than one axis, and for an x of other channels or another dtype.
+    """
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
+        given: object = norm
+        if not isinstance(given, nn.LayerNorm):
+            raise TypeError(f"norm is {given!r}; it must be a torch.nn.LayerNorm")
+        if {"weight", "bias"} - dict(norm.named_parameters()).keys() or norm.weight.dim() != 1:
+            raise ValueError(f"norm is {norm}; it must be over one axis, the channels, and have a weight and a bias")
         self.weight, self.bias = (
             nn.Parameter(t.detach().clone(), requires_grad=False) for t in (norm.weight, norm.bias)
         )
@@ -71,6 +84,9 @@ class FrozenLayerNorm(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """x (b, h, w, c) -> the same shape."""
+        if check_tensor("x", x).dim() == 0 or x.shape[-1] != len(self.weight):
+            raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, {len(self.weight)})")
+        check_input("x", x, self.weight)
         if _ours(x, self.weight):
             engine = engines.engine("layer_norm", "cpu")
             if engine.fits(x):
@@ -89,16 +105,18 @@ class FrozenConv2d(nn.Module):
 
     The result may be a view of wider rows. No gradient goes through it, neither to x. Weights must
     not change after the first call.
-    Raises ValueError for weights of another size.
+    Raises TypeError for what is no tensor, ValueError for weights of another size.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> None:
         super().__init__()
+        check_tensors({"weight": weight, "bias": bias}, optional=("bias",))
         if weight.dim() != 4 or weight.shape[2:] not in ((1, 1), (3, 3)):
             raise ValueError(
                 f"weight has shape {tuple(weight.shape)}; it must be (outputs, inputs, 1, 1) or (outputs, inputs, 3, 3)"
             )
-        self.relu = relu
+        check_shapes(("weight", weight, ("outputs", "inputs", *weight.shape[2:])), ("bias", bias, ("outputs",)))
+        self.relu = check_flag("relu", relu)
         self.weight = nn.Parameter(weight.detach().clone(memory_format=torch.channels_last), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self._packed: tuple[int, Any] = 0, None  # the lanes it was laid out for
@@ -110,10 +128,18 @@ class FrozenConv2d(nn.Module):
         """x (b, h, w, inputs) -> (b, h, w, outputs), plus ``add`` of that shape, in ``out`` if one
         is given: no part of x or add. Without ``rectified``, the ReLU is left out.
 
-        Raises ValueError for another number of inputs.
+        Raises ValueError for another number of inputs, and for an x, add or out of another shape or
+        dtype.
         """
-        if x.dim() != 4 or x.shape[3] != self.weight.shape[1]:
+        if check_tensor("x", x).dim() != 4 or x.shape[3] != self.weight.shape[1]:
             raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, height, width, {self.weight.shape[1]})")
+        check_input("x", x, self.weight)
+        for name, t in (("add", add), ("out", out)):
+            if t is not None:
+                wanted = (*x.shape[:3], len(self.weight))
+                if check_tensor(name, t).shape != wanted:
+                    raise ValueError(f"{name} has shape {tuple(t.shape)}; it must be {wanted}, as the result")
+                check_input(name, t, self.weight)
         relu = self.relu and rectified
         if _ours(x, self.weight):
             engine = engines.engine("conv2d", "cpu")

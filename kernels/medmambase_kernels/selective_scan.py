@@ -14,7 +14,17 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.arguments import SEQUENCE, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.arguments import (
+    SEQUENCE,
+    check_dtype,
+    check_factory,
+    check_flag,
+    check_input,
+    check_number,
+    check_shapes,
+    check_size,
+    check_tensors,
+)
 from medmambase_kernels.custom_op import register
 
 
@@ -65,11 +75,14 @@ def selective_scan(
         starts (b, sequences, d, n).
 
     Raises:
-        TypeError: an argument that is no tensor, or starts that are one. ValueError: a shape, dtype
+        TypeError: an argument that is no tensor, starts that are one, or a flag that is neither
+        True nor False. ValueError: a shape, dtype
         or device that does not fit, starts that do not ascend from 0 to l - 1, or an initial state
         beside them. BackendError: the backend asked for cannot run.
     """
     check_scan(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    delta_softplus = check_flag("delta_softplus", delta_softplus)
+    return_last_state = check_flag("return_last_state", return_last_state)
     if starts is not None:
         if initial_state is not None:
             raise ValueError("initial_state was given beside starts, where every sequence begins from zero; omit one")
@@ -103,13 +116,14 @@ def selective_scan(
     return (y, last) if return_last_state else y
 
 
-def _bounds(starts: Sequence[int], length: int) -> list[tuple[int, int]]:
+def _bounds(starts: object, length: int) -> list[tuple[int, int]]:
     """Where each sequence begins and ends."""
-    if not isinstance(starts, Sequence):
-        raise TypeError(f"starts is a {type(starts).__name__}; give a list of whole numbers, of a tensor its tolist()")
+    if not isinstance(starts, Sequence) or isinstance(starts, str):
+        kind = type(starts).__name__
+        raise TypeError(f"starts is of type {kind}; give a list of whole numbers, of a tensor its tolist()")
     steps = list(starts) if starts and starts[0] == 0 else [0, *starts]
     bounds = list(pairwise([*steps, length]))
-    whole = all(isinstance(step, int) for step in steps)
+    whole = all(isinstance(step, int) and not isinstance(step, bool) for step in steps)
     if not whole or (len(bounds) > 1 and any(begin >= end for begin, end in bounds)):
         raise ValueError(f"starts is {tuple(starts)}; it must be whole numbers that ascend, from 0 to {length - 1}")
     return bounds
@@ -166,8 +180,10 @@ class SelectiveScan(nn.Module):
         backend: as in ``selective_scan``.
         device, dtype: of the parameters, as in torch.nn; float32, bfloat16, float16 or float64.
 
-    Raises ValueError for a size below 1, a dtype that no scan computes with, and an input whose
-    last axis is not ``channels``.
+    Raises TypeError for an argument of another type; ValueError for a size below 1, a dtype that no
+    scan computes with, and an input whose last axis is not ``channels``, or whose dtype is not that
+    of the parameters (under autocast it may be another); BackendError for a backend that there is
+    not.
     """
 
     def __init__(
@@ -183,14 +199,12 @@ class SelectiveScan(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.state = channels, state
-        self.rank = max(1, -(-channels // 16)) if rank is None else rank
-        for name, value in (("channels", channels), ("state", state), ("rank", self.rank)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        check_dtype("dtype", dtype)
-        self.bidirectional, self.backend = bidirectional, backend
+        self.channels = channels = check_size("channels", channels)
+        self.state = state = check_size("state", state)
+        self.rank = max(1, -(-channels // 16)) if rank is None else check_size("rank", rank)
+        engines.check_backend(backend)
+        dtype = check_factory(device, dtype)
+        self.bidirectional, self.backend = check_flag("bidirectional", bidirectional), backend
         self.x_proj = nn.Linear(channels, self.rank + 2 * state, bias=False, device=device, dtype=dtype)
         dt_weight = torch.empty(channels, self.rank, device=device, dtype=dtype).uniform_(-1, 1)
         self.dt_weight = nn.Parameter(dt_weight / math.sqrt(self.rank))
@@ -207,6 +221,7 @@ class SelectiveScan(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; SelectiveScan({self.channels}) wants (batch, length, {self.channels})"
             )
+        check_input("x", x, self.dt_weight)
         y = self._scan(x, starts)
         if not self.bidirectional:
             return y
@@ -236,14 +251,24 @@ def initial_dt_bias(shape: tuple[int, ...], step_range: tuple[float, float] = (1
     """Biases of delta, float32 of ``shape``, for a new scan: their softplus is log-uniform in
     ``step_range`` (Mamba, section 3.6).
 
-    A new network then remembers over lengths from a few steps to a thousand. Raises ValueError
-    unless 0 < low <= high.
+    A new network then remembers over lengths from a few steps to a thousand. Raises TypeError for
+    what is no shape or no pair of numbers, ValueError unless 0 < low <= high.
     """
-    if not 0 < step_range[0] <= step_range[1]:
+    sizes, steps = _several(shape), _several(step_range)
+    whole = [check_size("shape" if len(sizes) == 1 else f"shape[{i}]", size, 0) for i, size in enumerate(sizes)]
+    if len(steps) != 2:
+        raise TypeError(f"step_range is {step_range!r}; it must be two numbers, (low, high) with 0 < low <= high")
+    for i, each in enumerate(steps):
+        check_number(f"step_range[{i}]", each, above=0)
+    if step_range[0] > step_range[1]:
         raise ValueError(f"step_range is {step_range}; it must be (low, high) with 0 < low <= high")
-    low, high = (math.log(step) for step in step_range)
-    step = torch.empty(shape).uniform_(low, high).exp()
+    low, high = (math.log(each) for each in step_range)
+    step = torch.empty(whole).uniform_(low, high).exp()
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
+
+
+def _several(given: object) -> Sequence[object]:
+    return given if isinstance(given, tuple | list) else (given,)
 
 
 def check_scan(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.arguments import MAP, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.arguments import MAP, check_dtype, check_flag, check_shapes, check_tensors
 from medmambase_kernels.custom_op import register
 
 
@@ -50,10 +50,12 @@ def selective_scan_2d(
         y (b, h, w, d), accumulated in float32 (float64 for float64) and rounded once.
 
     Raises:
-        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit. BackendError: the backend asked for cannot run.
+        TypeError: an argument that is no tensor, or a log_A that is neither True nor False.
+        ValueError: a shape, dtype or device that does not fit. BackendError: the backend asked for
+        cannot run.
     """
     _check(x, x_dbl, dt_weight, dt_bias, A, D)
+    log_A = check_flag("log_A", log_A)
     out_dtype = x.dtype if out_dtype is None else out_dtype
     check_dtype("out_dtype", out_dtype)
     choice = engines.choose("selective_scan_2d", x.device, x.dtype, backend)

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.arguments import MAP, check_dtype, check_shapes, check_tensors
+from medmambase_kernels.arguments import (
+    MAP,
+    check_factory,
+    check_number,
+    check_shapes,
+    check_size,
+    check_tensors,
+)
 from medmambase_kernels.custom_op import register
 
 HALF = ("batch", "height", "width", "channels / 2")
@@ -52,9 +59,9 @@ def squeeze_excite(
         (b, h, w, c) in x's dtype, or in that of ``residual``, rounded once.
 
     Raises:
-        TypeError: an argument that is no tensor. ValueError: a shape, dtype or device that does not
-        fit, a factor that requires a gradient, or a scale of 0 or less. BackendError: the backend
-        asked for cannot run.
+        TypeError: an argument that is no tensor, or a scale that is no number. ValueError: a shape,
+        dtype or device that does not fit, a factor that requires a gradient, or a scale of 0 or
+        less. BackendError: the backend asked for cannot run.
     """
     _check(x, squeeze, excite, residual, second, factor, scale)
     choice = engines.choose("squeeze_excite", x.device, x.dtype, backend)
@@ -73,8 +80,9 @@ class SqueezeExcite(nn.Module):
 
     The hidden width is channels // reduction, at least ``hidden_min``. With ``scale`` 2 the gate
     starts at exactly 1, with 1 it is the published gate, which starts near 0.5. ``device`` and
-    ``dtype`` are of the weights, as in torch.nn. Raises ValueError for a size below 1, a scale of 0
-    or less, and a dtype that no gate computes with.
+    ``dtype`` are of the weights, as in torch.nn. Raises TypeError for an argument of another type;
+    ValueError for a size below 1, a scale of 0 or less, and a dtype that no gate computes with;
+    BackendError for a backend that there is not.
     """
 
     def __init__(
@@ -89,15 +97,11 @@ class SqueezeExcite(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or reduction < 1 or hidden_min < 1:
-            raise ValueError(
-                f"channels {channels}, reduction {reduction} and hidden_min {hidden_min} must all be at least 1"
-            )
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale is {scale}; it must be a number above 0")
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        check_dtype("dtype", dtype)
-        hidden = max(hidden_min, channels // reduction)
+        channels = check_size("channels", channels)
+        hidden = max(check_size("hidden_min", hidden_min), channels // check_size("reduction", reduction))
+        check_number("scale", scale, above=0)
+        engines.check_backend(backend)
+        dtype = check_factory(device, dtype)
         self.scale, self.backend = scale, backend
         squeeze = torch.empty(hidden, channels, device=device, dtype=dtype)
         excite = torch.zeros(channels, hidden, device=device, dtype=dtype)
@@ -120,6 +124,8 @@ class SqueezeExcite(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """The factor of each channel, (b, channels), for x (b, h, w, channels): what ``forward``
         multiplies by."""
+        check_tensors({"x": x})
+        check_shapes(("x", x, MAP), ("squeeze", self.squeeze, ("hidden", "channels")))
         pooled = x.mean((1, 2), dtype=self.squeeze.dtype)
         return self.scale * torch.sigmoid(F.relu(pooled @ self.squeeze.t()) @ self.excite.t())
 
@@ -173,8 +179,7 @@ def _check(
         raise ValueError(f"x has shape {tuple(x.shape)}; with residual it must have an even number of channels")
     if sizes["height"] * sizes["width"] == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must have at least one position")
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"scale is {scale}; it must be a number above 0")
+    check_number("scale", scale, above=0)
 
 
 def _outputs(x, squeeze, excite, residual, second, factor, scale):  # type: ignore[no-untyped-def]  # the schema types it

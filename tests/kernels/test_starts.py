@@ -71,7 +71,7 @@ def test_a_bias_that_the_steps_outweigh_lets_no_short_sequence_overflow() -> Non
         for begin, end in BOUNDS
     ]
     assert relative_error(whole, torch.cat(parts, -1)) <= 1e-5
-    with pytest.raises(TypeError, match="starts is a Tensor; give a list of whole numbers"):
+    with pytest.raises(TypeError, match="starts is of type Tensor; give a list of whole numbers"):
         selective_scan(**given, starts=torch.tensor(STARTS))
 
 

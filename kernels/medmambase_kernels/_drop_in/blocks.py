@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medmambase_kernels._drop_in.norms import RMSNorm, layer_norm_fn
 from medmambase_kernels._mamba.block import Mamba as Mamba  # other people import it from here
 from medmambase_kernels._mamba.selective_state_update import selective_state_update as one_step
+from medmambase_kernels.arguments import check_shapes, check_tensors
 from medmambase_kernels.selective_scan import selective_scan
 
 Make = Callable[[int], nn.Module]
@@ -109,6 +110,7 @@ def selective_state_update(
     dt, z (b, heads, d), A (heads, d, n), D and dt_bias (heads, d), B and C (b, groups, n). The
     state of image i stands in row ``state_batch_indices[i]``."""
     rows = state if state_batch_indices is None else state[state_batch_indices.long()]
+    _check_step(rows, x, dt, A, B, C, D, z, dt_bias)
     h, (u, delta, A, B, C, D, gate, bias) = _without_heads(rows, x, dt, A, B, C, D, z, dt_bias)
     y = one_step(h, u, delta, A, B, C, D, gate, bias, dt_softplus)
     if state_batch_indices is not None:
@@ -131,6 +133,7 @@ def selective_state_update_ref(
     dt_softplus: bool = False,
 ) -> Tensor:
     """The same by the definition: a scan of one step, in float64."""
+    _check_step(state, x, dt, A, B, C, D, z, dt_bias)
     h, (u, delta, A, B, C, D, gate, bias) = _without_heads(state, x, dt, A, B, C, D, z, dt_bias)
     long: list[Any] = [None if t is None else t.unsqueeze(-1) for t in (u, delta, B, C, gate)]
     u, delta, B, C, gate = long
@@ -140,6 +143,35 @@ def selective_state_update_ref(
         )
         state.copy_(last.view(state.shape))
     return y.view(x.shape)
+
+
+def _check_step(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+) -> None:
+    """Check the arguments of a step, with heads or without, by the names that they have here."""
+    first = {"x": x, "state": state, "dt": dt, "A": A, "B": B, "C": C}
+    check_tensors(first | {"D": D, "z": z, "dt_bias": dt_bias}, optional=("D", "z", "dt_bias"))
+    channels = ("heads", "channels") if state.dim() == 4 else ("channels",)
+    groups = ("groups",) if B.dim() == 3 else ()
+    check_shapes(
+        ("state", state, ("batch", *channels, "state")),
+        ("x", x, ("batch", *channels)),
+        ("dt", dt, ("batch", *channels)),
+        ("A", A, (*channels, "state")),
+        ("B", B, ("batch", *groups, "state")),
+        ("C", C, ("batch", *groups, "state")),
+        ("D", D, channels),
+        ("z", z, ("batch", *channels)),
+        ("dt_bias", dt_bias, channels),
+    )
 
 
 def _without_heads(state: Tensor, *of_step: Tensor | None) -> tuple[Tensor, list[Any]]:

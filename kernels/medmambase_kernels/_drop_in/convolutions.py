@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medmambase_kernels._drop_in.packed_sequences import packed_causal_conv1d
 from medmambase_kernels._mamba.causal_conv1d import causal_conv1d, final_states
+from medmambase_kernels.arguments import SEQUENCE, check_shapes, check_tensor, check_tensors
 from medmambase_kernels.backend import use_backend
 
 _ACTIVATIONS = (None, "silu", "swish")
@@ -44,6 +45,7 @@ def causal_conv1d_fn(
         return packed_causal_conv1d(x, weight, bias, seq_idx, activation)
     found = causal_conv1d(x, weight, bias, initial_states, activation, return_final_states)
     if return_final_states and final_states_out is not None:
+        _as("final_states_out", final_states_out, found[1])
         return found[0], final_states_out.copy_(found[1])
     return found
 
@@ -99,8 +101,20 @@ def causal_conv1d_update(
     at i modulo its length. conv_state_indices: (b,), which row of ``conv_state`` is whose; below 0:
     nobody's, and y is 0.
     """
+    check_tensors({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias}, optional=("bias",))
     steps = x.unsqueeze(-1) if x.dim() == 2 else x
-    before = weight.shape[1] - 1
+    sizes = check_shapes(
+        ("x", x, SEQUENCE if x.dim() == 3 else SEQUENCE[:2]),
+        ("weight", weight, ("channels", "taps")),
+        ("bias", bias, ("channels",)),
+        ("conv_state", conv_state, ("batch" if conv_state_indices is None else "rows", "channels", "steps")),
+    )
+    for name, t in (("cache_seqlens", cache_seqlens), ("conv_state_indices", conv_state_indices)):
+        if t is not None and (check_tensor(name, t).shape != (len(x),) or t.is_floating_point()):
+            raise ValueError(
+                f"{name} has shape {tuple(t.shape)} and dtype {t.dtype}; it must be ({len(x)},), whole numbers"
+            )
+    before = sizes["taps"] - 1
     if conv_state.shape[2] < before:
         raise ValueError(f"conv_state has shape {tuple(conv_state.shape)}; it must hold at least {before} steps")
     if conv_state_indices is None:
@@ -163,8 +177,9 @@ def causal_conv1d_fwd(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
         y = causal_conv1d_fn(x, weight, bias, seq_idx, initial, activation=activation)
         assert isinstance(y, Tensor)  # no final states were asked for
         if last is not None:
-            last.copy_(final_states(x, weight.shape[1] - 1, initial))
-        return y if out is None else out.copy_(y)
+            found = final_states(x, weight.shape[1] - 1, initial)
+            _as("final_states_out", last, found).copy_(found)
+        return y if out is None else _as("out", out, y).copy_(y)
 
 
 def causal_conv1d_bwd(
@@ -197,6 +212,7 @@ def causal_conv1d_bwd(
         given = (of_x, of_weight, of_bias, seq_idx, of_initial, dlast is not None)
         found = causal_conv1d_fn(*given, activation=activation)
         outputs = [found] if isinstance(found, Tensor) else [*found]
+        _as("dout", dout, outputs[0])
         d_outputs = [dout] if dlast is None else [dout, dlast]
         wanted = [t for t in leaves if t is not None]
         each = iter(torch.autograd.grad(outputs, wanted, d_outputs, materialize_grads=True))
@@ -262,6 +278,14 @@ def cpp_update(
     """``causal_conv1d.cpp_functions.causal_conv1d_update_function``."""
     activation = "silu" if silu_activation else None
     return causal_conv1d_update(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+
+
+def _as(name: str, given: Tensor, result: Tensor) -> Tensor:
+    """Return a tensor that was given for a result, or for its gradient. Raises ValueError for
+    another shape."""
+    if check_tensor(name, given).shape != result.shape:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}; it must be {tuple(result.shape)}")
+    return given
 
 
 def _no_states(initial_states: Tensor | None, return_final_states: bool) -> None:

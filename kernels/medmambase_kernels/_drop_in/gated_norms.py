@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmambase_kernels._drop_in.norms import check_rows
+from medmambase_kernels.arguments import check_factory, check_flag, check_number, check_size
+
 
 def layernorm_fn(
     x: Tensor,
@@ -23,8 +26,12 @@ def layernorm_fn(
     same, in x's dtype; computed in float32, or in float64 for a float64 x.
 
     weight, bias (d,); z (..., d), or None for no gate. Each ``group_size`` channels have a mean and
-    a variance of their own. is_rms_norm: RMSNorm, without the mean.
+    a variance of their own. is_rms_norm: RMSNorm, without the mean. Raises TypeError for what is no
+    tensor; ValueError for another shape, and a group_size that does not divide d.
     """
+    check_rows({"x": x, "z": z}, {"weight": weight, "bias": bias})
+    if group_size is not None and x.shape[-1] % check_size("group_size", group_size):
+        raise ValueError(f"group_size is {group_size}; it must divide the {x.shape[-1]} channels of x")
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     gate = None if z is None else F.silu(z.to(work))
     wide = x.to(work)
@@ -54,6 +61,18 @@ def rmsnorm_fn(
     return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
 
 
+def _check(
+    hidden_size: object, eps: object, group_size: object, norm_before_gate: object, device: object, dtype: object
+) -> None:
+    """Check the arguments of a module."""
+    check_size("hidden_size", hidden_size)
+    check_number("eps", eps, least=0)
+    if group_size is not None:
+        check_size("group_size", group_size)
+    check_flag("norm_before_gate", norm_before_gate)
+    check_factory(device, dtype)
+
+
 class RMSNorm(nn.Module):
     """``rmsnorm_fn`` as a module: (x, z) -> as x; ``weight`` starts at 1."""
 
@@ -69,6 +88,7 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _check(hidden_size, eps, group_size, norm_before_gate, device, dtype)
         self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
         self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
         self.register_parameter("bias", None)
@@ -96,6 +116,7 @@ class LayerNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _check(hidden_size, eps, group_size, norm_before_gate, device, dtype)
         self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
         self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))

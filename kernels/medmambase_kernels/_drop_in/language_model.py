@@ -21,6 +21,7 @@ from medmambase_kernels._drop_in.blocks import Block, Mamba
 from medmambase_kernels._drop_in.generation import GenerationMixin
 from medmambase_kernels._drop_in.missing import MAMBA_2, MHA, missing
 from medmambase_kernels._drop_in.norms import RMSNorm, layer_norm_fn
+from medmambase_kernels.arguments import check_factory, check_size
 
 CONFIG, WEIGHTS = "config.json", "pytorch_model.bin"  # of a published model
 
@@ -71,6 +72,12 @@ class GatedMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_size("in_features", in_features)
+        check_size("multiple_of", multiple_of)
+        for name, size in (("hidden_features", hidden_features), ("out_features", out_features)):
+            if size is not None:
+                check_size(name, size)
+        check_factory(device, dtype)
         wished = int(8 * in_features / 3) if hidden_features is None else hidden_features
         hidden = -(-wished // multiple_of) * multiple_of
         out_features = in_features if out_features is None else out_features
@@ -170,6 +177,10 @@ class MixerModel(nn.Module):
         if vocab_size is None:
             d_intermediate, vocab_size = 0, d_intermediate
         self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
+        for name, size in (("d_model", d_model), ("n_layer", n_layer), ("vocab_size", vocab_size)):
+            check_size(name, size)
+        check_size("d_intermediate", d_intermediate, 0)
+        check_factory(device, dtype)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.embedding = nn.Embedding(vocab_size, d_model, **made)
         self.layers = nn.ModuleList(
@@ -228,7 +239,8 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
     ) -> None:
         super().__init__()
         self.config = config
-        step = config.pad_vocab_size_multiple
+        step = check_size("config.pad_vocab_size_multiple", config.pad_vocab_size_multiple)
+        check_size("config.vocab_size", config.vocab_size)
         vocab_size = -(-config.vocab_size // step) * step
         self.backbone = MixerModel(
             config.d_model, config.n_layer, config.d_intermediate, vocab_size, config.ssm_cfg, config.attn_layer_idx,

@@ -4,9 +4,13 @@ sum before them, in PyTorch's operations.
 Facts from https://github.com/state-spaces/mamba/blob/main/mamba_ssm/ops/triton/layer_norm.py.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from medmambase_kernels.arguments import check_factory, check_number, check_shapes, check_size, check_tensors
 
 Result = Tensor | tuple[Tensor | None, ...]
 
@@ -42,8 +46,14 @@ def layer_norm_fn(
         y, then, as asked for, the norm with weight1 and bias1, the sum, and two masks; one alone is
         no tuple.
 
-    Raises ValueError for rowscale beside x1.
+    Raises TypeError for what is no tensor; ValueError for another shape, and for rowscale beside
+    x1.
     """
+    weights = {"weight": weight, "bias": bias, "weight1": weight1, "bias1": bias1}
+    check_rows({"x": x, "residual": residual, "x1": x1}, weights)
+    if rowscale is not None and rowscale.shape != x.shape[:-1]:
+        wanted = tuple(x.shape[:-1])
+        raise ValueError(f"rowscale has shape {tuple(rowscale.shape)}; it must be {wanted}, as x without its last axis")
     if rowscale is not None and x1 is not None:
         raise ValueError("rowscale was given beside x1; it is for x alone, so scale x before and leave it out")
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -67,6 +77,17 @@ def layer_norm_fn(
         results += [kept, kept1]
     first = results[0]
     return tuple(results) if len(results) > 1 or first is None else first
+
+
+def check_rows(rows: Mapping[str, Tensor | None], weights: Mapping[str, Tensor | None]) -> None:
+    """Check that all rows (..., d) have the first one's shape, and all weights its last axis."""
+    (first, x), (weight, _) = next(iter(rows.items())), next(iter(weights.items()))
+    check_tensors({**rows, **weights}, optional={*rows, *weights} - {first, weight})
+    assert x is not None  # the first one is not optional
+    for name, t in rows.items():
+        if t is not None and (t.dim() == 0 or t.shape != x.shape):
+            raise ValueError(f"{name} has shape {tuple(t.shape)}; it must be {tuple(x.shape)}, as {first}")
+    check_shapes(*((name, t, (x.shape[-1],)) for name, t in weights.items()))
 
 
 def _dropped(x: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
@@ -143,6 +164,12 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_size("hidden_size", hidden_size)
+        check_number("eps", eps, least=0)
+        check_number("dropout_p", dropout_p or 0.0, least=0)
+        if dropout_p > 1:
+            raise ValueError(f"dropout_p is {dropout_p}; it must be between 0 and 1")
+        check_factory(device, dtype)
         self.eps = eps
         self.drop = nn.Dropout(dropout_p) if dropout_p else None
         self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmambase_kernels._drop_in.interface import whole_delta
 from medmambase_kernels._mamba import raw_scan
+from medmambase_kernels.arguments import SEQUENCE, check_shapes, check_tensors
 
 
 def fwd(
@@ -27,8 +29,11 @@ def fwd(
     """``selective_scan_cuda.fwd``: [out, x], and with z a third: out times silu(z).
 
     x is for ``bwd``; x[:, :, -1, 1::2] is the last state. Arguments as in
-    ``medmambase_kernels.selective_scan``.
+    ``medmambase_kernels.selective_scan``, delta in u's shape.
     """
+    whole_delta(u, delta)
+    check_tensors({"u": u, "z": z}, optional=("z",))
+    check_shapes(("u", u, SEQUENCE), ("z", z, SEQUENCE))
     if z is None:
         return list(raw_scan.forward(u, delta, A, B, C, D, delta_bias, delta_softplus, u.dtype))
     work = _work(u)
@@ -58,6 +63,11 @@ def bwd(
     out: the first result of ``fwd``; only z needs it. dz: where to write the gradient of z, or
     None.
     """
+    whole_delta(u, delta)
+    check_tensors({"u": u, "z": z, "dout": dout, "out": out, "dz": dz}, optional=("z", "out", "dz"))
+    check_shapes(
+        ("u", u, SEQUENCE), ("z", z, SEQUENCE), ("dout", dout, SEQUENCE), ("out", out, SEQUENCE), ("dz", dz, SEQUENCE)
+    )
     if z is None:
         return list(raw_scan.backward(dout, u, delta, A, B, C, D, delta_bias, delta_softplus, x))
     if out is None:
@@ -88,6 +98,7 @@ def core_fwd(
     One state may come without its axis: A (d,), B and C (b, g, l). ``nrows``, a launch's size,
     changes no result.
     """
+    whole_delta(u, delta)
     wide = _with_states(A, B, C)
     return list(raw_scan.forward(u, delta, *wide, D, delta_bias, delta_softplus, u.dtype))
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from medmambase_kernels._mamba.causal_conv1d import causal_conv1d, final_states
 from medmambase_kernels._mamba.inner import bimamba_inner_fn, mamba_inner_fn_no_out_proj
 from medmambase_kernels._mamba.selective_state_update import selective_state_update
+from medmambase_kernels.arguments import check_factory, check_flag, check_input, check_number, check_size, check_tensor
 from medmambase_kernels.selective_scan import selective_scan
 
 # The sets of weights that a kind of block has, by the ends of their names. "v1" has but another A.
@@ -43,8 +44,9 @@ class Mamba(nn.Module):
         use_fast_path: takes no other way here.
         device, dtype: of the weights; A_log and D are float32.
 
-    Raises ValueError for another bimamba_type or dt_init, and a length that nslices does not
-    divide.
+    Raises TypeError for an argument of another type; ValueError for a size or a number that cannot
+    be, another bimamba_type or dt_init, hidden states of another shape or dtype, and a length that
+    nslices does not divide.
     """
 
     def __init__(
@@ -75,9 +77,29 @@ class Mamba(nn.Module):
             raise ValueError(f"bimamba_type is {bimamba_type!r}; it must be {', '.join(map(repr, _SETS))}")
         if dt_init not in ("random", "constant"):
             raise ValueError(f"dt_init is {dt_init!r}; it must be 'random' or 'constant'")
-        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_model, self.d_state = check_size("d_model", d_model), check_size("d_state", d_state)
+        self.d_conv, self.expand = check_size("d_conv", d_conv), expand
+        check_number("expand", expand, above=0)
         self.d_inner = int(expand * d_model)
-        self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
+        if self.d_inner < 1:
+            raise ValueError(f"expand is {expand}; expand times d_model, {d_model}, must be at least 1")
+        if isinstance(dt_rank, str) and dt_rank != "auto":
+            raise ValueError(f"dt_rank is {dt_rank!r}; it must be 'auto' or a whole number, at least 1")
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else check_size("dt_rank", dt_rank)
+        for name, value in (("dt_min", dt_min), ("dt_max", dt_max)):
+            check_number(name, value, above=0)
+        for name, value in (("dt_scale", dt_scale), ("dt_init_floor", dt_init_floor)):
+            check_number(name, value, least=0)
+        flags: list[tuple[str, object]] = [("conv_bias", conv_bias), ("bias", bias), ("use_fast_path", use_fast_path)]
+        for name, flag in (*flags, ("if_divide_out", if_divide_out)):
+            check_flag(name, False if flag is None else flag)  # code that this must run takes None for False
+        if bimamba_type == "v3":
+            check_size("nslices", nslices)
+        if layer_idx is not None:
+            check_size("layer_idx", layer_idx, 0)
+        if init_layer_scale is not None:
+            check_number("init_layer_scale", init_layer_scale)
+        check_factory(device, dtype)
         self.use_fast_path, self.layer_idx, self.activation = use_fast_path, layer_idx, "silu"
         self.bimamba_type, self.nslices, self.if_divide_out = bimamba_type, nslices, if_divide_out
         self.init_layer_scale = init_layer_scale
@@ -143,6 +165,7 @@ class Mamba(nn.Module):
         With ``inference_params`` the states after the last step are kept in its dictionary; once
         its ``seqlen_offset`` is above 0, hidden_states is one step that goes on from there.
         """
+        self._check(hidden_states)
         states = None
         if inference_params is not None:
             states = self._states(inference_params, len(hidden_states))
@@ -166,6 +189,13 @@ class Mamba(nn.Module):
             inside = self._kept(xz, *states) if states is not None else self._inside(xz)
             out = F.linear(inside.transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
         return out if self.init_layer_scale is None else out * self.gamma
+
+    def _check(self, hidden_states: Tensor) -> None:
+        if check_tensor("hidden_states", hidden_states).dim() != 3 or hidden_states.shape[2] != self.d_model:
+            raise ValueError(
+                f"hidden_states has shape {tuple(hidden_states.shape)}; it must be (batch, length, {self.d_model})"
+            )
+        check_input("hidden_states", hidden_states, self.in_proj.weight)
 
     def _one(self, xz: Tensor, end: str) -> Tensor:
         conv, conv_bias, x_proj, dt_proj, A, D, dt_bias = self._weights(end)
@@ -211,10 +241,15 @@ class Mamba(nn.Module):
         """One more step (b, 1, d_model) -> (b, 1, d_model), without gradients; both states, as
         ``allocate_inference_cache`` makes them, are updated in place and returned."""
         self._only_forward()
+        self._check(hidden_states)
         if hidden_states.shape[1] != 1:
             raise ValueError(
                 f"hidden_states has shape {tuple(hidden_states.shape)}; step takes one step, (b, 1, d_model)"
             )
+        for name, state, size in (("conv_state", conv_state, self.d_conv), ("ssm_state", ssm_state, self.d_state)):
+            wanted = (len(hidden_states), self.d_inner, size)
+            if check_tensor(name, state).shape != wanted:
+                raise ValueError(f"{name} has shape {tuple(state.shape)}; it must be {wanted}")
         weight, bias, x_proj, dt_proj, A, D, dt_bias = self._weights("")
         with torch.no_grad():
             x, z = self.in_proj(hidden_states.squeeze(1)).chunk(2, -1)
@@ -233,6 +268,7 @@ class Mamba(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Zeros for ``step``: the inputs of the convolution (b, d, d_conv), and the states of the
         scan (b, d, n). ``max_seqlen`` is not needed."""
+        check_size("batch_size", batch_size, 0)
         weight = self.in_proj.weight
         made: dict[str, Any] = {"device": weight.device, "dtype": dtype or weight.dtype}
         conv, scan = (torch.zeros(batch_size, self.d_inner, size, **made) for size in (self.d_conv, self.d_state))

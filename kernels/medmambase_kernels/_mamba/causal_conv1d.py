@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medmambase_kernels import backend as engines
 from medmambase_kernels import reference
-from medmambase_kernels.arguments import SEQUENCE, check_shapes, check_tensors
+from medmambase_kernels.arguments import SEQUENCE, check_flag, check_shapes, check_tensors
 from medmambase_kernels.custom_op import register
 
 _ACTIVATIONS = (None, "silu", "swish")
@@ -50,6 +50,7 @@ def causal_conv1d(
     """
     tensors = {"x": x, "weight": weight, "bias": bias, "initial_states": initial_states}
     check_tensors(tensors, optional=("bias", "initial_states"))
+    return_final_states = check_flag("return_final_states", return_final_states)
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; it must be 'silu', 'swish' or None")
     sizes = check_shapes(("x", x, SEQUENCE), ("weight", weight, ("channels", "taps")), ("bias", bias, ("channels",)))

@@ -6,11 +6,14 @@ https://github.com/state-spaces/mamba/blob/main/mamba_ssm/ops/selective_scan_int
 https://github.com/hustvl/Vim/blob/main/mamba-1p1p1/mamba_ssm/ops/selective_scan_interface.py.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from medmambase_kernels._mamba.causal_conv1d import causal_conv1d
+from medmambase_kernels.arguments import check_shapes, check_tensors
 from medmambase_kernels.selective_scan import selective_scan
 
 
@@ -62,6 +65,47 @@ def _scan(*arguments: Tensor | bool | None) -> Tensor:
     return y
 
 
+def _check(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    A: Tensor,
+    others: Mapping[str, Tensor | None],
+) -> None:
+    """What the scan and the convolution, which check what they are given, do not see; ``others``:
+    of the projections behind."""
+    first = {"xz": xz, "conv1d_weight": conv1d_weight, "conv1d_bias": conv1d_bias, "x_proj_weight": x_proj_weight}
+    given = first | {"delta_proj_weight": delta_proj_weight, "A": A, **others}
+    check_tensors(given, optional=("conv1d_bias", *others))
+    sizes = check_shapes(
+        ("A", A, ("channels", "state")),
+        ("conv1d_weight", conv1d_weight, ("channels", 1, "taps")),
+        ("conv1d_bias", conv1d_bias, ("channels",)),
+        ("x_proj_weight", x_proj_weight, ("rank + 2 state", "channels")),
+        ("delta_proj_weight", delta_proj_weight, ("channels", "rank")),
+        ("B_proj_bias", others.get("B_proj_bias"), ("state",)),
+        ("C_proj_bias", others.get("C_proj_bias"), ("state",)),
+        ("b_rms_weight", others.get("b_rms_weight"), ("state",)),
+        ("c_rms_weight", others.get("c_rms_weight"), ("state",)),
+        ("dt_rms_weight", others.get("dt_rms_weight"), ("channels",)),
+        ("out_proj_weight", others.get("out_proj_weight"), ("width", "channels")),
+        ("out_proj_bias", others.get("out_proj_bias"), ("width",)),
+    )
+    if xz.dim() != 3 or xz.shape[1] != 2 * sizes["channels"]:
+        raise ValueError(
+            f"xz has shape {tuple(xz.shape)}; it must be (batch, 2 channels, length), with A {tuple(A.shape)}, "
+            f"(channels, state)"
+        )
+    columns = sizes["rank"] + sizes["state"] * sum(others.get(name) is None for name in ("B", "C"))
+    if len(x_proj_weight) < columns:
+        raise ValueError(
+            f"x_proj_weight has shape {tuple(x_proj_weight.shape)}; it must have at least {columns} rows: rank "
+            f"{sizes['rank']}, and {sizes['state']} for each of B and C that is not given"
+        )
+
+
 def _real(A: Tensor) -> None:
     if A.is_complex():
         raise NotImplementedError(
@@ -95,6 +139,9 @@ def mamba_inner_fn_no_out_proj(
     are projected from x where they are None. ``checkpoint_lvl`` changes no result.
     """
     _real(A)
+    others = {"B": B, "C": C, "B_proj_bias": B_proj_bias, "C_proj_bias": C_proj_bias, "b_rms_weight": b_rms_weight}
+    others |= {"c_rms_weight": c_rms_weight, "dt_rms_weight": dt_rms_weight}
+    _check(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, others)
     x, z = xz.chunk(2, 1)
     x = _convolved(x, conv1d_weight, conv1d_bias)
     delta, B, C = _projected(x, x_proj_weight, delta_proj_weight, A.shape[1], B, C, B_proj_bias, C_proj_bias)
@@ -129,6 +176,9 @@ def mamba_inner_fn(
 ) -> Tensor:
     """A Mamba block behind its first projection: xz (b, 2d, l) -> (b, l, width of out_proj);
     out_proj_weight (width, d). The others as in ``mamba_inner_fn_no_out_proj``."""
+    _real(A)
+    out_proj = {"out_proj_weight": out_proj_weight, "out_proj_bias": out_proj_bias, "B": B, "C": C}
+    _check(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, out_proj)
     y = mamba_inner_fn_no_out_proj(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias, B_proj_bias,
         C_proj_bias, delta_softplus, checkpoint_lvl, b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps,
@@ -159,6 +209,10 @@ def bimamba_inner_fn(
     shared (Vim's v1)."""
     _real(A)
     _real(A_b)
+    others = {"B": B, "C": C, "B_proj_bias": B_proj_bias, "C_proj_bias": C_proj_bias}
+    others |= {"out_proj_weight": out_proj_weight, "out_proj_bias": out_proj_bias}
+    _check(xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, others)
+    check_shapes(("A", A, ("channels", "state")), ("A_b", A_b, ("channels", "state")))
     x, z = xz.chunk(2, 1)
     x = _convolved(x, conv1d_weight, conv1d_bias)
     delta, B, C = _projected(x, x_proj_weight, delta_proj_weight, A.shape[1], B, C, B_proj_bias, C_proj_bias)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medmambase_kernels import backend as engines
+from medmambase_kernels.arguments import SEQUENCE, check_flag, check_shapes, check_tensors
 from medmambase_kernels.selective_scan import check_scan, prepared, selective_scan
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
@@ -32,6 +33,7 @@ def forward(
     """y (b, d, l) in ``out_dtype``, and the tensor for ``backward``. Arguments as in
     ``selective_scan``, without z and an initial state."""
     check_scan(u, delta, A, B, C, D, None, delta_bias, None)
+    delta_softplus = check_flag("delta_softplus", delta_softplus)
     name = engines.choose("selective_scan", u.device, u.dtype, None).name
     with torch.no_grad():
         if name == "reference":
@@ -76,6 +78,9 @@ def backward(
     x: what ``forward`` returned; None: it is made once more.
     """
     check_scan(u, delta, A, B, C, D, None, delta_bias, None)
+    delta_softplus = check_flag("delta_softplus", delta_softplus)
+    check_tensors({"u": u, "dout": dy, "x": x}, optional=("x",))
+    check_shapes(("u", u, SEQUENCE), ("dout", dy, SEQUENCE))
     name = engines.choose("selective_scan", u.device, u.dtype, None).name
     arguments = (u, delta, A, B, C, D, delta_bias)
     if name == "reference":
@@ -84,7 +89,11 @@ def backward(
         given: Any = prepared(u, delta, A, B, C, D, delta_bias, None)
         if x is None:
             _, x = forward(u, delta, A, B, C, D, delta_bias, delta_softplus, dy.dtype)
-        kept = _kept(x, engines.engine("selective_scan", name).kept_shape(*given))
+        shape = engines.engine("selective_scan", name).kept_shape(*given)
+        ours = x.dim() == 4 and (*x.shape[:2], x.shape[3]) == (*u.shape[:2], 2 * A.shape[1])
+        if not ours or x[:, :, :-1].numel() < torch.Size(shape).numel():
+            raise ValueError(f"x has shape {tuple(x.shape)}; it must be what the forward pass of these arguments gave")
+        kept = _kept(x, shape)
         dlast = given[2].new_zeros(len(u), *A.shape)
         found = engines.run(
             "selective_scan", name, "backward", dy, dlast, *given, delta_softplus, dy.dtype, kept.contiguous()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmambase_kernels.arguments import check_shapes, check_tensors
+from medmambase_kernels.arguments import check_flag, check_shapes, check_tensors
 
 
 def selective_state_update(
@@ -58,6 +58,7 @@ def selective_state_update(
     )
     if B.dim() == 3 and (not sizes["groups"] or sizes["channels"] % sizes["groups"]):
         raise ValueError(f"B has shape {tuple(B.shape)}; its groups must divide the {sizes['channels']} channels")
+    delta_softplus = check_flag("delta_softplus", delta_softplus)
     with torch.no_grad():
         return _step(state, x, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
