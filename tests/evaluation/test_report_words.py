@@ -13,6 +13,7 @@ from medmambase import run_folder
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import OVERALL, Metrics
 from medmambase.evaluation.predictions import Predictions
+from medmambase.evaluation.report.glossary import entries_for
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.report import write_report
 from medmambase.evaluation.report.summary import about_patients, summary
@@ -98,6 +99,16 @@ def test_figures_with_leaked_images_are_called_too_good_only_where_they_are_high
     assert lines[0].startswith("test, without 4 of 12 test images that have a duplicate")
     assert lines[0].count(f"balanced accuracy {metrics.without_leaked.balanced_accuracy:.3f}") == 1
     assert lines[1].startswith(f"test, with these images: accuracy {metrics.accuracy:.3f}")
+
+
+def test_the_glossary_has_the_words_of_its_page_and_no_others(tmp_path: Path) -> None:
+    run = plain_run(tmp_path, found(LABELS))
+    there = {one["id"] for _, one in Page(write_report(run)).tags if str(one.get("id")).startswith("word-")}
+    assert {"word-auc", "word-kappa", "word-interval", "word-seed"} <= there
+    assert there.isdisjoint({"word-fold", "word-leaked", "word-delta", "word-deletion", "word-temperature"})
+    page = '<style>seed {}</style><img alt="epoch"><p>F1 scores, manifold, folder</p><a href="#word-se">x</a>'
+    words = set(entries_for(page))
+    assert words == {"f1", "se"}
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from medmambase.evaluation.comparison import Difference
-from medmambase.evaluation.report.glossary import GLOSSARY
-from medmambase.evaluation.report.template import template, text
+from medmambase.evaluation.report.template import template, text, with_glossary
 from medmambase.files import write_text
-
-# What the page explains: the keys of its words in the glossary.
-WORDS = ("accuracy", "auc", "ap", "brier", "calibration", "f1", "kappa", "interval", "leaked", "seed")
 
 
 def write_compare_page(
@@ -30,18 +26,11 @@ def write_compare_page(
     of runs "mcnemar" and "delong", as the JSON of medmambase-compare has them. Raises OSError.
     """
     images, patients = counts
-    page = template("compare.html.jinja", {"p": p_value}).render(
-        style=text("report.css"),
-        sides=sides,
-        images=images,
-        patients=patients,
-        notes=notes,
-        rows=rows,
-        pairs=pairs,
-        conclusion=conclusion,
-        method=next((one.interval.method for _, one in rows if one.interval), None),
-        glossary={key: GLOSSARY[key] for key in WORDS},
-    )
+    page = with_glossary(template("compare.html.jinja", {"p": p_value}), {
+        "style": text("report.css"), "sides": sides, "images": images, "patients": patients, "notes": notes,
+        "rows": rows, "pairs": pairs, "conclusion": conclusion,
+        "method": next((one.interval.method for _, one in rows if one.interval), None),
+    })  # fmt: skip  # a table
     write_text(path, page)
     return path
 

@@ -1,5 +1,7 @@
 """Explain the words of the report, each in a sentence or two; docs/glossary.md is the same list."""
 
+import re
+
 GLOSSARY: dict[str, tuple[str, str]] = {
     "accuracy": (
         "accuracy, balanced accuracy",
@@ -112,3 +114,16 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "calibrated. Above 1 the network was overconfident. The most probable class stays the same.",
     ),
 }
+
+
+def entries_for(page: str) -> dict[str, tuple[str, str]]:
+    """Return the entries of which an HTML page, as it is without a glossary, has a word or a link
+    to."""
+    linked = set(re.findall(r'href="#word-([\w-]+)"', page))
+    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).casefold()
+    return {
+        key: entry
+        for key, entry in GLOSSARY.items()
+        if key in linked
+        or any(re.search(rf"\b{re.escape(word)}s?\b", words) for word in entry[0].casefold().split(", "))
+    }

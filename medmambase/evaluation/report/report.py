@@ -12,13 +12,12 @@ from medmambase.evaluation.drawing import labels_of
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import checklist, run_files
-from medmambase.evaluation.report.glossary import GLOSSARY
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.pictures import Picture, read_picture
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.summary import about_patients, figure, shared_images
-from medmambase.evaluation.report.template import template, text
+from medmambase.evaluation.report.template import template, text, with_glossary
 from medmambase.files import write_text
 
 __all__ = ["ReportError", "write_report"]
@@ -95,19 +94,17 @@ def write_report(run: Path) -> Path:
     facts["answers"] = checklist.answers(facts)
     facts |= {"between": _between, "ends": _ends, "why_none": _why_none}
     filters = {"in_words": _in_words}
-    page = template("report.html.jinja", filters).render(
-        **facts,
-        pictures=pictures,
-        explained=explained,
-        duplicates=duplicates,
-        left_out=left_out,
-        most_lines=MOST_LINES,
-        glossary=GLOSSARY,
-        has_gates=config.model.get("block") in list(WITHOUT_SE),
-        without_interval=first is not None and _without_interval(first.metrics),
-        undrawn=_undrawn([one.name for one in metrics.per_class]) if metrics else [],
-        style=text("report.css"),
-    )
+    page = with_glossary(template("report.html.jinja", filters), facts | {
+        "pictures": pictures,
+        "explained": explained,
+        "duplicates": duplicates,
+        "left_out": left_out,
+        "most_lines": MOST_LINES,
+        "has_gates": config.model.get("block") in list(WITHOUT_SE),
+        "without_interval": first is not None and _without_interval(first.metrics),
+        "undrawn": _undrawn([one.name for one in metrics.per_class]) if metrics else [],
+        "style": text("report.css"),
+    })  # fmt: skip  # a table
     card = template("model_card.md.jinja", filters, html=False).render(**facts)
     path = run / run_folder.REPORT
     write_text(path, page)

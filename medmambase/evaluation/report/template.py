@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from medmambase.evaluation.report.glossary import entries_for
 from medmambase.evaluation.report.summary import figure
 from medmambase.plural import count_of
 
@@ -20,6 +21,11 @@ def template(name: str, filters: Mapping[str, Callable[..., object]] | None = No
     own = {"figure": figure, "times": count_of, "setting": _setting, "marked": _marked}
     environment.filters |= {**own, **(filters or {})}
     return environment.from_string(text(name))
+
+
+def with_glossary(page: Template, values: Mapping[str, object]) -> str:
+    """Return the page filled in, and in its ``glossary`` the words that stand on it."""
+    return page.render(values, glossary=entries_for(page.render(values, glossary={})))
 
 
 def text(name: str) -> str:
