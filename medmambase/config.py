@@ -9,13 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from medmambase.validation import check, nearest
 
 Block = Literal["medmambase", "medmamba", "notebook", "medmamba_v0"]
+Opponent = Literal["resnet18", "densenet121", "swin_tiny", "efficientnet_lite0"]
 Gates = Literal["on", "off"]
 Odd = Literal["pad", "crop"]
 Init = Literal["corrected", "upstream"]
 Resize = Literal["letterbox", "stretch"]
 HighDepth = Literal["percentile", "range"]
 Optimizer = Literal["adamw", "adam"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "steps"]
 Augmentation = Literal["ultrasound", "crop_flip", "none"]
 Balance = Literal["none", "weights", "sampler"]
 Freeze = Literal["none", "embedding", "backbone"]
@@ -124,11 +125,38 @@ class ModelConfig(Checked):
                 f"None"
             )
 
+    def words(self) -> str:
+        """Return block, depths and widths, for a person."""
+        return f"{self.block}, depths {self.depths}, widths {self.dims}"
+
     def gate_widths(self) -> tuple[int, ...]:
         """The hidden width of each block's squeeze-and-excitation gate, in order."""
         channels = (dim for dim, depth in zip(self.dims, self.depths, strict=True) for _ in range(depth))
         by_rule = (max(self.se_hidden_min, c // self.se_reduction) for c in channels)
         return tuple(by_rule) if self.se_hidden is None else self.se_hidden
+
+
+@dataclass(frozen=True)
+class OpponentConfig(Checked):
+    """Another network to compare with, which ``model/opponents.py`` builds: its ``opponent`` says
+    which. Nothing but its ends can be chosen: as it was published, it is an opponent."""
+
+    opponent: Opponent
+    num_classes: Positive = 6
+    in_chans: ImageChannels = 3
+
+    def words(self) -> str:
+        """Return its name."""
+        return self.opponent
+
+
+AnyConfig = ModelConfig | OpponentConfig
+SHRINKS = 32  # every opponent's last map is so many times smaller than its image, which is no smaller
+
+
+def network_config(values: dict[str, Any]) -> AnyConfig:
+    """Invert ``to_dict`` of either kind of network. Raises ConfigError."""
+    return OpponentConfig.from_dict(values) if "opponent" in values else ModelConfig.from_dict(values)
 
 
 WITHOUT_SE: dict[Block, Block] = {
@@ -174,6 +202,8 @@ class TrainConfig(Checked):
     ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None
     keeps the preset's. ``se`` "off" takes squeeze-and-excitation out of it and changes nothing
     else, to see what it is worth.
+    ``schedule``: after the warm-up the rate follows a half cosine, stays, or falls to a tenth after
+    a half and again after three quarters of the epochs (``steps``).
     ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest
     gradient that is taken as it is (0: any).
     ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of
@@ -258,3 +288,37 @@ RECIPES: dict[str, TrainConfig] = {
         image_size=224, resize="stretch", select="accuracy", select_after=0,
     ),
 }  # fmt: skip  # one recipe a paragraph, to be read side by side
+
+# An opponent's own recipe, which it is trained by where nobody asks for another. Each is one that
+# was published with this network; what differs is said. All take images as large as ours do, and
+# choose the epoch by the validation AUC.
+# - resnet18: MedMNIST v2 (Yang et al., Scientific Data 10:41, 2023), where it was trained from new
+#   weights on small medical images: Adam, a tenth after 50 and after 75 of 100 epochs.
+# - densenet121: CheXNet (Rajpurkar et al., arXiv 1711.05225): Adam in batches of 16, mirrored
+#   images. There the rate fell where validation no longer improved; here as in the network's own
+#   publication (Huang et al., CVPR 2017), whose weight decay it has too.
+# - swin_tiny: its own publication (Liu et al., ICCV 2021): AdamW, 20 of 300 epochs of warm-up, 5 as
+#   the longest gradient. Its rate, 1e-3 for batches of 1,024, is divided by the root of how many
+#   times smaller these are; 100 epochs; of its augmentations the crops and mirrored images.
+# - efficientnet_lite0: MedMNIST+ (Doerrich et al., Scientific Reports 15, 2025), where networks with
+#   weights from ImageNet, an EfficientNet among them, were trained on: AdamW, half a cosine. There
+#   it ended after 5 epochs without a lower validation loss, here after 10 without a higher AUC.
+OPPONENT_RECIPES: dict[str, TrainConfig] = {
+    "resnet18": TrainConfig(
+        recipe="resnet18", optimizer="adam", lr=1e-3, weight_decay=0, schedule="steps", warmup=0, epochs=100,
+        batch_size=128, patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="none", resize="stretch",
+        select_after=0,
+    ),
+    "densenet121": TrainConfig(
+        recipe="densenet121", optimizer="adam", lr=1e-3, weight_decay=1e-4, schedule="steps", warmup=0, epochs=100,
+        patience=0, clip_norm=0, label_smoothing=0, ema=0, augmentation="crop_flip", resize="stretch", select_after=0,
+    ),
+    "swin_tiny": TrainConfig(
+        recipe="swin_tiny", lr=1.8e-4, warmup=7, epochs=100, batch_size=32, patience=0, clip_norm=5,
+        label_smoothing=0.1, ema=0, augmentation="crop_flip", resize="stretch", select_after=0,
+    ),
+    "efficientnet_lite0": TrainConfig(
+        recipe="efficientnet_lite0", lr=1e-4, weight_decay=0.01, warmup=0, epochs=100, batch_size=64, patience=10,
+        clip_norm=0, label_smoothing=0, ema=0, augmentation="none", resize="stretch", select_after=0,
+    ),
+}  # fmt: skip  # as above

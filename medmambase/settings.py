@@ -4,14 +4,27 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
-from medmambase.config import CHANGE_NO_RESULT, PRESETS, RECIPES, ConfigError, Count, ModelConfig, TrainConfig
+from medmambase.config import (
+    CHANGE_NO_RESULT,
+    OPPONENT_RECIPES,
+    PRESETS,
+    RECIPES,
+    SHRINKS,
+    AnyConfig,
+    ConfigError,
+    Count,
+    Opponent,
+    OpponentConfig,
+    TrainConfig,
+)
 from medmambase.run_folder import CONFIG, CROSSVAL
 from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check, nearest
 
 Preset = Literal["nano", "micro", "tiny", "small", "base"]
+Model = Literal[Preset, Opponent]
 OnBad = Literal["skip", "error"]
 Channels = Literal["auto", "1", "3"]
 Engine = Literal["triton", "cpu", "torch", "reference"]
@@ -33,6 +46,14 @@ _ABOUT = {
 DEFINED = ("model", "start", "the weights define the size of their network")
 _EITHER = (("data", "demo", "--demo makes its own images"), DEFINED)
 NONE, DRAWN = "none", "drawn"  # values of start that are no path
+# What an opponent has none of, the values that ask for nothing of it, and why.
+_NOT_OF_OPPONENTS: dict[str, tuple[Any, str]] = {
+    "se": ("on", "has no gates of ours to take out"),
+    "depths": (None, "has the depths that were published"),
+    "freeze": ("none", "has no parts that could be frozen"),
+    "recompute": (False, "has no blocks that could be computed again"),
+    "backend": (None, "has no scan, and PyTorch computes it"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ class Settings:
     plain_patients: bool = False
     on_bad: OnBad = "skip"
     in_chans: Channels = "auto"
-    model: Preset | None = None
+    model: Model | None = None
     start: str = NONE
     soft_labels: str | None = None
     device: str | None = None
@@ -73,9 +94,16 @@ class Settings:
     name: str | None = None
     training: TrainConfig = field(default_factory=TrainConfig)
 
-    def network(self) -> ModelConfig:
+    def network(self) -> AnyConfig:
         """Return the network to train without ``weights``; classes and channels are set later."""
+        if self.opponent is not None:
+            return OpponentConfig(self.opponent)
         return self.training.model(PRESETS[self.model or "tiny"])
+
+    @property
+    def opponent(self) -> Opponent | None:
+        """The opponent that is trained; None where it is MedMambaSE."""
+        return cast(Opponent, self.model) if self.model in OPPONENT_RECIPES else None
 
     @property
     def weights(self) -> str | None:
@@ -141,17 +169,18 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     if given.get("demo"):
         own = (
             DEMO
-            | ({} if "recipe" in given else DEMO_RECIPE)
+            | ({} if "recipe" in given or given.get("model") in OPPONENT_RECIPES else DEMO_RECIPE)
             | ({} if given.keys() & {"recipe", "model"} or is_given(given, "start") else DEMO_DEPTHS)
         )
         own |= {} if is_given(given, "start") else {"model": "nano"}
-    recipe = given.get("recipe", "ultrasound")
-    if recipe not in RECIPES:
+    of_model = OPPONENT_RECIPES.get(str(given.get("model")))
+    recipe, recipes = given.get("recipe", of_model.recipe if of_model else "ultrasound"), RECIPES | OPPONENT_RECIPES
+    if recipe not in recipes:
         raise ConfigError(
             f"{flag('recipe') if 'recipe' in flags else f'{file}: recipe'} is {recipe!r}; it must be one of "
-            f"{', '.join(map(repr, RECIPES))}"
+            f"{', '.join(map(repr, recipes))}"
         )
-    settings = Settings(training=RECIPES[recipe])
+    settings = Settings(training=recipes[recipe])
     for values, shown in ((own, flag), (written, lambda name: f"{file}: {name}"), (flags, flag)):
         for name, value in values.items():
             settings = _set(settings, name, value, shown(name))
@@ -280,7 +309,9 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
             f"{shown('folds')} is {settings.folds} and {shown('splits')} {settings.splits}; images are divided by only "
             f"one of them; leave out the other"
         )
-    if settings.training.depths is not None and not settings.weights:
+    if settings.opponent is not None:
+        _check_opponent(settings, shown)
+    elif settings.training.depths is not None and not settings.weights:
         try:
             settings.network()
         except ConfigError as error:
@@ -297,4 +328,17 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
         raise ConfigError(
             f"{shown('freeze')} is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
             f"--start, or leave it out"
+        )
+
+
+def _check_opponent(settings: Settings, shown: Callable[[str], str]) -> None:
+    """Refuse what an opponent cannot do."""
+    for name, (usual, why) in _NOT_OF_OPPONENTS.items():
+        if (value := settings.value(name)) != usual:
+            advice = "leave it out" if name != "depths" else "leave it out, or choose a recipe without depths"
+            raise ConfigError(f"{shown(name)} is {value!r}, but {settings.model} {why}; {advice}")
+    if settings.training.image_size < SHRINKS:
+        raise ConfigError(
+            f"{shown('image_size')} is {settings.training.image_size}, but {settings.model} makes images {SHRINKS} "
+            f"times smaller; it must be at least {SHRINKS}"
         )

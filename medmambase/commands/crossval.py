@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ("test it on other images", pasted("medmambase-evaluate", one, "other")),
             ]
             * distil,
-            ("see what the network of a fold looks at", pasted("medmambase-explain", first, "images")),
+            *[("see what the network of a fold looks at", pasted("medmambase-explain", first, "images"))]
+            * (settings.opponent is None),
             ("compare with another cross-validation", pasted("medmambase-compare", folder, "other")),
         )
         return 0

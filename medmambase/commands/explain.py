@@ -14,6 +14,7 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
 from medmambase.inference.loading import load_network
+from medmambase.model.network import MedMambaSE
 from medmambase.plural import count_of
 
 
@@ -27,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(options: argparse.Namespace) -> int:
     run, source = options.run, options.images
     network, device = load_network(run), console.device(options.device)
+    if not isinstance(network, MedMambaSE):
+        raise ConfigError(
+            f"{run} holds {network.config.words()}, and maps of evidence, scans and gates are those of MedMambaSE's "
+            f"blocks; give a run of MedMambaSE"
+        )
     if not source.exists():
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"

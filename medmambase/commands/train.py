@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what, images = to_classify(run, settings)
             say_next(
                 (what, pasted("medmambase-predict", run, images, "-o", "out.csv")),
-                ("see what the network looks at in them", pasted("medmambase-explain", run, images)),
+                *(
+                    [("see what the network looks at in them", pasted("medmambase-explain", run, images))]
+                    if settings.opponent is None
+                    else []
+                ),
                 *trained_again(run),
             )
         return 0

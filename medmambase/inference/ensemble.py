@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmambase.model.classifier import Classifier
-from medmambase.model.frozen import FrozenNetwork
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Classifier, Trainable
 
 
 class Ensemble(Classifier):
@@ -21,7 +19,7 @@ class Ensemble(Classifier):
     ``temperatures`` before. It can be neither trained nor saved, and has no maps.
     """
 
-    def __init__(self, networks: Sequence[MedMambaSE | FrozenNetwork], temperatures: Sequence[float]) -> None:
+    def __init__(self, networks: Sequence[Classifier], temperatures: Sequence[float]) -> None:
         first = networks[0]
         super().__init__(first.config, first.classes, first.preprocessing, features_only=False)
         self.networks = nn.ModuleList(networks)
@@ -39,5 +37,5 @@ class Ensemble(Classifier):
 
     def for_prediction(self) -> "Ensemble":
         """Make a copy of which each network only predicts; see ``MedMambaSE.for_prediction``."""
-        networks = [cast(MedMambaSE, network).for_prediction() for network in self.networks]
+        networks = [cast(Trainable, network).for_prediction() for network in self.networks]
         return Ensemble(networks, self.temperatures)

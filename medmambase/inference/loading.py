@@ -7,22 +7,24 @@ from medmambase.config import AboveZero, ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.files import read_json
 from medmambase.inference.ensemble import Ensemble
-from medmambase.model.network import MedMambaSE
+from medmambase.model import opponents
+from medmambase.model.classifier import Trainable
 from medmambase.plural import count_of
 from medmambase.run_folder import BEST, CALIBRATION, CONFIG, PRETRAINED, folds_of, is_finished
 from medmambase.validation import check
 
 
-def load_network(run: Path) -> MedMambaSE:
-    """Load the best network of a run's folder, or a network's own folder. Raises WeightsError, and
-    DataError where there is no such folder, or it is that of a cross-validation."""
+def load_network(run: Path) -> Trainable:
+    """Load the best network of a run's folder, or a network's own folder. Raises WeightsError,
+    ConfigError where it is an opponent whose package is not installed, and DataError where there is
+    no such folder, or it is that of a cross-validation."""
     _check_folder(run)
     if folds := folds_of(run):
         raise DataError(
             f"{run}: a cross-validation has a network for each fold, and this takes one; give the folder of a fold, "
             f"such as {folds[0]}"
         )
-    return MedMambaSE.load(run / BEST if (run / BEST).is_dir() else run)
+    return opponents.load(run / BEST if (run / BEST).is_dir() else run)
 
 
 def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
@@ -39,9 +41,9 @@ def load_ensemble(folder: Path, calibrated: bool | None = None) -> Ensemble:
             f"not ended, and all predict together; start the command that began the cross-validation again, which goes "
             f"on with {'it' if len(ahead) == 1 else 'them'}"
         )
-    networks: list[MedMambaSE] = []
+    networks: list[Trainable] = []
     for fold in folds:
-        network = MedMambaSE.load(fold / BEST)
+        network = opponents.load(fold / BEST)
         first = networks[0] if networks else network
         if (network.classes, network.preprocessing) != (first.classes, first.preprocessing):
             raise DataError(

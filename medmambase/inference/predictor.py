@@ -28,7 +28,7 @@ from medmambase.inference.loading import load_ensemble, load_network, run_of, te
 from medmambase.inference.probabilities import apply_temperature, choose_precision
 from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Trainable
 from medmambase.run_folder import APPEARANCE, folds_of
 from medmambase_kernels import describe_backend, use_backend
 
@@ -101,7 +101,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: MedMambaSE | Ensemble,
+        network: Trainable | Ensemble,
         *,
         device: str | torch.device | None = None,
         temperature: float = 1.0,
@@ -142,10 +142,11 @@ class Predictor:
 
         Raises DataError where there is no such folder or its ``calibration.json`` is damaged, or a
         fold is not trained yet, WeightsError where it holds no network, ConfigError where
-        ``calibrated=True`` finds no temperature, and what ``Predictor`` raises.
+        ``calibrated=True`` finds no temperature or the network is an opponent whose package is not
+        installed, and what ``Predictor`` raises.
         """
         folder = Path(run)
-        network: MedMambaSE | Ensemble
+        network: Trainable | Ensemble
         if folds_of(folder):
             network, temperature = load_ensemble(folder, calibrated), 1.0  # each network has its own
         else:

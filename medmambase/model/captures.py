@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Hashable
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from medmambase.config import ModelConfig
 from medmambase.model.classifier import Classifier
 from medmambase.model.cuda_graph import CudaGraphs
 from medmambase.model.layers import PATCH
@@ -150,7 +151,7 @@ def can_be_captured(network: Classifier, image: Tensor) -> bool:
     return (
         image.device.type == "cpu" and image.dtype == torch.float32 == next(network.parameters()).dtype
         and _unwatched(image) and not torch.is_autocast_enabled("cpu") and _small(network, image)
-        and network.config.dims[0] % 32 == 0 and describe_backend("cpu").startswith("cpu:")
+        and _width(network) % 32 == 0 and describe_backend("cpu").startswith("cpu:")
     )  # fmt: skip  # a list of conditions
 
 
@@ -160,6 +161,10 @@ def _unwatched(image: Tensor) -> bool:
     return not watched and type(image) is Tensor
 
 
+def _width(network: Classifier) -> int:
+    return cast(ModelConfig, network.config).dims[0]
+
+
 def _small(network: Classifier, image: Tensor) -> bool:
-    numbers = len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * network.config.dims[0]
+    numbers = len(image) * prod(-(-side // PATCH) for side in image.shape[2:]) * _width(network)
     return 0 < numbers <= _NUMBERS[image.device.type]

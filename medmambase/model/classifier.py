@@ -1,10 +1,13 @@
-"""From an image to logits, around the stages: what a network and its frozen plan have in common."""
+"""From an image to logits, around the stages: what a network and its frozen plan have in common;
+and what all networks have that can be trained."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from medmambase.config import ModelConfig, Preprocessing
+from medmambase.config import AnyConfig, ModelConfig, Preprocessing
+from medmambase.model import weights
 
 
 class Classifier(nn.Module):
@@ -15,12 +18,13 @@ class Classifier(nn.Module):
     ``features_only``), and computes ``maps``.
     """
 
+    config: AnyConfig
     embedding: nn.Module
     stages: nn.ModuleList
     head: nn.Linear | None
 
     def __init__(
-        self, config: ModelConfig, classes: Sequence[str], preprocessing: Preprocessing, features_only: bool
+        self, config: AnyConfig, classes: Sequence[str], preprocessing: Preprocessing, features_only: bool
     ) -> None:
         super().__init__()
         self.config, self.classes, self.preprocessing = config, tuple(classes), preprocessing
@@ -58,8 +62,51 @@ class Classifier(nn.Module):
                 f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, "
                 f"height, width)"
             )
-        if self.config.odd == "crop" and min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
+        if not isinstance(self.config, ModelConfig) or self.config.odd == "pad":
+            return
+        if min(image.shape[2:]) < (least := 2 ** (len(self.config.dims) + 1)):
             raise ValueError(
                 f"the image has shape {tuple(image.shape)}; with odd='crop' height and width must be at least "
                 f"{least}: use odd='pad'"
             )
+
+
+class Trainable(Classifier):
+    """A classifier that can be trained and saved: MedMambaSE, or an opponent.
+
+    ``recompute`` (False): keep only the input of each block in training; see ``MedMambaSE``.
+    Raises ValueError if ``classes`` are not ``config.num_classes``, or the channels of
+    ``preprocessing`` not ``config.in_chans``.
+    """
+
+    def __init__(
+        self,
+        config: AnyConfig,
+        classes: Sequence[str] | None,
+        preprocessing: Preprocessing | None,
+        features_only: bool = False,
+    ) -> None:
+        classes = classes if classes is not None else [str(i) for i in range(config.num_classes)]
+        preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
+        super().__init__(config, classes, preprocessing, features_only)
+        if len(self.classes) != config.num_classes:
+            raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
+        if self.preprocessing.channels != config.in_chans:
+            raise ValueError(
+                f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}"
+            )
+        self.recompute = False
+
+    def for_prediction(self) -> Classifier:
+        """Make a copy that only predicts, without gradients."""
+        raise NotImplementedError
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing)
+        into ``folder``, each in one step."""
+        description = {
+            "model": self.config.to_dict(),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+        weights.write_folder(Path(folder), self.state_dict(), description)

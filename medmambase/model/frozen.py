@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from medmambase.config import ModelConfig
 from medmambase.model.captures import Captures, GraphCaptures, can_be_captured, can_be_graphed
 from medmambase.model.classifier import Classifier
 from medmambase.model.frozen_ss2d import FrozenSS2D, kernels_of_small, matrix_of, norm_of, pointwise, precision
@@ -48,6 +49,7 @@ class FrozenNetwork(Classifier):
     a GPU computes some parts together, and never calls their hooks.
     """
 
+    config: ModelConfig
     embedding: "FrozenPatchEmbedding"
 
     def __init__(self, network: Classifier) -> None:

@@ -11,24 +11,27 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from medmambase.config import Block, ModelConfig, Odd, Preprocessing
+from medmambase.config import SHRINKS, AnyConfig, Block, ModelConfig, Odd, OpponentConfig, Preprocessing
 from medmambase.model import starting, weights
 from medmambase.model.batch_norm import count_batch
-from medmambase.model.classifier import Classifier
+from medmambase.model.classifier import Trainable
 from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
 from medmambase.model.layers import PATCH, DropPath, PatchEmbedding, Stage, as_coded, draw_paths
 from medmambase.run_folder import DESCRIPTION
 
 
-def last_map(config: ModelConfig, size: int) -> int:
-    """Height and width of the last stage's map for a square image of ``size`` pixels."""
+def last_map(config: AnyConfig, size: int) -> int:
+    """Height and width of the last stage's map for a square image of ``size`` pixels; of an
+    opponent's, what they are at least."""
+    if isinstance(config, OpponentConfig):
+        return size // SHRINKS
     for shrink in (PATCH, *(2 for _ in config.dims[1:])):
         size = -(-size // shrink) if config.odd == "pad" else size // shrink
     return size
 
 
-class MedMambaSE(Classifier):
+class MedMambaSE(Trainable):
     """The network that ``config`` describes. It knows the names of its classes and how its images
     are prepared.
 
@@ -46,6 +49,8 @@ class MedMambaSE(Classifier):
     in_chans, h, w).
     """
 
+    config: ModelConfig
+
     def __init__(
         self,
         config: ModelConfig,
@@ -54,16 +59,7 @@ class MedMambaSE(Classifier):
         preprocessing: Preprocessing | None = None,
         features_only: bool = False,
     ) -> None:
-        classes = classes if classes is not None else [str(i) for i in range(config.num_classes)]
-        preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
         super().__init__(config, classes, preprocessing, features_only)
-        if len(self.classes) != config.num_classes:
-            raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
-        if self.preprocessing.channels != config.in_chans:
-            raise ValueError(
-                f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}"
-            )
-        self.recompute = False
         self.embedding = PatchEmbedding(config)
         self.dropout = nn.Dropout(config.drop_rate)
         last = max(1, sum(config.depths) - 1)
@@ -92,21 +88,13 @@ class MedMambaSE(Classifier):
         rounding, of one image on a CPU in half the time. See ``FrozenNetwork``."""
         return FrozenNetwork(self)
 
-    def save(self, folder: Path | str) -> None:
-        """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing)
-        into ``folder``, each in one step."""
-        description = {
-            "model": self.config.to_dict(),
-            "classes": list(self.classes),
-            "preprocessing": self.preprocessing.to_dict(),
-        }
-        weights.write_folder(Path(folder), self.state_dict(), description)
-
     @classmethod
     def load(cls, folder: Path | str, *, features_only: bool = False) -> Self:
         """Load the network that ``save`` wrote, in evaluation mode. Raises WeightsError if the
         folder is not one, or its two files do not belong together."""
         tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
+        if not isinstance(config, ModelConfig):
+            raise weights.not_ours(Path(folder), config)
         if features_only:
             tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
         try:

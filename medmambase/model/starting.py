@@ -228,6 +228,8 @@ def _of_network(folder: Path) -> Start:
     if not (folder / WEIGHTS).is_file() and ((folder / CONFIG).is_file() or (folder / CROSSVAL).is_file()):
         raise WeightsError(f"{folder}: has no weights yet, because its training has not ended; go on with it first")
     tensors, config, classes, preprocessing = weights.read_folder(folder)
+    if not isinstance(config, ModelConfig):
+        raise weights.not_ours(folder, config)
     resolved = folder.resolve()
     inside = resolved.name in (BEST, LAST)
     before = read_origin(resolved.parent) if inside else None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medmambase.config import Block, ConfigError, ModelConfig, Preprocessing
+from medmambase.config import AnyConfig, Block, ConfigError, ModelConfig, OpponentConfig, Preprocessing, network_config
 from medmambase.files import read_json, write_bytes
 from medmambase.model import tensor_file
 from medmambase.model.layers import has_se
@@ -43,7 +43,15 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
         write_bytes(folder / name, content)
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str, ...], Preprocessing]:
+def not_ours(folder: Path, config: OpponentConfig) -> WeightsError:
+    """The error where MedMambaSE is wanted, and ``folder`` holds an opponent."""
+    return WeightsError(
+        f"{folder}: holds {config.opponent}, and MedMambaSE is wanted here; Predictor.load takes both, and "
+        f"medmambase-train --model {config.opponent} trains one"
+    )
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], AnyConfig, tuple[str, ...], Preprocessing]:
     """Read a network's folder: tensors, architecture, classes and preprocessing. Raises
     WeightsError."""
     from safetensors import SafetensorError
@@ -53,7 +61,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
         description = read_json(path)
         if description.get("format") != FORMAT:
             raise WeightsError(f"{path}: format is {description.get('format')!r}; this version reads format {FORMAT}")
-        config = ModelConfig.from_dict(description["model"])
+        config = network_config(description["model"])
         classes = tuple(check("classes", description["classes"], list[str], ConfigError))
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
         if len(classes) != config.num_classes:
@@ -70,7 +78,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ModelConfig, tuple[str
             )
         path = folder / WEIGHTS
         tensors = tensor_file.from_bytes(tensor_file.read_bytes(path))
-        check_size(folder / DESCRIPTION, config, tensors, f"{WEIGHTS} holds")
+        if isinstance(config, ModelConfig):
+            check_size(folder / DESCRIPTION, config, tensors, f"{WEIGHTS} holds")
         return tensors, config, classes, preprocessing
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: not there; a network's folder holds model.safetensors and config.json") from error
@@ -160,7 +169,7 @@ def read_upstream(source: Path | str | Mapping[str, Any]) -> tuple[dict[str, Ten
     """Read an upstream checkpoint: its tensors under their own names, and the architecture that
     their shapes tell. Raises WeightsError."""
     name = "the mapping" if isinstance(source, Mapping) else str(source)
-    content: Mapping[Any, Any] = source if isinstance(source, Mapping) else _read_file(Path(source))
+    content: Mapping[Any, Any] = source if isinstance(source, Mapping) else read_file(Path(source))
     for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -181,7 +190,8 @@ def _tensor(value: Any, name: str) -> Tensor:
         raise WeightsError(f"{name} is an array of {value.dtype}; floating-point numbers are wanted") from error
 
 
-def _read_file(path: Path) -> Mapping[str, Any]:
+def read_file(path: Path) -> Mapping[str, Any]:
+    """Read what a file of weights holds, without unpickling code. Raises WeightsError."""
     if path.is_dir():
         raise WeightsError(
             f"{path}: is a folder; MedMambaSE.load reads a network's folder, and a file of weights is wanted here"

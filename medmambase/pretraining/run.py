@@ -31,6 +31,7 @@ from medmambase.pretraining.settings import PretrainSettings, is_run_of
 from medmambase.pretraining.tasks import DrawnPictures, HiddenParts, Task
 from medmambase.privacy import without_paths
 from medmambase.training import session
+from medmambase.training.checkpoint import CheckpointError
 from medmambase.training.plan import Plan, Say, Started, describe, locked
 from medmambase.validation import nearest
 from medmambase_kernels import describe_backend, use_backend
@@ -40,8 +41,11 @@ OnRound = Callable[[dict[str, float]], object]
 
 @dataclass(frozen=True)
 class PretrainPlan(Plan[PretrainSettings]):
-    """Everything that is known before a folder is created; ``scenes`` are those to be drawn."""
+    """Everything that is known before a folder is created; ``scenes`` are those to be drawn. It is
+    MedMambaSE that learns."""
 
+    model: ModelConfig
+    start: Start | None
     scenes: tuple[str, ...]
 
 
@@ -86,7 +90,13 @@ def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | 
     dtype, why = choose_precision(settings.precision, device)
     start: Start | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
-        model = session.model_of(resumed)
+        begun = session.model_of(resumed)
+        if not isinstance(begun, ModelConfig):
+            raise CheckpointError(
+                f"{resumed / run_folder.DESCRIPTION}: describes {begun.words()}, and only MedMambaSE is pretrained; "
+                f"restore the file"
+            )
+        model = begun
     elif settings.weights:
         start = starting.read(Path(settings.weights))
         model = replace(start.config, odd="pad")

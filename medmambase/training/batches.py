@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmambase.config import ConfigError, ModelConfig, TrainConfig
+from medmambase.config import AnyConfig, ConfigError, TrainConfig
 from medmambase.model.network import last_map
 
 
@@ -30,7 +30,7 @@ def batches_per_epoch(images: int, batch_size: int, ranks: int = 1) -> int:
     return max(1, min(math.ceil(images / together), images // max(min(together, 2), ranks)))
 
 
-def check_batches(images: int, size: int, batch_size: int, model: ModelConfig, ranks: int = 1) -> None:
+def check_batches(images: int, size: int, batch_size: int, model: AnyConfig, ranks: int = 1) -> None:
     """Refuse batches that cannot be trained on. Raises ConfigError where a batch of one image meets
     maps of 1x1, in which BatchNorm has no variance to measure, or where a process has no image."""
     if images < ranks:

@@ -23,7 +23,7 @@ from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.model import tensor_file
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Trainable
 from medmambase.run_folder import IMAGES, SPLITS, STATE
 from medmambase.tables import of_cell
 from medmambase.training.history import Epoch
@@ -132,7 +132,7 @@ class Learning(Generic[N]):
 
 
 def describe(
-    config: TrainConfig, network: MedMambaSE, dtype: torch.dtype, processes: int, soft: Tensor | None = None
+    config: TrainConfig, network: Trainable, dtype: torch.dtype, processes: int, soft: Tensor | None = None
 ) -> dict[str, Any]:
     """Return everything that decides a training's result besides its images, by readable names; of
     ``soft`` labels a hash."""

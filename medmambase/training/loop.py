@@ -26,6 +26,7 @@ from medmambase.data.decoded.image_set import ImageSet, Progress
 from medmambase.distributed import ALONE, Ranks
 from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.inference.probabilities import InferenceError, predict
+from medmambase.model.classifier import Trainable
 from medmambase.model.layers import lay_out
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import BEST, HISTORY, LAST, TENSORBOARD
@@ -57,7 +58,7 @@ class TrainingError(Exception):
 
 
 def train(
-    network: MedMambaSE,
+    network: Trainable,
     training: ImageSet,
     validation: ImageSet,
     config: TrainConfig,
@@ -87,7 +88,8 @@ def train(
     after SIGTERM or SIGHUP), when all is saved; what lay in ``run`` is then still good.
     """
     check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
-    lay_out(network)
+    if isinstance(network, MedMambaSE):  # the maps of others do not lie channels last
+        lay_out(network)
     network.recompute = config.recompute
     frozen = freeze(network, config)
     learner = ranks.learner(network)
@@ -208,7 +210,7 @@ def train(
     return history.outcome(state.epochs, config)
 
 
-def _keep(network: MedMambaSE, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:
+def _keep(network: Trainable, run: Path, epochs: Sequence[Epoch], config: TrainConfig) -> None:
     """Save the results of an epoch: its line of ``metrics.csv``, and its network."""
     try:
         if history.outcome(epochs, config).best_epoch == epochs[-1].epoch:

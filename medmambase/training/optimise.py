@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medmambase.config import Optimizer, TrainConfig
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Classifier
 
 # How many tensors of a weight's size the optimiser keeps of it: Adam a mean and a mean square.
 MOMENTS: dict[Optimizer, int] = {"adamw": 2, "adam": 2}
 
 
-def freeze(network: MedMambaSE, config: TrainConfig) -> list[nn.Module]:
+# What is no weight of a linear map or a convolution, though it has two axes.
+_FREE = ("A_log", "D", "dt_bias", "relative_position_bias_table")
+
+
+def freeze(network: Classifier, config: TrainConfig) -> list[nn.Module]:
     """Freeze the parts that ``config.freeze`` names, and return them; their parameters get no
     gradient."""
-    parts: dict[str, list[nn.Module]] = {
-        "none": [],
-        "embedding": [network.embedding],
-        "backbone": [network.embedding, network.stages],
-    }
-    for part in parts[config.freeze]:
+    names = {"none": (), "embedding": ("embedding",), "backbone": ("embedding", "stages")}[config.freeze]
+    parts: list[nn.Module] = [getattr(network, name) for name in names]
+    for part in parts:
         part.requires_grad_(False)
-    return parts[config.freeze]
+    return parts
 
 
 def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
@@ -46,7 +47,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        spared = parameter.dim() < 2 or name.rsplit(".", 1)[-1] in ("A_log", "D", "dt_bias")
+        spared = parameter.dim() < 2 or name.rsplit(".", 1)[-1] in _FREE
         if parameter.requires_grad:
             (free if spared else decayed).append(parameter)
     if config.optimizer == "adam":
@@ -86,13 +87,16 @@ def warm_up(config: TrainConfig) -> float:
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
-    """Return the learning rate at a moment counted in epochs: linear warm-up, then constant or a
-    half cosine to a hundredth."""
+    """Return the learning rate at a moment counted in epochs: linear warm-up, then constant, a half
+    cosine to a hundredth, or a tenth after a half and a hundredth after three quarters of the
+    epochs."""
     warmup = warm_up(config)
     if epoch < warmup:
         return config.lr * max(epoch / warmup, 0.01)
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "steps":
+        return config.lr * 0.1 ** ((epoch >= config.epochs / 2) + (epoch >= config.epochs * 0.75))
     done = (epoch - warmup) / (config.epochs - warmup)
     return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
 

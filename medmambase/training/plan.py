@@ -10,11 +10,13 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from medmambase import run_folder
-from medmambase.config import ModelConfig
+from medmambase.config import AnyConfig
 from medmambase.data.manifest.folders import Manifest
 from medmambase.distributed import ALONE, Ranks
 from medmambase.machine import device_name
+from medmambase.model.classifier import Trainable
 from medmambase.model.network import MedMambaSE
+from medmambase.model.opponents import Pretrained
 from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin
 from medmambase.privacy import without_paths
 
@@ -29,8 +31,8 @@ class Plan(Generic[S]):
     ``engine`` are lines for a person."""
 
     settings: S
-    model: ModelConfig
-    start: Start | None
+    model: AnyConfig
+    start: Start | Pretrained | None
     manifest: Manifest | None
     device: torch.device
     dtype: torch.dtype
@@ -68,15 +70,15 @@ def locked(
         yield folder
 
 
-def describe(network: MedMambaSE, plan: Plan[Any], folder: Path, say: Say, more: int = 0) -> dict[str, Any]:
+def describe(network: Trainable, plan: Plan[Any], folder: Path, say: Say, more: int = 0) -> dict[str, Any]:
     """Print network, start, device, backend and precision; return what ``config.json`` says of
     them. ``more``: devices beside this process's own."""
     parameters = sum(p.numel() for p in network.parameters())
-    config, origin, device = network.config, read_origin(folder), device_name(plan.device)
+    origin, device = read_origin(folder), device_name(plan.device)
     started_from = origin.sentence() if origin else "not recorded" if plan.settings.weights else NEW_WEIGHTS
     say(
-        f"network:   {config.block}, depths {config.depths}, widths {config.dims}, {parameters / 1e6:.2f} M parameters"
-        f"{' without a head' if network.head is None else ''}"
+        f"network:   {network.config.words()}, {parameters / 1e6:.2f} M parameters"
+        f"{' without a head' if isinstance(network, MedMambaSE) and network.head is None else ''}"
     )
     say(f"start:     {started_from}")
     say(f"device:    {device}{f' and {more} more' if more else ''}")

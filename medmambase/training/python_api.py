@@ -16,7 +16,8 @@ from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.files import read_json
 from medmambase.inference.predictor import Predictor
-from medmambase.model.network import MedMambaSE
+from medmambase.model import opponents
+from medmambase.model.classifier import Trainable
 from medmambase.privacy import without_folders
 from medmambase.run_folder import RunFolderError, is_finished
 from medmambase.settings_file import todays
@@ -105,9 +106,10 @@ class Run(_Trained):
             raise self._other("a pretraining wrote it, for PretrainRun to open")
 
     @cached_property
-    def network(self) -> MedMambaSE:
-        """The best network, in evaluation mode, on the CPU. Raises WeightsError."""
-        return MedMambaSE.load(self.folder / run_folder.BEST)
+    def network(self) -> Trainable:
+        """The best network, in evaluation mode, on the CPU: MedMambaSE, or an opponent. Raises
+        WeightsError, and ConfigError where an opponent's package is not installed."""
+        return opponents.load(self.folder / run_folder.BEST)
 
     def resume(
         self,

@@ -24,6 +24,8 @@ from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
 from medmambase.machine import choose_device, environment
+from medmambase.model import opponents
+from medmambase.model.classifier import Trainable
 from medmambase.model.network import MedMambaSE
 from medmambase.model.starting import Start, write_origin
 from medmambase.privacy import last_name
@@ -91,7 +93,11 @@ def make_plan(
     if settings.soft_labels and not Path(settings.soft_labels).is_file():
         raise DataError(f"--soft-labels {settings.soft_labels}: there is no such file; give a table of probabilities")
     dtype, why = choose_precision(config.precision, device)
-    engine = describe_backend(device, dtype)
+    if settings.opponent is not None:
+        opponents.check_installed(settings.opponent)
+        engine = f"PyTorch's own operators, of which {settings.opponent} consists"
+    else:
+        engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress, resumed))
     if settings.soft_labels and manifest:
         table = last_name(settings.soft_labels)
@@ -99,13 +105,14 @@ def make_plan(
         if manifest.split("test"):
             given += ": if a network that gave them has learned from test images, test results are too good"
         manifest = replace(manifest, notes=(*manifest.notes, given))
-    start: Start | None = None
+    start: Start | opponents.Pretrained | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)
     elif settings.weights:
         start, model = session.start(Path(settings.weights), config)
     else:
         model = settings.network()
+        start = opponents.pretrained(settings.opponent) if settings.opponent is not None else None
     images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
     batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
     precision = f"{str(dtype).removeprefix('torch.')}: {why}"
@@ -189,7 +196,7 @@ def _evaluate(
     """Evaluate the best network on validation and test images, draw explanations, and write the
     report."""
     plan, folder, settings = run.plan, run.folder, run.plan.settings
-    best = MedMambaSE.load(folder / run_folder.BEST).to(plan.device)
+    best = opponents.load(folder / run_folder.BEST).to(plan.device)
     batch_size, test = settings.training.batch_size, images.split("test")
     calibration = of_a_run.learn_from_validation(
         folder, of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
@@ -205,7 +212,8 @@ def _evaluate(
         say(f"\n{summary(metrics)}\n{headline(metrics).sentence}")
         if published:
             say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
-    say("\ndrawing explanations of a few images, and writing the report")
+    explains = "drawing explanations of a few images, and " if isinstance(best, MedMambaSE) else ""
+    say(f"\n{explains}writing the report")
     shown = next(
         (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
     )
@@ -214,7 +222,7 @@ def _evaluate(
     say(f"report: {report.write_report(folder).resolve()}")
 
 
-def _describe(network: MedMambaSE, plan: Plan[Settings], ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
+def _describe(network: Trainable, plan: Plan[Settings], ranks: Ranks, folder: Path, say: Say) -> dict[str, Any]:
     """Print network, device, backend and precision; return the content of ``config.json``."""
     described = describe(network, plan, folder, say, ranks.count - 1)
     config = plan.settings.training

@@ -10,7 +10,16 @@ from pathlib import Path
 import torch
 
 from medmambase import run_folder
-from medmambase.config import RECIPES, Block, ConfigError, ModelConfig, Preprocessing, TrainConfig
+from medmambase.config import (
+    RECIPES,
+    AnyConfig,
+    Block,
+    ConfigError,
+    ModelConfig,
+    Preprocessing,
+    TrainConfig,
+    network_config,
+)
 from medmambase.data.audit import Audit, audit, duplicate_groups, seen_otherwise
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost, modalities
@@ -20,7 +29,8 @@ from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import read_json
-from medmambase.model import starting, weights
+from medmambase.model import opponents, starting, weights
+from medmambase.model.classifier import Trainable
 from medmambase.model.layers import as_coded
 from medmambase.model.network import MedMambaSE
 from medmambase.model.starting import Start
@@ -258,20 +268,19 @@ def soft_labels(table: Path, training: ImageSet, classes: tuple[str, ...]) -> to
 
 
 def begin(
-    model: ModelConfig,
-    start: Start | None,
+    model: AnyConfig,
+    start: Start | opponents.Pretrained | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     say: Callable[[str], object],
-) -> MedMambaSE:
+) -> Trainable:
     """Build a new network, or one that starts from the weights of another: with its classifier if
     that knows as many classes, by the same names in the same order where it has names."""
-    if start is None:
-        return MedMambaSE(
-            replace(model, num_classes=len(classes), in_chans=preprocessing.channels),
-            classes=classes,
-            preprocessing=preprocessing,
-        )
+    if not isinstance(model, ModelConfig):
+        return opponents.begin(model, start, classes, preprocessing)
+    if not isinstance(start, Start):
+        model = replace(model, num_classes=len(classes), in_chans=preprocessing.channels)
+        return MedMambaSE(model, classes=classes, preprocessing=preprocessing)
     tensors = start.tensors
     if start.classes and start.classes != classes and len(start.classes) == len(classes):
         tensors = {key: t for key, t in tensors.items() if not weights.renamed(key).startswith("head.")}
@@ -322,12 +331,12 @@ def has_begun(run: Path) -> bool:
     return (run / run_folder.LAST / run_folder.STATE).is_file()
 
 
-def model_of(run: Path) -> ModelConfig:
+def model_of(run: Path) -> AnyConfig:
     """Read the network's configuration of a run that has started. Raises CheckpointError where its
     ``config.json`` does not have it."""
     path = run / run_folder.DESCRIPTION
     try:
-        return ModelConfig.from_dict(read_json(path)["model"])
+        return network_config(read_json(path)["model"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
         raise CheckpointError(
             f"{path}: does not describe the network of this run ({error}); restore the file, or start a new run"

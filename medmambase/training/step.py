@@ -20,7 +20,7 @@ from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.reading.images import normalise
 from medmambase.distributed import Ranks, local_gradients
 from medmambase.inference.probabilities import logits_of
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Trainable
 from medmambase.training.batches import seed_of
 from medmambase.training.checkpoint import Learning
 
@@ -79,7 +79,7 @@ class Step:
     torch.float32 (n, classes): for each training image what is learned in the place of its label,
     rows that sum to 1; None: the labels, smoothed."""
 
-    learning: Learning[MedMambaSE]
+    learning: Learning[Trainable]
     learner: nn.Module
     training: ImageSet
     config: TrainConfig
@@ -89,7 +89,7 @@ class Step:
     soft: Tensor | None = None
 
     @property
-    def network(self) -> MedMambaSE:
+    def network(self) -> Trainable:
         """The network that learns."""
         return self.learning.network
 

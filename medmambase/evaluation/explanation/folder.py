@@ -19,7 +19,7 @@ from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.evaluation.explanation.overlays import write_overlays
 from medmambase.files import write_json
 from medmambase.inference.probabilities import softmax
-from medmambase.model.network import MedMambaSE
+from medmambase.model.classifier import Classifier
 from medmambase.run_folder import FAITHFULNESS, FAITHFULNESS_CURVES, GATES, SE_STAGES, SHEETS
 
 ON_A_SHEET = 6
@@ -38,7 +38,7 @@ class Subjects:
     truths: tuple[int, ...] | None
 
 
-def read_subjects(source: Path, network: MedMambaSE, most: int) -> tuple[Subjects, tuple[ImageError, ...]]:
+def read_subjects(source: Path, network: Classifier, most: int) -> tuple[Subjects, tuple[ImageError, ...]]:
     """Read up to ``most`` images of a file or folder as the network takes them; and what could not
     be read.
 

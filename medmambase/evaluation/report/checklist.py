@@ -96,6 +96,8 @@ def _preprocessing(facts: Facts) -> str:
 def _model(facts: Facts) -> str:
     m, parameters = facts["config"].model, facts["config"].parameters
     size = f", {parameters:,} parameters" if parameters is not None else ""
+    if "opponent" in m:
+        return f"{m['opponent']}, as it was published{size}."
     return f"Block {m.get('block')}, depths {m.get('depths')}, widths {m.get('dims')}{size}."
 
 

@@ -18,7 +18,7 @@ from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures, results
 from medmambase.files import write_json
 from medmambase.inference.probabilities import predict
-from medmambase.model.classifier import Classifier
+from medmambase.model.classifier import Classifier, Trainable
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import (
     AUDIT,
@@ -91,9 +91,12 @@ def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
     figures.duplicates(shown, captions, likeness, run / AUDIT / DUPLICATES)
 
 
-def draw(network: MedMambaSE, images: ImageSet, run: Path, best_epoch: int) -> None:
-    """Draw the training curves, and explain a few images: the first ones of each class."""
+def draw(network: Trainable, images: ImageSet, run: Path, best_epoch: int) -> None:
+    """Draw the training curves, and explain a few images, the first ones of each class, where the
+    network is MedMambaSE."""
     figures.curves(run / HISTORY, run / CURVES, best_epoch)
+    if not isinstance(network, MedMambaSE):
+        return
     labels = images.labels.tolist()
     turns = [[row for row, label in enumerate(labels) if label == own] for own in sorted(set(labels))]
     longest = max(map(len, turns), default=0)
