@@ -300,9 +300,10 @@ RECIPES: dict[str, TrainConfig] = {
 # - swin_tiny: its own publication (Liu et al., ICCV 2021): AdamW, 20 of 300 epochs of warm-up, 5 as
 #   the longest gradient. Its rate, 1e-3 for batches of 1,024, is divided by the root of how many
 #   times smaller these are; 100 epochs; of its augmentations the crops and mirrored images.
-# - efficientnet_lite0: MedMNIST+ (Doerrich et al., Scientific Reports 15, 2025), where networks with
-#   weights from ImageNet, an EfficientNet among them, were trained on: AdamW, half a cosine. There
-#   it ended after 5 epochs without a lower validation loss, here after 10 without a higher AUC.
+# - efficientnet_lite0: MedMNIST+ (Doerrich et al., Scientific Reports 15, 2025), where networks
+#   with weights from ImageNet, an EfficientNet among them, were trained on: AdamW, half a cosine.
+#   There it ended after 5 epochs without a lower validation loss, here after 10 without a higher
+#   AUC.
 OPPONENT_RECIPES: dict[str, TrainConfig] = {
     "resnet18": TrainConfig(
         recipe="resnet18", optimizer="adam", lr=1e-3, weight_decay=0, schedule="steps", warmup=0, epochs=100,

@@ -65,6 +65,10 @@ DISTILLED = "distilled"  # the run of a network that has learned from all folds,
 SOFT_LABELS, SPLITS_OF_DISTILLED = "soft_labels.csv", "distilled_splits.csv"  # what from, and on which images
 LOSS = "distilled.json"  # how far it is from them
 
+# A table of several networks: its folder, which lies beside their runs, ends with TABLE.
+TABLE = "table"
+TABLE_MARKDOWN, TABLE_LATEX, TABLE_CSV = "table.md", "table.tex", "table.csv"
+
 # Pictures, the report, and the model card.
 CURVES = "curves.png"
 PICTURES = "pictures.png"  # of medmambase-pretrain: inputs, targets and predictions

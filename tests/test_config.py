@@ -9,7 +9,17 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
-from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, Preprocessing, TrainConfig
+from medmambase.config import (
+    OPPONENT_RECIPES,
+    PRESETS,
+    RECIPES,
+    ConfigError,
+    ModelConfig,
+    OpponentConfig,
+    Preprocessing,
+    TrainConfig,
+    network_config,
+)
 from medmambase.model.network import MedMambaSE
 
 
@@ -80,6 +90,18 @@ def test_what_is_wrong_inside_a_list_is_named_with_its_place(depths: list[object
 def test_a_network_that_cannot_be_built_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         ModelConfig.from_dict(values)
+
+
+def test_a_network_is_known_by_its_values_whichever_it_is() -> None:
+    for config in (PRESETS["nano"], OpponentConfig("swin_tiny", num_classes=3, in_chans=1)):
+        assert network_config(config.to_dict()) == config
+    for values, message in (
+        ({"opponent": "vgg"}, "opponent is 'vgg'; it must be one of 'resnet18', 'densenet121', "),
+        ({"opponent": "resnet18", "dims": [8, 16]}, "OpponentConfig has no field 'dims'; the nearest is "),
+        ({"opponent": "resnet18", "in_chans": 2}, "in_chans is 2; it must be 1 (grey) or 3 (RGB)"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            network_config(values)
 
 
 @pytest.mark.parametrize("values", [{"channels": 4}, {"std": 0}, {"size": 0}, {"mean": math.inf}, {"resize": "cut"}])
@@ -155,7 +177,8 @@ def test_the_recipes_are_what_their_sources_did() -> None:
     )
     assert (medmamba.lr, medmamba.epochs, medmamba.batch_size, medmamba.image_size) == (1e-4, 100, 32, 224)
     assert (ours.optimizer, ours.select, ours.resize, ours.epochs) == ("adamw", "auc", "letterbox", 50)
-    assert all(RECIPES[name].recipe == name for name in RECIPES)
+    assert all(recipe.recipe == name for name, recipe in (RECIPES | OPPONENT_RECIPES).items())
+    assert not [recipe.recipe for recipe in OPPONENT_RECIPES.values() if recipe.block or recipe.depths]
     for original in (readme, notebook, medmamba):  # they had none of what came later
         assert (original.ema, original.balance, original.accumulate, original.freeze, original.clip_norm) == (
             0,

@@ -20,10 +20,11 @@ import pytest
 from conftest import leave_out_pictures
 from house_source import ROOT
 
-from medmambase.commands import crossval_flags, pretrain_flags, train, train_flags
+from medmambase.commands import crossval_flags, pretrain_flags, table_flags, train, train_flags
 from medmambase.data import phantom
 from medmambase.pretraining import settings as pretraining
 from medmambase.settings import of_crossval, resolve
+from medmambase.training.table.settings import lines
 
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md")),
@@ -119,6 +120,9 @@ def accept(words: Sequence[str]) -> None:
     elif program == "medmambase-crossval":
         given, file, *_ = crossval_flags.parse(rest)
         of_crossval(given, file)
+    elif program == "medmambase-table":
+        wished = table_flags.parse(rest)
+        lines(wished.models, wished.seeds, wished.settings, wished.config)
     elif program == "medmambase-pretrain":
         given, _, resumed = pretrain_flags.parse(rest)
         if resumed is None:
@@ -230,7 +234,7 @@ def test_flags_in_sentences_exist(page: Path) -> None:
     known += (ROOT / "kernels/medmambase_kernels/drop_in/__main__.py").read_text(encoding="utf-8")
     flags = {
         option
-        for command in (train_flags, pretrain_flags)
+        for command in (train_flags, pretrain_flags, table_flags)
         for group in command.parser()._actions
         for option in group.option_strings
     }

@@ -12,10 +12,19 @@ import pytest
 import torch
 
 from medmambase.commands import train_flags
-from medmambase.config import PRESETS, RECIPES, ConfigError, ModelConfig, TrainConfig
+from medmambase.config import (
+    OPPONENT_RECIPES,
+    PRESETS,
+    RECIPES,
+    ConfigError,
+    ModelConfig,
+    Opponent,
+    OpponentConfig,
+    TrainConfig,
+)
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import CONFIG
-from medmambase.settings import DEMO, MAY_CHANGE, TYPES, Engine, Preset, Settings, is_run_of, of_run, resolve
+from medmambase.settings import DEMO, MAY_CHANGE, TYPES, Engine, Model, Preset, Settings, is_run_of, of_run, resolve
 from medmambase.training import checkpoint
 from medmambase_kernels import BACKENDS
 
@@ -94,6 +103,35 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes("epochs = 3\r\nname = 'ü'\r\n".encode("utf-8-sig"))
     assert resolve({}, tmp_path / "a.toml").name == "ü"
+
+
+@pytest.mark.parametrize("name", OPPONENT_RECIPES)
+def test_an_opponent_has_a_recipe_of_its_own_unless_another_is_asked_for(name: str, tmp_path: Path) -> None:
+    own = resolve({"model": name})
+    assert own.training == OPPONENT_RECIPES[name] and own.training.recipe == name == own.opponent
+    assert own.network() == OpponentConfig.from_dict({"opponent": name})
+    assert resolve({}, written(tmp_path, own.to_toml())) == own
+    assert resolve({"model": name, "recipe": "readme"}).training == RECIPES["readme"]
+    shown = resolve({"model": name, "demo": True}).training
+    assert shown == replace(OPPONENT_RECIPES[name], image_size=48, epochs=6)
+    assert resolve({"model": "nano"}).opponent is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"se": "off"}, "--se is 'off', but resnet18 has no gates of ours to take out; leave it out"),
+        ({"freeze": "backbone"}, "--freeze is 'backbone', but resnet18 has no parts that could be frozen; leave it"),
+        ({"recompute": True}, "--recompute is True, but resnet18 has no blocks that could be computed again; leave"),
+        ({"backend": "cpu"}, "--backend is 'cpu', but resnet18 has no scan, and PyTorch computes it; leave it out"),
+        ({"image_size": 31}, "--image-size is 31, but resnet18 makes images 32 times smaller; it must be at least 32"),
+        ({"recipe": "notebook"}, "but resnet18 has the depths that were published; leave it out, or choose a recipe"),
+        ({"start": "x"}, "--model is 'resnet18', but the weights define the size of their network"),
+    ],
+)
+def test_what_an_opponent_cannot_do_is_refused_with_the_reason(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve({"model": "resnet18", **given})
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -273,6 +311,8 @@ def test_every_setting_has_a_flag_but_those_of_a_published_network() -> None:
 
 def test_a_choice_that_is_offered_is_one_that_exists() -> None:
     assert get_args(Preset) == tuple(PRESETS)
+    assert get_args(Opponent) == tuple(OPPONENT_RECIPES)
+    assert get_args(Model) == (*PRESETS, *OPPONENT_RECIPES)
     assert set(get_args(Engine)) == set(BACKENDS)
 
 
@@ -302,7 +342,11 @@ def test_flags_become_what_their_settings_are() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "huge"], "--model is 'huge'; it must be one of 'nano', 'micro', 'tiny', 'small' or 'base'"),
+        (
+            ["--model", "huge"],
+            "--model is 'huge'; it must be one of 'nano', 'micro', 'tiny', 'small', 'base', 'resnet18', "
+            "'densenet121', 'swin_tiny' or 'efficientnet_lite0'",
+        ),
         (["--seed", "1e23"], "--seed is '1e23'; it must be a whole number"),
         (["--lr", ""], "--lr is ''; it must be a number"),
         (["--backend", "cuda"], "--backend is 'cuda'; it must be one of"),

@@ -24,6 +24,11 @@ def pretrain() -> int:
     return _start("pretrain")
 
 
+def table() -> int:
+    """``medmambase-table``."""
+    return _start("table")
+
+
 def check() -> int:
     """``medmambase-check``."""
     return _start("check")

@@ -16,7 +16,7 @@ import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
-from medmambase.evaluation.intervals import CONFIDENCE, Draws
+from medmambase.evaluation.intervals import CONFIDENCE, Draws, evaluate_with_intervals
 from medmambase.evaluation.metrics import Interval, weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.plural import count_of
@@ -253,6 +253,22 @@ def delong_test(first: Predictions, second: Predictions, column: int) -> tuple[f
     ``delong.paired``. Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
     return delong.paired(first.labels == column, first.probabilities[:, column], second.probabilities[:, column])
+
+
+def mean_accuracy(runs: Sequence[Predictions]) -> tuple[float, Interval | None]:
+    """The mean accuracy of runs that differ in their seeds, on the same images, with an interval
+    that counts the images (patients, where they are known) and the seeds. Of one run, and of runs
+    that call alike, it is that of ``evaluate_with_intervals``. Raises MetricsError where the images
+    are not the same."""
+    same_images([runs])
+    clusters, right = runs[0].clusters, np.array([one.predicted == one.labels for one in runs], dtype=np.float64)
+    accuracy = float(right.mean())
+    if len(runs) > 1:
+        drawn = np.concatenate([weights @ right.mean(axis=0) / weights.sum(axis=1) for weights in Draws(clusters)])
+        found, _ = _surely(np.zeros(1), right.mean(axis=1), drawn, len(np.unique(clusters)))
+        if found is not None:
+            return accuracy, replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+    return accuracy, evaluate_with_intervals(runs[0]).intervals.get("accuracy")
 
 
 def _figures(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -72,6 +72,12 @@ def test_the_learning_rate_warms_up_and_follows_a_half_cosine() -> None:
     assert (warm_up(config), warm_up(replace(config, epochs=4))) == (2.0, 0.8)
 
 
+def test_by_steps_the_rate_falls_tenfold_after_a_half_and_after_three_quarters() -> None:
+    config = replace(TrainConfig(), lr=1.0, warmup=0.0, epochs=8, schedule="steps")
+    rates = [learning_rate(config, moment) for moment in (0.0, 3.99, 4.0, 5.99, 6.0, 7.99)]
+    assert rates == [pytest.approx(rate) for rate in (1.0, 1.0, 0.1, 0.1, 0.01, 0.01)]
+
+
 def test_states_norms_and_biases_do_not_decay() -> None:
     net = MedMambaSE(ModelConfig(dims=(16, 32), depths=(1, 1)))
     decayed, free = (group["params"] for group in make_optimizer(net, TrainConfig()).param_groups)
