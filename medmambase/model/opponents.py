@@ -165,15 +165,13 @@ def pretrained(opponent: Opponent) -> Pretrained | None:
 def _body(config: OpponentConfig, size: int) -> nn.Module:
     """Build a network from images (b, in_chans, size, size) to logits (b, num_classes)."""
     check_installed(config.opponent)
-    match config.opponent:
-        case "resnet18":
-            return _resnet18(config)
-        case "densenet121":
-            return _densenet121(config)
-        case "swin_tiny":
-            return _Swin(config, size)
-        case "efficientnet_lite0":
-            return _EfficientNetLite0(config)
+    if config.opponent == "resnet18":
+        return _resnet18(config)
+    if config.opponent == "densenet121":
+        return _densenet121(config)
+    if config.opponent == "swin_tiny":
+        return _Swin(config, size)
+    return _EfficientNetLite0(config)
 
 
 def _resnet18(config: OpponentConfig) -> nn.Module:

@@ -28,18 +28,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory.mktemp("runs"))
 
 
-def test_a_network_of_another_kind_is_called_by_its_name(run: Path) -> None:
-    change(run / "config.json", model={"opponent": "swin_tiny", "num_classes": 3, "in_chans": 3})
-    shutil.rmtree(run / "explain")
-    page = Page(write_report(run))
-    assert "maps of evidence and scans are those of MedMambaSE's blocks, which swin_tiny has not" in page.text
-    assert "Only MedMambaSE's gates can be drawn." in page.text
-    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "- swin_tiny, as it was published, 1,234,567 parameters\n" in card and "Block" not in card
-    assert 'load with `Predictor.load("best")`' in card
-    assert "swin_tiny, as it was published, 1,234,567 parameters." in card
-
-
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
