@@ -295,8 +295,9 @@ RECIPES: dict[str, TrainConfig] = {
 # - resnet18: MedMNIST v2 (Yang et al., Scientific Data 10:41, 2023), where it was trained from new
 #   weights on small medical images: Adam, a tenth after 50 and after 75 of 100 epochs.
 # - densenet121: CheXNet (Rajpurkar et al., arXiv 1711.05225): Adam in batches of 16, mirrored
-#   images. There the rate fell where validation no longer improved; here as in the network's own
-#   publication (Huang et al., CVPR 2017), whose weight decay it has too.
+#   images. There it started from ImageNet's weights, and the rate fell where validation no longer
+#   improved; here the images are cropped too, and the rate falls as in the network's own
+#   publication (Huang et al., CVPR 2017), whose weight decay it has.
 # - swin_tiny: its own publication (Liu et al., ICCV 2021): AdamW, 20 of 300 epochs of warm-up, 5 as
 #   the longest gradient. Its rate, 1e-3 for batches of 1,024, is divided by the root of how many
 #   times smaller these are; 100 epochs; of its augmentations the crops and mirrored images.
