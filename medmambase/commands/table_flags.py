@@ -17,6 +17,7 @@ OTHER = {
     "se": None,
     "start": None,
     "freeze": None,
+    "soft_labels": None,
     "folds": None,
     "fold": None,
     "recipe": "training recipe of all networks; readme: the original's set-up (default: of each network its own)",
