@@ -65,7 +65,7 @@ DISTILLED = "distilled"  # the run of a network that has learned from all folds,
 SOFT_LABELS, SPLITS_OF_DISTILLED = "soft_labels.csv", "distilled_splits.csv"  # what from, and on which images
 LOSS = "distilled.json"  # how far it is from them
 
-# A table of several networks: its folder, which lies beside their runs, ends with TABLE.
+# A table of several networks: its folder, runs/<name>-TABLE-001, lies beside their runs.
 TABLE = "table"
 TABLE_MARKDOWN, TABLE_LATEX, TABLE_CSV = "table.md", "table.tex", "table.csv"
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medmambase.config import ConfigError, Precision
+from medmambase.config import ConfigError, OpponentConfig, Precision
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import Facts, ImageError, load, picture_pixels
 from medmambase.inference.appearance import Appearance
@@ -92,8 +92,9 @@ class Predictor:
     runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
     that of the images that the network was chosen on, from which predictions get their notes.
 
-    Raises ConfigError for a device that cannot be used or a temperature that is not positive,
-    BackendError for a backend that cannot run on it, and ValueError for a network without a head.
+    Raises ConfigError for a device that cannot be used, a temperature that is not positive, or a
+    ``backend`` for a network that is not MedMambaSE, BackendError for a backend that cannot run on
+    the device, and ValueError for a network without a head.
 
     ``Predictor.load`` takes all of this from the folder of a run. For research only: this is not a
     diagnosis.
@@ -113,6 +114,11 @@ class Predictor:
             raise ValueError("this network was built with features_only=True and has no head; load it without")
         if not 0 < temperature < math.inf:
             raise ConfigError(f"temperature is {temperature!r}; it must be a finite number above 0 (1: no effect)")
+        if backend is not None and isinstance(network.config, OpponentConfig):
+            raise ConfigError(
+                f"backend is {backend!r}, but {network.config.opponent} has no scan, and PyTorch computes it; leave it "
+                f"out"
+            )
         self.device, self.temperature, self.backend = choose_device(device), temperature, backend or "auto"
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend):

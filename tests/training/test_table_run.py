@@ -50,6 +50,9 @@ def test_the_originals_set_up_is_that_of_all_networks() -> None:
         (("medmambase",), {"recipe": "medmamba"}, "--recipe medmamba trains blocks of type 'medmamba', and a line"),
         (("medmamba",), {"recipe": "notebook"}, "--recipe notebook trains blocks of type 'medmamba_v0', and a line"),
         (("nano",), {"data": None}, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),
+        (("nano",), {"soft_labels": "x.csv"}, "--soft-labels is 'x.csv', but a table compares what networks learn"),
+        (("nano",), {"start": "x"}, "--model is 'nano', but the weights define the size of their network"),
+        ((), {}, "--models names 0 and --seeds is 1; give a table one of each at least"),
     ],
 )
 def test_what_cannot_be_a_line_is_refused(models: Sequence[str], flags: dict[str, Any], message: str) -> None:
@@ -57,6 +60,18 @@ def test_what_cannot_be_a_line_is_refused(models: Sequence[str], flags: dict[str
     with pytest.raises(ConfigError) as raised:
         lines(models, 1, given)
     assert str(raised.value).startswith(message)
+
+
+def test_a_file_of_settings_gives_no_weights_to_start_from(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('data = "scans"\nepochs = 3\n', encoding="utf-8")
+    (one,) = lines(["resnet18"], 1, {}, file)
+    assert one.trainings[0].training.epochs == 3 and one.trainings[0].data == "scans"
+    file.write_text('data = "scans"\nstart = "weights"\n', encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"own\.toml: start is 'weights', but the networks of a table have no weights"
+    ):
+        lines(["nano"], 1, {}, file)
 
 
 def test_flags_name_networks_seeds_and_settings() -> None:
@@ -83,9 +98,9 @@ class Trained:
         settings = tables.of_run(run.folder, {})
         self.seeds.append((str(settings.name), settings.training.seed))
         described = {"model": {}, "training": {}, "preprocessing": Preprocessing().to_dict(), "classes": ["a", "b"]}
-        told = described | {"parameters": 1000, "best_epoch": 2}
+        told = described | {"parameters": 1000, "best_epoch": 1}
         (run.folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
-        (run.folder / "metrics.csv").write_text("epoch,train_accuracy\n1,0.5\n2,0.75\n", encoding="utf-8")
+        (run.folder / "metrics.csv").write_text("epoch,train_accuracy\n1,0.75\n2,0.5\n", encoding="utf-8")
         labels = np.arange(20) % 2
         rng = np.random.default_rng(len(self.seeds))
         called = np.where(rng.random(20) < 0.8, labels, 1 - labels)
@@ -114,7 +129,7 @@ def test_the_same_command_trains_what_is_missing_alone_and_prints_the_same_table
     assert "4 of 4: medmambase, seed 1" in shown and "| nano | 0.00 M | 0.750 (0.750-0.750) | " in shown
     assert "note: no table names the patients" in shown
     assert "medmambase-compare" in shown and "--against" in shown
-    written = {path.name: path.read_bytes() for path in (tmp_path / "scans-table").iterdir()}
+    written = {path.name: path.read_bytes() for path in (tmp_path / "scans-table-001").iterdir()}
     assert sorted(written) == ["table.csv", "table.md", "table.tex"]
     assert written["table.md"].decode("utf-8").strip() in shown
     (tmp_path / "scans-nano-002" / "report.html").unlink()  # it was ended
@@ -122,19 +137,22 @@ def test_the_same_command_trains_what_is_missing_alone_and_prints_the_same_table
     assert trained.seeds[4:] == [("scans-nano", 1)]
     assert "scans-medmambase-001, which is finished" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "scans-medmambase-001", "scans-medmambase-002", "scans-nano-001", "scans-nano-002", "scans-table",
+        "scans-medmambase-001", "scans-medmambase-002", "scans-nano-001", "scans-nano-002", "scans-table-001",
     ]  # fmt: skip  # no run more
+    assert command.main([*words[:2], "nano", *words[4:]]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "scans-table-001").iterdir()} == written
+    assert "medmambase" not in (tmp_path / "scans-table-002" / "table.csv").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_tabled_is_told_in_one_line(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["scans", "--models", "nano", "--seeds", "1", "--runs", str(tmp_path)]
+    words = ["scans", "--models", "nano", "micro", "--seeds", "1", "--runs", str(tmp_path)]
     trained.test = False
-    assert command.main(words) == 3
+    assert command.main(words) == 3 and trained.seeds == [("scans-nano", 0)]
     assert "scans-nano-001: had no test images, which a table compares networks on" in capsys.readouterr().err
-    (tmp_path / "scans-nano-001" / "metrics.csv").write_text("epoch,train_accuracy\n1,0.5\n", encoding="utf-8")
-    with pytest.raises(ReportError, match=r"metrics\.csv: does not tell the accuracy of epoch 2"):
+    (tmp_path / "scans-nano-001" / "metrics.csv").write_text("epoch,train_accuracy\n2,0.5\n", encoding="utf-8")
+    with pytest.raises(ReportError, match=r"metrics\.csv: does not tell the accuracy of epoch 1"):
         tables._entry("nano", [tmp_path / "scans-nano-001"])
     (tmp_path / "scans-nano-001" / "config.json").unlink()
     with pytest.raises(ReportError, match=r"scans-nano-001 has no config\.json; restore it"):

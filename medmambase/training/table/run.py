@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import run_files
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.table import Entry, Row, as_csv, as_latex, as_markdown, rows_of
-from medmambase.files import write_text
 from medmambase.model import opponents
 from medmambase.settings import MAY_CHANGE, Settings, of_run
 from medmambase.training.run import is_finished, latest, name_of, started, train_run
@@ -31,10 +30,12 @@ def table_run(
 
     A training is a run of its own, named by the data and the network; one with the same settings
     that is there already is taken, and goes on where it was ended. So the same call goes on, and
-    prints the same table. ``command``: how it was started; ``say`` gets lines for a person.
+    gives the same table in the same folder. ``command``: how it was started; ``say`` gets lines for
+    a person.
 
     Raises what ``training.run.started`` and ``train_run`` raise; ConfigError under torchrun;
-    DataError where there are no test images, or not the same.
+    DataError after the first training where there are no test images, and MetricsError where those
+    of two runs differ.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("torchrun has started this; a table trains its networks in one process")
@@ -45,20 +46,37 @@ def table_run(
     runs = []
     for number, (line, settings) in enumerate(every, start=1):
         say(f"{number} of {len(every)}: {line.name}, seed {settings.training.seed}")
-        runs.append(_run(replace(settings, name=f"{name_of(settings)}-{line.name}"), command, say, progress))
+        run = _run(replace(settings, name=f"{name_of(settings)}-{line.name}"), command, say, progress)
+        if not (run / run_folder.TEST / run_folder.PREDICTIONS).is_file():  # told before the others are trained
+            raise DataError(f"{run}: had no test images, which a table compares networks on; give data with some")
+        runs.append(run)
     of_lines = [tuple(run for run, (owner, _) in zip(runs, every, strict=True) if owner is line) for line in lines]
     rows, notes = rows_of([_entry(line.name, own) for line, own in zip(lines, of_lines, strict=True)])
     for words in notes:
         say(f"note: {words}")
     first = lines[0].trainings[0]
-    folder = Path(first.runs) / run_folder.legal_name(f"{name_of(first)}-{run_folder.TABLE}")
-    for name, text in (
-        (run_folder.TABLE_MARKDOWN, as_markdown(rows)),
-        (run_folder.TABLE_LATEX, as_latex(rows)),
-        (run_folder.TABLE_CSV, as_csv(rows)),
-    ):
-        write_text(folder / name, text)
-    return folder, rows, of_lines
+    written = {
+        run_folder.TABLE_MARKDOWN: as_markdown(rows),
+        run_folder.TABLE_LATEX: as_latex(rows),
+        run_folder.TABLE_CSV: as_csv(rows),
+    }
+    return _write(Path(first.runs), f"{name_of(first)}-{run_folder.TABLE}", written), rows, of_lines
+
+
+def _write(runs: Path, name: str, written: Mapping[str, str]) -> Path:
+    """Write a table to a folder of its own, and return that: the one in which it lies already, or a
+    new one, so that no other table is replaced."""
+    for folder in run_folder.existing(runs, name):
+        if all(_bytes(folder / file) == text.encode("utf-8") for file, text in written.items()):
+            return folder
+    folder = run_folder.create(runs, name)
+    for file, text in written.items():
+        run_folder.write_text(folder / file, text)
+    return folder
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _run(settings: Settings, command: str, say: Say, progress: Progress) -> Path:
@@ -76,8 +94,7 @@ def _run(settings: Settings, command: str, say: Say, progress: Progress) -> Path
 
 
 def _entry(name: str, runs: Sequence[Path]) -> Entry:
-    """What the finished runs of a line have found. Raises DataError, ReportError or
-    MetricsError."""
+    """What the finished runs of a line have found. Raises ReportError or MetricsError."""
     configs: list[run_files.Config] = []
     train: list[float] = []
     for run in runs:
@@ -86,17 +103,10 @@ def _entry(name: str, runs: Sequence[Path]) -> Entry:
             raise ReportError(f"{run} has no {run_folder.DESCRIPTION}; restore it")
         configs.append(config)
         train.append(_train_accuracy(run, config.best_epoch))
-    val, test = (
-        tuple(
-            read_predictions(run / split / run_folder.PREDICTIONS)
-            for run in runs
-            if (run / split / run_folder.PREDICTIONS).is_file()
-        )
-        for split in (run_folder.VAL, run_folder.TEST)
-    )
-    if len(test) < len(runs):
-        raise DataError(f"{runs[0]}: had no test images, which a table compares networks on; give data with some")
-    return Entry(name, configs[0].parameters, tuple(train), val if len(val) == len(runs) else (), test)
+    validated = [path for run in runs if (path := run / run_folder.VAL / run_folder.PREDICTIONS).is_file()]
+    val = map(read_predictions, validated if len(validated) == len(runs) else ())
+    test = (read_predictions(run / run_folder.TEST / run_folder.PREDICTIONS) for run in runs)
+    return Entry(name, configs[0].parameters, tuple(train), tuple(val), tuple(test))
 
 
 def _train_accuracy(run: Path, best_epoch: int | None) -> float:

@@ -33,9 +33,12 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
     each network by its own recipe where nobody names one, with as many ``seeds``, from that of
     ``flags`` on. All have the same images in the same splits.
 
-    Raises ConfigError for a network that does not exist or stands twice, and where a recipe trains
-    another network.
+    Raises ConfigError where there is no network or no seed, for a network that does not exist or
+    stands twice, for weights to start from or soft labels, and where a recipe trains another
+    network.
     """
+    if not models or seeds < 1:
+        raise ConfigError(f"--models names {len(models)} and --seeds is {seeds}; give a table one of each at least")
     for name in models:
         if name not in KNOWN:
             raise ConfigError(
@@ -43,6 +46,11 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
             )
     if len(set(models)) < len(models):
         raise ConfigError(f"--models is {' '.join(models)}; name each network once")
+    if file is not None and (start := resolve({}, file).weights):
+        raise ConfigError(
+            f"{file}: start is {start!r}, but the networks of a table have no weights in common; remove it, or train "
+            f"single networks with medmambase-train and compare them with medmambase-compare"
+        )
     found = [_line(name, seeds, flags, file) for name in models]
     if not (found[0].trainings[0].data or found[0].trainings[0].demo):
         raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on synthetic images")
@@ -52,6 +60,11 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
 def _line(name: str, seeds: int, flags: Mapping[str, Any], file: Path | None) -> Line:
     own = _OF_BLOCKS.get(name, {"model": name})
     first = resolve({**flags, **own}, file)
+    if first.soft_labels:
+        raise ConfigError(
+            f"--soft-labels is {first.soft_labels!r}, but a table compares what networks learn from the images; leave "
+            f"it out"
+        )
     network = first.network()
     if name in _OF_BLOCKS and isinstance(network, ModelConfig) and network.block != name:
         raise ConfigError(
