@@ -15,8 +15,8 @@ from medmambase.evaluation.report import run_files
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.table import Entry, Row, as_csv, as_latex, as_markdown, rows_of
 from medmambase.model import opponents
-from medmambase.settings import MAY_CHANGE, Settings, of_run
-from medmambase.training.run import is_finished, latest, name_of, started, train_run
+from medmambase.settings import MAY_CHANGE, Settings, is_run_of, of_run
+from medmambase.training.run import name_of, started, train_run
 from medmambase.training.table.settings import Line
 
 Say = Callable[[str], object]
@@ -81,8 +81,10 @@ def _bytes(path: Path) -> bytes | None:
 
 def _run(settings: Settings, command: str, say: Say, progress: Progress) -> Path:
     """Train, unless a run of these settings is finished; return its folder."""
-    begun = latest(settings)
-    if begun and is_finished(begun):
+    found = run_folder.existing(Path(settings.runs), name_of(settings))
+    anew = "train anew, choose another --name"
+    begun = run_folder.latest(found, lambda folder: is_run_of(folder, settings), anew)
+    if begun and run_folder.is_finished(begun):
         say(f"run folder: {begun}, which is finished")
         return begun
     if begun:
