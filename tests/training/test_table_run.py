@@ -16,7 +16,7 @@ from medmambase.config import OPPONENT_RECIPES, RECIPES, ConfigError, ModelConfi
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.settings import Settings
-from medmambase.training.run import Started
+from medmambase.training.plan import Plan, Started
 from medmambase.training.table import run as tables
 from medmambase.training.table.settings import KNOWN, MODELS, SEEDS, lines
 
@@ -89,12 +89,12 @@ class Trained:
         self.test, self.seeds = test, list[tuple[str, int]]()
 
     @contextmanager
-    def started(self, settings: Settings, resumed: Path | None, progress: object) -> Iterator[Started]:
+    def started(self, settings: Settings, resumed: Path | None, progress: object) -> Iterator[Started[Plan[Settings]]]:
         folder = resumed or tables.run_folder.create(Path(settings.runs), str(settings.name))
         (folder / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
-        yield Started(None, folder, None, resumed is not None)  # type: ignore[arg-type]  # nothing is trained
+        yield Started(None, folder, resumed is not None)  # type: ignore[arg-type]  # nothing is trained
 
-    def train_run(self, run: Started, *rest: object) -> None:
+    def train_run(self, run: Started[Plan[Settings]], *rest: object) -> None:
         settings = tables.of_run(run.folder, {})
         self.seeds.append((str(settings.name), settings.training.seed))
         described = {"model": {}, "training": {}, "preprocessing": Preprocessing().to_dict(), "classes": ["a", "b"]}
