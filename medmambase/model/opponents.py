@@ -32,7 +32,7 @@ _HEAD = ("body.head.weight", "body.head.bias")  # of EfficientNet-Lite0; every t
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PublishedWeights:
     """Weights that an opponent starts from, in the order of its own, and where they come from."""
 
     tensors: tuple[Tensor, ...]
@@ -72,7 +72,7 @@ class OpponentNetwork(Trainable):
         """Make a copy without gradients, in evaluation mode; an opponent has no plan of its own."""
         return deepcopy(self).requires_grad_(False).eval()
 
-    def take(self, start: Pretrained) -> None:
+    def take(self, start: PublishedWeights) -> None:
         """Take all weights but the head's; of a network for grey images those of the first layer
         are added up, because a grey image is the same image three times. Raises WeightsError where
         they are not those of this network."""
@@ -111,11 +111,11 @@ class OpponentNetwork(Trainable):
 def begin(
     config: OpponentConfig, start: object, classes: Sequence[str], preprocessing: Preprocessing
 ) -> OpponentNetwork:
-    """Build a new network for these classes and images, or one that starts from ``Pretrained``
-    weights. Raises ConfigError and WeightsError."""
+    """Build a new network for these classes and images, or one that starts from what ``start``
+    holds. Raises ConfigError and WeightsError."""
     config = replace(config, num_classes=len(classes), in_chans=preprocessing.channels)
     network = OpponentNetwork(config, classes=classes, preprocessing=preprocessing)
-    if isinstance(start, Pretrained):
+    if isinstance(start, PublishedWeights):
         network.take(start)
     return network
 
@@ -142,7 +142,7 @@ def check_installed(opponent: Opponent, to_start: bool = False) -> None:
         )
 
 
-def pretrained(opponent: Opponent) -> Pretrained | None:
+def pretrained(opponent: Opponent) -> PublishedWeights | None:
     """Read the weights that an opponent starts from; None where it starts from new ones. Raises
     ConfigError where they are not installed, and WeightsError where they are damaged."""
     check_installed(opponent, to_start=True)
@@ -157,7 +157,7 @@ def pretrained(opponent: Opponent) -> Pretrained | None:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
     if not digest.startswith(path.stem.rpartition("-")[2]):  # the name ends with the first digits of the hash
         raise WeightsError(f"{path}: is damaged; install {LEARNED.replace('_', '-')} again")
-    return Pretrained(
+    return PublishedWeights(
         tuple(weights.read_file(path).values()), Origin(f"{path.name} of ImageNet", digest, unrecorded=True)
     )
 

@@ -16,7 +16,7 @@ from medmambase.distributed import ALONE, Ranks
 from medmambase.machine import device_name
 from medmambase.model.classifier import Trainable
 from medmambase.model.network import MedMambaSE
-from medmambase.model.opponents import Pretrained
+from medmambase.model.opponents import PublishedWeights
 from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin
 from medmambase.privacy import without_paths
 
@@ -32,7 +32,7 @@ class Plan(Generic[S]):
 
     settings: S
     model: AnyConfig
-    start: Start | Pretrained | None
+    start: Start | PublishedWeights | None
     manifest: Manifest | None
     device: torch.device
     dtype: torch.dtype

@@ -105,7 +105,7 @@ def make_plan(
         if manifest.split("test"):
             given += ": if a network that gave them has learned from test images, test results are too good"
         manifest = replace(manifest, notes=(*manifest.notes, given))
-    start: Start | opponents.Pretrained | None = None
+    start: Start | opponents.PublishedWeights | None = None
     if resumed and session.has_begun(resumed):  # all weights are then in its checkpoint
         model = session.model_of(resumed)
     elif settings.weights:

@@ -269,7 +269,7 @@ def soft_labels(table: Path, training: ImageSet, classes: tuple[str, ...]) -> to
 
 def begin(
     model: AnyConfig,
-    start: Start | opponents.Pretrained | None,
+    start: Start | opponents.PublishedWeights | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     say: Callable[[str], object],

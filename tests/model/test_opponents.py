@@ -13,7 +13,7 @@ from medmambase.config import OPPONENT_RECIPES, PRESETS, ConfigError, OpponentCo
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.loading import load_network
 from medmambase.model import opponents, starting
-from medmambase.model.opponents import OpponentNetwork, Pretrained
+from medmambase.model.opponents import OpponentNetwork, PublishedWeights
 from medmambase.model.starting import Origin
 from medmambase.model.weights import WeightsError
 
@@ -60,16 +60,16 @@ def test_learned_weights_are_taken_but_for_the_head_and_added_up_for_grey_images
     tensors[4].fill_(2.0)
     network = lite()
     head = network.body.head.weight.clone()
-    network.take(Pretrained(tuple(tensors), Origin("file", "0" * 64, unrecorded=True)))
+    network.take(PublishedWeights(tuple(tensors), Origin("file", "0" * 64, unrecorded=True)))
     own = network.state_dict()
     assert torch.equal(own["body.features.0.weight"], tensors[0].sum(1, keepdim=True))
     assert torch.equal(own["body.features.1.running_var"], tensors[4])
     assert torch.equal(own["body.head.weight"], head)
     with pytest.raises(WeightsError, match=r"file: has 295 tensors, and efficientnet_lite0 296; install"):
-        network.take(Pretrained(tuple(tensors[1:]), Origin("file", "0" * 64)))
+        network.take(PublishedWeights(tuple(tensors[1:]), Origin("file", "0" * 64)))
     tensors[6], tensors[12] = tensors[12], tensors[6]
     with pytest.raises(WeightsError, match=r"file: its tensor 7 has shape .* and body\.features\.3\.layers\.0\.weight"):
-        network.take(Pretrained(tuple(tensors), Origin("file", "0" * 64)))
+        network.take(PublishedWeights(tuple(tensors), Origin("file", "0" * 64)))
 
 
 def test_an_opponent_is_saved_and_loaded_like_ours(tmp_path: Path) -> None:

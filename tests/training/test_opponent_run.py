@@ -12,7 +12,7 @@ from medmambase import Run
 from medmambase.commands import compare, evaluate
 from medmambase.config import OpponentConfig
 from medmambase.model import opponents
-from medmambase.model.opponents import OpponentNetwork, Pretrained
+from medmambase.model.opponents import OpponentNetwork, PublishedWeights
 from medmambase.model.starting import Origin
 
 
@@ -27,7 +27,7 @@ def test_an_opponent_is_trained_resumed_evaluated_and_compared_as_ours_are(
 ) -> None:
     torch.manual_seed(1)
     tensors = tuple(OpponentNetwork(OpponentConfig("efficientnet_lite0", num_classes=1000)).state_dict().values())
-    start = Pretrained(tensors, Origin("lite.pth of ImageNet", "5" * 64, unrecorded=True))
+    start = PublishedWeights(tensors, Origin("lite.pth of ImageNet", "5" * 64, unrecorded=True))
     monkeypatch.setattr(opponents, "pretrained", lambda opponent: start)
 
     def end(row: dict[str, float]) -> None:
