@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.table import Entry, Row, as_csv, as_latex, as_markdown, rows_of
 from medmambase.model import opponents
 from medmambase.settings import MAY_CHANGE, Settings, is_run_of, of_run
+from medmambase.training.plan import Say
 from medmambase.training.run import name_of, started, train_run
 from medmambase.training.table.settings import Line
-
-Say = Callable[[str], object]
 
 
 def table_run(
