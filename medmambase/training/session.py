@@ -228,8 +228,7 @@ def start(path: Path, config: TrainConfig) -> tuple[Start, ModelConfig]:
             if recipe.block is None or as_coded(recipe.block) == as_coded(found.block)
         )
         raise ConfigError(
-            f"--start {path} has blocks of type {found.block!r}, but --recipe {config.recipe} trains "
-            f"{config.block!r}, "
+            f"--start {path} has blocks of type {found.block!r}, but --recipe {config.recipe} trains {config.block!r}, "
             f"whose convolutions are in another order; choose a matching recipe ({fitting}), or other weights"
         )
     # The originals' MedMamba gains a gate that starts at exactly 1; a network of ours stays what it
