@@ -13,7 +13,8 @@ from medmambase import distributed, run_folder
 from medmambase.config import ConfigError
 from medmambase.data import phantom
 from medmambase.data.decoded.image_set import ImageSet, Progress, no_progress
-from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.csv_table import read_splits
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
@@ -264,17 +265,29 @@ def duplicates_of(settings: Settings, progress: Progress) -> Duplicates | None:
 
 def _manifest(settings: Settings, progress: Progress, resumed: Path | None) -> Manifest:
     table = resumed / run_folder.SPLITS_OF_FOLD if resumed else None
-    fold = ""
-    if table and table.is_file():  # a fold's images are divided as its cross-validation has divided all
-        fold = f"fold {settings.fold} of {settings.folds} of a cross-validation, "
-        settings = replace(settings, splits=str(table), folds=0, fold=0, keep_duplicates_together=False)
-    found = read_manifest(
+    if table is None or not table.is_file():
+        return _read(settings, progress)
+    # A fold's images are divided as its cross-validation has divided all.
+    restore = "restore it, or start anew with another --name"
+    if lacking := {*SPLITS} - {split for split, _ in read_splits(table).values()}:
+        raise DataError(f"{table}: names no image of {', '.join(sorted(lacking))}, and a fold has some; {restore}")
+    own = replace(settings, splits=str(table), folds=0, fold=0, keep_duplicates_together=False)
+    try:
+        found = _read(own, progress)
+    except DataError as error:
+        if str(table) in str(error):
+            raise
+        raise DataError(f"{error}; these images are divided by {table}: if it was changed, {restore}") from error
+    return replace(found, method=f"fold {settings.fold} of {settings.folds} of a cross-validation, {found.method}")
+
+
+def _read(settings: Settings, progress: Progress) -> Manifest:
+    return read_manifest(
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
         class_names=settings.class_names, duplicates=duplicates_of(settings, progress),
     )  # fmt: skip  # by idea
-    return replace(found, method=fold + found.method)
 
 
 def _demo(folder: Path, settings: Settings, ranks: Ranks, say: Say) -> Manifest:

@@ -18,6 +18,7 @@ import torch
 from conftest import PATIENCE
 
 from medmambase.data.decoded.image_set import no_progress
+from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images, read_manifest
 from medmambase.data.manifest.splits import complete, write_splits
 from medmambase.settings import Settings, resolve
@@ -208,6 +209,14 @@ def test_a_fold_has_the_images_of_its_table_however_the_data_changed_and_without
     assert found.samples == cut.samples
     assert found.method == "fold 1 of 4 of a cross-validation, using the splits of fold_splits.csv"
     assert [note for note in found.notes if "1 image is not named in fold_splits.csv: left out" in note]
+    for gone, said in (
+        ("val", r"fold_splits\.csv: names no image of val, and a fold has some; restore it"),
+        ("cyst", r"no images of cyst.*; these images are divided by .*fold_splits\.csv: if it was ch"),
+    ):
+        kept = [s for s in cut.samples if s.split != gone and (s.split, cut.classes[s.label]) != ("train", gone)]
+        write_splits(fold / "fold_splits.csv", replace(cut, samples=tuple(kept)))
+        with pytest.raises(DataError, match=said):
+            runs._manifest(given, no_progress, fold)
 
 
 def test_folds_share_processors_or_get_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
