@@ -73,9 +73,11 @@ class Checked:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}  # type: ignore[call-overload]  # every subclass is a dataclass
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: object) -> Self:
         """Invert ``to_dict``. Raises ConfigError for an unknown key, naming the nearest known one,
         and for an invalid value."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is {values!r:.80}; it must be named values, as to_dict gives them")
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # every subclass is a dataclass
         for name in values:
             if name not in known:
@@ -256,7 +258,11 @@ class TrainConfig(Checked):
     seed: Seed = 0
 
     def model(self, preset: ModelConfig, **changes: Any) -> ModelConfig:
-        """Return ``preset`` with this recipe's block and depths, then ``changes``."""
+        """Return ``preset`` with this recipe's block and depths, then ``changes``. Raises TypeError
+        for a preset that is no ModelConfig."""
+        wanted: object = preset
+        if not isinstance(wanted, ModelConfig):
+            raise TypeError(f"preset is {wanted!r:.80}; it must be a ModelConfig, such as PRESETS['tiny']")
         own: dict[str, Any] = {"block": self.block_for(preset.block)} | (
             {} if self.depths is None else {"depths": self.depths}
         )

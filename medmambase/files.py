@@ -18,6 +18,11 @@ def check_regular(path: Path) -> None:
         raise OSError(errno.EINVAL, "a folder, a device or a pipe, not a regular file", str(path))
 
 
+def no_folder(path: Path) -> str:
+    """Say in one clause why ``path``, which is no folder, is none."""
+    return "it is a file, not a folder" if path.is_file() else "there is no such folder"
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading bytes. Raises OSError, for anything else too."""
     check_regular(path)

@@ -25,7 +25,8 @@ def choose_device(wish: str | torch.device | None, argument: str = "device") -> 
     try:
         found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.ones(1, device=found).item()  # the number must come back: there are devices without any
-    except (RuntimeError, AssertionError) as error:  # torch raises either, with or without CUDA in its build
+    # torch raises either of the first two, with or without CUDA in its build
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"{argument} {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically"
         ) from error

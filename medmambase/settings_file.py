@@ -47,6 +47,10 @@ def read(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
+        if path.is_dir():  # which systems tell in different words
+            raise ConfigError(
+                f"{path}: is a folder; give a TOML file of settings, such as config.toml in it"
+            ) from error
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and of too many brackets
         line = re.search(r"line (\d+)", str(error))

@@ -4,10 +4,12 @@ Nothing is converted but what cannot be misread: a whole number is also a float.
 true is no 1, and NaN is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -28,7 +30,7 @@ _WANTED = {
     "string": "text", "tuple": "a list", "list": "a list", "dict": "named values", "dataclass": "named values",
     "greater_than_equal": "at least {ge}", "greater_than": "above {gt}", "less_than_equal": "at most {le}",
     "less_than": "below {lt}", "literal_error": "one of {expected}", "value_error": "{error}",
-    "too_short": "a list of at least {min_length}",
+    "callable": "a function", "too_short": "a list of at least {min_length}",
 }  # fmt: skip  # a table: pydantic's name of an error, and what is wanted instead
 
 
@@ -43,6 +45,19 @@ def check(name: str, value: object, wanted: Any, error: type[Exception], typed: 
         return adapter.validate_strings(value) if typed else adapter.validate_python(value)
     except ValidationError as found:
         raise error(_in_words(name, found.errors(include_url=False)[0])) from found
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return a path that a caller gave. Raises TypeError for what is neither text nor a path."""
+    if not isinstance(value, str | PathLike):
+        raise TypeError(f"{name} is {value!r:.{_MOST}}; it must be a path, as text or as a pathlib.Path")
+    return Path(value)
+
+
+def check_functions(functions: Mapping[str, object], error: type[Exception]) -> None:
+    """Check that each can be called, or is None. Raises ``error``."""
+    for name, function in functions.items():
+        check(name, function, Callable[..., object] | None, error)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

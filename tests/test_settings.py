@@ -92,7 +92,7 @@ def test_what_is_wrong_in_a_file_is_told_with_the_file(text: str, message: str, 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml: there is no such file"):
         resolve({}, tmp_path / "gone.toml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder; give a TOML file of settings"):
         resolve({}, tmp_path)
     (tmp_path / "a.toml").write_bytes("epochs = 3".encode("utf-16"))  # what PowerShell's > writes
     with pytest.raises(ConfigError, match=r"a\.toml: is not UTF-8 text; save it as UTF-8"):

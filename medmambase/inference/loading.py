@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medmambase.config import AboveZero, ConfigError
 from medmambase.data.manifest.folders import DataError
-from medmambase.files import read_json
+from medmambase.files import no_folder, read_json
 from medmambase.inference.ensemble import Ensemble
 from medmambase.model import opponents
 from medmambase.model.classifier import Trainable
@@ -87,7 +87,7 @@ def _temperature(path: Path) -> float | None:
 
 def _check_folder(run: Path) -> None:
     if not run.is_dir():
-        raise DataError(f"{run}: there is no such folder; give the folder of a run, such as runs/data-001")
+        raise DataError(f"{run}: {no_folder(run)}; give the folder of a run, such as runs/data-001")
     if (run / PRETRAINED).is_file():
         raise DataError(
             f"{run}: a pretraining learns weights to start from, and its network knows no classes; train one with "

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medmambase.config import ConfigError, OpponentConfig, Precision
+from medmambase.config import ConfigError, OpponentConfig, Positive, Precision
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import Facts, ImageError, load, picture_pixels
 from medmambase.inference.appearance import Appearance
@@ -30,6 +30,7 @@ from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
 from medmambase.model.classifier import Trainable
 from medmambase.run_folder import APPEARANCE, folds_of
+from medmambase.validation import check, check_path
 from medmambase_kernels import describe_backend, use_backend
 
 OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image
@@ -92,9 +93,10 @@ class Predictor:
     runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
     that of the images that the network was chosen on, from which predictions get their notes.
 
-    Raises ConfigError for a device that cannot be used, a temperature that is not positive, or a
-    ``backend`` for a network that is not MedMambaSE, BackendError for a backend that cannot run on
-    the device, and ValueError for a network without a head.
+    Raises TypeError for a network that is none, ConfigError for a device that cannot be used, a
+    temperature that is not positive, another precision, or a ``backend`` for a network that is not
+    MedMambaSE, BackendError for a backend that cannot run on the device, and ValueError for a
+    network without a head.
 
     ``Predictor.load`` takes all of this from the folder of a run. For research only: this is not a
     diagnosis.
@@ -110,9 +112,23 @@ class Predictor:
         precision: Precision = "auto",
         appearance: Appearance | None = None,
     ) -> None:
+        given: tuple[tuple[str, object, tuple[type, ...]], ...] = (
+            ("network", network, (Trainable, Ensemble)),
+            ("appearance", appearance, (Appearance, type(None))),
+        )
+        for name, value, kinds in given:
+            if not isinstance(value, kinds):
+                advice = "; Predictor.load takes the folder of a run" if isinstance(value, str | os.PathLike) else ""
+                wanted = " or ".join(
+                    {Trainable: "a network such as MedMambaSE", type(None): "None"}.get(kind, f"an {kind.__name__}")
+                    for kind in kinds
+                )
+                raise TypeError(f"{name} is {value!r:.80}; it must be {wanted}{advice}")
+        check("precision", precision, Precision, ConfigError)
         if network.features_only:
             raise ValueError("this network was built with features_only=True and has no head; load it without")
-        if not 0 < temperature < math.inf:
+        number: object = temperature
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             raise ConfigError(f"temperature is {temperature!r}; it must be a finite number above 0 (1: no effect)")
         if backend is not None and isinstance(network.config, OpponentConfig):
             raise ConfigError(
@@ -151,7 +167,8 @@ class Predictor:
         ``calibrated=True`` finds no temperature or the network is an opponent whose package is not
         installed, and what ``Predictor`` raises.
         """
-        folder = Path(run)
+        folder = check_path("run", run)
+        check("calibrated", calibrated, bool | None, ConfigError)
         network: Trainable | Ensemble
         if folds_of(folder):
             network, temperature = load_ensemble(folder, calibrated), 1.0  # each network has its own
@@ -183,8 +200,7 @@ class Predictor:
         exist or a folder without images, TypeError or ValueError for a single thing that is not an
         image, ConfigError for a ``batch_size`` below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size!r}; it must be a whole number, at least 1")
+        check("batch_size", batch_size, Positive, ConfigError)
         return self._predictions(_items(images), batch_size)
 
     def _predictions(self, items: Iterable[OneImage], batch_size: int) -> Iterator[Prediction]:
@@ -257,7 +273,7 @@ def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:
         _pixels(images, "range")
         return [images]
     if not isinstance(images, Iterable):
-        raise TypeError(f"images is a {type(images).__name__}; {WANTED}, a folder, or an iterable of these")
+        raise TypeError(f"images is of type {type(images).__name__}; {WANTED}, a folder, or an iterable of these")
     return images
 
 
@@ -267,7 +283,7 @@ def _pixels(image: OneImage, high_depth: str) -> npt.NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return picture_pixels(image, high_depth)
     if not isinstance(image, np.ndarray | Tensor):
-        raise TypeError(f"an image is a {type(image).__name__}; {WANTED}")
+        raise TypeError(f"an image is of type {type(image).__name__}; {WANTED}")
     kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
     if kind != "uint8" or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or 0 in shape:
         advice = ""

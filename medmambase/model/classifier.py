@@ -1,13 +1,15 @@
 """From an image to logits, around the stages: what a network and its frozen plan have in common;
 and what all networks have that can be trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from medmambase.config import AnyConfig, ModelConfig, Preprocessing
+from medmambase.config import AnyConfig, ConfigError, ModelConfig, Preprocessing
 from medmambase.model import weights
+from medmambase.validation import check, check_path
 
 
 class Classifier(nn.Module):
@@ -57,10 +59,24 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(image))
 
     def _check(self, image: Tensor) -> None:
+        given: object = image
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"the image is a {type(given).__name__}; this network wants a torch.Tensor (batch, "
+                f"{self.config.in_chans}, height, width), as its preprocessing makes it; Predictor takes pictures"
+            )
         if image.dim() != 4 or image.shape[1] != self.config.in_chans or 0 in image.shape[2:]:
             raise ValueError(
                 f"the image has shape {tuple(image.shape)}; this network wants (batch, {self.config.in_chans}, "
                 f"height, width)"
+            )
+        weight = next(self.parameters())
+        if image.device != weight.device:
+            raise ValueError(f"the image is on {image.device}, and this network on {weight.device}; move one of them")
+        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise ValueError(
+                f"the image has dtype {image.dtype}; this network wants {weight.dtype}, as its preprocessing makes it; "
+                f"Predictor takes pictures"
             )
         if not isinstance(self.config, ModelConfig) or self.config.odd == "pad":
             return
@@ -75,8 +91,9 @@ class Trainable(Classifier):
     """A classifier that can be trained and saved: MedMambaSE, or an opponent.
 
     ``recompute`` (False): keep only the input of each block in training; see ``MedMambaSE``.
-    Raises ValueError if ``classes`` are not ``config.num_classes``, or the channels of
-    ``preprocessing`` not ``config.in_chans``.
+    Raises TypeError for an argument of another type; ValueError if ``classes`` are not
+    ``config.num_classes`` different names, or the channels of ``preprocessing`` not
+    ``config.in_chans``.
     """
 
     def __init__(
@@ -86,11 +103,25 @@ class Trainable(Classifier):
         preprocessing: Preprocessing | None,
         features_only: bool = False,
     ) -> None:
+        if not isinstance(preprocessing, Preprocessing | None):
+            raise TypeError(f"preprocessing is {preprocessing!r:.80}; it must be a Preprocessing, or None")
+        check("features_only", features_only, bool, ConfigError)
         classes = classes if classes is not None else [str(i) for i in range(config.num_classes)]
         preprocessing = preprocessing if preprocessing is not None else Preprocessing(channels=config.in_chans)
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            raise TypeError(f"classes is {classes!r:.80}; it must be a list of names")
         super().__init__(config, classes, preprocessing, features_only)
+        names: tuple[object, ...] = self.classes
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"classes has {wrong[0]!r:.80}; it must be a list of names, which are text")
         if len(self.classes) != config.num_classes:
-            raise ValueError(f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}")
+            raise ValueError(
+                f"classes has {len(self.classes)} names; config.num_classes is {config.num_classes}: give one for each"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(
+                f"classes is {list(self.classes)!r:.80}; two classes have the same name: give different ones"
+            )
         if self.preprocessing.channels != config.in_chans:
             raise ValueError(
                 f"preprocessing.channels is {self.preprocessing.channels}; config.in_chans is {config.in_chans}"
@@ -103,10 +134,12 @@ class Trainable(Classifier):
 
     def save(self, folder: Path | str) -> None:
         """Write ``model.safetensors`` and ``config.json`` (architecture, classes, preprocessing)
-        into ``folder``, each in one step."""
+        into ``folder``, each in one step. Raises WeightsError where that is a file, and OSError
+        where it cannot be written."""
+        folder = check_path("folder", folder)
         description = {
             "model": self.config.to_dict(),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
         }
-        weights.write_folder(Path(folder), self.state_dict(), description)
+        weights.write_folder(folder, self.state_dict(), description)

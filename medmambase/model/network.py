@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from medmambase.config import SHRINKS, AnyConfig, Block, ModelConfig, Odd, OpponentConfig, Preprocessing
+from medmambase.config import SHRINKS, AnyConfig, Block, ConfigError, ModelConfig, Odd, OpponentConfig, Preprocessing
 from medmambase.model import starting, weights
 from medmambase.model.batch_norm import count_batch
 from medmambase.model.classifier import Trainable
@@ -19,6 +19,7 @@ from medmambase.model.frozen import FrozenNetwork
 from medmambase.model.initialise import initialise
 from medmambase.model.layers import PATCH, DropPath, PatchEmbedding, Stage, as_coded, draw_paths
 from medmambase.run_folder import DESCRIPTION
+from medmambase.validation import check, check_functions, check_path
 
 
 def last_map(config: AnyConfig, size: int) -> int:
@@ -45,8 +46,9 @@ class MedMambaSE(Trainable):
     shrinks to an eighth, and a step takes half as long again (`tiny`, 128 px, batch 16, two threads
     of a CPU).
 
-    Raises ValueError if ``classes`` are not ``config.num_classes`` or the image is not (b,
-    in_chans, h, w).
+    Raises TypeError for an argument or an image of another type; ValueError if ``classes`` are not
+    ``config.num_classes`` different names, or the image is not (b, in_chans, h, w) in the dtype of
+    the weights.
     """
 
     config: ModelConfig
@@ -59,6 +61,9 @@ class MedMambaSE(Trainable):
         preprocessing: Preprocessing | None = None,
         features_only: bool = False,
     ) -> None:
+        wanted: object = config
+        if not isinstance(wanted, ModelConfig):
+            raise TypeError(f"config is {wanted!r:.80}; it must be a ModelConfig, such as PRESETS['tiny']")
         super().__init__(config, classes, preprocessing, features_only)
         self.embedding = PatchEmbedding(config)
         self.dropout = nn.Dropout(config.drop_rate)
@@ -92,18 +97,20 @@ class MedMambaSE(Trainable):
     def load(cls, folder: Path | str, *, features_only: bool = False) -> Self:
         """Load the network that ``save`` wrote, in evaluation mode. Raises WeightsError if the
         folder is not one, or its two files do not belong together."""
-        tensors, config, classes, preprocessing = weights.read_folder(Path(folder))
+        folder = check_path("folder", folder)
+        check("features_only", features_only, bool, ConfigError)
+        tensors, config, classes, preprocessing = weights.read_folder(folder)
         if not isinstance(config, ModelConfig):
-            raise weights.not_ours(Path(folder), config)
+            raise weights.not_ours(folder, config)
         if features_only:
             tensors = {key: t for key, t in tensors.items() if not key.startswith("head.")}
         try:
             network = cls(config, classes=classes, preprocessing=preprocessing, features_only=features_only)
         except (ValueError, TypeError, RuntimeError) as error:
             raise weights.WeightsError(
-                f"{Path(folder) / DESCRIPTION}: describes no network ({error}); restore the file"
+                f"{folder / DESCRIPTION}: describes no network ({error}); restore the file"
             ) from error
-        weights.fill(network, tensors, Path(folder))
+        weights.fill(network, tensors, folder)
         return network.eval()
 
     @classmethod
@@ -126,7 +133,8 @@ class MedMambaSE(Trainable):
 
         Raises WeightsError where there is no such file, or it cannot be used.
         """
-        path = Path(source)
+        path = check_path("source", source)
+        check_functions({"say": say}, ConfigError)
         if not path.exists():
             raise weights.WeightsError(
                 f"{source}: there is no such file or folder, and no weights come with this version; give the folder "
@@ -170,6 +178,9 @@ class MedMambaSE(Trainable):
         Raises WeightsError if the file cannot be read, is neither network, holds a tensor that the
         network cannot take, lacks one that it needs, or cannot become the ``block`` asked for.
         """
+        check_functions({"say": say}, ConfigError)
+        if not isinstance(source, Mapping):
+            source = check_path("source", source)
         tensors, config = weights.read_upstream(source)
         return cls.start_from(
             tensors, replace(config, odd=odd), block=block, num_classes=num_classes, in_chans=in_chans, say=say,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import AnyConfig, Block, ConfigError, ModelConfig, OpponentConfig, Preprocessing, network_config
-from medmambase.files import read_json, write_bytes
+from medmambase.files import no_folder, read_json, write_bytes
 from medmambase.model import tensor_file
 from medmambase.model.layers import has_se
 from medmambase.run_folder import DESCRIPTION, WEIGHTS
@@ -37,7 +37,9 @@ class WeightsError(Exception):
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write both files, each beside its place and then moved there, so that a kill leaves the old
-    or the new one."""
+    or the new one. Raises WeightsError where a file has the folder's name."""
+    if folder.exists() and not folder.is_dir():
+        raise WeightsError(f"{folder}: {no_folder(folder)}; give the name of a folder for the network")
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
     for name, content in ((WEIGHTS, tensor_file.as_bytes(tensors)), (DESCRIPTION, text.encode("utf-8"))):
         write_bytes(folder / name, content)
@@ -57,6 +59,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], AnyConfig, tuple[str, 
     from safetensors import SafetensorError
 
     path = folder / DESCRIPTION
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: {no_folder(folder)}; give a network's folder, such as runs/data-001/best")
     try:
         description = read_json(path)
         if description.get("format") != FORMAT:
@@ -82,7 +86,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], AnyConfig, tuple[str, 
             check_size(folder / DESCRIPTION, config, tensors, f"{WEIGHTS} holds")
         return tensors, config, classes, preprocessing
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: not there; a network's folder holds model.safetensors and config.json") from error
+        raise WeightsError(f"{path}: there is no such file; give a network's folder, such as RUN/best") from error
     # ConfigError is a ValueError.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from error

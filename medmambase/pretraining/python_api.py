@@ -14,6 +14,7 @@ from medmambase.pretraining.run import OnRound, latest, pretrain_run, started
 from medmambase.run_folder import is_finished
 from medmambase.training.plan import Say
 from medmambase.training.python_api import ResultFolder, call_of, given_settings, silent
+from medmambase.validation import check, check_functions, check_path
 
 __all__ = ["PretrainRun", "pretrain"]
 
@@ -61,6 +62,7 @@ class PretrainRun(ResultFolder):
         """Continue an interrupted pretraining exactly where it stopped, or write the weights of a
         finished one again, in float16 with ``half``. ``settings``: ``data`` (where the images lie
         now), ``device``, ``workers``, ``save_every`` and ``half``; the rest as in ``pretrain``."""
+        check_functions({"say": say, "progress": progress, "on_round": on_round}, ConfigError)
         given = given_settings(settings, known.TYPES)
         call = call_of("PretrainRun.resume", given)
         return _pretrain(known.of_run(self.folder, given), self.folder, call, say, progress, on_round)
@@ -97,8 +99,10 @@ def pretrain(
     DrawingError and OSError for what this machine cannot do, and TrainingError where the loss is no
     longer a number. Messages name a setting as its flag: ``--batch-size`` is ``batch_size``.
     """
+    check_functions({"say": say, "progress": progress, "on_round": on_round}, ConfigError)
+    check("resume", resume, bool, ConfigError)
     given = given_settings({"data": data, **settings}, known.TYPES)
-    resolved = known.resolve(given, None if config is None else Path(config))
+    resolved = known.resolve(given, None if config is None else check_path("config", config))
     begun = latest(resolved) if resume else None
     if begun and is_finished(begun):
         return PretrainRun(begun)

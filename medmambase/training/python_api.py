@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from medmambase import run_folder
 from medmambase import settings as known
-from medmambase.config import ConfigError, Precision
+from medmambase.config import ConfigError, Positive, Precision
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import MetricsError
-from medmambase.files import read_json
+from medmambase.files import no_folder, read_json
 from medmambase.inference.predictor import Predictor
 from medmambase.model import opponents
 from medmambase.model.classifier import Trainable
@@ -24,7 +24,7 @@ from medmambase.settings_file import todays
 from medmambase.training.crossval import run as crossvals
 from medmambase.training.plan import Say
 from medmambase.training.run import OnEpoch, latest, started, train_run
-from medmambase.validation import nearest
+from medmambase.validation import check, check_functions, check_path, nearest
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ResultFolder:
     folder: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", check_path("folder", self.folder))
         if not (self.folder / self._FILE).is_file():
-            raise self._other(f"it has no {self._FILE}" if self.folder.is_dir() else "there is no such folder")
+            raise self._other(f"it has no {self._FILE}" if self.folder.is_dir() else no_folder(self.folder))
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -126,6 +126,7 @@ class Run(_Trained):
         errors, are those of ``train``; CheckpointError is raised where the saved state cannot be
         used.
         """
+        check_functions({"say": say, "progress": progress, "on_epoch": on_epoch}, ConfigError)
         given = given_settings(settings, known.TYPES)
         call = call_of("Run.resume", given)
         return _train(known.of_run(self.folder, given), self.folder, call, say, progress, on_epoch)
@@ -193,8 +194,10 @@ def train(
                 "synthetic images"
             )
         data, settings = None, {**settings, "demo": True}
+    check_functions({"say": say, "progress": progress, "on_epoch": on_epoch}, ConfigError)
+    check("resume", resume, bool, ConfigError)
     given = given_settings({"data": data, **settings}, known.TYPES)
-    resolved = known.resolve(given, None if config is None else Path(config))
+    resolved = known.resolve(given, None if config is None else check_path("config", config))
     begun = latest(resolved) if resume else None
     if begun and is_finished(begun):
         return Run(begun)
@@ -228,10 +231,11 @@ def crossval(
     Raises what ``train`` raises; TrainingError where a fold failed, when all others have ended.
     After Ctrl-C KeyboardInterrupt comes when all is saved.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs is {jobs!r}; it must be a whole number, at least 1, or None")
+    check("jobs", jobs, Positive | None, ConfigError)
+    check("distil", distil, bool, ConfigError)
+    check_functions({"say": say}, ConfigError)
     given = given_settings({"data": data, "folds": folds, **settings}, known.TYPES)
-    resolved = known.of_crossval(given, None if config is None else Path(config))
+    resolved = known.of_crossval(given, None if config is None else check_path("config", config))
     begun = crossvals.latest(resolved)
     if begun and crossvals.is_done(begun, distil):
         return CrossvalRun(begun)

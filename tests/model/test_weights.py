@@ -154,7 +154,7 @@ def test_nothing_is_unpickled_with_code(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_folder_that_is_no_network_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"config\.json: not there"):
+    with pytest.raises(WeightsError, match=r"nowhere: there is no such folder; give a network's folder"):
         MedMambaSE.load(tmp_path / "nowhere")
     folder = tmp_path / "net"
     MedMambaSE(SMALL).save(folder)

@@ -49,7 +49,13 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save it again as UTF-8 (in Excel: 'CSV UTF-8')") from error
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there is no such file; give a table (CSV), such as the splits.csv of a run"
+        ) from error
     except OSError as error:
+        if path.is_dir():  # which systems tell in different words
+            raise DataError(f"{path}: is a folder; give a table (CSV), such as the splits.csv of a run") from error
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
