@@ -45,10 +45,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def as_utf8(text: str) -> bytes:
+    """Return the bytes of a text. A file name that is no valid Unicode gets escapes: it must not
+    cost a run."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def as_written(text: str) -> str:
+    """Return a text as a file has it that ``write_text`` has written."""
+    return as_utf8(text).decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with LF line ends, as ``write_bytes`` does."""
-    # A file name that is no valid Unicode is written with escapes: it must not cost the run.
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    write_bytes(path, as_utf8(text))
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ training twice."""
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from medmambase.config import CHANGE_NO_RESULT, ConfigError
 from medmambase.evaluation.predictions import Predictions
@@ -13,7 +14,6 @@ from medmambase.settings import TYPES, resolve
 
 _PATHS = ("data", "splits", "start", "soft_labels")  # which a folder that was passed on may not tell
 _OF_FILES = ("runs", "name", "plain_patients", *CHANGE_NO_RESULT)  # no result depends on them
-Told = dict[str, str]  # a setting -> its value in words
 
 
 def table_of(path: Path) -> Path:
@@ -43,7 +43,8 @@ def refuse_twice(sides: Sequence[Sequence[Path]]) -> None:
 def differences(sides: Sequence[Sequence[Path]]) -> dict[str, tuple[list[str], list[str]]] | None:
     """Return each setting in which the sides differ, with its values on either; None where the
     settings of a run are not known."""
-    told = [[_settings(path) for path in side] for side in sides]
+    known = [[_settings(path) for path in side] for side in sides]
+    told = [[one and {name: _shown(name, value) for name, value in one.items()} for one in side] for side in known]
     found = {}
     for name in TYPES:
         values: list[list[str]] = []
@@ -70,9 +71,9 @@ def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequenc
     by what they predict. ``predictions``: those of the runs, in one order of images and classes."""
     notes = []
     for paths, tables in zip(sides, predictions, strict=True):
-        for (path, table), (other, again) in combinations(zip(paths, tables, strict=True), 2):
-            settings = _settings(path)
-            alike = "seed and settings" if settings and settings == _settings(other) else ""
+        runs = zip(paths, tables, map(_settings, paths), strict=True)
+        for (path, table, settings), (other, again, others) in combinations(runs, 2):
+            alike = "seed and settings" if settings and settings == others else ""
             if table.probabilities.tobytes() == again.probabilities.tobytes():
                 alike = alike or "predictions, to the last digit"
             if alike:
@@ -83,7 +84,7 @@ def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequenc
     return notes
 
 
-def _settings(path: Path) -> Told | None:
+def _settings(path: Path) -> dict[str, Any] | None:
     """The settings of a run, or of the run whose table this is, that its network depends on; None
     where they cannot be read."""
     table = table_of(path).resolve()
@@ -98,7 +99,7 @@ def _settings(path: Path) -> Told | None:
     told = [] if (run / PRIVATE).is_file() else [*_PATHS, "model"]  # which is not set where weights define it
     hidden = [name for name in told if setting_of(run, name) is None]
     names = [name for name in TYPES if name not in _OF_FILES and name not in hidden]
-    return {name: _shown(name, settings.value(name)) for name in names}
+    return {name: settings.value(name) for name in names}
 
 
 def _shown(name: str, value: object) -> str:

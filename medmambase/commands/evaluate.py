@@ -132,7 +132,7 @@ def _again(options: argparse.Namespace) -> int:
         how = "to the last digit" if before == after else "up to rounding"
         print(f"every metric matches the recorded one, {how}")
         if before != recorded:
-            print("intervals that an earlier version computed by another method, or not at all, have been added")
+            print("intervals that an earlier version computed otherwise, or not at all, are now those of this version")
     say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
     return DIFFERENT if changed else 0
 

@@ -63,11 +63,12 @@ def _results(run: Path) -> None:
 
 def to_classify(run: Path, settings: Settings) -> tuple[str, Path]:
     """Return what to classify with a new network, in words and as a path: its test images where
-    they lie in a folder of their own, since most of the others it has learned from."""
+    they lie in a folder of their own, since most of the others it has learned from. Where a table
+    divides the images, it may have learned from any."""
     if settings.demo:
         return "classify the images of the demo, most of which it has learned from", run / run_folder.PHANTOM
     data = Path(settings.data or "")
-    inside = sorted(data.iterdir()) if settings.data and data.is_dir() else []
+    inside = sorted(data.iterdir()) if settings.data and not settings.splits and data.is_dir() else []
     for folder in inside:
         if folder.is_dir() and SPLIT_NAMES.get(folder.name.casefold()) == "test":
             return "classify the test images", folder

@@ -267,7 +267,8 @@ def mean_accuracy(runs: Sequence[Predictions]) -> tuple[float, Interval | None]:
         drawn = np.concatenate([weights @ right.mean(axis=0) / weights.sum(axis=1) for weights in Draws(clusters)])
         found, _ = _surely(np.zeros(1), right.mean(axis=1), drawn, len(np.unique(clusters)))
         if found is not None:
-            return accuracy, replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+            method = "bootstrap, and the variance between seeds"  # there are no sides
+            return accuracy, replace(found, low=max(0.0, found.low), high=min(1.0, found.high), method=method)
     return accuracy, evaluate_with_intervals(runs[0]).intervals.get("accuracy")
 
 

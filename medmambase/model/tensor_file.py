@@ -18,11 +18,12 @@ from torch import Tensor
 
 from medmambase.files import open_regular
 
-CHECKSUM = "checksum"  # the name of the header's one entry, and, where that is another's, of a word in it
+CHECKSUM = "checksum"  # the name of a word
+ALONE = "medmambase_checksum"  # the header's entry where there are no words; other programs may write a "checksum"
 _MOST_HEADER = 100_000_000  # bytes; the format allows no more
 
 
-def as_bytes(tensors: Mapping[str, Tensor], entry: str = CHECKSUM, words: Mapping[str, Any] | None = None) -> bytes:
+def as_bytes(tensors: Mapping[str, Tensor], entry: str = ALONE, words: Mapping[str, Any] | None = None) -> bytes:
     """Return the content of a file of these tensors, whose header holds ``words`` as the JSON of
     ``entry``. The same ones give the same bytes, since there is one entry: of several the library
     changes the order."""
@@ -30,18 +31,18 @@ def as_bytes(tensors: Mapping[str, Tensor], entry: str = CHECKSUM, words: Mappin
 
     plain, told = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(words or {})
     told |= {CHECKSUM: checksum(plain, told)}
-    text = told[CHECKSUM] if entry == CHECKSUM else json.dumps(told, ensure_ascii=False, allow_nan=False)
+    text = told[CHECKSUM] if entry == ALONE else json.dumps(told, ensure_ascii=False, allow_nan=False)
     return save(plain, {entry: text})
 
 
-def from_bytes(content: bytes, entry: str = CHECKSUM) -> dict[str, Tensor]:
+def from_bytes(content: bytes, entry: str = ALONE) -> dict[str, Tensor]:
     """Return the tensors of a file. Raises SafetensorError for what is none, and ValueError,
     LookupError or TypeError where its checksum does not fit what it holds, or its ``entry`` is
     damaged."""
     from safetensors.torch import load
 
     tensors, words = load(content), words_of(content)
-    told = {CHECKSUM: words.get(CHECKSUM)} if entry == CHECKSUM else json.loads(words[entry])
+    told = {CHECKSUM: words.get(ALONE)} if entry == ALONE else json.loads(words[entry])
     wanted = told.pop(CHECKSUM, None)
     if wanted is not None and wanted != checksum(tensors, told):
         raise ValueError("its checksum does not fit what it holds: it has changed since it was written")
@@ -69,7 +70,7 @@ def read_bytes(path: Path) -> bytes:
         parts = [value for name, value in _header(file.read(length)).items() if name != "__metadata__"]
         try:
             told = 8 + length + max((int(part["data_offsets"][1]) for part in parts), default=0)
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:  # 1e999 is infinite
             raise ValueError("its header does not say where its tensors lie") from error
         if told != size:
             raise ValueError(f"its header tells of {told} bytes, and it has {size}")

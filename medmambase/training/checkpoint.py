@@ -22,6 +22,7 @@ from medmambase import run_folder
 from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
+from medmambase.files import as_written
 from medmambase.model import tensor_file
 from medmambase.model.classifier import Trainable
 from medmambase.run_folder import IMAGES, SPLITS, STATE
@@ -232,7 +233,7 @@ def refuse_other_names(run: Path, images: ImageSet) -> None:
             then = {of_cell(row["path"]): row["split"] for row in csv.DictReader(file)}
     except (OSError, ValueError, LookupError, csv.Error):
         return
-    now = {sample.name: sample.split for sample in images.samples}
+    now = {as_written(sample.name): sample.split for sample in images.samples}
     moved = [name for name in now if name in then and now[name] != then[name]]
     changed = {"new": [name for name in now if name not in then], "gone": [name for name in then if name not in now]}
     learned = any("test" not in (now.get(name), then.get(name)) for names in changed.values() for name in names)

@@ -43,6 +43,8 @@ def test_a_new_network_is_shown_images_that_it_has_not_learned_from_or_told_that
         "x": ("classify the test images", tmp_path / "x" / "Testing"), "y": new, "t.csv": new, "gone": new
     }.items():  # fmt: skip  # a table
         assert train.to_classify(tmp_path / "run", resolve({"data": str(tmp_path / data)})) == wanted
+    divided = resolve({"data": str(tmp_path / "x"), "splits": "table.csv"})  # test/ may be learned from
+    assert train.to_classify(tmp_path / "run", divided) == new
     what, images = train.to_classify(tmp_path / "run", resolve({"demo": True}))
     assert "most of which it has learned from" in what and images == tmp_path / "run" / "phantom"
 

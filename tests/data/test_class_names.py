@@ -81,6 +81,9 @@ def test_the_splits_of_a_run_bring_its_class_names(images: Path, tmp_path: Path)
         (("0", "1"), ("good", "bad one"), None, "0=good,1=bad one", 'trained with --class-names "0=good,1=bad one": '),
         (("Norm", "tumor"), ("tumour", "normal"), None, None, "give --class-names Norm=normal,tumor=tumour, if"),
         (("a", "x", "y"), ("a", "k", "m"), None, "q=k", "give --class-names x=NAME,y=NAME, NAME is what"),
+        (("nor1", "nor2"), ("normal", "tumour"), None, None, "give --class-names nor1=normal,nor2=NAME, NAME is"),
+        (("a&b", "k"), ("a", "k"), None, None, 'give --class-names "a&b=a", if'),
+        (("a", "x"), ("a", "xx"), "0=xy,1=a", None, "give --class-names 0=xy,1=a,x=xx, if"),
         (("a", "x"), ("a", "k"), "old=a", None, "give --class-names old=a,x=k, if"),
         (("a", "x"), ("a", "k"), "old=x", None, "--class-names is 'old=x': what stands behind each ="),
     ],
@@ -92,5 +95,5 @@ def test_what_is_advised_for_a_class_that_a_network_does_not_know(
     told = advice(manifest(*classes), unknown, known, given, own)
     assert said in told
     if told.startswith("give") and given is None and "NAME" not in told.partition("names ")[2]:
-        wish = told.removeprefix("give --class-names ").partition(", if")[0]
+        wish = told.removeprefix("give --class-names ").partition(", if")[0].strip('"')
         assert set(renamed(manifest(*classes), wish).classes) == set(known)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medmambase import run_folder
-from medmambase.data.manifest.folders import DataError
-from medmambase.data.manifest.given_splits import data_of_splits
+from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.given_splits import data_of_splits, with_splits
 from medmambase.data.manifest.sources import read_images, read_manifest
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import Pseudonyms
@@ -100,3 +100,10 @@ def test_splits_have_a_seed_of_their_own_if_they_are_given_one() -> None:
     assert replace(plain, split_seed=7).seed_of_splits == 7
     with pytest.raises(ValueError, match=r"--folds is 5 and --splits t\.csv; images are divided by only one"):
         resolve({"folds": 5, "splits": "t.csv"})
+
+
+def test_names_that_no_text_can_hold_are_found_in_a_table_that_a_run_has_written(tmp_path: Path) -> None:
+    samples = tuple(Sample(tmp_path / name, 0, split, name) for name, split in (("a\udcfc", "val"), ("b", "train")))
+    found = Manifest(tmp_path, ("x",), samples, ())
+    write_splits(tmp_path / "t.csv", found)
+    assert with_splits(found, tmp_path / "t.csv").samples == samples

@@ -48,6 +48,7 @@ def test_the_accuracy_of_several_seeds_is_their_mean_and_its_interval_counts_bot
     accuracy, interval = mean_accuracy(runs)
     assert accuracy == pytest.approx(np.mean(each)) and interval is not None
     assert interval.low < accuracy < interval.high and "the variance between seeds" in interval.method
+    assert interval.method == "bootstrap, and the variance between seeds"  # here is no side A or B
     alone = mean_accuracy(runs[:1])
     assert alone == (pytest.approx(each[0]), evaluate_with_intervals(runs[0]).intervals["accuracy"])
     alike, sure = mean_accuracy([runs[0]] * 3)

@@ -77,6 +77,9 @@ def test_removed_images_are_named_and_not_those_that_other_splits_have_moved(tmp
     for there in (of(q="train", p="train", s="val", r="test"), of(p="train", q="train", r="val", t="test")):
         checkpoint.refuse_other_names(tmp_path, there)
     checkpoint.refuse_other_names(tmp_path / "nowhere", of(t="train"))
+    named = of(**{"b\udcfc": "train"})  # which files have with escapes
+    (tmp_path / "splits.csv").write_text("path,label,patient,split\na/b\\udcfc,0,,train\n", "utf-8")
+    checkpoint.refuse_other_names(tmp_path, named)
 
 
 def without(tensors: dict[str, Tensor], end: str) -> object:

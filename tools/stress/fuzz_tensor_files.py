@@ -72,8 +72,8 @@ def _with_checksum(data: bytes) -> bytes:
     try:
         tensors, words = load(data), tensor_file.words_of(data)
         (entry,) = words
-        told = {} if entry == tensor_file.CHECKSUM else json.loads(words[entry])
-        if entry != tensor_file.CHECKSUM and told.pop(tensor_file.CHECKSUM, None) is None:
+        told = {} if entry == tensor_file.ALONE else json.loads(words[entry])
+        if entry != tensor_file.ALONE and told.pop(tensor_file.CHECKSUM, None) is None:
             return data
         return tensor_file.as_bytes(tensors, entry, told)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError):

@@ -46,19 +46,22 @@ def advice(found: Manifest, unknown: Sequence[str], known: Sequence[str], given:
     ``own``: those that the network was trained with.
     """
     left = [one for one in known if one not in found.classes]
-    if given is not None and any(f"={name}" in given for name in unknown):
+    if given is not None and any(re.search(rf"=\s*{re.escape(name)}\s*(?:,|$)", given) for name in unknown):
         return f"--class-names is {given!r}: what stands behind each = must be a class of the network; correct it"
     if given is None and own is not None:
         with suppress(ConfigError):  # other folders than it was trained on
             if set(renamed(found, own).classes) <= set(known):
                 return f"it was trained with --class-names {_quoted(own)}: give the same here"
     only = left if len(unknown) == len(left) == 1 else []
-    meant = [next(iter(difflib.get_close_matches(name, left, n=1) or only), "NAME") for name in unknown]
+    meant: list[str] = []
+    for name in unknown:  # no two classes can have one name
+        free = [one for one in left if one not in meant]
+        meant.append(next(iter(difflib.get_close_matches(name, free, n=1) or only), "NAME"))
     pairs = ([] if given is None else [given]) + [f"{name}={other}" for name, other in zip(unknown, meant, strict=True)]
     what = "NAME is what it calls the class" if "NAME" in meant else "if that is what they are"
     return f"give --class-names {_quoted(','.join(pairs))}, {what}"
 
 
 def _quoted(word: str) -> str:
-    """As every shell takes it: in double quotes, where there is a blank."""
-    return f'"{word}"' if re.search(r"\s", word) else word
+    """As every shell takes it: in double quotes, where a character may mean something to one."""
+    return word if re.fullmatch(r"[\w=,.+-]+", word) else f'"{word}"'

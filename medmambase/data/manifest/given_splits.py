@@ -8,6 +8,7 @@ from medmambase import run_folder
 from medmambase.data.manifest.csv_table import read_splits
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
+from medmambase.files import as_written
 from medmambase.plural import count_of
 
 
@@ -33,7 +34,8 @@ def with_splits(found: Manifest, table: Path) -> Manifest:
     placed = Pseudonyms(None).of_manifest(found).samples
     samples, named = [], set()
     for sample, shorter in zip(found.samples, placed, strict=True):
-        own, short = (one.name.strip().replace("\\", "/") for one in (sample, shorter))  # as a table is read
+        # As a table is written and read.
+        own, short = (as_written(one.name).strip().replace("\\", "/") for one in (sample, shorter))
         name = own if own in rows else short
         if name in rows:
             split, patient = rows[name]
