@@ -1,5 +1,6 @@
-"""The rules of two pages that name files: docs/architecture.md, whose map shows every file and
-whose walks name what exists, and tests/planted_faults.md, which names tests that exist.
+"""The rules of three pages that name files: docs/map.md, which shows every file,
+docs/architecture.md, whose walks name what exists, and tests/planted_faults.md, which names tests
+that exist.
 test_house.py applies them, and shows each a planted fault."""
 
 import ast
@@ -12,21 +13,22 @@ from house_rules import Rule
 from house_source import sources, tree
 
 PACKAGES = ("medmambase", "kernels/medmambase_kernels")
-PAGE = "docs/architecture.md"
+MAP_PAGE = "docs/map.md"
+WALKS = "docs/architecture.md"
 PLANTED = "tests/planted_faults.md"
 
 
 def the_map_shows_every_file(root: Path) -> Iterator[str]:
     """A block of the map begins with its package; then each file stands on a line of its own, and
     a folder's line stands for its ``__init__.py``."""
-    page = (root / PAGE).read_text(encoding="utf-8")
+    page = (root / MAP_PAGE).read_text(encoding="utf-8")
     for package in PACKAGES:
         block = re.search(rf"^```text\n{package}/\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
         shown = Counter(re.findall(r"^  ([\w/]+(?:\.py|/)) +\S", block[1] if block else "", re.MULTILINE))
         there = {_line_of(path.relative_to(root / package)) for path in sources(root, [package])}
-        yield from (f"{package}/{name}: is not on the map of {PAGE}" for name in sorted(there - set(shown)))
-        yield from (f"{PAGE}: the map shows {package}/{name}, which is not there" for name in set(shown) - there)
-        yield from (f"{PAGE}: the map shows {package}/{name} twice" for name, count in shown.items() if count > 1)
+        yield from (f"{package}/{name}: is not on the map of {MAP_PAGE}" for name in sorted(there - set(shown)))
+        yield from (f"{MAP_PAGE}: the map shows {package}/{name}, which is not there" for name in set(shown) - there)
+        yield from (f"{MAP_PAGE}: the map shows {package}/{name} twice" for name, count in shown.items() if count > 1)
 
 
 def _line_of(path: Path) -> str:
@@ -37,8 +39,8 @@ def _line_of(path: Path) -> str:
 def the_walks_name_what_exists(root: Path) -> Iterator[str]:
     """In a numbered list of the page each backticked path is a file, and every other backticked
     name is defined in one of the files that its item names."""
-    page = (root / PAGE).read_text(encoding="utf-8")
-    for item in re.findall(r"^\d+\. (.*?)(?=^\S|^\n|\Z)", page.partition("## The map")[2], re.MULTILINE | re.DOTALL):
+    page = (root / WALKS).read_text(encoding="utf-8")
+    for item in re.findall(r"^\d+\. (.*?)(?=^\S|^\n|\Z)", page.partition("## Walk")[2], re.MULTILINE | re.DOTALL):
         spans = re.findall(r"`([^`\n]+)`", item)
         files = [_found(root, span) for span in spans if span.endswith(".py")]
         shown = {span for span in spans if span.endswith((".csv", ".html", ".md"))}  # files that a run writes
@@ -46,9 +48,9 @@ def the_walks_name_what_exists(root: Path) -> Iterator[str]:
         for span in spans:
             if span.endswith(".py"):
                 if not _found(root, span):
-                    yield f"{PAGE}: there is no file {span}"
+                    yield f"{WALKS}: there is no file {span}"
             elif re.fullmatch(r"[A-Za-z_]\w*(\.[a-z_]\w*)?", span) and span not in defined | shown:
-                yield f"{PAGE}: none of the files in {item.splitlines()[0]!r} defines {span}"
+                yield f"{WALKS}: none of the files in {item.splitlines()[0]!r} defines {span}"
 
 
 def the_planted_faults_name_tests_that_exist(root: Path) -> Iterator[str]:

@@ -30,7 +30,7 @@ from house_rules import (
 from house_source import KERNELS, ROOT, parsed
 
 RULES = (*IMPORT_RULES, *house_rules.RULES, *ROOM_RULES, *MAP_RULES)
-MAP = """## The map
+MAP = """# The map
 
 ```text
 medmambase/
@@ -51,8 +51,8 @@ kernels/medmambase_kernels/
   _cpu/scan.py  the same in vector code
   _cpu/availability.py  whether it runs
 ```
-
-## A walk
+"""
+WALKS = """## Walk: it
 
 1. `config.py` has `Bare`.
 2. `model/layers.py` and
@@ -148,10 +148,10 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (the_map_shows_every_file, "medmambase/data/ages.py", ""),
     (the_map_shows_every_file, "kernels/medmambase_kernels/_triton/config.py", ""),  # only the other package's is shown
     (the_map_shows_every_file, "medmambase/data/__init__.py", ""),
-    (the_map_shows_every_file, "docs/architecture.md", MAP.replace("  config.py", "  config.py  once\n  config.py")),
-    (the_map_shows_every_file, "docs/architecture.md", MAP.replace("  config.py", "  gone.py  left\n  config.py")),
-    (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("config.py` has", "configs.py` has")),
-    (the_walks_name_what_exists, "docs/architecture.md", MAP.replace("`Bare`", "`Clothed`")),
+    (the_map_shows_every_file, "docs/map.md", MAP.replace("  config.py", "  config.py  once\n  config.py")),
+    (the_map_shows_every_file, "docs/map.md", MAP.replace("  config.py", "  gone.py  left\n  config.py")),
+    (the_walks_name_what_exists, "docs/architecture.md", WALKS.replace("config.py` has", "configs.py` has")),
+    (the_walks_name_what_exists, "docs/architecture.md", WALKS.replace("`Bare`", "`Clothed`")),
     *(
         (the_planted_faults_name_tests_that_exist, "tests/planted_faults.md", PLANTED.replace(name, wrong))
         for name, wrong in (
@@ -178,7 +178,8 @@ def house(tmp_path: Path) -> Path:
         *(f"kernels/{KERNELS}/{name}.py" for name in ("scan", "_cpu/scan", "_cpu/availability")),
     )
     files = dict.fromkeys(empty, "") | {
-        "docs/architecture.md": MAP,
+        "docs/map.md": MAP,
+        "docs/architecture.md": WALKS,
         "tests/planted_faults.md": PLANTED,
         "tests/test_scan.py": "def test_it_is_exact() -> None: ...\n",
         "tests/test_map.py": "",
