@@ -185,6 +185,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")
+    print(f"report: {report.write_report(run, folder).resolve()}")
     say_next(
         (
             "see what the network looks at there",

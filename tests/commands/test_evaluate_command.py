@@ -80,6 +80,15 @@ def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(
     words = ["--name", "aux", "--class-names", "1=femur"]
     assert evaluate.main([str(run), str(tmp_path / "other"), *words]) == 0
     folder = run / "evaluations" / "run-aux-001"
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    page = " ".join(re.sub("<[^>]*>", "", source).split())
+    assert "What was trained in se-001, tested on images of other. For" in page.replace(run.name, "se-001")
+    assert "Skipped: brain/broken.png: " in page and "tested on all images: " in page
+    assert "the same pixels, or the same patient, as an image in train or val" in page
+    assert "No patients are known, so each image counts" in page and "What reviewers ask" not in page
+    assert set(re.findall('href="#([^"]*)"', source)) <= set(re.findall('id="([^"]*)"', source))
+    drawn = sum((folder / f"{name}.png").is_file() for name in ("confusion", "roc", "pr", "reliability", "mistakes"))
+    assert source.count("<img") == drawn >= 4 and not (folder / "MODEL_CARD.md").exists()
     found = read_predictions(folder / "predictions.csv")
     assert [name for name, leaked in zip(found.names, found.leaked, strict=True) if not leaked] == ["brain/unseen.png"]
     assert set(found.classes) == set(phantom.CLASSES)

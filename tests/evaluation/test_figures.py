@@ -245,6 +245,13 @@ def test_a_legend_of_long_names_and_intervals_is_never_cut(draw: Draw, tmp_path:
     assert width - 80 < columns[-1] < width - 4
 
 
+def test_curves_of_images_of_the_other_class_alone_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    labels = np.zeros(3, dtype=np.int64)
+    predictions = Predictions(("a", "b", "c"), labels, np.eye(2)[labels], ("x", "y"))
+    performance_figures.pr(predictions, evaluate(labels, np.eye(2)[labels], ("x", "y")), tmp_path / "pr.png")
+    assert size(tmp_path / "pr.png")[0] > 100
+
+
 def test_duplicates_and_mistakes_are_drawn_from_their_files_not_at_the_networks_size(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     for name, shape in (("a.png", (300, 200)), ("b.png", (900, 900, 3)), ("c.png", (20, 20))):

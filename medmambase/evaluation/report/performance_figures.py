@@ -150,6 +150,8 @@ def _curves(
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
     axes.grid(color="0.9")
+    if not axes.get_legend_handles_labels()[0]:  # as where no image is of the class that is drawn
+        return
     legend = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)

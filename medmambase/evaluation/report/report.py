@@ -40,9 +40,10 @@ IN_WORDS = {
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, other: Path | None = None) -> Path:
     """Write ``run/report.html``, one page without scripts or outside references, below 5 MB, and
-    ``run/MODEL_CARD.md``. Returns the page's path.
+    ``run/MODEL_CARD.md``. Returns the page's path. ``other``: the folder of an evaluation of the
+    network on other images, which gets a page of its figures, and no card.
 
     Only ``config.json`` must be there; a missing result becomes a sentence. The same files give the
     same bytes.
@@ -69,24 +70,32 @@ def write_report(run: Path) -> Path:
         *explained["sheet"],
         *explained["se"],
     ]
-    pictures, left_out = _album(run, wanted)
-    metrics = _metrics(run / test / run_folder.METRICS)
-    first, folds = headline(metrics) if metrics else None, run_files.read(run / run_folder.FOLDS, run_files.Folds)
+    at, figures = other or run, other or run / test
+    if other:
+        found, too_large = _album(other, list(of_test))
+        pictures, left_out = {f"{test}/{name}": one for name, one in found.items()}, [f"{test}/{x}" for x in too_large]
+    else:
+        pictures, left_out = _album(run, wanted)
+    metrics = _metrics(figures / run_folder.METRICS)
+    first = headline(metrics) if metrics else None
+    folds = None if other else run_files.read(run / run_folder.FOLDS, run_files.Folds)
     facts = {
-        "name": run.resolve().name,
+        "name": at.resolve().name,
+        "examined": run_files.read(other / run_folder.DATA_REPORT, run_files.Examined) if other else None,
+        "run_name": run.resolve().name,
         "config": config,
-        "data": run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
+        "data": None if other else run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
         "metrics": metrics,
         "headline": first,
         "folds": folds,
         "shared": shared_images(len(folds.folds)) if folds else "",
         "about_patients": about_patients(first.metrics) if first else "",
-        "of_crossval": _of_crossval(run),
-        "distilled": run_files.read(run / run_folder.LOSS, run_files.Distilled),
+        "of_crossval": _of_crossval(at),
+        "distilled": run_files.read(at / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
-        "calibrated": run_files.read(run / test / run_folder.CALIBRATED, run_files.Calibrated),
-        "benchmark": run_files.read(run / test / run_folder.MEDMNIST, run_files.Benchmark),
-        "openings": _openings(run),
+        "calibrated": run_files.read(figures / run_folder.CALIBRATED, run_files.Calibrated),
+        "benchmark": run_files.read(figures / run_folder.MEDMNIST, run_files.Benchmark),
+        "openings": [] if other else _openings(run),
         "faithfulness": run_files.read(run / explain / run_folder.FAITHFULNESS, run_files.Faithfulness),
         "environment": run_files.read_object(run / run_folder.ENVIRONMENT) or {},
         "command": run_files.read_text(run / run_folder.COMMAND),
@@ -105,10 +114,11 @@ def write_report(run: Path) -> Path:
         "undrawn": _undrawn([one.name for one in metrics.per_class]) if metrics else [],
         "style": text("report.css"),
     })  # fmt: skip  # a table
-    card = template("model_card.md.jinja", filters, html=False).render(**facts)
-    path = run / run_folder.REPORT
+    path = at / run_folder.REPORT
     write_text(path, page)
-    write_text(run / run_folder.MODEL_CARD, card)
+    if not other:
+        card = template("model_card.md.jinja", filters, html=False).render(**facts)
+        write_text(run / run_folder.MODEL_CARD, card)
     return path
 
 

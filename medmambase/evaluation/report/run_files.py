@@ -85,6 +85,17 @@ class DataReport:
         return list(dict.fromkeys(name for row in self.counts.values() for name in row))
 
 
+@with_config(PART)
+@dataclass(frozen=True)
+class Examined:
+    """``data_report.json`` of an evaluation on other images: where they are from, and what was
+    noticed."""
+
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    root: str | None = None
+
+
 @dataclass(frozen=True)
 class Figure:
     figure: Number
