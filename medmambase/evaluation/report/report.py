@@ -79,7 +79,7 @@ def write_report(run: Path, other: Path | None = None) -> Path:
     metrics = _metrics(figures / run_folder.METRICS)
     first = headline(metrics) if metrics else None
     folds = None if other else run_files.read(run / run_folder.FOLDS, run_files.Folds)
-    facts = {
+    facts: dict[str, object] = {
         "name": at.resolve().name,
         "examined": run_files.read(other / run_folder.DATA_REPORT, run_files.Examined) if other else None,
         "run_name": run.resolve().name,
