@@ -81,7 +81,8 @@ def test_the_table_is_written_as_markdown_latex_and_csv(rows: list[Row]) -> None
     assert lines[0] == "| network | parameters | train | val | test | medmambase - network | p |"
     assert lines[2].startswith(f"| swin_tiny | 1.23 M | 0.910 (0.783-1.000) | {rows[0].test.value:.3f} (")
     assert lines[4].endswith(" |  |  |") and "over patients and over 2 seeds" in marked
-    assert "adjusted for 2 comparisons by Holm's method" in marked
+    compared = "p: paired, by a bootstrap over patients, with the variance between 2 seeds, adjusted for 2 comparisons"
+    assert f"{compared} by Holm's method" in marked and "Holm" not in as_markdown(rows[-1:])
     latex = as_latex(rows)
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(body) == 4 and all(line.count(" & ") == 6 for line in body)

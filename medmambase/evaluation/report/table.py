@@ -120,16 +120,18 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def note(rows: Sequence[Row]) -> str:
-    """What a reader has to know of the table, in four lines."""
+    """What a reader has to know of the table, a sentence a line; of p only where networks are
+    compared."""
     runs, over = rows[-1].runs, "patients" if rows[-1].over_patients else "images"
     seeds = f" and over {runs} seeds" if runs > 1 else "; one seed says nothing of another"
     tests = count_of(len(rows) - 1, "comparison")
+    between = f", with the variance between {runs} seeds" if runs > 1 else ""
     return "\n".join([
         f"Accuracy: the mean of {count_of(runs, 'run')}, with its 95 % interval.",
         f"val and test: the kept network; intervals over {over}{seeds}.",
         "train: while the network still learned, on augmented images where the recipe augments them; intervals over "
         "seeds alone.",
-        f"p: paired, by a bootstrap over {over}, adjusted for {tests} by Holm's method.",
+        *[f"p: paired, by a bootstrap over {over}{between}, adjusted for {tests} by Holm's method."] * (len(rows) > 1),
     ])  # fmt: skip  # a sentence a line
 
 
