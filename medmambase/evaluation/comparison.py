@@ -187,8 +187,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
 
 
 def conclusion(found: Mapping[str, Difference]) -> str:
-    """Say whether B is better than A, by the balanced accuracy, and of which side there was one
-    training only."""
+    """Say whether B is better than A, by the balanced accuracy, and which side was trained with one
+    seed only."""
     one = found.get("balanced_accuracy")
     if one is None or one.interval is None:
         return (
@@ -208,10 +208,9 @@ def conclusion(found: Mapping[str, Difference]) -> str:
         )
     if not once:
         return said
-    about = "Each was trained once, so this is about these two networks" if len(once) > 1 else (
-        f"{once[0]} was trained once, so this is about that one network"
-    )  # fmt: skip  # one sentence
-    return f"{said} {about}: training with another seed may change the result; compare {SEEDS} seeds of each."
+    # A side may be a cross-validation, of several networks.
+    about = "Each was trained with one seed" if len(once) > 1 else f"{once[0]} was trained with one seed"
+    return f"{said} {about} only, and another may change the result; compare {SEEDS} seeds of each."
 
 
 def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:
