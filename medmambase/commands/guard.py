@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from medmambase.lines import one_line
-from medmambase.training.interrupt import Terminated, termination_raises
+from medmambase.training.interrupt import Terminated, ends_at_once, termination_raises
 
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
 
@@ -63,7 +63,8 @@ def guarded(
             return act()
     except KeyboardInterrupt as error:
         by = f"interrupted by {error}" if isinstance(error, Terminated) else "interrupted"
-        print(f"\n{interrupted().replace('interrupted', by, 1)}", file=sys.stderr)
+        with ends_at_once():
+            print(f"\n{interrupted().replace('interrupted', by, 1)}", file=sys.stderr)
         return code_of(error)
     except tuple(codes) as error:
         print(f"{program}: {one_line(sentence(error))}", file=sys.stderr)

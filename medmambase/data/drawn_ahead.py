@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,10 +77,13 @@ def drawn_ahead(drawing: Drawing, requests: Iterable[Request], workers: int) -> 
         return
     # Started anew on every system: a copy of a process that has threads may hang.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    # Processes are started in a thread, where no signal is raised: one that was left in the middle
+    # would end in a traceback of its own.
+    starter = ThreadPoolExecutor(1)
     waiting: deque[Future[Drawn]] = deque()
     try:
         for request in requests:
-            waiting.append(pool.submit(drawn, drawing, request))
+            waiting.append(starter.submit(pool.submit, drawn, drawing, request).result())
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -91,7 +94,10 @@ def drawn_ahead(drawing: Drawing, requests: Iterable[Request], workers: int) -> 
             'of yours, call pretrain below: if __name__ == "__main__":'
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        try:
+            starter.shutdown()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def processes(wish: int | None) -> int:

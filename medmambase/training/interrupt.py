@@ -26,6 +26,7 @@ _SYSTEM = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasat
 # their handler returns, or after some 5 s: the window closes, the user logs off, the system ends.
 _BREAK, _CLOSES = 1, (2, 5, 6)
 _GRACE = 60.0  # seconds: longer than Windows waits
+_MOMENT = 0.01  # seconds: such a function has ended by then, or it is raised once more
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -51,7 +52,7 @@ def of_signal(number: int) -> KeyboardInterrupt:
 def termination_raises() -> Iterator[None]:
     """Let SIGTERM, SIGHUP and Windows' console raise Terminated, as Ctrl-C raises
     KeyboardInterrupt."""
-    with _handled(_SYSTEM, _raise), _console():
+    with _handled(_SYSTEM, _raise), _console(), _never_lost():
         yield
 
 
@@ -71,8 +72,47 @@ def first_interrupt_waits() -> Iterator[Callable[[], int]]:
         if came[-1][0] - came[0][0] >= _SECOND:
             raise of_signal(number)
 
-    with _handled((signal.SIGINT, *_SYSTEM), handle), _console():
+    with _handled((signal.SIGINT, *_SYSTEM), handle), _console(), _never_lost():
         yield lambda: came[0][1] if came else 0
+
+
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Let a further Ctrl-C end this process without a traceback, as the system's signals do where
+    they are not handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _never_lost() -> Iterator[None]:
+    """Raise an interruption again, a moment later, where it was raised in a finaliser or in a
+    callback of a weak reference: Python leaves none of these by an exception, but prints it with
+    its traceback and goes on as if nobody had asked."""
+    before = sys.unraisablehook
+
+    def again(found: "sys.UnraisableHookArgs") -> None:
+        lost = found.exc_value
+        if not isinstance(lost, KeyboardInterrupt):
+            return before(found)
+        number = lost.number if isinstance(lost, Terminated) else signal.SIGINT
+        timer = threading.Timer(_MOMENT, _thread.interrupt_main, (number,))  # does nothing where none is handled
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

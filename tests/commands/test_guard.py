@@ -90,6 +90,21 @@ def test_a_command_that_the_system_ends_says_so_in_one_line(
     assert signal.getsignal(end) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_further_ctrl_c_while_a_command_says_what_is_saved_ends_it_without_a_traceback() -> None:
+    before, heard = signal.getsignal(signal.SIGINT), []
+
+    def act() -> int:
+        raise KeyboardInterrupt
+
+    def last_line() -> str:
+        heard.append(signal.getsignal(signal.SIGINT))
+        return "interrupted"
+
+    assert guard.guarded("x", act, interrupted=last_line) == 130
+    assert heard == [signal.SIG_DFL] and signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there a terminal that closes is a console's event")
 def test_a_command_whose_terminal_closes_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
     code = """if True:

@@ -1,8 +1,12 @@
 """What a network is asked: each batch a function of seed and step, targets that belong to their
 pictures, and losses that are those of the definition."""
 
+import multiprocessing.util
+import signal
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from medmambase.pretraining import tasks
 from medmambase.pretraining.network import Predicted
 from medmambase.pretraining.settings import PICTURE, PretrainSettings
 from medmambase.pretraining.tasks import Batch, DrawnPictures, HiddenParts, hide, losses, size_of, weighted
+from medmambase.training.interrupt import Terminated, termination_raises
 
 DRAWING = Drawing(3, SCENES, True, True, 3)
 
@@ -76,6 +81,25 @@ def test_other_processes_draw_the_same_bytes_in_the_same_order() -> None:
     for one, other in zip(alone, together, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert processes(5) == 5 and 1 <= processes(None) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there processes are started otherwise")
+def test_a_signal_while_a_process_is_started_leaves_no_process_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def struck(path: bytes, words: list[Any], *rest: Any) -> int:
+        process = spawn(path, words, *rest)
+        if any("spawn_main" in str(word) for word in words):
+            signal.raise_signal(signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", struck)
+    with termination_raises(), pytest.raises(Terminated):
+        list(drawn_ahead(DRAWING, [Request(0, 2, 32)], 1))
+    assert capfd.readouterr().err == ""
 
 
 def test_each_image_comes_once_before_any_comes_again_and_those_held_out_never() -> None:

@@ -4,11 +4,14 @@ leaves at once, and where it is ignored the training goes on."""
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import UNDER_WINE
+from conftest import PATIENCE, UNDER_WINE
 
 from kill_test import CONFIG, at_step, at_work, differing, finish, start, train
 from medmambase.training import checkpoint, history, interrupt, loop
@@ -138,6 +141,36 @@ def test_outside_of_the_steps_the_system_is_obeyed_at_once(end: signal.Signals) 
         assert signal.getsignal(end) is not signal.SIG_DFL
         signal.raise_signal(end)
     assert signal.getsignal(end) is signal.SIG_DFL
+
+
+class Ended:
+    """Sends itself a signal, or fails, when it is no longer needed."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def __del__(self) -> None:
+        self.act()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_interruption_that_cannot_leave_a_finaliser_is_raised_a_moment_later(
+    waits: bool, end: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(found.exc_value))
+    monkeypatch.setattr(interrupt, "_SECOND", -1.0)  # so the first one is also the second
+    hook = sys.unraisablehook
+    patience = time.monotonic() + PATIENCE
+    inner = first_interrupt_waits() if waits else nullcontext()
+    with termination_raises(), pytest.raises(Terminated, match=end.name), inner:
+        Ended(lambda: signal.raise_signal(end))
+        while time.monotonic() < patience:
+            time.sleep(0.01)
+    assert unraisable == [] and sys.unraisablehook is hook
+    with termination_raises():
+        Ended(lambda: 1 / 0)
+    assert list(map(type, unraisable)) == [ZeroDivisionError]
 
 
 def test_what_is_ignored_and_what_another_program_handles_is_left_alone(end: signal.Signals) -> None:
