@@ -2,9 +2,11 @@
 pictures, and losses that are those of the definition."""
 
 import multiprocessing.util
+import os
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -88,17 +90,20 @@ def test_other_processes_draw_the_same_bytes_in_the_same_order() -> None:
 def test_a_signal_while_a_process_is_started_leaves_no_process_in_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spawn = multiprocessing.util.spawnv_passfds
+    spawn, started = multiprocessing.util.spawnv_passfds, []
 
     def struck(path: bytes, words: list[Any], *rest: Any) -> int:
         process = spawn(path, words, *rest)
         if any("spawn_main" in str(word) for word in words):
+            started.append(process)
             signal.raise_signal(signal.SIGTERM)
         return process
 
     monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", struck)
     with termination_raises(), pytest.raises(Terminated):
         list(drawn_ahead(DRAWING, [Request(0, 2, 32)], 1))
+    with suppress(ChildProcessError):  # it was waited for, unless nobody knows of it
+        os.waitpid(started[0], 0)
     assert capfd.readouterr().err == ""
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,22 +153,21 @@ class Ended:
         self.act()
 
 
-@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("context", [termination_raises, first_interrupt_waits])
 def test_an_interruption_that_cannot_leave_a_finaliser_is_raised_a_moment_later(
-    waits: bool, end: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    context: Callable[[], AbstractContextManager[object]], end: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unraisable: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(found.exc_value))
     monkeypatch.setattr(interrupt, "_SECOND", -1.0)  # so the first one is also the second
     hook = sys.unraisablehook
     patience = time.monotonic() + PATIENCE
-    inner = first_interrupt_waits() if waits else nullcontext()
-    with termination_raises(), pytest.raises(Terminated, match=end.name), inner:
+    with pytest.raises(Terminated, match=end.name), context():
         Ended(lambda: signal.raise_signal(end))
-        while time.monotonic() < patience:
+        while not unraisable and time.monotonic() < patience:
             time.sleep(0.01)
     assert unraisable == [] and sys.unraisablehook is hook
-    with termination_raises():
+    with context():
         Ended(lambda: 1 / 0)
     assert list(map(type, unraisable)) == [ZeroDivisionError]
 
