@@ -22,6 +22,7 @@ from house_source import ROOT
 
 from medmambase.commands import crossval_flags, pretrain_flags, table_flags, train, train_flags
 from medmambase.data import phantom
+from medmambase.doctor.torch_build import Card, Machine, choose_torch
 from medmambase.pretraining import settings as pretraining
 from medmambase.settings import of_crossval, resolve
 from medmambase.training.table.settings import lines
@@ -292,6 +293,18 @@ def test_pages_read_well(page: Path) -> None:
     sentences = [line for line in prose(page).splitlines() if not line.startswith(("|", "<"))]
     two = [line for line in sentences if re.search(r"[a-z)`]\. [A-Z]\w", line)]
     assert not two, "\n".join([f"{page.name}: a line is one sentence", *two])
+
+
+@pytest.mark.parametrize("name", ["README.md", "kernels/README.md", "docs/windows.md"])
+def test_who_installs_by_hand_is_given_the_cuda_builds_that_the_doctor_picks(name: str) -> None:
+    """The plain wheel of Windows has no CUDA, which would leave a card idle."""
+    builds = [
+        choose_torch(Machine("Windows", "win-amd64", (3, 12), Card(cuda, (8, 9))), None).arguments[-1]
+        for cuda in ((13, 0), (12, 6))
+    ]
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert f"\npip install torch --index-url {builds[0]}\n" in page
+    assert f"`{str(builds[1]).rpartition('/')[2]}`" in page
 
 
 def test_pictures_are_small() -> None:
