@@ -11,6 +11,7 @@ from medmambase.data.manifest.class_names import advice
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
+from medmambase.files import as_written
 from medmambase.model.classifier import Classifier
 from medmambase.model.starting import lost_origin, read_origin
 from medmambase.plural import count_of
@@ -48,7 +49,7 @@ def examine(
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
     elif tests := set.intersection(*(_rows(one / SPLITS, "path", {"split": "test"}) for one in runs)):
-        own = tuple(sample for sample in samples if sample.name in tests)
+        own = tuple(sample for sample in samples if as_written(sample.name) in tests)
         samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
     if unknown := sorted({found.classes[sample.label] for sample in samples} - number.keys()):

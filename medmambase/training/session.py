@@ -28,7 +28,7 @@ from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.files import read_json
+from medmambase.files import as_written, read_json
 from medmambase.model import opponents, starting, weights
 from medmambase.model.classifier import Trainable
 from medmambase.model.layers import as_coded
@@ -253,15 +253,15 @@ def soft_labels(table: Path, training: ImageSet, classes: tuple[str, ...]) -> to
             f"probabilities of a network with the same classes"
         )
     row_of = {name: row for row, name in enumerate(found.names)}
-    missing = [sample.name for sample in training.samples if sample.name not in row_of]
+    names = [as_written(sample.name) for sample in training.samples]
+    missing = [name for name in names if name not in row_of]
     if missing:
         raise DataError(
             f"{table}: has no row for {count_of(len(missing), 'training image')}, such as {missing[0]}; give a table "
             f"with all of them"
         )
     columns = [found.classes.index(name) for name in classes]
-    rows = [row_of[sample.name] for sample in training.samples]
-    soft = torch.from_numpy(found.probabilities[rows][:, columns])
+    soft = torch.from_numpy(found.probabilities[[row_of[name] for name in names]][:, columns])
     hard = torch.eye(len(classes), dtype=torch.float64)[training.labels]
     return ((soft / soft.sum(1, keepdim=True) + hard) / 2).float()
 

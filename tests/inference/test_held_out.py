@@ -1,5 +1,6 @@
 """Images of other data: what the network has seen of them is known, or said not to be known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Pat
         notes = examined(tmp_path).notes
         lost = [note for note in notes if note.endswith("which of these images its starting weights have learned from")]
         assert [note.partition(" is not there")[0] for note in lost] == [str(tmp_path / "run" / "start.json")] * told
+
+
+def test_test_images_of_a_run_are_known_by_names_that_are_no_text(tmp_path: Path) -> None:
+    examined(tmp_path)
+    found = read_images(tmp_path / "data")
+    found = replace(found, samples=tuple(replace(one, name=f"\udcfc{one.name}") for one in found.samples))
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "splits.csv").write_text("path,label,patient,split\n\\udcfca/x.png,a,,test\n", "utf-8")
+    assert len(examine(tmp_path / "run", small(), found, no_progress).images.labels) == 1
 
 
 def test_an_image_that_the_start_has_seen_is_known_however_its_16_bits_were_read(tmp_path: Path) -> None:

@@ -197,6 +197,16 @@ def test_what_is_to_be_known_of_the_division_stands_in_the_report_of_all_folds(t
     assert others == ["of all", "fold-0: of 0", "fold-1: of 1"]
 
 
+def test_an_image_whose_name_is_no_text_is_named_as_the_files_of_the_folds_have_it(tmp_path: Path) -> None:
+    samples = tuple(Sample(Path(f"{n}"), n % 2, "train", f"\udcfc{n}") for n in range(8))
+    found = Manifest(tmp_path, ("cyst", "solid"), samples, ())
+    cut = tuple(complete(found, folds=2, fold=fold) for fold in (0, 1))
+    divided = crossvals._divided(of_crossval({"data": "x", "folds": 2}), cut)
+    for _ in range(2):  # as when it begins, and as when it goes on
+        crossvals._write_parts(tmp_path / "folds.csv", divided, found.classes)
+    assert divided.fold_of.keys() == {f"\\udcfc{n}" for n in range(8)}
+
+
 def test_the_flags_are_those_of_a_training_and_how_many_folds_at_a_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Training images are learned by what a table says of them: every image found by its name, every
 class in its place."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,14 @@ def test_each_image_is_learned_half_by_its_class_and_half_by_the_table(table: Pa
         c, a, b = (3.0 * place + np.arange(1, 4)) / (9.0 * place + 6)
         wanted = np.array([a, b, c]) / 2 + np.eye(3)[label] / 2
         assert np.abs(found[row].numpy() - wanted).max() < 1e-6
+
+
+def test_names_that_are_no_text_are_found_in_a_table(tmp_path: Path) -> None:
+    images = image_set(2, "train")
+    images = replace(images, samples=tuple(replace(one, name=f"\udcfc{one.name}") for one in images.samples))
+    names = tuple(sample.name for sample in images.samples)
+    write_predictions(tmp_path / "t.csv", Predictions(names, np.zeros(2, dtype=np.int64), np.eye(3)[:2], CLASSES))
+    assert soft_labels(tmp_path / "t.csv", images, CLASSES).shape == (2, 3)
 
 
 def test_a_table_that_does_not_fit_says_why(table: Path) -> None:

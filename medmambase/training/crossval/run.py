@@ -24,6 +24,7 @@ from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import of_a_crossval, report, results
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, distilled, figure, over_folds, summary
+from medmambase.files import as_written
 from medmambase.machine import choose_device
 from medmambase.plural import count_of
 from medmambase.privacy import last_name
@@ -214,7 +215,11 @@ def _settle(begun: Crossval) -> Pseudonyms:
 
 def _divided(settings: Settings, cut: tuple[Manifest, ...]) -> pooling.Division:
     """How the images are divided: where all folds are tested on the same ones, the data have a test
-    split of their own."""
+    split of their own. Images are named as the files of the folds have them."""
+    cut = tuple(
+        replace(one, samples=tuple(replace(sample, name=as_written(sample.name)) for sample in one.samples))
+        for one in cut
+    )
     samples = cut[0].samples
     tested = [{sample.name for sample in manifest.split("test")} for manifest in cut]
     together = tested[0] == tested[1]
