@@ -163,6 +163,11 @@ OTHERS: dict[str, tuple[Function, dict[str, Any], dict[str, list[Any]]]] = {
         {"name": [3, NOTHING], "x": [TEXT, NOTHING]},
     ),
     "use_backend": (lambda name: kernels.use_backend(name).__enter__(), {}, {"name": ["nonsense", 3, NOTHING]}),
+    "Capture.call": (
+        lambda **given: kernels.Capture().call(**{"shape": (1,)} | given),
+        {},
+        {"function": [TEXT, 3, NOTHING]},
+    ),
     "norms.RMSNorm": (
         norms.RMSNorm,
         {"hidden_size": 8},

@@ -59,7 +59,9 @@ class Capture:
 
     def call(self, function: Callable[..., Any], shape: tuple[int, ...], *arguments: Any) -> Tensor:
         """``function(*arguments, out=...)`` into new float32 memory of ``shape``: now, and at every
-        replay. Returns that memory."""
+        replay. Returns that memory. Raises TypeError for what is no function."""
+        if not callable(function):
+            raise TypeError(f"function is {function!r}; it must be one that takes the arguments and out=")
         out = torch.empty(shape, dtype=torch.float32, device="cpu")
 
         def step() -> None:

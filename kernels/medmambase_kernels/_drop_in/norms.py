@@ -167,7 +167,7 @@ class RMSNorm(nn.Module):
         check_size("hidden_size", hidden_size)
         check_number("eps", eps, least=0)
         check_number("dropout_p", dropout_p or 0.0, least=0)
-        if dropout_p > 1:
+        if dropout_p and dropout_p > 1:
             raise ValueError(f"dropout_p is {dropout_p}; it must be between 0 and 1")
         check_factory(device, dtype)
         self.eps = eps
