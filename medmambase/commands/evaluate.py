@@ -21,7 +21,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import about_patients, benchmark, summary
 from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
-from medmambase.inference.loading import load_ensemble, load_network
+from medmambase.inference.loading import load_ensemble, load_network, run_of
 from medmambase.inference.probabilities import choose_precision
 from medmambase.run_folder import (
     CALIBRATED,
@@ -185,7 +185,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     if published:
         print(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
     print(f"\nresults: {folder.resolve()}")
-    print(f"report: {report.write_report(run, folder).resolve()}")
+    print(f"report: {report.write_report(run_of(run), folder).resolve()}")
     say_next(
         (
             "see what the network looks at there",

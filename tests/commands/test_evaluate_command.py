@@ -99,6 +99,16 @@ def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(
     )
 
 
+@pytest.mark.slow
+def test_a_network_without_its_run_is_tried_and_has_a_page_too(run: Path, images: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(run / "best", tmp_path / "network"))
+    for folder, name in ((alone, "network"), (run / "best", run.name)):
+        assert evaluate.main([str(folder), str(images / "test"), "--name", "x", "--device", "cpu"]) == 0
+        source = (folder / "evaluations" / "x-001" / "report.html").read_text(encoding="utf-8")
+        assert f"What was trained in <code>{name}</code>" in source
+        assert ("<h3>Recipe</h3>" in source) == (folder is not alone)
+
+
 def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

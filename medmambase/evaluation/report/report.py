@@ -50,7 +50,8 @@ def write_report(run: Path, other: Path | None = None) -> Path:
     Raises ReportError for a folder without ``config.json``, a broken JSON or PNG file, or JSON of
     another shape.
     """
-    config = run_files.read(run / run_folder.DESCRIPTION, run_files.Config)
+    described = run / run_folder.DESCRIPTION
+    config = run_files.read_network(described) if other else run_files.read(described, run_files.Config)
     if config is None:
         raise ReportError(f"{run} is not a run folder: it has no config.json; wanted the folder that training wrote")
     explained = {

@@ -218,6 +218,12 @@ def read(path: Path, shape: type[T]) -> T | None:
     return None if values is None else check(f"{path}: {path.stem}", values, shape, ReportError)
 
 
+def read_network(path: Path) -> Config | None:
+    """``config.json`` in the folder of a run, or of a network alone, which knows no training."""
+    values = read_object(path)
+    return None if values is None else check(f"{path}: {path.stem}", {"training": {}} | values, Config, ReportError)
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None if there is no such file. Raises ReportError."""
     if not path.exists():
