@@ -42,10 +42,16 @@ def test_where_the_expression_finds_nobody_a_table_or_the_dicom_file_tells_the_p
     assert [sample.patient for sample in found.samples] == ["p1", "p2", "p2", "", "q9", "p3", "known"]
     assert found.notes[1] == (
         "--group-regex finds no patient in 3 names, such as b/nobody.png: 2 of these images have the patient that a "
-        "table or their DICOM file names, and each of the others counts as a patient of its own"
+        "table or a DICOM file names, and each of the others counts as a patient of its own"
     )
     told = told_by_files(replace(given, samples=(of_file, of_table)))
     assert [sample.patient for sample in told.samples] == ["q9", "known"]
+
+
+def test_one_image_without_a_patient_and_two_with_one_are_told_as_such() -> None:
+    alone, both = grouped(manifest(("a/p1_x.png", "a/p1_y.png", "a/z.png")), r"(p\d)_").notes[-2:]
+    assert alone.endswith("in 1 name, such as a/z.png: this image counts as a patient of its own")
+    assert "finds the same patient, 'p1', in both names that it fits: if these images" in both
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,13 @@ def grouped(found: Manifest, group_regex: str) -> Manifest:
         )
         said = f"--group-regex finds no patient in {count_of(len(unknown), 'name')}, such as {unknown[0]}: "
         if named:
-            told = f"{named} of these images have the patient that a table or their DICOM file names"
+            have = count_of(named, "of these images has", "of these images have")
+            told = f"{have} the patient that a table or a DICOM file names"
             rest = ", and each of the others counts as a patient of its own" if named < len(unknown) else ""
             notes += (f"{said}{told}{rest}",)
         else:
-            notes += (f"{said}each of these images counts as a patient of its own",)
+            each = "this image" if len(unknown) == 1 else "each of these images"
+            notes += (f"{said}{each} counts as a patient of its own",)
     return replace(found, notes=notes + _doubtful([patient for patient in patients if patient]))
 
 
@@ -94,9 +96,10 @@ def _doubtful(patients: Sequence[str]) -> tuple[str, ...]:
     images, there = len(patients), len(set(patients))
     if images == 1 or there not in (1, images):
         return ()
-    what = f"the same patient, {patients[0]!r}, in all" if there == 1 else "another patient in each of"
+    every = "both" if images == 2 else f"all {images}"
+    what = f"the same patient, {patients[0]!r}, in {every}" if there == 1 else f"another patient in each of {images}"
     but = "these images are of several patients" if there == 1 else "a patient has several images"
-    return (f"--group-regex finds {what} {images} names that it fits: if {but}, it finds the wrong part of a name",)
+    return (f"--group-regex finds {what} names that it fits: if {but}, it finds the wrong part of a name",)
 
 
 def told_by_files(found: Manifest) -> Manifest:
