@@ -47,6 +47,7 @@ def test_the_originals_set_up_is_that_of_all_networks() -> None:
     [
         (("swin",), {}, f"--models has 'swin'; the nearest is 'swin_tiny', and there are {', '.join(KNOWN)}"),
         (("nano", "nano"), {}, "--models is nano nano; name each network once"),
+        (("tiny", "medmambase"), {}, "--models has tiny and medmambase, which are one network here; leave one out"),
         (("medmambase",), {"recipe": "medmamba"}, "--recipe medmamba trains blocks of type 'medmamba', and a line"),
         (("medmamba",), {"recipe": "notebook"}, "--recipe notebook trains blocks of type 'medmamba_v0', and a line"),
         (("nano",), {"data": None}, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
     ``flags`` on. All have the same images in the same splits.
 
     Raises ConfigError where there is no network or no seed, for a network that does not exist or
-    stands twice, for weights to start from or soft labels, and where a recipe trains another
-    network.
+    stands twice, be it by two names, for weights to start from or soft labels, and where a recipe
+    trains another network.
     """
     if not models or seeds < 1:
         raise ConfigError(f"--models names {len(models)} and --seeds is {seeds}; give a table one of each at least")
@@ -52,6 +53,9 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
             f"single networks with medmambase-train and compare them with medmambase-compare"
         )
     found = [_line(name, seeds, flags, file) for name in models]
+    for one, other in combinations(found, 2):
+        if one.trainings == other.trainings:
+            raise ConfigError(f"--models has {one.name} and {other.name}, which are one network here; leave one out")
     if not (found[0].trainings[0].data or found[0].trainings[0].demo):
         raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on synthetic images")
     return found
