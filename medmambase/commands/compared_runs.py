@@ -67,19 +67,23 @@ def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:
 
 
 def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:
-    """Return a note for each two runs of a side that are one training twice, by their settings or
-    by what they predict. ``predictions``: those of the runs, in one order of images and classes."""
+    """Return a note for each two runs of a side that are one training twice by their settings, or
+    may be by what they predict. ``predictions``: those of the runs, in one order of images and
+    classes."""
     notes = []
     for paths, tables in zip(sides, predictions, strict=True):
         runs = zip(paths, tables, map(_settings, paths), strict=True)
         for (path, table, settings), (other, again, others) in combinations(runs, 2):
-            alike = "seed and settings" if settings and settings == others else ""
-            if table.probabilities.tobytes() == again.probabilities.tobytes():
-                alike = alike or "predictions, to the last digit"
-            if alike:
+            both = f"{name_of(path)} and {name_of(other)} have the same"
+            if settings and settings == others:
                 notes.append(
-                    f"{name_of(path)} and {name_of(other)} have the same {alike}: they are one training and count as "
-                    f"two, so the intervals are too narrow; leave one of them out"
+                    f"{both} seed and settings: they are one training and count as two, so the intervals are too "
+                    f"narrow; leave one of them out"
+                )
+            elif table.probabilities.tobytes() == again.probabilities.tobytes():  # of two trainings that are sure, too
+                notes.append(
+                    f"{both} predictions, to the last digit: if they are one training, it counts as two, and the "
+                    f"intervals are too narrow; then leave one of them out"
                 )
     return notes
 

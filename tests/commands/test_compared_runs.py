@@ -67,7 +67,7 @@ def test_runs_of_one_side_that_are_one_training_are_told(tmp_path: Path) -> None
     assert told.startswith("a and b have the same seed and settings: they are one training and count as two")
     assert same_training([runs[1:], runs[:1]], [unlike, [predicted(0)]]) == []
     (told,) = same_training([runs[1:], runs[:1]], [alike, [predicted(0)]])
-    assert told.startswith("b and c have the same predictions, to the last digit")
+    assert told.startswith("b and c have the same predictions, to the last digit: if they are one training, it counts")
     # Tables of one name in two folders are shown alike, and divide the images in two ways.
     runs = [run_of(tmp_path / f"of {x}", data="scans", splits=f"/{x}/splits.csv") for x in "uv"]
     assert same_training([runs, runs[:1]], [unlike, [predicted(0)]]) == []
