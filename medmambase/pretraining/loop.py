@@ -273,8 +273,12 @@ def _check(network: Pretrained, step: int, run: Path) -> None:
 
 
 def _kept(run: Path) -> str:
-    """Say where the network of before lies, if anywhere."""
-    return f"the last good state is {path}" if (path := run / LAST / STATE).is_file() else "no state was saved yet"
+    """Say where the state of before lies, if anywhere."""
+    return (
+        f"the last state that was saved is {path}"
+        if (path := run / LAST / STATE).is_file()
+        else "no state was saved yet"
+    )
 
 
 def _steps(settings: PretrainSettings, rehearsed: Rehearsal, drawing: float, task: Task) -> int:
