@@ -62,8 +62,10 @@ def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:
     """Return what ``differences`` found as one line."""
     if found is None:
         return "what A and B differ in is not known: not every run has its settings beside its predictions"
+    if not found:
+        return "A and B differ in none of the settings that their folders tell"
     listed = "; ".join(f"{name} {' / '.join(', '.join(values) for values in pair)}" for name, pair in found.items())
-    return f"A and B differ in: {listed or 'none of the settings that their folders tell'}"
+    return f"A and B differ in: {listed}"
 
 
 def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:

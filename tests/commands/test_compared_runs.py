@@ -34,7 +34,9 @@ def test_each_setting_in_which_the_sides_differ_is_told_with_both_values(tmp_pat
     )
     # A table that lies in its run is the run; files and folders are no difference.
     same = run_of(tmp_path / "c", data="scans", **other) / "test" / "predictions.csv"
-    assert in_words(differences(([first[0]], [same]))).endswith("none of the settings that their folders tell")
+    assert (
+        in_words(differences(([first[0]], [same]))) == "A and B differ in none of the settings that their folders tell"
+    )
     (tmp_path / "loose.csv").write_text("", encoding="utf-8")
     assert "is not known" in in_words(differences(([first[0]], [tmp_path / "loose.csv"])))
     folds = [run_of(tmp_path / f"f{count}", data="scans", folds=count) for count in (2, 5)]
