@@ -172,7 +172,7 @@ def test_all_networks_predict_together_and_images_that_any_has_learned_from_are_
     assert "every metric matches the recorded one, to the last digit" in capsys.readouterr().out
     assert compare.main([str(copied), str(shutil.copytree(copied, tmp_path / "again"))]) == 0
     said = capsys.readouterr().out
-    assert "32 test images of 16 patients" in said and "differ in: none of the settings" in said
+    assert "32 test images of 16 patients" in said and "differ in none of the settings" in said
     at = ["--at", "solid:sensitivity=0.9", "--device", "cpu"]
     assert predict.main([str(copied), str(scans), *at]) == 2
     assert "have none in common; give the folder of one of them, such as" in capsys.readouterr().err
