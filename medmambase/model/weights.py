@@ -335,7 +335,7 @@ def _taken(key: str, t: Tensor, target: Tensor, in_chans: int) -> Tensor | None:
         return t.reshape(wanted)
     if key == "embedding.proj.weight" and shape == (wanted[0], in_chans, *wanted[2:]):
         # A grey image is the same image three times.
-        return t.sum(1, keepdim=True).expand(wanted) / wanted[1]
+        return (t.float() if t.itemsize == 1 else t).sum(1, keepdim=True).expand(wanted) / wanted[1]
     if ".se." in key and not t.numel() and {*shape} == {0, max(wanted)}:
         return t.new_zeros(wanted)  # a gate without hidden units
     return None

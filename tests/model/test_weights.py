@@ -269,6 +269,10 @@ def test_grey_weights_shared_out_for_rgb_input_give_the_same_logits() -> None:
     network, grey = network_of("medmamba", in_chans=1), torch.randn(2, 1, 64, 64)
     colour = MedMambaSE.start_from(network.state_dict(), network.config, in_chans=3, say=lambda _: None)
     assert torch.allclose(colour(grey.expand(-1, 3, -1, -1)), network(grey), atol=1e-5)
+    key = "embedding.proj.weight"
+    eighth = network.state_dict() | {key: network.state_dict()[key].to(torch.float8_e4m3fn)}
+    start = MedMambaSE.start_from(eighth, network.config, in_chans=3, say=lambda _: None)  # PyTorch adds none of 8 bits
+    assert torch.allclose(start.state_dict()[key].sum(1, keepdim=True), eighth[key].float())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
