@@ -39,7 +39,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
     """Write both files, each beside its place and then moved there, so that a kill leaves the old
     or the new one. Raises WeightsError where a file has the folder's name."""
     if folder.exists() and not folder.is_dir():
-        raise WeightsError(f"{folder}: {no_folder(folder)}; give the name of a folder for the network")
+        raise WeightsError(f"{folder}: {no_folder(folder)}; move it away, or give another name")
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False) + "\n"
     for name, content in ((WEIGHTS, tensor_file.as_bytes(tensors)), (DESCRIPTION, text.encode("utf-8"))):
         write_bytes(folder / name, content)

@@ -217,7 +217,8 @@ def _keep(network: Trainable, run: Path, epochs: Sequence[Epoch], config: TrainC
             network.save(run / BEST)
         network.save(run / LAST)
     except OSError as error:
-        raise run_folder.failed(Path(error.filename or run / LAST), error) from error
+        # Of a move, which has two names, the second is the one that the user knows.
+        raise run_folder.failed(Path(error.filename2 or error.filename or run / LAST), error) from error
     history.write(run / HISTORY, epochs)
 
 

@@ -148,10 +148,10 @@ def test_a_disk_that_fills_up_costs_one_line_and_no_checkpoint(tmp_path: Path, u
 
 
 def test_a_folder_that_refuses_files_is_named_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "last").write_text("a file", encoding="utf-8")
+    (tmp_path / "last" / "model.safetensors").mkdir(parents=True)  # whose place no file takes
     with pytest.raises(
         run_folder.RunFolderError,
-        match=r"last.*: cannot be written \(.*\); the previous version is unchanged; make sure that its folder",
+        match=r"model.safetensors: cannot be written \(.*\); the previous version is unchanged; make sure that its",
     ):
         train(tmp_path, SHORT)
 
