@@ -45,7 +45,8 @@ def from_bytes(content: bytes, entry: str = ALONE) -> dict[str, Tensor]:
     told = {CHECKSUM: words.get(ALONE)} if entry == ALONE else json.loads(words[entry])
     wanted = told.pop(CHECKSUM, None)
     if wanted is not None and wanted != checksum(tensors, told):
-        raise ValueError("its checksum does not fit what it holds: it has changed since it was written")
+        said = "its checksum does not fit what it holds: it has changed since it was written"
+        raise ValueError(f"{said}{_of_no_numbers(tensors)}; restore it")
     return tensors
 
 
@@ -87,6 +88,16 @@ def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
         found.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode("ascii"))
         found.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _of_no_numbers(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first tensor with NaN or infinity, if there is one, since that tells how a file was
+    changed."""
+    for name, t in tensors.items():
+        bad = int((~t.to(torch.float64).isfinite()).sum()) if t.is_floating_point() else 0
+        if bad:
+            return f", and {name} holds NaN or infinity in {bad} of its {t.numel()} values"
+    return ""
 
 
 def _header(content: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A file of tensors that has changed since it was written is refused, whatever has changed in
 it."""
 
+import math
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,13 @@ def test_a_change_of_anything_is_refused(entry: str, change: Callable[[bytes], b
     assert change(content) != content
     with pytest.raises(ValueError, match="its checksum does not fit what it holds"):
         from_bytes(change(content), entry)
+
+
+def test_numbers_that_have_become_nan_are_told_with_their_tensor() -> None:
+    one = {"a": torch.ones(3), "b": torch.arange(4.0)}
+    whole, nan = as_bytes(one), torch.tensor(math.nan).numpy().tobytes()
+    with pytest.raises(ValueError, match=r"does not fit .* b holds NaN or infinity in 1 of its 4 values; restore"):
+        from_bytes(whole[:-4] + nan)
 
 
 def test_a_change_of_the_words_is_refused() -> None:
