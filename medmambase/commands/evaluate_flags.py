@@ -26,7 +26,8 @@ def parser() -> Parser:
         type=Path,
         nargs="?",
         metavar="DATA",
-        help="labelled images in any form that medmambase-train accepts: their test split, or else all of them",
+        help="labelled images in any form that medmambase-train accepts: their test split, or else all of them (of "
+        "the run's own data its test images)",
     )
     found.add_argument(
         "--json",

@@ -2,6 +2,7 @@
 before."""
 
 import csv
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,9 +34,10 @@ class Examination:
 def examine(
     run: Path, network: Classifier, found: Manifest, progress: Progress, class_names: str | None = None
 ) -> Examination:
-    """Decode the test images of ``found``: its own test split; without one, those that were this
-    run's test images (of a cross-validation those of all folds); else all images. ``class_names``:
-    how the classes of ``found`` were renamed already.
+    """Decode the images of ``found`` to test on: its own test split; without one all of them, but
+    where the run has learned from all others only those that were its test images (of a
+    cross-validation those of all folds). ``class_names``: how the classes of ``found`` were renamed
+    already.
 
     Raises DataError for a class that the network does not know, where there is no image, and where
     a file that tells what the network has seen is damaged; WeightsError where that is the one which
@@ -48,9 +50,6 @@ def examine(
     samples, which = found.samples, "all images"
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
-    elif tests := set.intersection(*(_rows(one / SPLITS, "path", {"split": "test"}) for one in runs)):
-        own = tuple(sample for sample in samples if as_written(sample.name) in tests)
-        samples, which = (own, "the images that were this run's test images") if own else (samples, which)
     number = {name: index for index, name in enumerate(network.classes)}
     if unknown := sorted({found.classes[sample.label] for sample in samples} - number.keys()):
         trained_with = setting_of(runs[0], "class_names")
@@ -68,6 +67,11 @@ def examine(
         raise DataError(f"{found.root}: no image to test the network on{f'; {bad[0]}' if bad else ''}")
     learned = [learned_from(one) for one in runs]
     pixels, patients = (set[str]().union(*of_runs) for of_runs in zip(*learned, strict=True))
+    if which == "all images" and (own := _own_test_images(runs, images, pixels)):
+        images, which = (
+            images.rows(own),
+            "the images that were this run's test images, as it has learned from all others",
+        )
     seen = frozenset(
         sample.name
         for sample, facts in zip(images.samples, images.facts, strict=True)
@@ -83,6 +87,11 @@ def examine(
         *modalities(images),
         *clips(images),
     ]
+    if which == "all images" and pixels:
+        notes.append(
+            "an image that the run has learned from is known by its pixels alone: one that was resized, or saved "
+            "again with losses, counts as new"
+        )
     if kept is None:
         notes.append(
             f"without {PRIVATE} the run cannot tell whether a patient of these images was in train or val, because "
@@ -109,6 +118,16 @@ def examine(
             f"patient, as an image in train or val{also}: results are given with and without such images"
         )
     return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
+
+
+def _own_test_images(runs: Sequence[Path], images: ImageSet, pixels: Set[str]) -> list[int]:
+    """Return which of the images were the runs' test images, where the runs have learned from all
+    others; else none, since images of other data may have the same names, and new ones may lie
+    among them. ``pixels``: of the images that the runs have learned from."""
+    tests = set.intersection(*(_rows(one / SPLITS, "path", {"split": "test"}) for one in runs))
+    own = [row for row, sample in enumerate(images.samples) if as_written(sample.name) in tests]
+    others = {images.facts[row].digest for row in set(range(len(images.samples))).difference(own)}
+    return own if others <= pixels else []
 
 
 def learned_from(run: Path) -> tuple[set[str], set[str]]:

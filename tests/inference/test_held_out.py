@@ -53,11 +53,37 @@ def test_what_the_network_has_seen_is_told_or_that_it_is_not_known(tmp_path: Pat
         assert [note.partition(" is not there")[0] for note in lost] == [str(tmp_path / "run" / "start.json")] * told
 
 
+def test_the_runs_own_data_is_tested_on_its_test_images_and_data_with_new_ones_on_all(tmp_path: Path) -> None:
+    digest = examined(tmp_path).images.facts[1].digest
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "last" / "images.csv").write_text(
+        f"split,name,label,pixels\ntrain,b/x.png,1,{digest}\n", "utf-8"
+    )
+    (tmp_path / "run" / "splits.csv").write_text(
+        "path,label,patient,split\na/x.png,a,,test\nb/x.png,b,,train\n", "utf-8"
+    )
+    own = examined(tmp_path)
+    assert [sample.name for sample in own.images.samples] == ["a/x.png"] and not own.seen
+    assert (
+        own.notes[0]
+        == "tested on the images that were this run's test images, as it has learned from all others: 1 image"
+    )
+    assert not any("counts as new" in note for note in own.notes)
+    Image.new("L", (8, 8), 70).save(tmp_path / "data" / "a" / "new.png")
+    other = examined(tmp_path)
+    assert [sample.name for sample in other.images.samples] == ["a/new.png", "a/x.png", "b/x.png"]
+    assert other.seen == {"b/x.png"} and other.notes[0] == "tested on all images: 3 images"
+    assert any("saved again with losses, counts as new" in note for note in other.notes)
+
+
 def test_test_images_of_a_run_are_known_by_names_that_are_no_text(tmp_path: Path) -> None:
-    examined(tmp_path)
+    digest = examined(tmp_path).images.facts[1].digest
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    (tmp_path / "run" / "last" / "images.csv").write_text(
+        f"split,name,label,pixels\ntrain,b/x.png,1,{digest}\n", "utf-8"
+    )
     found = read_images(tmp_path / "data")
     found = replace(found, samples=tuple(replace(one, name=f"\udcfc{one.name}") for one in found.samples))
-    (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "splits.csv").write_text("path,label,patient,split\n\\udcfca/x.png,a,,test\n", "utf-8")
     assert len(examine(tmp_path / "run", small(), found, no_progress).images.labels) == 1
 
