@@ -11,8 +11,8 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     "auc": (
         "AUC",
         "The area under the ROC curve: the probability that a random image of the class scores higher than a random "
-        "image of another class. 0.5 is guessing, 1 is perfect. Macro: the mean over the classes. Of two "
-        "classes it is the same for both.",
+        "image of another class. 0.5 is guessing, 1 is perfect. Macro: the mean over the classes. With "
+        "two classes, both have the same AUC.",
     ),
     "ap": (
         "AP, average precision",
