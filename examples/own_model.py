@@ -4,6 +4,10 @@ A sequence of zeros has a single 1 or -1 at a random place. The model sees its l
 so the scan must carry the sign there.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,5 +54,12 @@ def main() -> float:
     return accuracy
 
 
-if __name__ == "__main__":
+def command(words: Sequence[str]) -> None:
+    """Read the command line, which takes --help alone, and run."""
+    parser = argparse.ArgumentParser(description="Train a small model around a selective scan, and print its accuracy.")
+    parser.parse_args(words)
     main()
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from medmambase import Predictor
+from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError
+from medmambase.model.weights import WeightsError
 
 
 def main(run: str, images: str, sure: float = 0.8) -> dict[str, list[str]]:
@@ -21,12 +24,16 @@ def main(run: str, images: str, sure: float = 0.8) -> dict[str, list[str]]:
 
 
 def command(words: Sequence[str]) -> None:
-    """Read the command line; what is missing or wrong ends it with one line and exit code 2."""
+    """Read the command line and predict; what is missing or wrong is said in one line, with exit
+    code 2."""
     parser = argparse.ArgumentParser(description="Predict images, and keep the uncertain ones apart.")
     parser.add_argument("run", help="the folder of a run")
     parser.add_argument("images", help="an image, or a folder with images at any depth")
     given = parser.parse_args(words)
-    main(given.run, given.images)
+    try:
+        main(given.run, given.images)
+    except (ConfigError, DataError, WeightsError) as error:  # an opponent's package, a folder, a network
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,10 @@ With ``features_only`` the network returns the maps of its four stages; a head o
 rest. ``MedMambaSE.load("runs/data-001/best", features_only=True)`` starts from a trained network.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,5 +45,12 @@ def main() -> Tensor:
     return logits
 
 
-if __name__ == "__main__":
+def command(words: Sequence[str]) -> None:
+    """Read the command line, which takes --help alone, and run."""
+    parser = argparse.ArgumentParser(description="Take one training step of a segmentation network on random images.")
+    parser.parse_args(words)
     main()
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

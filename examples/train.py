@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medmambase import Run, train
+from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError
+from medmambase.model.weights import WeightsError
+from medmambase.run_folder import RunFolderError
 
 
 def main(data: str, config: str | None = None) -> Run:
@@ -25,12 +29,16 @@ def main(data: str, config: str | None = None) -> Run:
 
 
 def command(words: Sequence[str]) -> None:
-    """Read the command line; what is missing or wrong ends it with one line and exit code 2."""
+    """Read the command line and train; what is missing or wrong is said in one line, with exit code
+    2."""
     parser = argparse.ArgumentParser(description="Train on images, and print every epoch.")
     parser.add_argument("data", help="what medmambase-train takes: a folder of class folders, or a CSV")
     parser.add_argument("config", nargs="?", help="a TOML file of settings")
     given = parser.parse_args(words)
-    main(given.data, given.config)
+    try:
+        main(given.data, given.config)
+    except (ConfigError, DataError, WeightsError, RunFolderError) as error:  # settings, data, start, runs/
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

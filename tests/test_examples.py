@@ -61,6 +61,42 @@ def test_an_example_without_its_arguments_says_which_are_missing(name: str, caps
     assert ended.value.code == 2 and "the following arguments are required: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("train", ["nowhere"], "nowhere: there is no such file or folder"),
+        ("train", ["images", "nofile.toml"], "nofile.toml: there is no such file"),
+        ("train", ["images", "bad.toml"], "bad.toml: is not TOML"),
+        ("predict", ["nowhere", "nowhere"], "nowhere: there is no such"),
+        ("predict", [str(BEFORE / "whole-001"), "nowhere"], "nowhere: there is no such"),
+        ("predict", ["images", "images"], "config.json: there is no such file"),
+    ],
+)
+def test_an_example_says_in_one_line_what_is_wrong(
+    name: str,
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("bad.toml").write_text("epochs = = 2\n", encoding="utf-8", newline="\n")
+    with pytest.raises(SystemExit) as ended:
+        example(name).command(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said in line and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["own_model", "segmentation"])
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("surplus", 2)])
+def test_an_example_without_arguments_has_help_and_refuses_any_word(name: str, word: str, code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        example(name).command([word])
+    assert ended.value.code == code
+
+
 def test_new_images_are_predicted_and_sorted(tmp_path: Path) -> None:
     shutil.copytree(BEFORE / "images", tmp_path / "images")
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")

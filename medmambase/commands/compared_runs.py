@@ -68,6 +68,16 @@ def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:
     return f"A and B differ in: {listed}"
 
 
+def vary_in(sides: Sequence[Sequence[Path]]) -> str:
+    """Return what the runs of a side vary in: "seeds" where, on each side, the seeds are known and
+    no two are the same, else "runs"."""
+    for side in sides:
+        known = [settings["seed"] if (settings := _settings(path)) else None for path in side]
+        if len(side) > 1 and (None in known or len(set(known)) < len(known)):
+            return "runs"
+    return "seeds"
+
+
 def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:
     """Return a note for each two runs of a side that are one training twice by their settings, or
     may be by what they predict. ``predictions``: those of the runs, in one order of images and

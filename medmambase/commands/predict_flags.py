@@ -17,7 +17,9 @@ def parser() -> Parser:
         "also called, threshold; with --by-patient: patient, predicted, probability, prob_<class>, images, unread, "
         "noted. Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 environment, 130 interrupted",
     )
-    found.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of a network")
+    found.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of a run, of a cross-validation or of a network"
+    )
     found.add_argument("images", type=Path, metavar="IMAGES", help="an image, or a folder with images at any depth")
     found.add_argument(
         "-o",

@@ -213,9 +213,11 @@ def conclusion(found: Mapping[str, Difference]) -> str:
     return f"{said} {about} only, and another may change the result; compare {SEEDS} seeds of each."
 
 
-def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> dict[str, Difference]:
-    """Compare every figure, as ``Metrics.flat`` names it, that both sides have. Raises MetricsError
-    where the images are not the same."""
+def compare(
+    firsts: Sequence[Predictions], seconds: Sequence[Predictions], between: str = "seeds"
+) -> dict[str, Difference]:
+    """Compare every figure, as ``Metrics.flat`` names it, that both sides have. ``between``: what
+    the runs of a side vary in. Raises MetricsError where the images are not the same."""
     same_images([firsts, seconds])
     sides, clusters = (firsts, seconds), firsts[0].clusters
     ones = np.ones((1, len(clusters)))
@@ -229,7 +231,7 @@ def compare(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> di
     for name, found in replicates.items():
         of_first, of_second = (np.array([one[name][0] for one in side]) for side in plain)
         if not (np.isnan(of_first).any() or np.isnan(of_second).any()):
-            interval, p = _surely(of_first, of_second, np.concatenate(found), len(np.unique(clusters)))
+            interval, p = _surely(of_first, of_second, np.concatenate(found), len(np.unique(clusters)), between)
             if interval:  # of few patients it may reach beyond what a difference can be
                 most = _MOST.get(name, 1.0)
                 interval = replace(interval, low=max(interval.low, -most), high=min(interval.high, most))
@@ -276,7 +278,7 @@ def _figures(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndar
 
 
 def _surely(
-    first: np.ndarray, second: np.ndarray, replicates: np.ndarray, clusters: int
+    first: np.ndarray, second: np.ndarray, replicates: np.ndarray, clusters: int, between: str = "seeds"
 ) -> tuple[Interval | None, float | None]:
     """The interval of a difference of means, which is close to normal, and the p-value that belongs
     to it, by Student's distribution.
@@ -299,7 +301,7 @@ def _surely(
     freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)  # Welch and Satterthwaite
     reach = math.sqrt(variance) * float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     several = [side for side, values in (("A", first), ("B", second)) if len(values) > 1]
-    method = f"bootstrap, and the variance between seeds of {' and '.join(several)}" if several else "bootstrap"
+    method = f"bootstrap, and the variance between {between} of {' and '.join(several)}" if several else "bootstrap"
     return Interval(difference - reach, difference + reach, method), float(
         2 * scipy.stats.t.sf(abs(difference) / math.sqrt(variance), freedom)
     )

@@ -35,6 +35,11 @@ def find(settings: PretrainSettings) -> Manifest:
     one of them."""
     source, runs = Path(settings.data or ""), Path(settings.runs)
     splits = Path(settings.splits) if settings.splits else None
+    if not source.exists():
+        raise DataError(
+            f"{source}: there is no such file or folder; give a folder that holds images at any depth, without "
+            f"classes, or any data that medmambase-train takes"
+        )
     if source.is_dir() and splits is None and not (source / FETAL_PLANES).is_file():
         found = list_unlabelled(source, runs)
     else:

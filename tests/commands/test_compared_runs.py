@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmambase.commands.compared_runs import differences, in_words, refuse_twice, same_training
+from medmambase.commands.compared_runs import differences, in_words, refuse_twice, same_training, vary_in
 from medmambase.config import ConfigError
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.settings import resolve
@@ -52,6 +52,15 @@ def test_no_folder_above_the_data_is_told_and_weights_that_a_run_keeps_apart_are
     (other / "config.toml").write_text(hidden, encoding="utf-8", newline="\n")
     found = differences(([one], [other]))
     assert found is not None and not {"data", "start", "model"} & found.keys()
+
+
+def test_runs_of_a_side_vary_in_their_seeds_only_where_no_two_have_the_same(tmp_path: Path) -> None:
+    zero, one = (run_of(tmp_path / f"s{seed}", data="scans", seed=seed) for seed in (0, 1))
+    other = run_of(tmp_path / "o", data="scans", seed=0, lr=0.001)
+    assert vary_in(([zero, one], [other])) == "seeds"
+    assert vary_in(([zero, other], [one])) == vary_in(([one], [zero, other])) == "runs"
+    (tmp_path / "loose.csv").write_text("", encoding="utf-8")
+    assert vary_in(([zero, tmp_path / "loose.csv"], [one])) == "runs"
 
 
 def test_a_run_that_is_given_twice_is_refused_by_name_also_as_its_table(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from medmambase.evaluation.predictions import Predictions
 from medmambase.evaluation.report.glossary import entries_for
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.report import write_report
-from medmambase.evaluation.report.summary import about_patients, summary
+from medmambase.evaluation.report.summary import about_means, about_patients, summary
 
 LABELS = np.array([0] * 6 + [1] * 6)
 
@@ -99,6 +99,28 @@ def test_figures_with_leaked_images_are_called_too_good_only_where_they_are_high
     assert lines[0].startswith("test, without 4 of 12 test images that have a duplicate")
     assert lines[0].count(f"balanced accuracy {metrics.without_leaked.balanced_accuracy:.3f}") == 1
     assert lines[1].startswith(f"test, with these images: accuracy {metrics.accuracy:.3f}")
+
+
+def test_one_leaked_image_is_told_of_in_the_singular(tmp_path: Path) -> None:
+    metrics = found(LABELS, leaked=1)
+    page, card = pages(tmp_path, metrics)
+    for text in (page, card):
+        assert "1 of 12 test images is left out" in text and "because it has a near-duplicate" in text
+        assert "With it" in text and "With them" not in text
+    first, second, *_ = summary(metrics).splitlines()
+    assert first.startswith("test, without 1 of 12 test images that has a duplicate")
+    assert second.startswith("test, with this image: ")
+
+
+def test_a_mean_that_leaves_out_a_class_is_said_to(tmp_path: Path) -> None:
+    all_called_a = found(np.zeros(12, dtype=np.int64))  # so nothing is called b, and nothing is not called a
+    said = "A class whose PPV or NPV is n/a is left out of the mean of that figure."
+    page, card = pages(tmp_path, all_called_a)
+    assert said in page and "left out of the mean" not in card + summary(all_called_a)  # where no PPV stands
+    assert about_means(all_called_a) == said and about_means(found(LABELS)) == ""
+    no_b = found(np.where(LABELS == 1, 0, LABELS))
+    lost = replace(no_b, per_class=(no_b.per_class[0], replace(no_b.per_class[1], sensitivity=None)))
+    assert summary(lost).endswith("\nA class whose sensitivity is n/a is left out of the mean of that figure.")
 
 
 def test_the_glossary_has_the_words_of_its_page_and_no_others(tmp_path: Path) -> None:

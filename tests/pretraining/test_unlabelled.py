@@ -46,7 +46,7 @@ def test_only_the_train_part_of_a_table_is_learned_from(images: Path, tmp_path: 
     )
     with pytest.raises(DataError, match="there are no images in train, only in test"):
         found(images, splits=str(tmp_path / "all.csv"))
-    with pytest.raises(DataError, match="there is no such file or folder"):
+    with pytest.raises(DataError, match="there is no such file or folder; give a folder that holds images at any"):
         found(tmp_path / "absent")
 
 

@@ -16,7 +16,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.pictures import Picture, read_picture
 from medmambase.evaluation.report.results import accesses
 from medmambase.evaluation.report.run_files import ReportError
-from medmambase.evaluation.report.summary import about_patients, figure, shared_images
+from medmambase.evaluation.report.summary import about_means, about_patients, figure, shared_images
 from medmambase.evaluation.report.template import template, text, with_glossary
 from medmambase.files import write_text
 
@@ -91,6 +91,8 @@ def write_report(run: Path, other: Path | None = None) -> Path:
         "folds": folds,
         "shared": shared_images(len(folds.folds)) if folds else "",
         "about_patients": about_patients(first.metrics) if first else "",
+        "about_means": about_means(first.metrics) if first else "",
+        "about_card_means": about_means(first.metrics, ("sensitivity", "auc")) if first else "",
         "of_crossval": _of_crossval(at),
         "distilled": run_files.read(at / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},

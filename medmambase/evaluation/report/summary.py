@@ -1,9 +1,15 @@
 """Put test figures into a few lines of text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medmambase.evaluation.metrics import Interval, Metrics
+from medmambase.plural import count_of
+
+OF_A_CLASS = {
+    "sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV", "f1": "F1", "auc": "AUC",
+    "ap": "AP",
+}  # fmt: skip  # a table
 
 
 def figure(value: float | None) -> str:
@@ -17,12 +23,14 @@ def summary(metrics: Metrics, of: str = "test") -> str:
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
     lines = [f"{of}: {_headline(metrics, area)}"]
     if metrics.without_leaked:
-        leaked = f"{metrics.images - metrics.without_leaked.images} of {metrics.images} test images"
+        leaked = metrics.images - metrics.without_leaked.images
+        which = f"{leaked} of {count_of(metrics.images, 'test image')} that {'has' if leaked == 1 else 'have'}"
+        these = "this image" if leaked == 1 else "these images"
         lines = [
-            f"{of}, without {leaked} that have a duplicate, or images of the same patient, in train or val: "
+            f"{of}, without {which} a duplicate, or images of the same patient, in train or val: "
             f"{_headline(metrics.without_leaked, area)}",
-            f"{of}, with these images: {_headline(metrics, area)}",
-            "each class, without these images:",
+            f"{of}, with {these}: {_headline(metrics, area)}",
+            f"each class, without {these}:",
         ]
     per_class = metrics.clean.per_class
     wide = max(5, *(len(one.name) for one in per_class))
@@ -32,7 +40,19 @@ def summary(metrics: Metrics, of: str = "test") -> str:
         f"{figure(one.f1):>5}  {figure(one.auc):>5}"
         for one in per_class
     ]
-    return "\n".join(lines)
+    means = ("sensitivity",) if len(per_class) == 2 else ("sensitivity", "auc")  # those in the first lines
+    return "\n".join([*lines, *filter(None, [about_means(metrics.clean, means)])])
+
+
+def about_means(metrics: Metrics, figures: Iterable[str] = tuple(OF_A_CLASS)) -> str:
+    """Say of which of these figures a mean leaves out classes that do not have it; "" where all
+    have all."""
+    missing = [
+        OF_A_CLASS[name]
+        for name in figures
+        if metrics.macro[name] is not None and any(getattr(one, name) is None for one in metrics.per_class)
+    ]
+    return f"A class whose {' or '.join(missing)} is n/a is left out of the mean of that figure." if missing else ""
 
 
 def about_patients(metrics: Metrics) -> str:
