@@ -182,11 +182,11 @@ def test_results_are_told_with_and_without_test_images_that_were_trained_on(
     assert metrics.without_leaked == evaluate_with_intervals(predictions.rows(clean))
     said = capsys.readouterr().out
     assert (
-        "without 1 of 7 test images that have a duplicate, or images of the same patient, in train or val: accuracy"
+        "without 1 of 7 test images that has a duplicate, or images of the same patient, in train or val: accuracy"
         in said
     )
     assert "note: the learning rate rises over 0.2 epochs, not over 3: at most a fifth of all epochs is warm-up" in said
-    assert re.search(r"each class, without these images:\nclass .*\n(.*\n)*brain +1 ", said)
+    assert re.search(r"each class, without this image:\nclass .*\n(.*\n)*brain +1 ", said)
     assert (
         "checked:   1 group of exact duplicates, 1 pair of duplicates in different splits" in said
         and "note: 1 test image has a duplicate, or" in said
