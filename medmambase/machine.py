@@ -25,10 +25,18 @@ def choose_device(wish: str | torch.device | None, argument: str = "device") -> 
     try:
         found = torch.device(wish or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.ones(1, device=found).item()  # the number must come back: there are devices without any
-    # torch raises either of the first two, with or without CUDA in its build
-    except (RuntimeError, AssertionError, TypeError) as error:
+    # torch raises either of the first two, with or without CUDA in its build, and the last for
+    # devices that another package brings.
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        why = f"{error}\n".splitlines()[0].partition(". ")[0]
+        if why.startswith("Expected one of"):  # all types of devices that any build could have
+            why = "PyTorch knows no such device"
+        elif isinstance(error, NotImplementedError):
+            why = "this PyTorch cannot compute there"
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         raise ConfigError(
-            f"{argument} {wish} cannot be used ({str(error).splitlines()[0]}); leave it out to choose automatically"
+            f"{argument} {wish} cannot be used ({why}); give {' or '.join(['cpu', *gpus])}, or leave it out to choose "
+            f"automatically"
         ) from error
     return found
 

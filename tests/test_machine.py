@@ -1,5 +1,6 @@
 """What a person reads of the machine."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from medmambase import machine
+from medmambase.config import ConfigError
 from medmambase.data import drawn_ahead
 from medmambase.data.decoded import on_demand
-from medmambase.machine import device_name
+from medmambase.machine import choose_device, device_name
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,17 @@ def test_whoever_shares_out_work_asks_how_many_processors_there_are(monkeypatch:
 def test_one_thread_is_one_thread(threads: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert device_name(torch.device("cpu")) == said
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_device_that_there_is_not_is_refused_with_those_that_there_are(
+    gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    there = "cpu or cuda:0 or cuda:1" if gpus else "cpu"
+    for wish, why in (("tpu", "PyTorch knows no such device"), ("hpu", "[^;]*"), ("mps:9", "[^;']*")):
+        with pytest.raises(ConfigError) as raised:
+            choose_device(wish, "--device")
+        said = rf"--device {wish} cannot be used \({why}\); give {there}, or leave it out to choose automatically"
+        assert re.fullmatch(said, str(raised.value))

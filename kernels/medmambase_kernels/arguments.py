@@ -109,13 +109,27 @@ def check_device(name: str, device: object) -> None:
 
 def check_factory(device: object, dtype: object) -> torch.dtype:
     """Check where and in which dtype a module's weights are made, as in torch.nn, and return the
-    dtype: PyTorch's default one for None."""
+    dtype: PyTorch's default one for None. Raises ValueError for a device that is not there."""
     if device is not None:
         check_device("device", device)
+        _check_reached(device)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     check_dtype("dtype", dtype)
     assert isinstance(dtype, torch.dtype)  # as was checked
     return dtype
+
+
+def _check_reached(device: Any) -> None:
+    try:
+        torch.empty(0, device=device)
+    # torch raises either of the first two, with or without CUDA in its build, and the third for
+    # devices that another package brings.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = f"{error}\n".splitlines()[0].partition(". ")[0].rstrip(".")
+        raise ValueError(
+            f"device is {str(device)!r}, which cannot be used here ({why}); it must be one that PyTorch has here, such "
+            f"as 'cpu'"
+        ) from error
 
 
 def check_input(name: str, x: Tensor, weight: Tensor) -> None:

@@ -52,6 +52,7 @@ class _Wish(threading.local):
     torch.compile.)"""
 
     name: str | None = None
+    origin: str = ""
 
 
 _wish = _Wish()
@@ -72,21 +73,24 @@ class Choice:
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str, origin: str = "use_backend") -> Iterator[None]:
     """Within ``with use_backend(name):`` every operator of this thread runs on that backend;
-    "auto" leaves the choice open.
+    "auto" leaves the choice open. ``origin``: who asked for it, as messages name it, such as the
+    flag of a command.
 
-    Raises BackendError for a name that does not exist; whether the backend can run is known when
-    an operator is called.
+    Raises BackendError for a name that does not exist, TypeError for an origin that is no text;
+    whether the backend can run is known when an operator is called.
     """
+    if not isinstance(origin, str):
+        raise TypeError(f"origin is {origin!r}; it must be a text, such as '--backend'")
     if name != "auto":
-        _known(name, "use_backend")
-    before = _wish.name
-    _wish.name = name
+        _known(name, origin)
+    before = _wish.name, _wish.origin
+    _wish.name, _wish.origin = name, origin
     try:
         yield
     finally:
-        _wish.name = before
+        _wish.name, _wish.origin = before
 
 
 def describe_backend(
@@ -244,7 +248,7 @@ def run(operator: str, name: str, step: str, *arguments: Any) -> Any:
 def _explicit(argument: str | None) -> tuple[str | None, str]:
     for wish, origin in (
         (argument, "the backend argument"),
-        (_wish.name, "use_backend"),
+        (_wish.name, _wish.origin),
         (os.environ.get(_ENVIRONMENT) or None, _ENVIRONMENT),
     ):
         if wish is not None and wish != "auto":

@@ -64,7 +64,7 @@ def _bench(options: argparse.Namespace, words: Sequence[str]) -> int:
     device = _device(options.device)
     standard = ["float32", "bfloat16"] if device.type == "cuda" else ["float32"]
     dtypes = [DTYPES[name] for name in options.dtype or standard]
-    with use_backend(options.backend or "auto"):
+    with use_backend(options.backend or "auto", "--backend"):
         backends = {name_of(dtype): describe_backend(device, dtype) for dtype in dtypes}
         _check_backends(backends, options.sweep)
         mamba, why_mamba = mamba_scan(device)

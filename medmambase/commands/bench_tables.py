@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medmambase.model.measure import NetworkRow
+from medmambase.plural import count_of
 from medmambase_kernels.bench.cases import Case
 from medmambase_kernels.bench.measure import Row, Verdict, name_of
 
@@ -62,7 +63,7 @@ def print_head(machine: dict[str, Any], backends: dict[str, str], why_mamba: str
             f"GB/s, driver {machine['driver'] or '?'}"
         )
     load = "unknown" if machine["load"] is None else f"{machine['load']:.1f}"
-    print(f"threads: {machine['threads']} on {machine['processors']} processors, of which {load} were busy before")
+    print(f"threads: {machine['threads']}, load before: {load} on {count_of(machine['processors'], 'processor')}")
     for dtype, backend in backends.items():
         print(f"backend: {backend} ({dtype})")
     print(f"mamba_ssm: {why_mamba}")

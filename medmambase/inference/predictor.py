@@ -137,7 +137,7 @@ class Predictor:
             )
         self.device, self.temperature, self.backend = choose_device(device), temperature, backend or "auto"
         self.dtype, _ = choose_precision(precision, self.device)
-        with use_backend(self.backend):
+        with use_backend(self.backend, "the backend argument"):
             describe_backend(self.device, self.dtype)  # raises where the backend cannot run there
         self.appearance = appearance
         self.network = deepcopy(network).to(self.device).for_prediction()

@@ -60,7 +60,7 @@ def started(settings: PretrainSettings, resumed: Path | None = None) -> Iterator
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("torchrun has started this; a pretraining runs in one process: start it without torchrun")
     device = choose_device(settings.device, "--device")
-    with use_backend(settings.backend or "auto"):
+    with use_backend(settings.backend or "auto", "--backend"):
         plan = make_plan(settings, device, resumed)
         with locked(resumed, settings.runs, lambda: name_of(settings)) as folder:
             yield Started(plan, folder, resumes=resumed is not None)

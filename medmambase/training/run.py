@@ -57,7 +57,7 @@ def started(
     if not (settings.data or settings.demo):
         raise ConfigError("give a folder of images, a CSV or a MedMNIST .npz, or --demo to train on synthetic images")
     device = choose_device(settings.device, "--device")
-    with use_backend(settings.backend or "auto"), distributed.joined(device.type) as ranks:
+    with use_backend(settings.backend or "auto", "--backend"), distributed.joined(device.type) as ranks:
         own = device if ranks.count == 1 or device.type != "cuda" else torch.device("cuda", ranks.local)
         plan = make_plan(settings, own, ranks, resumed, progress if ranks.first else no_progress)
         with locked(resumed, settings.runs, lambda: name_of(settings), ranks, patience) as folder:

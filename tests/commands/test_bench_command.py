@@ -204,7 +204,10 @@ def test_a_backend_that_cannot_run_here_is_the_environments_fault(capsys: pytest
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TRITON_INTERPRET", raising=False)
         assert command.main(["--device", "cpu", "--backend", "triton"]) == 4
-    assert capsys.readouterr().err.startswith("medmambase-bench: backend 'triton' was asked for")
+    said = (
+        "medmambase-bench: backend 'triton' was asked for (--backend), but the tensors are on cpu, and Triton needs an"
+    )
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_networks_step_and_prediction_stand_beside_the_originals(
@@ -306,7 +309,7 @@ def test_a_card_is_described_with_its_driver_and_the_table_has_its_floors(
     assert "device: Some GPU, 10 SMs, 1.0 GHz, 100.0 GB/s, driver 580.1" in capsys.readouterr().out
     for busy, said in ((None, "unknown"), (0.25, "0.2"), (12.0, "12.0")):
         bench_tables.print_head(machine | {"threads": 3, "processors": 8, "load": busy}, {}, "")
-        assert f"threads: 3 on 8 processors, of which {said} were busy before\n" in capsys.readouterr().out
+        assert f"threads: 3, load before: {said} on 8 processors\n" in capsys.readouterr().out
     row = next(bench.Bench(CPU, repeat=3, card=card).rows(small("selective_scan")))
     floors = card.floors(
         bench.work_of(small("selective_scan"), bench_cases.operator(small("selective_scan"), CPU), backward=False)

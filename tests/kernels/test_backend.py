@@ -94,13 +94,17 @@ def test_a_gpu_that_is_not_there_is_described_without_asking_it(monkeypatch: pyt
         torch.cuda, "get_device_capability", lambda device=None: pytest.fail("asked a GPU that is not there")
     )
     assert describe_backend("cuda").startswith("torch: ")
-    assert "sees no CUDA GPU" in describe_backend("cuda")
+    assert "sees no NVIDIA GPU for cuda, and Triton needs one" in describe_backend("cuda")
+    without(monkeypatch, "triton")  # which would not help to install
+    assert "sees no NVIDIA GPU for cuda, and Triton needs one" in describe_backend("cuda")
 
 
 @pytest.mark.usefixtures("compiled")
 def test_a_wish_for_triton_that_cannot_be_met_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match="needs a CUDA GPU"):
+    with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
         backend.choose(SCAN, CPU, torch.float32, "triton")
+    with use_backend("triton", "--backend"), pytest.raises(BackendError, match=r"asked for \(--backend\), but the"):
+        backend.choose(SCAN, CPU, torch.float32, None)
     with pytest.raises(BackendError, match="not float64"):
         backend.choose(SCAN, GPU, torch.float64, "triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
@@ -109,6 +113,8 @@ def test_a_wish_for_triton_that_cannot_be_met_says_what_is_missing(monkeypatch: 
     without(monkeypatch, "triton")
     with pytest.raises(BackendError, match="Triton is not installed"):
         backend.choose(SCAN, GPU, torch.float32, "triton")
+    with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
+        backend.choose(SCAN, CPU, torch.float32, "triton")
 
 
 @pytest.mark.usefixtures("compiled")

@@ -166,6 +166,18 @@ def test_a_convolution_goes_on_from_its_state(installed: None) -> None:
     assert torch.equal(module.causal_conv1d_fn(x, weight, bias, "silu"), whole)  # as it was once called
 
 
+def test_ours_takes_more_than_upstream_but_no_shared_rows_of_delta_outside_oflex(installed: None) -> None:
+    scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
+    u, B = torch.rand(1, 4, 3), torch.rand(1, 300, 3)
+    with use_backend("torch"):
+        assert convolve(u, torch.rand(4, 1)).shape == convolve(u, torch.rand(4, 9)).shape == u.shape
+        assert scan(u.double(), u, -torch.rand(4, 300), B, B).dtype == torch.float64
+        for refused in (scan, scan_extensions.core_fwd):
+            with pytest.raises(ValueError, match=r"^delta has shape \(1, 2, 3\); it must be .* with channels 4"):
+                refused(u, u[:, :2], -torch.rand(4, 300), B, B)
+
+
 @pytest.mark.parametrize("rms", [False, True])
 @pytest.mark.parametrize("residual", [None, torch.float32, torch.float16])
 def test_a_norm_adds_first_and_keeps_the_sum(rms: bool, residual: torch.dtype | None, installed: None) -> None:

@@ -16,7 +16,7 @@ from test_refused_shapes import TENSORS, tensors
 from torch import Tensor, nn
 
 import medmambase_kernels as kernels
-from medmambase_kernels import BackendError, FrozenConv2d, FrozenLayerNorm, Mamba, SelectiveScan, SqueezeExcite
+from medmambase_kernels import BackendError, FrozenConv2d, FrozenLayerNorm, Mamba, SelectiveScan, SqueezeExcite, drop_in
 from medmambase_kernels._drop_in import gated_norms, interface, norms
 from medmambase_kernels._drop_in.language_model import GatedMLP, MambaConfig, MambaLMHeadModel, MixerModel
 
@@ -29,8 +29,9 @@ LEAST_0: list[Any] = [TEXT, -1e-9, True, NOTHING, float("nan"), float("inf")]
 FLAG: list[Any] = ["yes", 2, -1, 0.5, LIST]
 BACKEND: list[Any] = ["nonsense", 3, LIST]
 DEVICE: list[Any] = ["nonsense", 1.5, True, LIST]
+NOT_THERE: list[Any] = ["mps:9", "cuda:77"]
 DTYPE: list[Any] = ["float32", 3, torch.int32, torch.complex64]
-MADE = {"device": DEVICE, "dtype": DTYPE}
+MADE = {"device": [*DEVICE, *NOT_THERE], "dtype": DTYPE}
 SCAN_FLAGS = {"delta_softplus": [*FLAG, NOTHING], "return_last_state": [*FLAG, NOTHING]}
 # For each function what its arguments that are no tensors refuse.
 OTHERS: dict[str, tuple[Function, dict[str, Any], dict[str, list[Any]]]] = {
@@ -162,7 +163,21 @@ OTHERS: dict[str, tuple[Function, dict[str, Any], dict[str, list[Any]]]] = {
         {"name": "augment", "x": torch.ones(1)},
         {"name": [3, NOTHING], "x": [TEXT, NOTHING]},
     ),
-    "use_backend": (lambda name: kernels.use_backend(name).__enter__(), {}, {"name": ["nonsense", 3, NOTHING]}),
+    "use_backend": (
+        lambda **given: kernels.use_backend(**given).__enter__(),
+        {"name": "torch"},
+        {"name": ["nonsense", 3, NOTHING], "origin": [3, NOTHING]},
+    ),
+    "drop_in.install": (
+        drop_in.install,
+        {"quiet": True},
+        {"instead": [*FLAG, NOTHING], "quiet": [*FLAG, NOTHING], "cpu": [*FLAG, NOTHING]},
+    ),
+    "drop_in.fuse": (
+        drop_in.fuse,
+        {"model": nn.Identity()},
+        {"model": [TEXT, 3, NOTHING, nn.Identity], "size": SIZE, "quiet": [*FLAG, NOTHING]},
+    ),
     "Capture.call": (
         lambda **given: kernels.Capture().call(**{"shape": (1,)} | given),
         {},

@@ -19,6 +19,7 @@ from medmambase_kernels._drop_in.finder import Finder, elsewhere, ours
 from medmambase_kernels._drop_in.fusion import Fused
 from medmambase_kernels._drop_in.fusion import fuse as fuse_modules
 from medmambase_kernels._drop_in.names import ANSWERS, ROOTS
+from medmambase_kernels.arguments import check_flag, check_size
 from medmambase_kernels.backend import describe_backend
 
 __all__ = ["Fused", "fuse", "install", "listing", "uninstall"]
@@ -35,8 +36,10 @@ def install(instead: bool = False, quiet: bool = False, cpu: bool = False) -> No
         runs without a GPU; ``torch.cuda.is_available()`` says what it said.
 
     Raises:
-        RuntimeError: with ``instead``, one of those packages has been imported already.
+        RuntimeError: with ``instead``, one of those packages has been imported already. TypeError:
+        a flag that is neither True nor False.
     """
+    instead, quiet, cpu = check_flag("instead", instead), check_flag("quiet", quiet), check_flag("cpu", cpu)
     late = [name for name in elsewhere() if name in sys.modules]
     if instead and late:
         raise RuntimeError(f"{', '.join(late)} was imported before; call drop_in.install(instead=True) first of all")
@@ -88,7 +91,13 @@ def fuse(model: nn.Module, size: int = 14, quiet: bool = False) -> list[Fused]:
 
     Returns:
         What was found of each module. One whose difference is above 1e-5 is left as it is.
+
+    Raises:
+        TypeError, ValueError: a model that is no module, a size or a flag that is none.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {model!r}; it must be a torch.nn.Module")
+    size, quiet = check_size("size", size), check_flag("quiet", quiet)
     found = []
     for one in fuse_modules(model, size):
         found.append(one)

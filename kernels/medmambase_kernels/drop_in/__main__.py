@@ -1,6 +1,7 @@
 """``python -m medmambase_kernels.drop_in``: run code whose Mamba imports are answered here."""
 
 import argparse
+import importlib.util
 import multiprocessing.spawn
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from medmambase_kernels import drop_in
+from medmambase_kernels import __version__, drop_in
 from medmambase_kernels.drop_in import _worker
 
 # How torch says that it has no GPU. What else names CUDA, such as a misspelt device, or a script
@@ -25,12 +26,14 @@ _NO_GPU = re.compile(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run what the command line names. Returns 0; what the script exits with passes through."""
+    """Run what the command line names. Returns 0, or 1 where there is no such module; what the
+    script exits with passes through."""
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
         prog="python -m medmambase_kernels.drop_in",
         description="Run a Python file whose imports of mamba_ssm, causal_conv1d and selective_scan are answered here.",
     )
+    parser.add_argument("--version", action="version", version=f"medmambase-kernels {__version__}")
     parser.add_argument("--list", action="store_true", help="print every name that is answered, and run nothing")
     parser.add_argument("--instead", action="store_true", help="answer also for packages that are installed")
     parser.add_argument("--cpu", action="store_true", help='let "cuda" mean the CPU in the script')
@@ -38,11 +41,15 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("script", nargs="?", type=Path, help="the file to run; what follows it are its own arguments")
     own, rest = _split(words)
     options = parser.parse_args(own)
+    if options.list and (surplus := options.script or options.module):
+        parser.error(f"--list prints names and runs nothing; leave out {surplus}")
     if options.list:
         print(drop_in.listing())
         return 0
     if options.module is None and options.script is None:
         parser.error("give a Python file, or -m and a module")
+    if options.script is not None and options.script.is_dir():
+        parser.error(f"{options.script} is a folder; give the Python file in it that is to run")
     if options.script is not None and not options.script.is_file():
         parser.error(f"{options.script}: there is no such file")
     name = options.module or str(options.script)
@@ -50,6 +57,9 @@ def main(words: list[str] | None = None) -> int:
     sys.path[0] = str(Path.cwd() if options.module else options.script.resolve().parent)
     drop_in.install(instead=options.instead, cpu=options.cpu)
     _prepare_workers(options.instead, options.cpu)
+    if options.module and (absent := _absent(options.module)):
+        print(f"{parser.prog}: there is no module {absent}", file=sys.stderr)
+        return 1  # as python -m does
     try:
         if options.module:
             runpy.run_module(options.module, run_name="__main__", alter_sys=True)
@@ -60,6 +70,21 @@ def main(words: list[str] | None = None) -> int:
             error.add_note('There is no GPU that torch can use. With --cpu before the file, "cuda" means the CPU.')
         raise
     return 0
+
+
+def _absent(module: str) -> str:
+    """Which part of a module's name is not there to be run, or "" for none. What the packages
+    raise that it lies in, which are imported for that, passes through."""
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations is not None:  # a package
+            module = f"{module}.__main__"
+            spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        return str(error.name)
+    return module if spec is None else ""
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -77,7 +77,7 @@ def started(settings: Settings, resumed: Path | None, progress: Progress = no_pr
         fold for fold in range(settings.folds)
         if not resumed or not session.has_begun(run_folder.folds_of(resumed)[fold])
     ]  # fmt: skip  # one sentence
-    with use_backend(settings.backend or "auto"):
+    with use_backend(settings.backend or "auto", "--backend"):
         for fold in begins[:1]:  # what is wrong with the settings is wrong with those of any fold
             make_plan(replace(settings, fold=fold), device, ALONE, None, progress, cut[fold])
     with locked(resumed, settings.runs, lambda: name_of(settings)) as folder:
