@@ -130,6 +130,7 @@ IMPORTS = (
             KERNELS,
             f"{KERNELS}.drop_in*",
             f"{KERNELS}._drop_in*",
+            f"{KERNELS}.arguments",
             f"{KERNELS}.backend",
         ),
     ),
