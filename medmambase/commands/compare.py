@@ -67,7 +67,8 @@ def _compare(options: argparse.Namespace) -> int:
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}\n{compared_runs.in_words(differing)}")
     of, over = f" of {count_of(patients, 'patient')}" if patients else "", ", over patients" if any(every) else ""
     print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
-    notes += [*compared_runs.same_training((first, second), (firsts, seconds)), *_seeds(len(firsts), len(seconds))]
+    notes += compared_runs.same_training((first, second), (firsts, seconds))
+    notes += [*compared_runs.same_across((first, second), (firsts, seconds)), *_seeds(len(firsts), len(seconds))]
     for note in notes:
         print(f"note: {note}")
     print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
@@ -98,14 +99,17 @@ def _compare(options: argparse.Namespace) -> int:
         told = [compared_runs.in_words(differing), *notes]
         page = write_compare_page(options.output, names, (images, patients), told, rows, tests, conclusion)
         print(f"page: {page.resolve()}")
-    say_next(*_steps(first, second))
+    say_next(*_steps(first, second, differing))
     return 0
 
 
-def _steps(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[str, str]]:
-    """What can be done next: of one run on each side, train each with two other seeds."""
+def _steps(
+    first: Sequence[Path], second: Sequence[Path], differing: dict[str, tuple[list[str], list[str]]] | None
+) -> list[tuple[str, str]]:
+    """What can be done next: of one run on each side, train each with two other seeds, unless they
+    are two seeds of the same settings themselves, or one training."""
     steps = []
-    if len(first) == len(second) == 1:
+    if len(first) == len(second) == 1 and (differing is None or differing.keys() - {"seed"}):
         for side, run in (("A", first[0]), ("B", second[0])):
             if commands := other_seeds(run, comparison.SEEDS - 1):
                 steps.append((f"train {side} with other seeds, and compare them all", "\n  ".join(commands)))

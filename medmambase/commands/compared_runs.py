@@ -2,7 +2,7 @@
 training twice."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ def differences(sides: Sequence[Sequence[Path]]) -> dict[str, tuple[list[str], l
                 return None
             values.append(sorted({one[name] for one in side if one and name in one}, key=_in_order))
         unknown = any(one and name not in one for side in told for one in side)
+        if name == "split_seed" and len({_seed_of_splits(one) for side in known for one in side if one}) == 1:
+            continue  # one side names the seed of its splits, and the other has it for all
         if values[0] != values[1] and not unknown:
             found[name] = (values[0], values[1])
     return found
@@ -64,6 +66,9 @@ def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:
         return "what A and B differ in is not known: not every run has its settings beside its predictions"
     if not found:
         return "A and B differ in none of the settings that their folders tell"
+    if found.keys() == {"seed"}:
+        seeds = " / ".join(", ".join(values) for values in found["seed"])
+        return f"A and B are seeds of the same settings, as far as their folders tell: seed {seeds}"
     listed = "; ".join(f"{name} {' / '.join(', '.join(values) for values in pair)}" for name, pair in found.items())
     return f"A and B differ in: {listed}"
 
@@ -98,6 +103,27 @@ def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequenc
                     f"intervals are too narrow; then leave one of them out"
                 )
     return notes
+
+
+def same_across(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:
+    """Return a note for each run of the first side that is one training, or one network, with a
+    run of the second; the arguments are those of ``same_training``."""
+    notes = []
+    firsts, seconds = (
+        list(zip(paths, tables, map(_settings, paths), strict=True))
+        for paths, tables in zip(sides, predictions, strict=True)
+    )
+    for (path, table, settings), (other, again, others) in product(firsts, seconds):
+        both = f"{name_of(path)} of A and {name_of(other)} of B have the same"
+        if settings and settings == others:
+            notes.append(f"{both} seed and settings: they are one training, and are compared with each other")
+        elif table.probabilities.tobytes() == again.probabilities.tobytes():
+            notes.append(f"{both} predictions, to the last digit: they seem to be one network")
+    return notes
+
+
+def _seed_of_splits(settings: dict[str, Any]) -> object:
+    return settings["seed"] if settings["split_seed"] is None else settings["split_seed"]
 
 
 def _settings(path: Path) -> dict[str, Any] | None:

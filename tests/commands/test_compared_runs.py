@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmambase.commands.compared_runs import differences, in_words, refuse_twice, same_training, vary_in
+from medmambase.commands import compare
+from medmambase.commands.compared_runs import (
+    differences,
+    in_words,
+    refuse_twice,
+    same_across,
+    same_training,
+    vary_in,
+)
 from medmambase.config import ConfigError
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.settings import resolve
@@ -82,3 +90,29 @@ def test_runs_of_one_side_that_are_one_training_are_told(tmp_path: Path) -> None
     # Tables of one name in two folders are shown alike, and divide the images in two ways.
     runs = [run_of(tmp_path / f"of {x}", data="scans", splits=f"/{x}/splits.csv") for x in "uv"]
     assert same_training([runs, runs[:1]], [unlike, [predicted(0)]]) == []
+
+
+def test_two_seeds_of_the_same_settings_are_told_as_such_and_not_trained_again(tmp_path: Path) -> None:
+    one = run_of(tmp_path / "a", data="scans", seed=1)
+    again = run_of(tmp_path / "b", data="scans", seed=2, split_seed=1)
+    found = differences(([one], [again]))
+    assert in_words(found) == "A and B are seeds of the same settings, as far as their folders tell: seed 1 / 2"
+    ((step, line),) = compare._steps([one], [again], found)
+    assert step == "see all metrics of one of them" and "train" not in line
+    other = run_of(tmp_path / "c", data="scans", seed=2, model="nano")
+    steps = compare._steps([one], [other], differences(([one], [other])))
+    assert [step[:7] for step, _ in steps] == ["train A", "train B"]
+    apart = run_of(tmp_path / "d", data="scans", seed=1, split_seed=3)  # other splits, so other test images
+    assert "split_seed default / 3" in in_words(differences(([one], [apart])))
+
+
+def test_one_training_on_both_sides_is_told(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / name, data="scans", seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    (told,) = same_across([runs[:1], runs[1:2]], [[predicted(0)], [predicted(1)]])
+    assert (
+        told
+        == "a of A and b of B have the same seed and settings: they are one training, and are compared with each other"
+    )
+    (told,) = same_across([runs[:1], runs[2:]], [[predicted(0)], [predicted(0)]])
+    assert told == "a of A and c of B have the same predictions, to the last digit: they seem to be one network"
+    assert same_across([runs[:1], runs[2:]], [[predicted(0)], [predicted(1)]]) == []
