@@ -130,7 +130,7 @@ def _of_crossval(run: Path) -> str:
     if not (run.resolve().parent / run_folder.CROSSVAL).is_file():
         return ""
     if run.resolve().name != run_folder.DISTILLED:
-        return "This is the network of one fold of a cross-validation: the report in the folder above tells of all."
+        return "This is the network of one fold of a cross-validation: the report in the folder above covers all folds."
     return (
         "This one network is distilled from those of a cross-validation: it has learned each training image half by "
         "its class and half by the probabilities of the network that has not learned from it. How near it is to them "
