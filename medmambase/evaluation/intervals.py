@@ -18,6 +18,9 @@ Student's distribution is wider than the normal one (Hesterberg, The American St
 Where all images of each class are right, or all are wrong, as where a network calls every image the
 same, a mean over the classes is the same whatever is drawn: its interval reaches from the mean of
 the classes' lower ends to that of their upper ends, which may be too wide, but never too narrow.
+Where that is so of some classes, the bootstrap knows the others alone: it is widened by what the
+share of each of them may be below 1 or above 0, as independent errors add up (Zou and Donner,
+Statistics in Medicine 2008).
 An F1 score that does not vary is a share's: with J the part of the images that are or were called
 the class of which both is true, it is 2 J / (1 + J).
 """
@@ -196,10 +199,16 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
             own = {index: value for index in range(len(predictions.classes))
                    if (value := flat[f"{index}/{of}"]) is not None}  # fmt: skip  # one sentence
             # A class that is not drawn leaves the mean of the others, which is another figure.
-            constant = mean == "macro" and of in SHARES and set(own.values()) <= {0.0, 1.0}
-            if found[name] is None or constant or len(own) == 1:
-                weights = [metrics.per_class[index].support if mean == "weighted" else 1 for index in own]
-                found[name] = _mean_of_ends([found[f"{index}/{of}"] for index in own], weights)
+            constant = {index for index, value in own.items() if of in SHARES and value in (0.0, 1.0)}
+            weights = [metrics.per_class[index].support if mean == "weighted" else 1 for index in own]
+            ends, one = [found[f"{index}/{of}"] for index in own], found[name]
+            if one is None or (mean == "macro" and len(constant) == len(own)) or len(own) == 1:
+                found[name] = _mean_of_ends(ends, weights)
+            elif constant:
+                parts_of = [(own[index], end, weight / sum(weights))
+                            for index, end, weight in zip(own, ends, weights, strict=True)
+                            if index in constant and end]  # fmt: skip  # one sentence
+                found[name] = _with_constant(one, figure, parts_of)
     for name, other in _same(len(predictions.classes)).items():
         value, same = flat[name], flat[other]
         if value is not None and same is not None and math.isclose(value, same, abs_tol=1e-9):
@@ -235,6 +244,16 @@ def _mean_of_ends(ends: Sequence[Interval | None], weights: Sequence[int]) -> In
         for side in ([one.low for one in there], [one.high for one in there])
     )
     return Interval(max(low, 0.0), min(high, 1.0), "mean of the classes' ends")
+
+
+def _with_constant(drawn: Interval, figure: float, constant: Sequence[tuple[float, Interval, float]]) -> Interval:
+    """The interval of a mean of which the bootstrap has drawn only what varies. ``constant``: of
+    each class whose share is all 0 or 1 that share, its interval, and its part in the mean."""
+    below = [min(drawn.low - figure, 0.0), *(part * (1 - end.low) for share, end, part in constant if share == 1)]
+    above = [max(drawn.high - figure, 0.0), *(part * end.high for share, end, part in constant if share == 0)]
+    return Interval(
+        max(figure - math.hypot(*below), 0.0), min(figure + math.hypot(*above), 1.0), f"{drawn.method}, widened"
+    )
 
 
 def _column(name: str, classes: int) -> int | None:

@@ -164,6 +164,21 @@ def test_a_network_that_calls_every_image_the_same_has_intervals_of_its_shares(p
     assert (found["1/f1"].low, found["1/f1"].high) == pytest.approx((0.0, 2 * never / (1 + never)))
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_mean_counts_how_little_is_known_of_a_class_that_is_all_right_or_all_wrong(images: int) -> None:
+    """Of 3, 3 and 40 patients one class is all right, one all wrong, and of the third a half."""
+    labels, called = [0] * 3 + [1] * 3 + [2] * 40, [0] * 3 + [2] * 3 + [2, 0] * 20
+    rows = np.repeat(np.arange(46), images)
+    owners = tuple(f"p{row}" for row in rows) if images > 1 else ()
+    probabilities = np.eye(3)[called][rows] * 0.7 + 0.1
+    found = evaluate_with_intervals(of([labels[row] for row in rows], probabilities, owners)).intervals
+    own, mean = [found[f"{index}/sensitivity"] for index in range(3)], found["macro/sensitivity"]
+    assert mean.method == f"bootstrap of {'patients' if owners else 'images'}, widened"
+    least, most = 0.5 - (1 - own[0].low) / 3, 0.5 + own[1].high / 3  # of the constant classes alone
+    assert 0 < mean.low < least and most < mean.high < 1
+    assert found["balanced_accuracy"] == mean
+
+
 def test_figures_that_are_the_same_have_the_same_interval_and_perfect_ones_have_one_too() -> None:
     labels = [0, 1] * 10
     rough = np.random.default_rng(0).dirichlet((1, 1), 20)

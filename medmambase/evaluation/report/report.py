@@ -31,6 +31,8 @@ IN_WORDS = {
     "Newcombe, of patients": "Newcombe interval, patients as units",
     "bootstrap of images": "bootstrap over images",
     "bootstrap of patients": "bootstrap over patients",
+    "bootstrap of images, widened": "bootstrap over images, widened by classes that are all right or all wrong",
+    "bootstrap of patients, widened": "bootstrap over patients, widened by classes that are all right or all wrong",
     "bootstrap of images, gaps scaled": "bootstrap over images; gaps between confidence and accuracy scaled",
     "bootstrap of patients, gaps scaled": "bootstrap over patients; gaps between confidence and accuracy scaled",
     **checklist.FIGURES,
