@@ -30,6 +30,11 @@ Graphs = Literal["auto", "off"]
 CHANGE_NO_RESULT = ("graphs", "cache", "save_every", "tensorboard")
 
 
+def first_counted(select_after: float, epochs: int) -> int:
+    """Return the first epoch that may be chosen as the best; see ``TrainConfig.select_after``."""
+    return int(select_after * epochs) + 1
+
+
 class ConfigError(ValueError):
     """A setting is invalid; the message names it, its value, and what is valid."""
 

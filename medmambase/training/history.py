@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import StrictFloat, StrictInt
 
 from medmambase import run_folder
-from medmambase.config import TrainConfig
+from medmambase.config import TrainConfig, first_counted
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
     """
     if not epochs:
         return Outcome((), 0, None, None)
-    choice = [epoch for epoch in epochs if epoch.epoch > config.select_after * config.epochs] or epochs[-1:]
+    first = first_counted(config.select_after, config.epochs)
+    choice = [epoch for epoch in epochs if epoch.epoch >= first] or epochs[-1:]
     selected_by = next(
         (
             name
@@ -68,6 +69,13 @@ def outcome(epochs: Sequence[Epoch], config: TrainConfig) -> Outcome:
 
     best = max(choice, key=rank)  # the first of several
     return Outcome(tuple(epochs), best.epoch, rank(best)[0], selected_by)
+
+
+def kept(found: Outcome, config: TrainConfig) -> str:
+    """Say which epoch is kept, and that earlier ones were not asked where there are such."""
+    first = first_counted(config.select_after, config.epochs)
+    chosen = found.selected_by and 1 < first <= found.best_epoch
+    return f"best epoch: {found.best_epoch}{f', of the epochs from {first} on' if chosen else ''}"
 
 
 def is_over(epochs: Sequence[Epoch], config: TrainConfig) -> bool:

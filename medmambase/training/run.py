@@ -219,7 +219,7 @@ def _evaluate(
         (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
     )
     of_a_run.draw(best, shown, folder, outcome.best_epoch)
-    say(f"\nbest epoch: {outcome.best_epoch}; network: {folder / run_folder.BEST}")
+    say(f"\n{history.kept(outcome, settings.training)}; network: {folder / run_folder.BEST}")
     say(f"report: {report.write_report(folder).resolve()}")
 
 

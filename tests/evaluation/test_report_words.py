@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_run import plain_run, put
+from finished_run import change, plain_run, put
 from html_page import Page
 
 from medmambase import run_folder
+from medmambase.config import RECIPES
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.metrics import OVERALL, Metrics
 from medmambase.evaluation.predictions import Predictions
 from medmambase.evaluation.report.glossary import entries_for
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.report import write_report
+from medmambase.evaluation.report.run_files import Config
 from medmambase.evaluation.report.summary import about_means, about_patients, summary
 
 LABELS = np.array([0] * 6 + [1] * 6)
@@ -151,3 +153,15 @@ def test_how_many_training_images_networks_share_depends_on_how_many_they_are(
     text = " ".join(Page(write_report(run)).text.split())
     assert said in text and "share most" not in text
     assert ("run-to-run variation is not included" in text) == (folds == 2)
+
+
+def test_epochs_that_could_not_be_chosen_are_told(tmp_path: Path) -> None:
+    run = plain_run(tmp_path, found(LABELS))
+    known = RECIPES["ultrasound"].to_dict() | {"select_after": 0.5, "epochs": 39}
+    change(run / "config.json", best_epoch=27, best_score=0.817, selected_by="auc", training=known)
+    page = Page(write_report(run)).text
+    assert "Kept: epoch 27, chosen by validation AUC (0.817) among the epochs from 20 on." in page
+    assert "Epoch 27, by validation AUC among the epochs from 20 on." in page
+    assert "AUC among the epochs from 20 on." in (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for after in (0, "0.5"):
+        assert Config({}, known | {"select_after": after}, {}, (), best_epoch=27).among == ""

@@ -17,7 +17,7 @@ from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
 from medmambase.training import history, loop
 from medmambase.training.batches import batches_per_epoch, seed_of
-from medmambase.training.history import Epoch, outcome
+from medmambase.training.history import Epoch, kept, outcome
 
 
 def image_set(count: int, size: int = 32) -> ImageSet:
@@ -122,6 +122,9 @@ def test_no_early_epoch_is_chosen_however_good_it_looks_and_patience_waits_for_t
     assert best == [1, 2, 3, 4, 5, 6, 7, 7, 7]  # of those that may not be chosen yet, the last stands for the best
     assert [history.is_over(epochs[:count], config) for count in range(1, 10)] == [False] * 8 + [True]
     assert outcome(epochs, replace(config, select_after=0)).best_epoch == 1
+    chosen = outcome(epochs[:9], config)
+    assert kept(chosen, config) == f"best epoch: {chosen.best_epoch}, of the epochs from 6 on"
+    assert kept(chosen, replace(config, select_after=0)) == f"best epoch: {chosen.best_epoch}"
 
 
 def follow(

@@ -118,10 +118,11 @@ def _selection(facts: Facts) -> str | None:
     config = facts["config"]
     if facts["folds"]:
         by = str(config.training.get("select"))
-        return f"In each fold the epoch with the best {FIGURES.get(by, by)} on the validation images of that fold."
+        best = f"the best {FIGURES.get(by, by)} on the validation images of that fold"
+        return f"In each fold the epoch with {best}{config.among}."
     by = config.selected_by or facts["config"].training.get("select")
     return (
-        f"Epoch {config.best_epoch}, by validation {FIGURES.get(str(by), by)}."
+        f"Epoch {config.best_epoch}, by validation {FIGURES.get(str(by), by)}{config.among}."
         if config.best_epoch is not None
         else None
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import StrictFloat, StrictInt, with_config
 
+from medmambase.config import first_counted
 from medmambase.data.audit import KINDS, counted
 from medmambase.validation import PART, check
 
@@ -40,6 +41,15 @@ class Config:
     best_score: Number = None
     selected_by: str | None = None
     start: str | None = None
+
+    @property
+    def among(self) -> str:
+        """Of which epochs the best was chosen, in words; "" where of all."""
+        after, epochs = self.training.get("select_after"), self.training.get("epochs")
+        if not (isinstance(after, int | float) and 0 < after < 1 and isinstance(epochs, int) and 0 < epochs < 1e9):
+            return ""
+        first = first_counted(after, epochs)
+        return f" among the epochs from {first} on" if 1 < first <= (self.best_epoch or first) else ""
 
 
 @dataclass(frozen=True)
