@@ -60,8 +60,8 @@ def _compare(options: argparse.Namespace) -> int:
     compared_runs.refuse_twice((first, second))
     (firsts, seconds), notes = comparison.matched([[_read(path) for path in side] for side in (first, second)])
     differing = compared_runs.differences((first, second))
-    between = compared_runs.vary_in((first, second))
-    found = comparison.compare(firsts, seconds, between)
+    varied = compared_runs.vary_in((first, second))
+    found = comparison.compare(firsts, seconds, varied)
     images, every = len(firsts[0].names), firsts[0].patients
     patients = len(set(every)) if all(every) else None  # of an image whose patient is not known nobody knows
     print(f"A: {', '.join(map(str, first))}\nB: {', '.join(map(str, second))}\n{compared_runs.in_words(differing)}")
@@ -78,7 +78,7 @@ def _compare(options: argparse.Namespace) -> int:
             between = f"{one.interval.low:+.3f} to {one.interval.high:+.3f}" if one.interval else "n/a"
             print(f"{words:18}{one.first:8.3f}{one.second:8.3f}{one.difference:+9.3f}   {between:17}  {p_value(one.p)}")
     if max(len(firsts), len(seconds)) > 1:
-        print(f"\nspread between {between} (standard deviation):")
+        print(f"\nspread between {varied} (standard deviation):")
         for name in ("accuracy", "balanced_accuracy", "auc"):
             one = found.get(name)
             sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]

@@ -128,7 +128,8 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
     assert compare.main([str(trained / "plain-*"), "--against", str(trained / "se-*"), *written]) == 0
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert "plain-001" in page and "se-001, se-002" in page and str(trained) not in page
-    assert "one side has only one run: its intervals" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "one side has only one run: its intervals" in said and "\nspread between seeds (standard" in said
     found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert (found["first"], found["second"]) == (["plain-001"], ["se-001", "se-002"])
     assert found["differ_in"]["se"] == [["off"], ["on"]] and found["differ_in"]["seed"] == [["0"], ["0", "1"]]
@@ -147,6 +148,10 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
         )
         - json.loads((trained / "plain-001" / "test" / "metrics.json").read_text(encoding="utf-8"))["accuracy"]
     )
+    one_seed = [str(trained / name) for name in ("plain-001", "se-001")]  # which differ in another setting
+    assert compare.main([*one_seed, "--against", str(trained / "se-002"), *written]) == 0
+    assert "\nspread between runs (standard deviation)" in capsys.readouterr().out
+    assert "bootstrap, and the variance between runs of A" in (tmp_path / "c.json").read_text(encoding="utf-8")
 
 
 def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_known(

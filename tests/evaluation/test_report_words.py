@@ -103,15 +103,17 @@ def test_figures_with_leaked_images_are_called_too_good_only_where_they_are_high
     assert lines[1].startswith(f"test, with these images: accuracy {metrics.accuracy:.3f}")
 
 
-def test_one_leaked_image_is_told_of_in_the_singular(tmp_path: Path) -> None:
+def test_one_image_that_is_leaked_or_left_is_told_of_in_the_singular(tmp_path: Path) -> None:
     metrics = found(LABELS, leaked=1)
-    page, card = pages(tmp_path, metrics)
+    page, card = pages(tmp_path / "one", metrics)
     for text in (page, card):
         assert "1 of 12 test images is left out" in text and "because it has a near-duplicate" in text
         assert "With it" in text and "With them" not in text
     first, second, *_ = summary(metrics).splitlines()
     assert first.startswith("test, without 1 of 12 test images that has a duplicate")
     assert second.startswith("test, with this image: ")
+    page, _ = pages(tmp_path / "rest", found(LABELS, leaked=11))
+    assert "on 1 test image that is not leaked" in page
 
 
 def test_a_mean_that_leaves_out_a_class_is_said_to(tmp_path: Path) -> None:

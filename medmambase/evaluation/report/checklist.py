@@ -78,7 +78,8 @@ def _disjoint(facts: Facts) -> str | None:
         return f"{told}. The patient of every test image is known ({count_of(metrics.patients, 'patient')})."
     known = metrics.patient_known if metrics else None
     return (
-        f"{told}. The patient is known for {known or 'none'} of {metrics.images} test images; others may share one."
+        f"{told}. The patient is known for {known or 'none'} of {count_of(metrics.images, 'test image')}; others may "
+        f"share one."
         if metrics
         else f"{told}."
     )
@@ -149,9 +150,9 @@ def _performance(facts: Facts) -> str | None:
     if not facts["headline"] or facts["headline"].metrics.balanced_accuracy is None:
         return None
     metrics = facts["headline"].metrics
-    without = " that are not leaked" if facts["headline"].leaked else ""
+    without = f" that {'is' if metrics.images == 1 else 'are'} not leaked" if facts["headline"].leaked else ""
     return (
-        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {metrics.images} test images{without}. "
+        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {count_of(metrics.images, 'test image')}{without}. "
         f"{facts['headline'].sentence} All figures are in the report."
     )
 
