@@ -13,6 +13,7 @@ from medmambase import run_folder
 from medmambase.commands import check_flags, console
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import TrainConfig
+from medmambase.data.decoded.image_set import modalities
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.name_patterns import propose
 from medmambase.data.manifest.sources import read_manifest
@@ -29,8 +30,8 @@ CLEAN, FOUND = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the console command. Returns its exit code: 0 no problems found, 1 problems or
-    duplicates found, 2 usage, 3 data, 4 environment, 130 interrupted."""
+    """Run the console command. Returns its exit code: 0 no problems found, 1 problems,
+    duplicates or several modalities found, 2 usage, 3 data, 4 environment, 130 interrupted."""
     folder: Path | None = None
 
     def act() -> int:
@@ -76,11 +77,13 @@ def _check(settings: Settings, manifest: Manifest, folder: Path) -> int:
     of_a_run.draw_duplicates(intake.images, found, folder)
     if not len(intake.images.labels):
         raise DataError(f"{settings.data}: no image can be read; see {folder / run_folder.DATA_REPORT}")
-    bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients)
+    mixed = bool(modalities(intake.images))
+    bad = bool(intake.bad or found.exact or found.near or found.conflicts or found.patients or mixed)
     steps = _steps(settings, manifest, intake)
-    page = write_check_page(folder, [(without_paths(words), without_paths(command)) for words, command in steps])
+    told = [(without_paths(words), without_paths(command)) for words, command in steps]
+    page = write_check_page(folder, told, mixed)
     found_what = "problems found" if bad else "no problems found"
-    if bad and not (intake.bad or found.across or found.conflicts or found.patients):
+    if bad and not (intake.bad or found.across or found.conflicts or found.patients or mixed):
         found_what = "duplicates found, but none in two splits or classes"
     say(f"\n{found_what}; details are in {folder}")
     say(f"report: {page.resolve()}")
@@ -112,6 +115,8 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
         )
     if intake.bad:
         steps.append(("repair or delete the files that cannot be read; otherwise they are skipped", ""))
+    if modalities(intake.images):
+        steps.append(("remove the images whose modality does not belong to this task; otherwise they are learned", ""))
     if intake.audit.across or intake.audit.conflicts:
         steps.append(
             (
@@ -130,7 +135,8 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
                 "",
             )
         )
-    steps.append(("train on these images", pasted("medmambase-train", data, *words)))
+    by_group = ["--group-regex", proposal.regex] if proposal else []
+    steps.append(("train on these images", pasted("medmambase-train", data, *words, *by_group)))
     return steps
 
 

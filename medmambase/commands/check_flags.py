@@ -32,7 +32,8 @@ def parser() -> Parser:
         "medmambase-check",
         description="Check images before training: find files that cannot be read, duplicates, duplicates of "
         "different classes, patients in two splits.",
-        epilog="exit code: 0 no problems found, 1 problems or duplicates found, 2 usage, 3 data, 4 environment",
+        epilog="exit code: 0 no problems found, 1 problems, duplicates or several DICOM modalities found, 2 usage, "
+        "3 data, 4 environment",
     )
     found.add_argument(
         "data",

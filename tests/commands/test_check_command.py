@@ -82,7 +82,7 @@ def test_a_page_says_what_was_found_and_proposes_how_to_find_the_patients(
     assert "next: 37 of 37 names seem to contain a patient (p0004 in test/abdomen/p0004_00.png; 6 in all)" in said
     by_patient = r"(p\d+)"
     lines = [line for line in said.splitlines() if line.startswith("  medmambase-")]
-    wanted = (("medmambase-check", data, "--group-regex", by_patient), ("medmambase-train", data))
+    wanted = ((program, data, "--group-regex", by_patient) for program in ("medmambase-check", "medmambase-train"))
     assert lines == [f"  {pasted(*words)}" for words in wanted]
     assert "1 pair of duplicates of different classes" in page and "data:image/png;base64," in page
     assert "p9999_&amp;b.png" in page and "p9999_&b" not in page and "<script" not in page
@@ -105,7 +105,8 @@ def test_duplicates_within_one_split_and_class_are_told_as_such(data: Path, caps
     said = capsys.readouterr().out
     assert "note: the data has its own splits, so --keep-duplicates-together changes nothing" in said
     assert "another split" not in said
-    assert said.splitlines()[-1] == f"  {pasted('medmambase-train', data, '--keep-duplicates-together')}"
+    flags = ("--keep-duplicates-together", "--group-regex", r"(p\d+)")
+    assert said.splitlines()[-1] == f"  {pasted('medmambase-train', data, *flags)}"
 
 
 def test_the_proposed_lines_choose_the_images_and_splits_that_were_checked(
@@ -116,7 +117,8 @@ def test_the_proposed_lines_choose_the_images_and_splits_that_were_checked(
     words = ["--class-names", "brain=head", "--splits", str(data.parent / "s.csv"), "--split-seed"]
     run(data, *words[:-1], "--seed", "3")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  medmambase-")]
-    wanted = (("medmambase-check", data, *words, 3, "--group-regex", r"(p\d+)"), ("medmambase-train", data, *words, 3))
+    words += [3, "--group-regex", r"(p\d+)"]
+    wanted = ((program, data, *words) for program in ("medmambase-check", "medmambase-train"))
     assert lines == [f"  {pasted(*words)}" for words in wanted]
 
 
@@ -126,6 +128,18 @@ def test_of_a_clip_it_is_said_that_one_frame_is_read(data: Path, capsys: pytest.
     run(data)
     said = capsys.readouterr().out
     assert "note: 1 file has several frames (train/brain/clip.gif: 6): only the first frame of each is read" in said
+
+
+def test_several_modalities_are_a_problem_in_verdict_exit_code_page_and_next_step(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "modalities", lambda images: ("the DICOM files are of several modalities",))
+    code, folder = run(data)
+    said, page = capsys.readouterr().out, (folder / "report.html").read_text(encoding="utf-8")
+    assert code == 1 and "\nproblems found; details are in" in said
+    assert "next: remove the images whose modality does not belong to this task; otherwise they are learned" in said
+    assert "Problems were found:" in page and "The DICOM files are of several modalities." in page
+    assert "thead th { overflow-wrap: normal; }" in page  # no head of a table breaks within a word
 
 
 def test_a_patient_in_two_splits_is_told_not_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

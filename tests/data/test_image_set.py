@@ -56,6 +56,7 @@ def test_dicom_files_of_several_modalities_are_told_with_an_example_of_each() ->
 
     (note,) = modalities(of("CT", "", "US", "US"))
     assert "several modalities: US (2 images, such as a/2.dcm), CT (1 image, such as a/0.dcm);" in note
+    assert note.endswith("; remove the images that do not belong to this task")
     assert modalities(of("US", "", "US")) == modalities(of("", "")) == ()
 
 

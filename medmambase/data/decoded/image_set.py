@@ -196,7 +196,7 @@ def modalities(images: ImageSet) -> tuple[str, ...]:
         return ()
     every = Counter(facts.modality for facts in images.facts if facts.modality).most_common()
     listed = ", ".join(f"{name} ({count_of(count, 'image')}, such as {first[name]})" for name, count in every)
-    return (f"the DICOM files are of several modalities: {listed}; take out what is no image of what is to be told",)
+    return (f"the DICOM files are of several modalities: {listed}; remove the images that do not belong to this task",)
 
 
 def clips(images: ImageSet) -> tuple[str, ...]:

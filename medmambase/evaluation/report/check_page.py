@@ -12,9 +12,10 @@ from medmambase.files import write_text
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
 
 
-def write_check_page(folder: Path, steps: Sequence[tuple[str, str]]) -> Path:
+def write_check_page(folder: Path, steps: Sequence[tuple[str, str]], mixed: bool = False) -> Path:
     """Write ``folder/report.html`` from the files of a check, one page without scripts or outside
-    references, and return its path. ``steps``: what to do next, each with a command or "".
+    references, and return its path. ``steps``: what to do next, each with a command or "";
+    ``mixed``: the DICOM files are of several modalities.
 
     Raises ReportError for files that are damaged or missing, OSError where it cannot be written.
     """
@@ -24,7 +25,7 @@ def write_check_page(folder: Path, steps: Sequence[tuple[str, str]]) -> Path:
     drawn = folder / run_folder.AUDIT / run_folder.DUPLICATES
     picture = base64.b64encode(drawn.read_bytes()).decode("ascii") if drawn.is_file() else ""
     page = template("check.html.jinja").render(
-        name=folder.resolve().name, data=data, picture=picture, steps=steps, most_lines=MOST_LINES
+        name=folder.resolve().name, data=data, picture=picture, steps=steps, mixed=mixed, most_lines=MOST_LINES
     )
     path = folder / run_folder.REPORT
     write_text(path, page)
