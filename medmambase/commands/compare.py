@@ -32,7 +32,8 @@ SHOWN = {
 }  # fmt: skip  # figures and their names
 # What the file of --json holds, in words.
 UNITS = {
-    "figures": "from 0 to 1; mcc and kappa from -1 to 1, brier from 0 to 2; of brier and ece lower is better",
+    "figures": "from 0 to 1; mcc and kappa from -1 to 1, brier from 0 to 2 (of two classes half the sum, from 0 to "
+    "1); of brier and ece lower is better",
     "figures of a class": "0/auc is that of the first of the classes, 1/auc of the second",
     "difference": "second less first", "delong": "difference of AUC (second less first), its standard error, p",
     "mcnemar": "images that only one of the two calls right, p",
@@ -69,6 +70,7 @@ def _compare(options: argparse.Namespace) -> int:
     print(f"{count_of(images, 'test image')}{of}; intervals at 95 %{over}")
     notes += compared_runs.same_training((first, second), (firsts, seconds))
     notes += [*compared_runs.same_across((first, second), (firsts, seconds)), *_seeds(len(firsts), len(seconds))]
+    notes += compared_runs.calibrated_alone((first, second))
     for note in notes:
         print(f"note: {note}")
     print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")

@@ -122,6 +122,18 @@ def same_across(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[
     return notes
 
 
+def calibrated_alone(sides: Sequence[Sequence[Path]]) -> list[str]:
+    """Return a note where only some of what is compared are cross-validations, whose predictions
+    are calibrated, fold by fold."""
+    whole = [path for side in sides for path in side if (table_of(path).resolve().parents[1] / CROSSVAL).is_file()]
+    if len(whole) in (0, sum(map(len, sides))):
+        return []
+    return [
+        f"the probabilities of {name_of(whole[0])}, a cross-validation, are calibrated, and those of a single run are "
+        f"not: its Brier score and calibration error may be lower for that reason alone"
+    ]
+
+
 def _seed_of_splits(settings: dict[str, Any]) -> object:
     return settings["seed"] if settings["split_seed"] is None else settings["split_seed"]
 

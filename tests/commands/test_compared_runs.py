@@ -7,6 +7,7 @@ import pytest
 
 from medmambase.commands import compare
 from medmambase.commands.compared_runs import (
+    calibrated_alone,
     differences,
     in_words,
     refuse_twice,
@@ -30,6 +31,14 @@ def run_of(folder: Path, called: int = 0, **settings: object) -> Path:
 
 def predicted(called: int) -> Predictions:
     return Predictions(("x", "y"), np.array([0, 1]), np.eye(2)[[called, called]], ("a", "b"))
+
+
+def test_a_cross_validation_beside_a_run_is_said_to_be_calibrated(tmp_path: Path) -> None:
+    one, other, whole = run_of(tmp_path / "a"), run_of(tmp_path / "b"), run_of(tmp_path / "c", folds=3)
+    for sides in (([one], [whole]), ([whole / "test" / "predictions.csv"], [one, other])):
+        (note,) = calibrated_alone(sides)
+        assert note.startswith("the probabilities of c, a cross-validation, are calibrated, and those of a single run")
+    assert calibrated_alone(([one], [other])) == calibrated_alone(([whole], [whole])) == []
 
 
 def test_each_setting_in_which_the_sides_differ_is_told_with_both_values(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_network_of_a_cross_validation_says_so_and_a_distilled_one_why_it_is_n
 def test_the_console_says_where_figures_are_too_good() -> None:
     said = summary.distilled(DISTILLED)
     assert "puts 50.0 % into the same class as they do" in said and "too good" not in said
-    assert summary.distilled(DISTILLED | {"on": "val"}).endswith("chose its epoch, so its figures are too good")
+    assert summary.distilled(DISTILLED | {"on": "val"}).endswith("learned from them, so all these figures are too good")
 
 
 def test_the_first_column_keeps_its_words_and_headings_break_between_theirs(folder: Path) -> None:

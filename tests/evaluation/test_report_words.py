@@ -96,7 +96,7 @@ def test_figures_with_leaked_images_are_called_too_good_only_where_they_are_high
     assert metrics.without_leaked is not None
     page, _ = pages(tmp_path, metrics)
     told = f"With them the balanced accuracy is {metrics.balanced_accuracy:.3f}"
-    assert told in page and (f"{told}, which is too good" in page) == higher
+    assert told in page and (f"{told}, which may be too good" in page) == higher
     lines = summary(metrics).splitlines()
     assert lines[0].startswith("test, without 4 of 12 test images that have a duplicate")
     assert lines[0].count(f"balanced accuracy {metrics.without_leaked.balanced_accuracy:.3f}") == 1

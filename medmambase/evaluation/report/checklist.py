@@ -73,7 +73,7 @@ def _disjoint(facts: Facts) -> str | None:
     found, metrics = facts["data"].audit.counted, facts["metrics"]
     told = f"Searched for duplicates and for patients in two splits: {found or 'none found'}"
     if found:
-        told += ", listed in the report"
+        told += ", listed in the reports of the folds" if facts.get("folds") else ", listed in the report"
     if metrics and metrics.patients:
         return f"{told}. The patient of every test image is known ({count_of(metrics.patients, 'patient')})."
     known = metrics.patient_known if metrics else None

@@ -89,7 +89,11 @@ def distilled(told: Mapping[str, Any]) -> str:
     """Show how far a distilled network is from those that it has learned from, as
     ``distillation.measure`` has it."""
     images = {"test": "test images", "val": "validation images of its own"}[told["on"]]
-    warning = "" if told["on"] == "test" else "; these images chose its epoch, so its figures are too good"
+    warning = (
+        ""
+        if told["on"] == "test"
+        else "; these images chose its epoch, and most networks learned from them, so all these figures are too good"
+    )
     both = ", ".join(
         f"{words} {figure(one['distilled'])} (the networks {figure(one['networks'])})"
         for name, words in (("balanced_accuracy", "balanced accuracy"), ("auc", "AUC"))
