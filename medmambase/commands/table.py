@@ -7,7 +7,7 @@ from medmambase import privacy
 from medmambase.commands import console
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.commands.table_flags import parse
-from medmambase.evaluation.report.table import as_markdown
+from medmambase.run_folder import TABLE_MARKDOWN
 from medmambase.training.table.run import table_run
 from medmambase.training.table.settings import lines
 
@@ -21,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = parse(words)
         every = lines(given.models, given.seeds, given.settings, given.config)
         command = privacy.command("medmambase-table", words)
-        folder, rows, runs = table_run(every, command, console.say, console.progress)
-        print(f"\n{as_markdown(rows)}\ntable: {folder.resolve()}")
+        folder, _, runs = table_run(every, command, console.say, console.progress)
+        table = (folder / TABLE_MARKDOWN).read_text(encoding="utf-8")
+        print(f"\n{table}\ntable: {folder.resolve()}")
         if len(runs) > 1:
             sides = (*map(str, runs[0]), "--against", *map(str, runs[-1]))
             say_next(("compare two of the networks in every metric", pasted("medmambase-compare", *sides)))

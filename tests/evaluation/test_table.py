@@ -83,6 +83,8 @@ def test_the_table_is_written_as_markdown_latex_and_csv(rows: list[Row]) -> None
     assert lines[4].endswith(" |  |  |") and "over patients and over 2 seeds" in marked
     compared = "p: paired, by a bootstrap over patients, with the variance between 2 seeds, adjusted for 2 comparisons"
     assert f"{compared} by Holm's method" in marked and "Holm" not in as_markdown(rows[-1:])
+    assert as_markdown(rows, ["included: 1 leaked image"]) == f"{marked}Included: 1 leaked image.\n"
+    assert "\n% Included: 1 leaked image.\n" in as_latex(rows, ["included: 1 leaked image"])
     latex = as_latex(rows)
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(body) == 4 and all(line.count(" & ") == 6 for line in body)

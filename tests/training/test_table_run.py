@@ -128,7 +128,7 @@ def test_the_same_command_trains_what_is_missing_alone_and_prints_the_same_table
     shown = capsys.readouterr().out
     assert trained.seeds == [("scans-nano", 0), ("scans-nano", 1), ("scans-medmambase", 0), ("scans-medmambase", 1)]
     assert "4 of 4: medmambase, seed 1" in shown and "| nano | 0.00 M | 0.750 (0.750-0.750) | " in shown
-    assert "note: no table names the patients" in shown
+    assert "\nNo table names the patients" in shown
     assert "medmambase-compare" in shown and "--against" in shown
     written = {path.name: path.read_bytes() for path in (tmp_path / "scans-table-001").iterdir()}
     assert sorted(written) == ["table.csv", "table.md", "table.tex"]

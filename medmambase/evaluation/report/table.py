@@ -94,21 +94,21 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The table as Markdown, and below it what stands in it."""
     header = ["network", "parameters", *SPLITS, f"{rows[-1].name} - network", "p"]
     marks = ["---", *["---:"] * (len(header) - 1)]
     lines = [header, marks, *(_cells(row, "-") for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{note(rows)}\n"
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{note(rows, notes)}\n"
 
 
-def as_latex(rows: Sequence[Row]) -> str:
+def as_latex(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The table as a tabular of LaTeX that needs no package, and above it, as comments, what stands
     in it."""
     header = ["network", "parameters", *SPLITS, f"{_escaped(rows[-1].name)} $-$ network", "$p$"]
     lines = [header, *([_escaped(cell) for cell in _cells(row, "--")] for row in rows)]
     body = [" & ".join(cells) + r" \\" for cells in lines]
-    comments = [f"% {line}" for line in note(rows).splitlines()]
+    comments = [f"% {line}" for line in note(rows, notes).splitlines()]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
     return "\n".join([*comments, begin, r"\hline", body[0], r"\hline", *body[1:], r"\hline", r"\end{tabular}", ""])
 
@@ -119,9 +119,9 @@ def as_csv(rows: Sequence[Row]) -> str:
     return table(["network", "runs", "parameters", *ends, "p"], map(_numbers, rows))
 
 
-def note(rows: Sequence[Row]) -> str:
-    """What a reader has to know of the table, a sentence a line; of p only where networks are
-    compared."""
+def note(rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """What a reader has to know of the table, a sentence a line, and then the ``notes`` on its
+    images; of p only where networks are compared."""
     runs, over = rows[-1].runs, "patients" if rows[-1].over_patients else "images"
     seeds = f" and over {runs} seeds" if runs > 1 else "; one seed says nothing of another"
     tests = count_of(len(rows) - 1, "comparison")
@@ -132,6 +132,7 @@ def note(rows: Sequence[Row]) -> str:
         "train: while the network still learned, on augmented images where the recipe augments them; intervals over "
         "seeds alone.",
         *[f"p: paired, by a bootstrap over {over}{between}, adjusted for {tests} by Holm's method."] * (len(rows) > 1),
+        *(f"{words[:1].upper()}{words[1:]}." for words in notes),
     ])  # fmt: skip  # a sentence a line
 
 

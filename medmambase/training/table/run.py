@@ -51,12 +51,10 @@ def table_run(
         runs.append(run)
     of_lines = [tuple(run for run, (owner, _) in zip(runs, every, strict=True) if owner is line) for line in lines]
     rows, notes = rows_of([_entry(line.name, own) for line, own in zip(lines, of_lines, strict=True)])
-    for words in notes:
-        say(f"note: {words}")
     first = lines[0].trainings[0]
     written = {
-        run_folder.TABLE_MARKDOWN: as_markdown(rows),
-        run_folder.TABLE_LATEX: as_latex(rows),
+        run_folder.TABLE_MARKDOWN: as_markdown(rows, notes),
+        run_folder.TABLE_LATEX: as_latex(rows, notes),
         run_folder.TABLE_CSV: as_csv(rows),
     }
     return _write(Path(first.runs), f"{name_of(first)}-{run_folder.TABLE}", written), rows, of_lines
