@@ -13,13 +13,14 @@ from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.groups import patients_of
-from medmambase.data.reading.dicom import NEEDS_PYDICOM, patient_of
+from medmambase.data.reading.dicom import patient_of
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import move
 from medmambase.inference.loading import run_of
 from medmambase.inference.patients import by_patient
 from medmambase.inference.predictor import Prediction, Predictor
+from medmambase.lines import one_line
 from medmambase.plural import count_of
 from medmambase.run_folder import PREDICTIONS, VAL, folds_of
 from medmambase.tables import line
@@ -30,7 +31,9 @@ MORE = ("error", "patient", "note")
 AT = ("called", "threshold")
 OF_PATIENT = ("patient", "predicted", "probability")
 IMAGES = ("images", "unread", "noted")
+MOST = 5  # reasons, or notes, that are printed
 Row = tuple[object, ...]
+Told = dict[str, tuple[int, str]]  # a reason, or a note -> how many files have it, and the first of them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +60,9 @@ class _Call:
         device = console.device(options.device)
         self.predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
         self.point = self._point()
-        self.good = self.bad = self.noted = self.without_pydicom = 0
+        self.good = self.bad = 0
+        self.problems: Told = {}
+        self.notes: Told = {}
         self.partial = False  # only the first images were looked at, so nothing is known of all of them
 
     def run(self) -> int:
@@ -66,13 +71,8 @@ class _Call:
         code = self._print(header, rows) if self.out is None else self._write(header, rows)
         if code:
             return code
-        if self.without_pydicom and not self.partial:
-            print(f"{count_of(self.without_pydicom, 'file')} could not be read: {NEEDS_PYDICOM}")
-        if self.noted and not self.partial:
-            print(
-                f"{count_of(self.noted, 'image has', 'images have')} a note: unlike the network's validation images, "
-                f"or only the first of several frames was predicted"
-            )
+        if not self.partial:
+            self._tell()
         if self.point is not None:
             kind = "calibrated" if self.options.calibrated else "uncalibrated"
             print(
@@ -85,6 +85,13 @@ class _Call:
         run = next(iter(folds_of(self.options.run)), self.options.run)
         say_next(("see what the network looks at", pasted("medmambase-explain", run, self.source)))
         return 0
+
+    def _tell(self) -> None:
+        """Print why files could not be read, and what notes images have, with the first of each."""
+        more = ("more file could not be read, for another reason", "more files could not be read, for other reasons")
+        _say(self.problems, ("file could not be read:", "files could not be read:"), more)
+        more = ("more image has another note", "more images have other notes")
+        _say(self.notes, ("image has a note:", "images have a note:"), more)
 
     def _point(self) -> OperatingPoint | None:
         """The operating point of --at: its threshold is of the same kind as the probabilities."""
@@ -111,8 +118,9 @@ class _Call:
         for one in tqdm(predictions, desc="predicting", unit=" images", leave=False, disable=None):
             self.good += one.problem is None
             self.bad += one.problem is not None
-            self.noted += bool(one.note)
-            self.without_pydicom += one.problem == NEEDS_PYDICOM
+            for found, what in ((self.problems, one.problem), (self.notes, one.note)):
+                if what:
+                    _count(found, what, self._name(one))
             yield one
 
     def _of_images(self, predictions: Iterable[Prediction]) -> tuple[Row, Iterator[Row]]:
@@ -133,7 +141,7 @@ class _Call:
                 self._name(one), one.label, self._rounded(one.probability),
                 *(self._rounded(one.by_class.get(name)) for name in self.predictor.classes),
                 one.problem, self._patient(one), one.note,
-                *((self._called(one), self.point.threshold) if self.point else ()),
+                *((self._called(one), self._threshold(one)) if self.point else ()),
             )
             for one in predictions
         )  # fmt: skip  # in the order of the columns
@@ -212,9 +220,27 @@ class _Call:
         reached = one.by_class[self.point.name] >= self.point.threshold
         return self.point.name if reached else f"not {self.point.name}"
 
+    def _threshold(self, one: Prediction) -> float | str | None:
+        return None if self.point is None or one.problem is not None else self._rounded(self.point.threshold)
+
     def _rounded(self, value: float | None) -> float | str | None:
         digits = self.options.digits or (3 if self.out is None else None)
         return value if value is None or digits is None else f"{value:.{digits}f}"
+
+
+def _count(found: Told, what: str, name: str) -> None:
+    """Count a file under ``what`` is said of it, or under "" where too much else was said."""
+    key = what if what in found or len(found) < MOST else ""
+    count, first = found.get(key, (0, name))
+    found[key] = count + 1, first
+
+
+def _say(found: Told, words: tuple[str, str], more: tuple[str, str]) -> None:
+    """Print each reason, or note, with the number of its files and the first of them; ``words`` and
+    ``more`` are singular and plural."""
+    for what, (count, first) in found.items():
+        which = one_line(first if count == 1 else f"the first: {first}")
+        print(f"{count_of(count, *words)} {what} ({which})" if what else count_of(count, *more))
 
 
 if __name__ == "__main__":

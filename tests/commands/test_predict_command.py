@@ -160,6 +160,32 @@ def test_rows_are_counted_not_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(rows(tmp_path / "out.csv.part")) == 2
 
 
+def test_the_first_file_of_each_reason_and_of_each_note_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    call = object.__new__(predict._Call)
+    call.root, call.good, call.bad, call.problems, call.notes = Path(), 0, 0, {}, {}
+    of = [("a\n.png", "empty", ""), ("b.png", "no picture", ""), ("c.png", "empty", ""), ("d.png", None, "modality CT")]
+    of += [(f"{number}.png", f"reason {number}", "") for number in range(predict.MOST)]
+    list(call._counted(Prediction(0, Path(name), ("x",), None, why, note=note) for name, why, note in of))
+    call._tell()
+    assert capsys.readouterr().out.splitlines() == [
+        "2 files could not be read: empty (the first: a .png)",
+        "1 file could not be read: no picture (b.png)",
+        *(f"1 file could not be read: reason {number} ({number}.png)" for number in range(predict.MOST - 2)),
+        "2 more files could not be read, for other reasons",
+        "1 image has a note: modality CT (d.png)",
+    ]
+
+
+def test_the_threshold_has_as_many_digits_as_were_asked_for_and_stands_beside_what_was_called_alone() -> None:
+    call = object.__new__(predict._Call)
+    call.options, call.out, call.root, call.patients = Namespace(digits=3), Path("out.csv"), Path(), {}
+    call.predictor, call.point = Namespace(classes=("x", "y")), Namespace(name="x", threshold=0.123456789)
+    read = Prediction(0, Path("a.png"), ("x", "y"), np.array([0.25, 0.75]), None)
+    header, found = call._of_images([read, Prediction(1, Path("b.png"), ("x", "y"), None, "empty")])
+    assert header[-2:] == ("called", "threshold")
+    assert [row[-2:] for row in found] == [("x", "0.123"), ("", None)]
+
+
 def test_where_nothing_can_be_read_the_exit_code_says_so(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
