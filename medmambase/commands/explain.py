@@ -45,7 +45,10 @@ def _explain(options: argparse.Namespace) -> int:
     found = explanations.write(
         folder, network.to(device), network.classes, images, subjects, network.preprocessing, console.progress
     )
-    print(f"{count_of(len(subjects.names), 'image')} explained, each drawn with its map over it: {folder.resolve()}")
+    explained = count_of(
+        len(subjects.names), "image explained and drawn with its map", "images explained and drawn with their maps"
+    )
+    print(f"{explained}: {folder.resolve()}")
     marked, chance = found["cam"], found["random"]
     print(
         f"deletion test: the class has a mean probability of {marked['deletion']:.3f} while what the map marks is "

@@ -6,6 +6,7 @@ of everything else.
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from medmambase.lines import one_line
 from medmambase.training.interrupt import Terminated, ends_at_once, termination_raises
 
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
+_UNREAD = 141  # as where SIGPIPE ends a process
+_NO_READER = (errno.EPIPE, errno.EINVAL)  # the second on Windows
 
 
 class UsageError(ValueError):
@@ -60,15 +63,34 @@ def guarded(
     prepare()
     try:
         with termination_raises():
-            return act()
+            code = act()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # while what goes wrong can still be told
+            return code
     except KeyboardInterrupt as error:
         by = f"interrupted by {error}" if isinstance(error, Terminated) else "interrupted"
         with ends_at_once():
             print(f"\n{interrupted().replace('interrupted', by, 1)}", file=sys.stderr)
         return code_of(error)
     except tuple(codes) as error:
+        if _nobody_reads(error):
+            return _UNREAD
         print(f"{program}: {one_line(sentence(error))}", file=sys.stderr)
         return next(code for kind, code in codes.items() if isinstance(error, kind))
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Return whether it is the output that ``error`` broke at, since it has no reader any more, as
+    behind ``| head``; what is left of it is then dropped."""
+    if not (isinstance(error, OSError) and error.errno in _NO_READER and error.filename is None and sys.stdout):
+        return False
+    try:
+        print(flush=True)  # the pipe may be another, such as that to a worker
+    except OSError as again:
+        if again.errno in _NO_READER:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return False
 
 
 def code_of(interruption: KeyboardInterrupt) -> int:

@@ -70,6 +70,21 @@ def test_an_error_that_names_no_file_names_the_place(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "x: this machine: I/O error\n"
 
 
+@pytest.mark.parametrize("line", ["short", "x" * 100_000])  # which a buffer holds, and which it does not
+def test_where_nobody_reads_the_output_a_command_ends_quietly(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert guard.guarded("x", lambda: min(0, stream.write(line))) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+    error = BrokenPipeError(errno.EPIPE, "Broken pipe")  # of a pipe to another process: the output is read
+    assert guard.guarded("x", fails(error)) == 4 and "Broken pipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", ["", "none/x.json"])
 def test_a_file_that_cannot_be_made_is_usage(path: str, tmp_path: Path) -> None:
     guard.check_file("--json", tmp_path / "x.json")

@@ -153,6 +153,10 @@ def test_a_class_missing_from_val_is_a_note(tmp_path: Path) -> None:
         ({"a": 0, "b": 0}, "no images found"),
         ({"": 3}, "3 images lie there in no class folder, such as 000.png; put the images of each class into a folder"),
         ({"train": 1, "test": 2}, "3 images lie there in no class folder"),
+        (
+            {"": 3, "a": 5},
+            "class folder found, 'a', and 3 images directly in .*, such as 000.png; put each class",
+        ),
         ({"a": 5}, "only one class found, 'a'; a classifier needs at least two"),
         ({"set/train/a": 5, "set/train/b": 5}, "only one class found, 'set'; give .*set instead"),
         (everywhere(2, ("val", "test")), "there is test/ and val/ but no train/"),

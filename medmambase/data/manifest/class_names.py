@@ -58,7 +58,7 @@ def advice(found: Manifest, unknown: Sequence[str], known: Sequence[str], given:
         free = [one for one in left if one not in meant]
         meant.append(next(iter(difflib.get_close_matches(name, free, n=1) or only), "NAME"))
     pairs = ([] if given is None else [given]) + [f"{name}={other}" for name, other in zip(unknown, meant, strict=True)]
-    what = "NAME is what it calls the class" if "NAME" in meant else "if that is what they are"
+    what = "where NAME is what the network calls the class" if "NAME" in meant else "if that is what they are"
     return f"give --class-names {_quoted(','.join(pairs))}, {what}"
 
 

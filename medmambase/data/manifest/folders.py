@@ -131,6 +131,11 @@ def scan_folder(root: Path, runs: Path | None = None) -> Manifest:
         raise DataError(
             f"{root}: only one class found, {classes[0]!r}; give {split_folders['train'] / classes[0]} instead"
         )
+    if len(classes) == 1 and (loose := _loose(split_folders["train"])):
+        raise DataError(
+            f"{root}: only one class folder found, {classes[0]!r}, and {count_of(len(loose), 'image')} directly in "
+            f"{split_folders['train'].name}/, such as {loose[0].name}; put each class into a folder of its own"
+        )
     check_classes(root, {split: folders.keys() for split, folders in found.items()})
 
     samples = [
