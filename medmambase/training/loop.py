@@ -71,6 +71,7 @@ def train(
     say: Callable[[str], object] = lambda line: None,
     ranks: Ranks = ALONE,
     soft: torch.Tensor | None = None,
+    begins: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Train ``network`` in place, and write ``metrics.csv``, ``best/`` and ``last/`` into ``run``
     after each epoch.
@@ -80,6 +81,7 @@ def train(
     epoch, ``say`` gets lines for a person; both on the first of several ``ranks`` only. Which epoch
     is ``best/`` is chosen by ``history.outcome``. With ``config.ema`` both folders hold the average
     of the weights, and it is what validation judges. ``soft``: as ``Step`` has it.
+    ``begins`` is called once nothing is refused any more, on the first rank only.
 
     Raises ConfigError where a batch of one image cannot be normalised or the resumed training had
     other settings, DataError where it had other images, CheckpointError where its state cannot be
@@ -103,6 +105,8 @@ def train(
         checkpoint.describe(config, network, dtype, ranks.count, soft),
     )
     state = (checkpoint.load(run / LAST, learning, description, images) if resume else None) or State()
+    if ranks.first:
+        begins()
     if resume and ranks.first:
         begun = state.step or state.epochs
         say(

@@ -141,8 +141,8 @@ def train_run(
     show = progress if ranks.first else no_progress
     begun = run.resumes and session.has_begun(folder)
     say(f"run folder: {folder}")
-    if ranks.first:
-        session.write_command(folder, command, run.resumes)
+    if ranks.first and not run.resumes:
+        session.write_command(folder, command, goes_on=False)
     manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, settings, ranks, say)
     seen = plan.start.origin.seen if plan.start else ()
     intake = session.take_in(manifest, config, settings.in_chans, Path(settings.runs) / CACHE, show, called, seen)
@@ -182,6 +182,7 @@ def train_run(
         say=say,
         ranks=ranks,
         soft=soft,
+        begins=lambda: session.write_command(folder, command, goes_on=True) if run.resumes else None,
     )
     if ranks.first:
         chosen = {

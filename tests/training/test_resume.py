@@ -206,7 +206,7 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
     before = {
         path: path.read_bytes()
         for path in run.rglob("*")
-        if path.is_file() and path.suffix in (".csv", ".json", ".toml", ".safetensors")
+        if path.is_file() and path.suffix in (".csv", ".json", ".toml", ".txt", ".safetensors")
     }
     assert train.main(["--resume", str(run), "--epochs", "9"]) == 2
     assert "--epochs is 9 and was 3" in capsys.readouterr().err
@@ -218,6 +218,8 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
     shutil.copytree(images, tmp_path / "moved")
     assert train.main([str(tmp_path / "moved"), "--resume", str(run), "--cache", "disk", "--save-every", "1"]) == 0
     assert list((tmp_path / "cache").rglob("*.shard"))
+    commands = (run / "command.txt").read_text(encoding="utf-8").splitlines()
+    assert len(commands) == 2 and "--save-every 1" in commands[1]  # those that were refused did not go on with it
 
 
 @pytest.mark.slow
