@@ -141,10 +141,12 @@ def pretrain(
     *,
     resume: bool = False,
     say: Callable[[str], object] = lambda line: None,
+    begins: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Pretrain ``network`` in place, and write ``metrics.csv`` and the state in ``last/`` into
     ``run``. ``resume`` goes on from that state, or begins where there is none yet. ``tell`` hears
-    of each round, ``say`` gets lines for a person.
+    of each round, ``say`` gets lines for a person. ``begins`` is called once nothing is refused any
+    more.
 
     Raises ConfigError or DataError where the resumed pretraining had other settings or images,
     CheckpointError where its state cannot be read, RunFolderError where ``run`` cannot be written,
@@ -164,6 +166,7 @@ def pretrain(
     found = checkpoint.load_progress(Course, run / LAST, learning, description, task.images) if resume else None
     course = found or Course()
     course.check_targets(run / LAST / STATE, task.targets, None if settings.minutes else settings.steps or STEPS)
+    begins()
     if resume:
         begun = f"after step {course.step} of {course.steps}"
         say(f"resuming {begun}" if course.step else f"{run / LAST} has no checkpoint yet: starting from the beginning")

@@ -132,7 +132,8 @@ def pretrain_run(
         run_folder.write_text(folder / run_folder.CONFIG, settings.to_toml(leave_out=private))
     say = run_folder.logged(folder / run_folder.LOG, say, data=plan.manifest.root if plan.manifest else None)
     say(f"run folder: {folder}")
-    session.write_command(folder, command, run.resumes)
+    if not run.resumes:
+        session.write_command(folder, command, goes_on=False)
     if plan.start:
         write_origin(folder, plan.start.origin)
     task = _task(plan, folder, progress, say)
@@ -148,7 +149,13 @@ def pretrain_run(
         if on_round:
             on_round({name: value for name, value in one.row().items() if value is not None})
 
-    outcome = loop.pretrain(network, task, settings, folder, plan.dtype, progress, tell, resume=run.resumes, say=say)
+    def begins() -> None:
+        if run.resumes:
+            session.write_command(folder, command, goes_on=True)
+
+    outcome = loop.pretrain(
+        network, task, settings, folder, plan.dtype, progress, tell, resume=run.resumes, say=say, begins=begins
+    )
     _write(plan, folder, task, outcome)
     say(f"\nweights: {folder / run_folder.PRETRAINED}")
     say(f"report: {write_pretraining_page(folder).resolve()}")

@@ -192,6 +192,7 @@ def test_images_are_gone_on_with_within_a_round_and_only_with_the_same_ones(
         with pytest.raises(DataError, match=r"the images differ from those of the start: 1 gone"):
             run.resume()
     assert same(whole.folder, run.resume().folder) == []
+    assert len((run.folder / "command.txt").read_text(encoding="utf-8").splitlines()) == 2  # none that was refused
     assert len(starting.read(whole.weights).origin.seen) == len({*starting.read(whole.weights).origin.seen}) > 10
 
 
