@@ -49,7 +49,8 @@ def test_the_file_holds_what_the_table_shows(tmp_path: Path, capsys: pytest.Capt
     assert out.isascii()
     machine = written["environment"]
     assert machine["threads"] == torch.get_num_threads() and machine["processors"] >= 1 and machine["load"] >= 0
-    assert f"threads: {machine['threads']} on {machine['processors']} processors" in out
+    busy = f"load before: {machine['load']:.1f} on {machine['processors']} processor"
+    assert f"threads: {machine['threads']}, {busy}" in out
     assert [(row["operator"], row["passes"]) for row in written["rows"]] == [
         (name, passes) for name in OPERATORS for passes in bench.PASSES
     ]
