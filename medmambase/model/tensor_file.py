@@ -79,6 +79,11 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def not_finite(t: Tensor) -> int:
+    """Count the NaN and infinities of a tensor of any type."""
+    return int((~t.to(torch.float64).isfinite()).sum()) if t.is_floating_point() else 0
+
+
 def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
     """Return a hash of the words, and of names, types, shapes and numbers of the tensors, which lie
     on the CPU."""
@@ -94,8 +99,7 @@ def _of_no_numbers(tensors: Mapping[str, Tensor]) -> str:
     """Name the first tensor with NaN or infinity, if there is one, since that tells how a file was
     changed."""
     for name, t in tensors.items():
-        bad = int((~t.to(torch.float64).isfinite()).sum()) if t.is_floating_point() else 0
-        if bad:
+        if bad := not_finite(t):
             return f", and {name} holds NaN or infinity in {bad} of its {t.numel()} values"
     return ""
 

@@ -132,8 +132,7 @@ def _check_values(source: str, key: str, t: Tensor, own: Tensor) -> None:
     others are wanted, or with NaN or infinity, with which its network would predict."""
     if own.is_floating_point() and not t.is_floating_point():
         raise WeightsError(f"{source}: {key} is {t.dtype}; it must be {own.dtype}; restore the file")
-    bad = int((~t.to(torch.float64).isfinite()).sum()) if t.is_floating_point() else 0
-    if bad:
+    if bad := tensor_file.not_finite(t):
         raise WeightsError(
             f"{source}: {key} holds {bad} values that are no finite numbers, of {t.numel()}; restore the file, or take "
             f"another network"
