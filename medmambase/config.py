@@ -90,8 +90,17 @@ class Checked:
         return cls(**values)
 
 
+class _Network(Checked):
+    multi_label: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-ready values; ``multi_label`` only where it is true, so that what was
+        written before it came is still the same."""
+        return {key: value for key, value in super().to_dict().items() if key != "multi_label" or value}
+
+
 @dataclass(frozen=True)
-class ModelConfig(Checked):
+class ModelConfig(_Network):
     """The shape of a network.
 
     ``block`` picks one of four: ``medmambase`` (MedMamba's block with squeeze-and-excitation
@@ -105,6 +114,7 @@ class ModelConfig(Checked):
     ``init="upstream"``.
     ``odd`` says what patch merging does with a map of odd height or width: add a row/column of
     zeros, or drop the last.
+    ``multi_label``: an image may have several classes, or none (``model/task.py``).
     """
 
     num_classes: Positive = 6
@@ -121,6 +131,7 @@ class ModelConfig(Checked):
     drop_path: Part = 0.1
     odd: Odd = "pad"
     init: Init = "corrected"
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +145,7 @@ class ModelConfig(Checked):
 
     def words(self) -> str:
         """Return block, depths and widths, for a person."""
-        return f"{self.block}, depths {self.depths}, widths {self.dims}"
+        return f"{self.block}, depths {self.depths}, widths {self.dims}{', multi-label' if self.multi_label else ''}"
 
     def gate_widths(self) -> tuple[int, ...]:
         """The hidden width of each block's squeeze-and-excitation gate, in order."""
@@ -144,17 +155,19 @@ class ModelConfig(Checked):
 
 
 @dataclass(frozen=True)
-class OpponentConfig(Checked):
+class OpponentConfig(_Network):
     """Another network to compare with, which ``model/opponents.py`` builds: its ``opponent`` says
-    which. Nothing but its ends can be chosen: as it was published, it is an opponent."""
+    which. Nothing but its ends can be chosen: as it was published, it is an opponent.
+    ``multi_label``: as of ``ModelConfig``."""
 
     opponent: Opponent
     num_classes: Positive = 6
     in_chans: ImageChannels = 3
+    multi_label: bool = False
 
     def words(self) -> str:
         """Return its name."""
-        return self.opponent
+        return f"{self.opponent}{', multi-label' if self.multi_label else ''}"
 
 
 AnyConfig = ModelConfig | OpponentConfig

@@ -12,7 +12,7 @@ from house_map import (
     the_planted_faults_name_tests_that_exist,
     the_walks_name_what_exists,
 )
-from house_rooms import ROOM_RULES, commands_do_no_work, run_folder_names_its_files, softmax_lives_in_inference
+from house_rooms import ROOM_RULES, commands_do_no_work, run_folder_names_its_files, softmax_lives_in_the_task
 from house_rules import (
     Rule,
     exceptions_carry_their_reason,
@@ -144,7 +144,7 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
         "medmambase/training/loop.py",
         "def f(run):\n    return f'{run}/report.html'",
     ),
-    (softmax_lives_in_inference, "medmambase/model/layers.py", "def f(x: Tensor) -> Tensor:\n    return x.softmax(-1)"),
+    (softmax_lives_in_the_task, "medmambase/model/layers.py", "def f(x: Tensor) -> Tensor:\n    return x.softmax(-1)"),
     (the_map_shows_every_file, "medmambase/data/ages.py", ""),
     (the_map_shows_every_file, "kernels/medmambase_kernels/_triton/config.py", ""),  # only the other package's is shown
     (the_map_shows_every_file, "medmambase/data/__init__.py", ""),

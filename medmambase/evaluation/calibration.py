@@ -13,7 +13,6 @@ from pydantic import Field, StrictFloat, with_config
 from medmambase.config import ConfigError
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
-from medmambase.inference.probabilities import apply_temperature, log_probabilities
 from medmambase.validation import OBJECT, check
 
 SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
@@ -57,7 +56,7 @@ def fit(validation: Predictions) -> Calibration | None:
     any."""
     if not len(validation.labels):
         return None
-    columns = [1] if len(validation.classes) == 2 else range(len(validation.classes))
+    columns = validation.task.told_apart(len(validation.classes))
     return Calibration(
         _temperature(validation), tuple(point for column in columns for point in _points(validation, column))
     )
@@ -82,7 +81,7 @@ def point_at(validation: Predictions, wish: str) -> OperatingPoint:
             f"{', '.join(validation.classes)} and a number above 0 and at most 1"
         )
     column = validation.classes.index(name)
-    positive = validation.labels == column
+    positive = validation.is_of(column)
     if positive.all() or not positive.any():
         raise ConfigError(
             f"--at is {wish!r}, and {'all' if positive.any() else 'none'} of the validation images are {name}: no "
@@ -103,7 +102,8 @@ def point_at(validation: Predictions, wish: str) -> OperatingPoint:
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
     """Divide the logits of predictions by a temperature: no image is called otherwise, but for ties
     in the last digit, and confidence becomes truer."""
-    return replace(predictions, probabilities=apply_temperature(predictions.probabilities, temperature))
+    warmer = predictions.task.apply_temperature(predictions.probabilities, temperature)
+    return replace(predictions, probabilities=warmer)
 
 
 def apply_operating_point(predictions: Predictions, point: OperatingPoint) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def apply_operating_point(predictions: Predictions, point: OperatingPoint) -> tu
     if point.name not in predictions.classes:
         raise MetricsError(f"there is no class {point.name!r}; wanted one of {', '.join(predictions.classes)}")
     column = predictions.classes.index(point.name)
-    return predictions.labels == column, predictions.probabilities[:, column] >= point.threshold
+    return predictions.is_of(column), predictions.probabilities[:, column] >= point.threshold
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,9 @@ def reliability(predictions: Predictions) -> list[Bin]:
 
 
 def _temperature(validation: Predictions) -> float:
-    logits, rows = log_probabilities(validation.probabilities), np.arange(len(validation.labels))
-
     def loss(log_temperature: float) -> float:
-        return -float(
-            scipy.special.log_softmax(logits / math.exp(log_temperature), axis=1)[rows, validation.labels].mean()
-        )
+        losses = validation.task.losses(validation.probabilities, validation.labels, math.exp(log_temperature))
+        return float(losses.mean())
 
     return math.exp(
         float(
@@ -160,7 +157,7 @@ def _temperature(validation: Predictions) -> float:
 def _thresholds(validation: Predictions, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every threshold that divides the images, the lowest first, with its sensitivity and
     specificity. Some images must be of the class, and some not."""
-    positive, scores = validation.labels == column, validation.probabilities[:, column]
+    positive, scores = validation.is_of(column), validation.probabilities[:, column]
     thresholds = np.unique(scores)
     sensitivity = 1 - np.searchsorted(np.sort(scores[positive]), thresholds) / positive.sum()
     specificity = np.searchsorted(np.sort(scores[~positive]), thresholds) / (~positive).sum()
@@ -170,7 +167,7 @@ def _thresholds(validation: Predictions, column: int) -> tuple[np.ndarray, np.nd
 def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:
     """Where sensitivity and specificity together are highest (Youden), and the highest threshold
     that keeps the sensitivity."""
-    positive = validation.labels == column
+    positive = validation.is_of(column)
     if positive.all() or not positive.any():
         return ()
     thresholds, sensitivity, specificity = _thresholds(validation, column)

@@ -45,6 +45,7 @@ from medmambase.evaluation.metrics import (
     weighted_figures,
 )
 from medmambase.evaluation.predictions import Predictions
+from medmambase.model.task import SINGLE_LABEL
 
 CONFIDENCE = 0.95
 REPLICATES = 2000
@@ -269,7 +270,7 @@ def _basis(name: str, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     number, _, figure = name.partition("/")
     if not number.isdigit():
         return np.ones(len(labels), dtype=bool)
-    own, called = labels == int(number), probabilities.argmax(axis=1) == int(number)
+    own, called = labels == int(number), SINGLE_LABEL.called(probabilities) == int(number)
     return {"sensitivity": own, "specificity": ~own, "ppv": called, "npv": ~called, "f1": own | called, "ap": own}.get(
         figure, np.ones(len(labels), dtype=bool)
     )

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, StrictFloat, StrictInt, with_config
 
 from medmambase.evaluation.predictions import MetricsError, checked
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.validation import OBJECT, check
 
 ONE_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
@@ -184,7 +185,7 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
     ones = np.ones((1, len(labels)))
     found = weighted_figures(labels, probabilities, ones)
     plain: dict[str, Any] = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
-    confusion = confusions(labels, probabilities.argmax(axis=1), len(classes), ones)[0].astype(np.int64)
+    confusion = confusions(labels, SINGLE_LABEL.called(probabilities), len(classes), ones)[0].astype(np.int64)
     return Metrics(
         **{name: plain[name] for name in OVERALL},
         macro={name: plain[f"macro/{name}"] for name in ONE_CLASS},
@@ -203,7 +204,7 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
     """Compute every figure, as ``Metrics.flat`` names it, for b weightings of the n images: weights
     (b, n), at least 0, -> (b,) each; NaN where undefined."""
     count = probabilities.shape[1]
-    confusion = confusions(labels, probabilities.argmax(axis=1), count, weights)
+    confusion = confusions(labels, SINGLE_LABEL.called(probabilities), count, weights)
     total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
     support, called = confusion.sum(axis=2), confusion.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -310,7 +311,7 @@ def _squared_distance(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 def calibration_gaps(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Compute by how much confidence exceeds accuracy in each bin, times the bin's share of the
     images: weights (b, n) -> (b, BINS)."""
-    surplus = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
+    surplus = probabilities.max(axis=1) - (SINGLE_LABEL.called(probabilities) == labels)
     in_bin = np.eye(BINS)[confidence_bins(probabilities)]
     gaps: np.ndarray = weights @ (surplus[:, None] * in_bin) / weights.sum(axis=1, keepdims=True)
     return gaps

@@ -11,6 +11,7 @@ import numpy as np
 
 from medmambase.data.pseudonyms import PSEUDONYM
 from medmambase.files import write_text
+from medmambase.model.task import Task, task_of_labels
 from medmambase.tables import of_cell, table
 
 COLUMNS = ("path", "label", "predicted")
@@ -57,9 +58,18 @@ class Predictions:
             object.__setattr__(self, name, value)
 
     @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return task_of_labels(self.labels)
+
+    @property
     def predicted(self) -> np.ndarray:
         """(n,) int64: the most probable class, the first of equals."""
-        return self.probabilities.argmax(axis=1)
+        return self.task.called(self.probabilities)
+
+    def is_of(self, column: int) -> np.ndarray:
+        """(n,) bool: the images whose truth is a class."""
+        return self.task.is_of(self.labels, column)
 
     @property
     def clusters(self) -> np.ndarray:
@@ -188,13 +198,11 @@ def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
     labels = labels.astype(np.int64)  # a uint8 label would overflow
     if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
         raise MetricsError(f"labels run from {labels.min()} to {labels.max()}; wanted 0 to {len(classes) - 1}")
-    # A hundredth of room: a softmax in bfloat16 misses 1 by some thousandths.
-    with np.errstate(invalid="ignore"):  # infinities may cancel to NaN, which is no better than 0.01 either
-        good = (probabilities >= 0).all(axis=1) & (abs(probabilities.sum(axis=1) - 1) <= 0.01)
+    task = task_of_labels(labels)
+    good = task.well_formed(probabilities)
     if not good.all():
         first = int(good.argmin())
         raise MetricsError(
-            f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted values from 0 that sum "
-            f"to 1 (a softmax)"
+            f"row {first + 1} of the probabilities is {probabilities[first].tolist()}; wanted {task.wanted}"
         )
     return labels, probabilities

@@ -1,12 +1,10 @@
 """Let several networks predict together: the mean of their probabilities."""
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmambase.model.classifier import Classifier, Trainable
 
@@ -14,9 +12,9 @@ from medmambase.model.classifier import Classifier, Trainable
 class Ensemble(Classifier):
     """Several networks with the same classes and the same preparation of images, as one.
 
-    ``forward`` maps images (b, in_chans, h, w) to logits float32 (b, num_classes), whose softmax is
-    the mean of the networks' probabilities: each network's logits are divided by its own one of the
-    ``temperatures`` before. It can be neither trained nor saved, and has no maps.
+    ``forward`` maps images (b, in_chans, h, w) to logits float32 (b, num_classes), which are those
+    of the mean of the networks' probabilities: each network's logits are divided by its own one of
+    the ``temperatures`` before. It can be neither trained nor saved, and has no maps.
     """
 
     def __init__(self, networks: Sequence[Classifier], temperatures: Sequence[float]) -> None:
@@ -29,11 +27,10 @@ class Ensemble(Classifier):
         """image (b, in_chans, h, w) -> the logarithm of the mean probabilities (b,
         num_classes)."""
         found = [
-            F.log_softmax(network(image).float() / temperature, -1)
+            network(image).float() / temperature
             for network, temperature in zip(self.networks, self.temperatures, strict=True)
         ]
-        # Added as logarithms: a probability that float32 cannot hold is then none that is 0.
-        return torch.logsumexp(torch.stack(found), 0) - math.log(len(found))
+        return self.task.mean(torch.stack(found))
 
     def for_prediction(self) -> "Ensemble":
         """Make a copy of which each network only predicts; see ``MedMambaSE.for_prediction``."""

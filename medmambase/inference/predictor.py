@@ -25,7 +25,7 @@ from medmambase.data.reading.images import Facts, ImageError, load, picture_pixe
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of
-from medmambase.inference.probabilities import apply_temperature, choose_precision
+from medmambase.inference.probabilities import choose_precision
 from medmambase.inference.stream import predict_stream
 from medmambase.machine import choose_device
 from medmambase.model.classifier import Trainable
@@ -233,7 +233,8 @@ class Predictor:
                     index, path, self.classes, None, "the network's outputs are no finite numbers", facts.patient
                 )
             else:
-                calibrated = result if self.temperature == 1.0 else apply_temperature(result, self.temperature)
+                task, warmth = self.network.task, self.temperature
+                calibrated = result if warmth == 1.0 else task.apply_temperature(result, warmth)
                 yield Prediction(index, path, self.classes, calibrated, None, facts.patient, self._note(facts))
 
     def _note(self, facts: Facts) -> str:

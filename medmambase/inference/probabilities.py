@@ -1,4 +1,5 @@
-"""Compute class probabilities: the project's only softmax, and the precision of its inputs.
+"""Run networks on images, in a precision, up to the probabilities that ``model/task.py`` makes of
+logits.
 
 ``predict`` is for images that are decoded already, such as the validation split after an epoch;
 ``stream.py`` is for files and arrays of any number.
@@ -6,18 +7,14 @@
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # which imports its parts when they are first used: they are slow to import
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmambase.config import Precision
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.reading.images import normalise
 from medmambase.distributed import ALONE, Ranks
 from medmambase.model.classifier import Classifier
-
-_LEAST = np.finfo(np.float64).tiny
 
 
 class InferenceError(Exception):
@@ -45,25 +42,6 @@ def logits_of(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     return logits.float()
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Turn logits (..., classes) into probabilities, torch.float64 on the CPU."""
-    return F.softmax(logits.cpu().double(), -1)
-
-
-def log_probabilities(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the logits of probabilities (..., classes), up to a constant that does not change a
-    softmax."""
-    logits: npt.NDArray[np.float64] = np.log(np.maximum(probabilities, _LEAST))
-    return logits
-
-
-def apply_temperature(probabilities: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
-    """Divide the logits of probabilities (..., classes) by ``temperature``: above 1 they become
-    less sure. The most probable class stays the same, but for ties in the last digit."""
-    warmer: npt.NDArray[np.float64] = scipy.special.softmax(log_probabilities(probabilities) / temperature, axis=-1)
-    return warmer
-
-
 def predict(
     network: Classifier, images: ImageSet, batch_size: int, dtype: torch.dtype, ranks: Ranks = ALONE
 ) -> npt.NDArray[np.float64]:
@@ -80,7 +58,7 @@ def predict(
     with torch.inference_mode():
         for rows in mine.split(batch_size):
             batch = normalise(images.images[rows].to(device), network.preprocessing)
-            found[rows] = softmax(logits_of(network, batch, dtype))
+            found[rows] = network.task.probabilities(logits_of(network, batch, dtype))
     probabilities: npt.NDArray[np.float64] = ranks.sum(found).numpy()
     bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
     if len(bad):

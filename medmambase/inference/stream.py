@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medmambase.data.decoded.on_demand import threads
 from medmambase.data.reading.images import normalise
-from medmambase.inference.probabilities import logits_of, softmax
+from medmambase.inference.probabilities import logits_of
 from medmambase.model.classifier import Classifier
 from medmambase_kernels import use_backend
 
@@ -55,7 +55,7 @@ def predict_stream(
             images = [image for _, image in batch if isinstance(image, Tensor)]
             with use_backend(backend), torch.inference_mode():
                 found = iter(
-                    softmax(
+                    network.task.probabilities(
                         logits_of(network, normalise(torch.stack(images).to(device), network.preprocessing), dtype)
                     ).numpy()
                     if images

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medmambase.config import AnyConfig, ConfigError, ModelConfig, Preprocessing
 from medmambase.model import weights
+from medmambase.model.task import Task, task_of
 from medmambase.validation import check, check_path
 
 
@@ -31,6 +32,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.config, self.classes, self.preprocessing = config, tuple(classes), preprocessing
         self.features_only = features_only
+
+    @property
+    def task(self) -> Task:
+        """What its logits mean."""
+        return task_of(self.config)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """image (b, in_chans, h, w) -> the map of each stage, (b, h', w', dims[i]), or of the last

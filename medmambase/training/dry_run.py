@@ -5,7 +5,6 @@ Afterwards weights, BatchNorm's statistics, gradients and random numbers are
 what they were.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,13 +26,16 @@ class Rehearsal:
     bytes: int
     of_bytes: int | None
 
-    def line(self, classes: int, batches: int) -> str:
-        """Return one line for the log; an epoch has ``batches`` batches."""
+    def line(self, guessing: tuple[str, float], batches: int) -> str:
+        """Return one line for the log; an epoch has ``batches`` batches. ``guessing``: how one does
+        it, and the loss that it has."""
         memory = f"{self.bytes / 1e9:.2f} GB" + (f" of {self.of_bytes / 1e9:.0f} GB" if self.of_bytes else "")
         minutes, seconds = divmod(round(self.seconds * batches), 60)
         lasts = f"{minutes} min {seconds} s" if minutes else f"{max(seconds, 1)} s"
-        guessing = f"guessing among {classes} classes: {math.log(classes):.3f}"
-        return f"first loss {self.loss:.3f} ({guessing}); a step needs about {memory}; an epoch takes about {lasts}"
+        how, loss = guessing
+        return (
+            f"first loss {self.loss:.3f} ({how}: {loss:.3f}); a step needs about {memory}; an epoch takes about {lasts}"
+        )
 
 
 def rehearse(

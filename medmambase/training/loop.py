@@ -41,7 +41,6 @@ from medmambase.training.nonfinite import first_bad_tensor, first_nonfinite
 from medmambase.training.optimise import (
     MOMENTS,
     Average,
-    class_weights,
     freeze,
     learning_rate,
     make_optimizer,
@@ -97,7 +96,8 @@ def train(
     learner = ranks.learner(network)
     learning = Learning(network, make_optimizer(network, config), Average(network, config.ema) if config.ema else None)
     average, judged = learning.average, learning.judged
-    weights = class_weights(training.labels, network.config.num_classes, config)
+    balanced = config.balance == "weights"
+    weights = network.task.class_weights(training.labels, network.config.num_classes, balanced)
     course = Step(learning, learner, training, config, dtype, weights, ranks, soft)
     graphs = Graphs(course, {})
     images, description = (
@@ -131,7 +131,9 @@ def train(
             state.threads = crew.count
             graphs = capture_steps(course, batches)
             if ranks.first:
-                dry_run = graphs.rehearsed(rehearsed).line(network.config.num_classes, len(batches))
+                dry_run = graphs.rehearsed(rehearsed).line(
+                    network.task.guessing(network.config.num_classes), len(batches)
+                )
                 for line in (f"dry run: {dry_run}", *graphs.told(), *crew.told()):
                     say(line)
         while not history.is_over(state.epochs, config):

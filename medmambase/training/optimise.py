@@ -101,17 +101,6 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     return config.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
 
 
-def class_weights(labels: Tensor, classes: int, config: TrainConfig) -> Tensor:
-    """Return the class weights of the loss, torch.float32 (classes,): ones, or with
-    ``balance="weights"`` such that each class has the same part in it, with mean 1 over all images;
-    a class without images then weighs nothing.
-    """
-    if config.balance != "weights":
-        return torch.ones(classes)
-    counts = labels.bincount(minlength=classes).double()
-    return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), 0.0).float()
-
-
 N = TypeVar("N", bound=nn.Module)
 
 

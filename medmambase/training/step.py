@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmambase.config import TrainConfig
 from medmambase.data.augment import augment_by_keys, keys_of
@@ -27,9 +26,10 @@ from medmambase.training.checkpoint import Learning
 
 class Batch(NamedTuple):
     """Everything that a step gets from the host: images torch.uint8 (b, c, s, s); labels
-    torch.int64 (b,); keys torch.int64 (b,), from which augmentation draws; torch.float32 (), the
-    factor by which the sum of the losses is multiplied before its gradients are taken; and the soft
-    labels torch.float32 (b, classes), (b, 0) where the labels alone are learned from."""
+    torch.int64 (b,), of several classes (b, classes); keys torch.int64 (b,), from which
+    augmentation draws; torch.float32 (), the factor by which the sum of the losses is multiplied before its gradients
+    are taken; and the soft labels torch.float32 (b, classes), (b, 0) where the labels alone are
+    learned from."""
 
     images: Tensor
     labels: Tensor
@@ -75,7 +75,7 @@ def update(network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: floa
 @dataclass(frozen=True)
 class Step:
     """Everything that stays the same from step to step. ``learner`` is the network or its wrapper
-    that averages gradients; ``weights`` (classes,), on the CPU, are those of the loss. ``soft``
+    that averages gradients; ``weights``, on the CPU, are those of the task's loss. ``soft``
     torch.float32 (n, classes): for each training image what is learned in the place of its label,
     rows that sum to 1; None: the labels, smoothed."""
 
@@ -100,12 +100,9 @@ class Step:
 
     @cached_property
     def _targets(self) -> Tensor:
-        """By what the loss of a label multiplies the logarithm of each probability: torch.float32
-        (classes, classes), on the network's device. The loss is torch's cross_entropy, with its
-        weights and smoothed labels, in a third of its launches."""
-        smoothing = self.config.label_smoothing
-        targets = (1 - smoothing) * self.weights.diag() + smoothing / len(self.weights) * self.weights
-        return targets.neg().to(self.device)
+        """By what the loss of a label multiplies the logarithms of probabilities: torch.float32, on
+        the network's device."""
+        return self.network.task.table(self.weights, self.config.label_smoothing).to(self.device)
 
     @cached_property
     def _soft_weights(self) -> Tensor:
@@ -114,7 +111,8 @@ class Step:
 
     def weight_of(self, rows: Tensor) -> float:
         """Return the sum of the weights of a batch over all processes."""
-        return self.weights[self.training.labels[rows % len(self.training.labels)]].double().sum().item()
+        labels = self.training.labels[rows % len(self.training.labels)]
+        return self.network.task.weight_of(labels, self.weights)
 
     def batch(self, rows: Tensor, epoch: int, whole: float) -> Batch:
         """Gather this process's share of a batch, on the CPU. ``whole``: the weight of the images
@@ -135,12 +133,11 @@ class Step:
             laterality=self.config.laterality,
         )  # fmt: skip  # one call in another
         logits = logits_of(self.learner, images, self.dtype)
-        hard = self.soft is None
-        targets = self._targets[batch.labels] if hard else self._soft_weights * batch.soft
-        loss = (targets * F.log_softmax(logits, 1)).sum()
+        task, hard = self.network.task, self.soft is None
+        targets = task.targets(self._targets, batch.labels) if hard else self._soft_weights * batch.soft
+        loss = task.loss(logits, targets)
         loss.backward(batch.factor)
-        hits = (logits.detach().argmax(1) == batch.labels).sum(dtype=torch.float32)
-        return torch.stack([loss.detach(), hits])
+        return torch.stack([loss.detach(), task.hits(logits.detach(), batch.labels)])
 
     def update(self, sums: Tensor) -> Tensor:
         """Update the weights as the function ``update`` does."""

@@ -13,7 +13,7 @@ from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.loading import load_ensemble, load_network
-from medmambase.inference.probabilities import apply_temperature
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.run_folder import RunFolderError
 from medmambase_kernels import use_backend
 
@@ -59,7 +59,7 @@ def folder(networks: list[MedMambaSE], tmp_path: Path) -> Path:
 @torch.no_grad()
 def mean_of(networks: list[MedMambaSE], batch: torch.Tensor, temperatures: tuple[float, ...]) -> np.ndarray:
     each = [network(batch).double().softmax(1).numpy() for network in networks]
-    return np.mean([apply_temperature(p, t) for p, t in zip(each, temperatures, strict=True)], axis=0)
+    return np.mean([SINGLE_LABEL.apply_temperature(p, t) for p, t in zip(each, temperatures, strict=True)], axis=0)
 
 
 def test_the_softmax_of_its_logits_is_the_mean_of_the_calibrated_probabilities(networks: list[MedMambaSE]) -> None:

@@ -19,7 +19,7 @@ from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import Predictions, write_predictions
-from medmambase.inference.probabilities import apply_temperature
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.model.weights import WeightsError
 from medmambase_kernels import BackendError
 
@@ -239,8 +239,8 @@ def test_a_run_brings_its_temperature_and_its_best_folder_does_too(
         assert predictor.temperature == temperature and predictor.classes == network.classes
         (found,) = predictor(path)
         assert found.probabilities is not None
-        assert np.abs(found.probabilities - apply_temperature(raw, temperature)).max() < 1e-5
-    assert np.abs(apply_temperature(raw, TEMPERATURE) - raw).max() > 1e-3
+        assert np.abs(found.probabilities - SINGLE_LABEL.apply_temperature(raw, temperature)).max() < 1e-5
+    assert np.abs(SINGLE_LABEL.apply_temperature(raw, TEMPERATURE) - raw).max() > 1e-3
     with pytest.raises(
         ConfigError, match=r"elsewhere has no calibration\.json, because the run had no validation images"
     ):

@@ -16,11 +16,12 @@ from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import Preprocessing, TrainConfig
 from medmambase.distributed import ALONE, Ranks
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.training import loop
 from medmambase.training.batches import steps_of
 from medmambase.training.checkpoint import Learning
 from medmambase.training.graph import Graphs, capture_steps
-from medmambase.training.optimise import class_weights, make_optimizer
+from medmambase.training.optimise import make_optimizer
 from medmambase.training.step import Outcome, Step
 
 CONFIG = TrainConfig(lr=1e-2, epochs=2, batch_size=5, image_size=16, warmup=0.5, ema=0.9, patience=0, balance="weights")
@@ -56,7 +57,15 @@ def network() -> MedMambaSE:
 def step_of(config: TrainConfig = CONFIG, ranks: Ranks = ALONE) -> Step:
     net, data = network().train(), image_set(IMAGES, "train")
     learning = Learning(net, make_optimizer(net, config), None)
-    return Step(learning, net, data, config, torch.float32, class_weights(data.labels, 3, config), ranks)
+    return Step(
+        learning,
+        net,
+        data,
+        config,
+        torch.float32,
+        SINGLE_LABEL.class_weights(data.labels, 3, config.balance == "weights"),
+        ranks,
+    )
 
 
 def batches(step: Step) -> list[Tensor]:

@@ -17,12 +17,12 @@ from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import RECIPES, ConfigError, Optimizer, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.decoded.on_demand import OnDemand
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.training import loop, optimise
 from medmambase.training.batches import steps_of
 from medmambase.training.dry_run import rehearse
 from medmambase.training.optimise import (
     Average,
-    class_weights,
     freeze,
     learning_rate,
     make_optimizer,
@@ -145,17 +145,17 @@ def test_what_is_frozen_keeps_weights_and_statistics(part: str, learns: str, tmp
 
 def test_class_weights_give_each_class_the_same_part_of_the_loss() -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [3])
-    weights = class_weights(labels, 5, replace(PLAIN, balance="weights"))
+    weights = SINGLE_LABEL.class_weights(labels, 5, balanced=True)
     parts = [weights[labels[labels == label]].sum().item() for label in (0, 1, 3)]
     assert parts == [pytest.approx(10 / 3)] * 3 and weights[labels].mean().item() == pytest.approx(1.0)
     assert weights[2] == weights[4] == 0
-    assert torch.equal(class_weights(labels, 5, PLAIN), torch.ones(5))
+    assert torch.equal(SINGLE_LABEL.class_weights(labels, 5, balanced=False), torch.ones(5))
 
 
 def test_the_loss_of_a_step_is_the_weighted_mean_that_torch_computes(tmp_path: Path) -> None:
     config = replace(PLAIN, balance="weights", epochs=1, batch_size=24)
     data, by_hand = image_set(24, "train"), network().train()
-    weights = class_weights(data.labels, 3, config)
+    weights = SINGLE_LABEL.class_weights(data.labels, 3, balanced=True)
     trained = follow(config, tmp_path)
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3, fused=True)
     nn.functional.cross_entropy(by_hand((data.images.float() / 255 - 0.5) / 0.5), data.labels, weights).backward()

@@ -17,9 +17,10 @@ from medmambase.config import Preprocessing, TrainConfig
 from medmambase.data.augment import keys_of
 from medmambase.distributed import ALONE
 from medmambase.model.layers import SSConvSSM
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.training import step as steps
 from medmambase.training.checkpoint import Learning
-from medmambase.training.optimise import class_weights, make_optimizer, set_rate
+from medmambase.training.optimise import make_optimizer, set_rate
 from medmambase.training.step import Step
 
 CONFIG = TrainConfig(batch_size=4, image_size=16, balance="weights")
@@ -32,7 +33,7 @@ def step_of(config: TrainConfig, device: str = "meta", block: str = "medmambase"
     )
     network = MedMambaSE(model, preprocessing=Preprocessing(size=16, channels=1)).to(device).train()
     data = image_set(9, "train")
-    weights = class_weights(data.labels, 3, config)
+    weights = SINGLE_LABEL.class_weights(data.labels, 3, config.balance == "weights")
     return Step(
         Learning(network, make_optimizer(network, config), None), network, data, config, torch.float32, weights, ALONE
     )

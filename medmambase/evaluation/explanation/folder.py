@@ -18,8 +18,8 @@ from medmambase.data.reading.images import ImageError, load
 from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.evaluation.explanation.overlays import write_overlays
 from medmambase.files import write_json
-from medmambase.inference.probabilities import softmax
 from medmambase.model.classifier import Classifier
+from medmambase.model.task import SINGLE_LABEL
 from medmambase.run_folder import FAITHFULNESS, FAITHFULNESS_CURVES, GATES, SE_STAGES, SHEETS
 
 ON_A_SHEET = 6
@@ -92,7 +92,7 @@ def write(
         old.unlink()
     parts = images.split(_BATCH)
     probabilities = torch.cat([_predict(network, part) for part in parts])
-    called = probabilities.argmax(1)
+    called = torch.from_numpy(SINGLE_LABEL.called(probabilities.double().numpy()))
     shown = range(min(len(images), ON_A_SHEET * MOST_SHEETS))
     cams = torch.cat(
         [
@@ -131,7 +131,7 @@ def write(
 def _predict(network: nn.Module, images: Tensor) -> Tensor:
     network.eval()
     with torch.no_grad():
-        return softmax(network(images)).float()
+        return SINGLE_LABEL.probabilities(network(images)).float()
 
 
 def _caption(

@@ -51,7 +51,7 @@ def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
     with sheet(png, 7.5, 4.6, whole=True) as figure:
         axes = figure.subplots()
         for colour, column in _colours(predictions, metrics, "ap"):
-            axes.axhline((predictions.labels == column).mean(), color=colour, linestyle=":", linewidth=1)
+            axes.axhline(predictions.is_of(column).mean(), color=colour, linestyle=":", linewidth=1)
         _curves(axes, predictions, metrics, "ap", curve, "steps-post")
         axes.set_xlabel("recall (sensitivity)")
         axes.set_ylabel("precision (PPV)")
@@ -120,7 +120,7 @@ def mistakes(images: Sequence[Tensor], predictions: Predictions, png: Path) -> N
 
 def _colours(predictions: Predictions, metrics: Metrics, figure: str) -> list[tuple[str, int]]:
     """A colour for each class that has the figure, the first ten."""
-    columns = [1] if len(predictions.classes) == 2 else range(len(predictions.classes))
+    columns = predictions.task.told_apart(len(predictions.classes))
     there = [column for column in columns if getattr(metrics.per_class[column], figure) is not None]
     return [(f"C{place % 10}", column) for place, column in enumerate(there[:MOST_CURVES])]
 
@@ -135,7 +135,7 @@ def _curves(
 ) -> None:
     names, font = labels_of(predictions.classes)
     for colour, column in _colours(predictions, metrics, figure):
-        x, y = curve(predictions.labels == column, predictions.probabilities[:, column])
+        x, y = curve(predictions.is_of(column), predictions.probabilities[:, column])
         value, interval = getattr(metrics.per_class[column], figure), metrics.intervals.get(f"{column}/{figure}")
         sure = f" ({interval.low:.3f}-{interval.high:.3f})" if interval else ""
         axes.plot(
