@@ -27,9 +27,9 @@ from medmambase.training.checkpoint import Learning
 class Batch(NamedTuple):
     """Everything that a step gets from the host: images torch.uint8 (b, c, s, s); labels
     torch.int64 (b,), of several classes (b, classes); keys torch.int64 (b,), from which
-    augmentation draws; torch.float32 (), the factor by which the sum of the losses is multiplied before its gradients
-    are taken; and the soft labels torch.float32 (b, classes), (b, 0) where the labels alone are
-    learned from."""
+    augmentation draws; torch.float32 (), the factor by which the sum of the losses is multiplied
+    before its gradients are taken; and the soft labels torch.float32 (b, classes), (b, 0) where the
+    labels alone are learned from."""
 
     images: Tensor
     labels: Tensor
