@@ -234,8 +234,8 @@ class _MultiLabel(Task):
         return range(classes)
 
     def well_formed(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
-        inside: npt.NDArray[np.bool_] = (probabilities >= 0) & (probabilities <= 1)
-        return inside.all(axis=1)
+        good: npt.NDArray[np.bool_] = np.all((probabilities >= 0) & (probabilities <= 1), axis=1)
+        return good
 
 
 SINGLE_LABEL, MULTI_LABEL = _SingleLabel(), _MultiLabel()
