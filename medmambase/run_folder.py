@@ -49,6 +49,7 @@ IMAGES = "images.csv"  # beside it: with it a refusal to resume can name the ima
 
 # Results. METRICS, CALIBRATED and MEDMNIST lie beside the PREDICTIONS that they are computed from.
 PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"
+BY_PATIENT = "by_patient"  # a folder beside them: PREDICTIONS with a row for each patient, and pictures
 CALIBRATION = "calibration.json"  # learned on the validation images
 APPEARANCE = "appearance.json"  # what they look like
 ACCESS_LOG = "test_access_log.csv"  # each time the test images were looked at

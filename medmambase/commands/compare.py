@@ -8,7 +8,7 @@ import glob
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ from medmambase.commands.trained_again import other_seeds
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation import comparison
+from medmambase.evaluation.by_patient import of_patients
+from medmambase.evaluation.comparison import Difference
 from medmambase.evaluation.predictions import Predictions, read_predictions
-from medmambase.evaluation.report.compare_page import p_value, write_compare_page
+from medmambase.evaluation.report.compare_page import Compared, p_value, write_compare_page
+from medmambase.evaluation.report.results import temperature_of
 from medmambase.files import write_json
 from medmambase.plural import count_of
 from medmambase.run_folder import PREDICTIONS, TEST
@@ -37,12 +40,13 @@ UNITS = {
     "figures of a class": "0/auc is that of the first of the classes, 1/auc of the second",
     "difference": "second less first", "delong": "difference of AUC (second less first), its standard error, p",
     "mcnemar": "images that only one of the two calls right, p",
+    "by_patient": "the same counted in patients, each by the mean of the calibrated probabilities of its images",
 }  # fmt: skip  # a list
 TESTS = {
     "figures": "Student's t of the difference; its variance is that of a bootstrap, and, of several runs, that "
     "between the runs of a side (Welch)",
-    "delong": "DeLong's paired test, two-sided; every image as a separate patient",
-    "mcnemar": "McNemar's exact test, two-sided; every image as a separate patient",
+    "delong": "DeLong's paired test, two-sided; every image as a separate patient, but in by_patient",
+    "mcnemar": "McNemar's exact test, two-sided; every image as a separate patient, but in by_patient",
 }
 
 
@@ -73,36 +77,75 @@ def _compare(options: argparse.Namespace) -> int:
     notes += compared_runs.calibrated_alone((first, second))
     for note in notes:
         print(f"note: {note}")
-    print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
-    for name, words in SHOWN.items():
-        one = found.get(name)
-        if one is not None:
-            between = f"{one.interval.low:+.3f} to {one.interval.high:+.3f}" if one.interval else "n/a"
-            print(f"{words:18}{one.first:8.3f}{one.second:8.3f}{one.difference:+9.3f}   {between:17}  {p_value(one.p)}")
+    _print_figures(found)
     if max(len(firsts), len(seconds)) > 1:
         print(f"\nspread between {varied} (standard deviation):")
         for name in ("accuracy", "balanced_accuracy", "auc"):
             one = found.get(name)
             sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
-    tests, conclusion = _tests(firsts, seconds), comparison.conclusion(found)
+    tests, conclusion = _tests(firsts, seconds, "images"), comparison.conclusion(found)
+    by_patient = _by_patient((first, second), (firsts, seconds), varied)
     names = [list(map(name_of, side)) for side in (first, second)]
     if options.json:
         write_json(options.json, {
             "first": names[0], "second": names[1], "images": images, "patients": patients,
             "classes": firsts[0].classes, "differ_in": differing, "tests": TESTS,
             "units": UNITS | {"intervals": "patients" if any(every) else "images"},
-            "figures": {name: asdict(one) | {"difference": one.difference} for name, one in found.items()},
-            "pairs": tests, "notes": notes, "conclusion": conclusion,
+            "figures": _as_json(found), "pairs": tests, "notes": notes, "conclusion": conclusion,
+            "by_patient": by_patient and asdict(by_patient) | {"figures": _as_json(by_patient.figures)},
         })  # fmt: skip  # the file's content
     print(f"\n{conclusion}")
+    if by_patient:
+        print(f"Counted in patients: {by_patient.conclusion}")
     if options.output:
-        rows = [(words, found[name]) for name, words in SHOWN.items() if name in found]
         told = [compared_runs.in_words(differing), *notes]
-        page = write_compare_page(options.output, names, (images, patients), told, rows, tests, conclusion)
+        whole = Compared(images, 0, found, tests, conclusion)
+        page = write_compare_page(options.output, names, patients, told, whole, by_patient, SHOWN)
         print(f"page: {page.resolve()}")
     say_next(*_steps(first, second, differing))
     return 0
+
+
+def _print_figures(found: Mapping[str, Difference]) -> None:
+    print(f"\n{'':18}{'A':>8}{'B':>8}{'B - A':>9}   {'interval':17}  p")
+    for name, words in SHOWN.items():
+        one = found.get(name)
+        if one is not None:
+            between = f"{one.interval.low:+.3f} to {one.interval.high:+.3f}" if one.interval else "n/a"
+            print(f"{words:18}{one.first:8.3f}{one.second:8.3f}{one.difference:+9.3f}   {between:17}  {p_value(one.p)}")
+
+
+def _as_json(found: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(one) | {"difference": one.difference} for name, one in found.items()}
+
+
+def _by_patient(
+    sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]], varied: str
+) -> Compared | None:
+    """Compare the runs counted in patients, print and return what was found; None where no patient
+    has several images, or none has a class."""
+    found = [
+        [of_patients(one, temperature_of(table_of(path))) for path, one in zip(*side, strict=True)]
+        for side in zip(sides, predictions, strict=True)
+    ]
+    one = found[0][0]
+    if one is None:
+        return None
+    left_out = f"{count_of(one.left_out, 'patient')} left out, with images of several classes"
+    if not one.predictions.names:
+        print(f"\nno figures counted in patients: {left_out}")
+        return None
+    firsts, seconds = ([patients.predictions for patients in side if patients] for side in found)
+    differences = comparison.compare(firsts, seconds, varied)
+    told = f", {left_out}" if one.left_out else ""
+    print(
+        f"\ncounted in patients ({len(one.images)}{told}), by the mean of the calibrated probabilities of each one's "
+        f"images:"
+    )
+    _print_figures(differences)
+    tests = _tests(firsts, seconds, "patients")
+    return Compared(len(one.images), one.left_out, differences, tests, comparison.conclusion(differences, "patients"))
 
 
 def _steps(
@@ -127,13 +170,14 @@ def _seeds(first: int, second: int) -> list[str]:
     return []
 
 
-def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions]) -> list[dict[str, Any]]:
-    """Print and return DeLong's and McNemar's test for each pair of runs. Both treat every image as
-    a separate patient."""
+def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions], of: str) -> list[dict[str, Any]]:
+    """Print and return DeLong's and McNemar's test for each pair of runs, ``of`` images or of
+    patients. Both treat every row as independent of the others: every image as a separate
+    patient."""
     told: list[dict[str, Any]] = []
     classes = firsts[0].classes
     columns = [1] if len(classes) == 2 else range(len(classes))
-    print("\neach pair of runs; these two tests treat every image as a separate patient:")
+    print(f"\neach pair of runs{'; these two tests treat every image as a separate patient' * (of == 'images')}:")
     for number, (one, other) in enumerate(zip(firsts, seconds, strict=False), start=1):
         called = comparison.mcnemar(one, other)
         areas = {classes[column]: comparison.delong_test(one, other, column) for column in columns}

@@ -13,8 +13,9 @@ from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
-from medmambase.evaluation.intervals import evaluate_with_intervals
-from medmambase.evaluation.metrics import Metrics, as_medmnist
+from medmambase.evaluation.by_patient import evaluate_both
+from medmambase.evaluation.medmnist import as_medmnist
+from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
@@ -83,7 +84,8 @@ def _check_flags(options: argparse.Namespace) -> None:
 def _of_table(options: argparse.Namespace) -> int:
     """Print the metrics of a table of predictions."""
     predictions = read_predictions(options.run)
-    _tell(evaluate_with_intervals(predictions), options.json, "" if any(predictions.patients) else NO_PATIENTS)
+    metrics = evaluate_both(predictions, results.temperature_of(options.run))
+    _tell(metrics, options.json, "" if any(predictions.patients) else NO_PATIENTS)
     say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
     return 0
 
@@ -113,8 +115,9 @@ def _again(options: argparse.Namespace) -> int:
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
     before = recorded
-    if (old := recorded[METRICS]) and (new := after[METRICS]):
-        before = recorded | {METRICS: results.with_methods_of(new, old)}
+    for name in (METRICS, CALIBRATED):
+        if (old := recorded[name]) and (new := after[name]):
+            before = before | {name: results.with_methods_of(new, old)}
     changed = [
         f"{name}: {what}"
         for name in names
@@ -132,7 +135,7 @@ def _again(options: argparse.Namespace) -> int:
         how = "to the last digit" if before == after else "up to rounding"
         print(f"every metric matches the recorded one, {how}")
         if before != recorded:
-            print("intervals that an earlier version computed otherwise, or not at all, are now those of this version")
+            print("what an earlier version computed otherwise, or not at all, is now as this version computes it")
     say_next(("test the network on other images", pasted("medmambase-evaluate", run, "other")))
     return DIFFERENT if changed else 0
 

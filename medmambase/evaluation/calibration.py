@@ -11,6 +11,7 @@ import scipy  # which imports its parts when they are first used: they are slow 
 from pydantic import Field, StrictFloat, with_config
 
 from medmambase.config import ConfigError
+from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
 from medmambase.validation import OBJECT, check
@@ -35,15 +36,18 @@ class OperatingPoint:
 @dataclass(frozen=True)
 class Calibration:
     """What was learned on val: the ``temperature`` by which logits are divided, and operating
-    points; ``of`` says of which probabilities their thresholds are."""
+    points; ``of`` says of which probabilities their thresholds are. ``by_patient``: those of
+    patients, of the mean of calibrated probabilities; () where no patient has several images."""
 
     temperature: Annotated[StrictFloat, Field(gt=0)]
     points: tuple[OperatingPoint, ...]
     of: Literal["uncalibrated probabilities"] = "uncalibrated probabilities"
+    by_patient: tuple[OperatingPoint, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values."""
-        return {"temperature": self.temperature, "points": [asdict(point) for point in self.points], "of": self.of}
+        """Plain JSON-ready values; those of patients are left out where there are none."""
+        values = {"temperature": self.temperature, "points": [asdict(point) for point in self.points], "of": self.of}
+        return values | ({"by_patient": [asdict(point) for point in self.by_patient]} if self.by_patient else {})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -57,9 +61,13 @@ def fit(validation: Predictions) -> Calibration | None:
     if not len(validation.labels):
         return None
     columns = validation.task.told_apart(len(validation.classes))
-    return Calibration(
-        _temperature(validation), tuple(point for column in columns for point in _points(validation, column))
+    temperature = _temperature(validation)
+    patients = of_patients(validation, temperature)
+    images, means = (
+        tuple(point for column in columns for point in _points(one, column)) if one and one.names else ()
+        for one in (validation, patients and patients.predictions)
     )
+    return Calibration(temperature, images, by_patient=means)
 
 
 def point_at(validation: Predictions, wish: str) -> OperatingPoint:

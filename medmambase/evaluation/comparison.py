@@ -186,9 +186,9 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
         raise MetricsError("there are no test images to compare the networks on")
 
 
-def conclusion(found: Mapping[str, Difference]) -> str:
-    """Say whether B is better than A, by the balanced accuracy, and which side was trained with one
-    seed only."""
+def conclusion(found: Mapping[str, Difference], of: str = "images") -> str:
+    """Say whether B is better than A on these images, or ``of`` these patients, by the balanced
+    accuracy, and which side was trained with one seed only."""
     one = found.get("balanced_accuracy")
     if one is None or one.interval is None:
         return (
@@ -198,7 +198,7 @@ def conclusion(found: Mapping[str, Difference]) -> str:
     low, high = one.interval.low, one.interval.high
     between = f"{abs(one.difference):.3f} (95 % interval of B - A: {low:+.3f} to {high:+.3f})"
     once = [side for side, values in (("A", one.firsts), ("B", one.seconds)) if len(values) == 1]
-    here = " on these images" if once else ""
+    here = f" on these {of}" if once else ""
     said = f"No difference can be told from chance{here}: the balanced accuracies differ by {between}."
     if not low <= 0 <= high:
         better, other = ("B", "A") if low > 0 else ("A", "B")

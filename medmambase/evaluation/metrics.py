@@ -7,7 +7,6 @@ in what they mean.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -77,6 +76,9 @@ class Metrics:
     ``patients``: how many there are, where they are known of all images; ``patient_known``: of how
     many images they are known, where that is some. ``without_leaked``: the same without images that
     have a duplicate, or images of their patient, in train or val; None where none has.
+    ``by_patient``: the same counted in patients, whose number is then its ``images``; None where no
+    patient has several images. ``patients_left_out``: how many are not counted there, because their
+    images are of several classes, where that is some.
     """
 
     accuracy: Share
@@ -94,6 +96,8 @@ class Metrics:
     patients: Count | None = None
     without_leaked: "Metrics | None" = None
     patient_known: Count | None = None
+    by_patient: "Metrics | None" = None
+    patients_left_out: Count | None = None
 
     @property
     def images(self) -> int:
@@ -127,8 +131,9 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-ready values; undefined stays None and NaN cannot occur. Of the last
-        four fields, those that are empty are left out."""
-        optional = ("intervals", "patients", "patient_known", "without_leaked")
+        six fields, those that are empty are left out."""
+        counts, inner = ("patients", "patient_known", "patients_left_out"), ("by_patient", "without_leaked")
+        optional = ("intervals", *counts, *inner)
         values = {name: value for name, value in asdict(self).items() if name not in optional}
         values |= {
             "per_class": [asdict(one) for one in self.per_class],
@@ -136,8 +141,8 @@ class Metrics:
         }
         if self.intervals:
             values["intervals"] = {name: asdict(one) for name, one in self.intervals.items()}
-        values |= {name: value for name in ("patients", "patient_known") if (value := getattr(self, name)) is not None}
-        return values | ({} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()})
+        values |= {name: value for name in counts if (value := getattr(self, name)) is not None}
+        return values | {name: one.to_dict() for name in inner if (one := getattr(self, name)) is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -165,8 +170,9 @@ class Metrics:
             for end in (interval.low, interval.high):
                 if not least <= end <= most:
                     raise MetricsError(f"intervals.{name} ends at {end!r}; wanted a number from {least:g} to {most:g}")
-        if self.without_leaked is not None:
-            self.without_leaked._check_whole()
+        for inner in (self.by_patient, self.without_leaked):
+            if inner is not None:
+                inner._check_whole()
 
 
 def range_of(name: str) -> tuple[float, float]:
@@ -325,24 +331,3 @@ def confidence_bins(probabilities: np.ndarray) -> np.ndarray:
         if len(probabilities)
         else np.zeros(0, dtype=np.int64)
     )
-
-
-def as_medmnist(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """Compute ACC and AUC as the evaluator of the MedMNIST benchmark does, arguments as
-    ``evaluate``'s; None where a class has no image.
-
-    Of two classes the second is predicted above 0.5; of more, the AUC is the plain mean of every
-    class's against all others.
-    """
-    classes = probabilities.shape[1]
-    if len(np.unique(labels)) != classes:
-        return {"ACC": None, "AUC": None}
-    from sklearn.metrics import (
-        accuracy_score,
-        roc_auc_score,
-    )  # slow to import, and importing this package must stay cheap
-
-    predicted = probabilities[:, 1] > 0.5 if classes == 2 else probabilities.argmax(axis=1)
-    counted = [1] if classes == 2 else range(classes)
-    areas = [float(roc_auc_score(labels == label, probabilities[:, label])) for label in counted]
-    return {"ACC": float(accuracy_score(labels, predicted)), "AUC": fmean(areas)}

@@ -18,7 +18,7 @@ from medmambase.data.manifest.folders import SPLITS, DataError, Manifest
 from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
-from medmambase.evaluation.metrics import as_medmnist
+from medmambase.evaluation.medmnist import as_medmnist
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary

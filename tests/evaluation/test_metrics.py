@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
-from medmambase.evaluation.metrics import ONE_CLASS, Metrics, as_medmnist, evaluate, weighted_figures
+from medmambase.evaluation.medmnist import as_medmnist
+from medmambase.evaluation.metrics import ONE_CLASS, Metrics, evaluate, weighted_figures
 from medmambase.evaluation.predictions import MetricsError
 
 SCORES = {"sensitivity": sk.recall_score, "ppv": sk.precision_score, "f1": sk.f1_score}

@@ -23,7 +23,7 @@ from medmambase.commands import compare, evaluate, explain, predict
 from medmambase.data.decoded.image_set import no_progress
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import pooling
-from medmambase.evaluation.intervals import evaluate_with_intervals
+from medmambase.evaluation.by_patient import evaluate_both
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import resolve
@@ -113,7 +113,7 @@ def test_the_figures_are_those_that_scikit_learn_finds_in_the_predictions_of_the
     assert found.brier == pytest.approx(brier_score_loss(labels, solid))
     written = read_predictions(run.folder / "test" / "predictions.csv")
     assert written.patients == tuple(patients[names.index(name)] for name in written.names)
-    assert found.to_dict() == evaluate_with_intervals(written).to_dict()
+    assert found.to_dict() == evaluate_both(written).to_dict()
     assert "of patients" in found.intervals["balanced_accuracy"].method
 
 

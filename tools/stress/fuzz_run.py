@@ -10,7 +10,7 @@ from medmambase.config import Preprocessing, TrainConfig
 from medmambase.data.audit import Audit, Duplicate
 from medmambase.evaluation import calibration
 from medmambase.evaluation.intervals import evaluate_with_intervals
-from medmambase.evaluation.metrics import as_medmnist
+from medmambase.evaluation.medmnist import as_medmnist
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report import results
 from medmambase.inference.appearance import LEVELS, Appearance

@@ -76,9 +76,9 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def confusion(metrics: Metrics, png: Path) -> None:
+def confusion(metrics: Metrics, png: Path, of: str = "images") -> None:
     """Draw the confusion matrix: in each cell the count and the share of its row, which is also its
-    colour. 1 to about 30 classes."""
+    colour; ``of``: what is counted. 1 to about 30 classes."""
     counts = np.array(metrics.confusion)
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -107,7 +107,7 @@ def confusion(metrics: Metrics, png: Path) -> None:
         )
         axes.set_yticks(range(total), rows, parse_math=False, fontfamily=font)
         axes.set_xlabel("predicted")
-        axes.set_ylabel("truth (images)")
+        axes.set_ylabel(f"truth ({of})")
         axes.tick_params(length=0)
         axes.set_xticks(np.arange(total + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(total + 1) - 0.5, minor=True)

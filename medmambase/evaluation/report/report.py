@@ -4,6 +4,7 @@ cross-validation's.
 The page itself is ``report.html.jinja`` with ``report.css``, the card ``model_card.md.jinja``.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medmambase import run_folder
@@ -61,7 +62,9 @@ def write_report(run: Path, other: Path | None = None) -> Path:
         for kind, names in (("se", run_folder.SE_STAGES), ("sheet", run_folder.SHEETS))
     }
     test, explain = run_folder.TEST, run_folder.EXPLAIN
-    of_test = run_folder.CONFUSION, run_folder.ROC, run_folder.PR, run_folder.RELIABILITY, run_folder.MISTAKES
+    drawn = run_folder.CONFUSION, run_folder.ROC, run_folder.PR
+    of_patients = (f"{run_folder.BY_PATIENT}/{name}" for name in drawn)
+    of_test = *drawn, run_folder.RELIABILITY, run_folder.MISTAKES, *of_patients
     duplicates = [f"{run_folder.AUDIT}/{name}" for name in (run_folder.DUPLICATES, run_folder.DUPLICATES_BEFORE)]
     duplicates = [name for name in duplicates if (run / name).is_file()][:1]
     wanted = [
@@ -107,7 +110,7 @@ def write_report(run: Path, other: Path | None = None) -> Path:
     }
     facts["answers"] = checklist.answers(facts)
     facts |= {"between": _between, "ends": _ends, "why_none": _why_none}
-    filters = {"in_words": _in_words}
+    filters: dict[str, Callable[..., object]] = {"in_words": _in_words, "zip": zip}
     page = with_glossary(template("report.html.jinja", filters), facts | {
         "pictures": pictures,
         "explained": explained,

@@ -7,39 +7,40 @@ A training does so when it ends, and ``medmambase-evaluate`` at any time.
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medmambase.evaluation.calibration import Calibration, apply_operating_point, with_temperature
-from medmambase.evaluation.intervals import (
-    Draws,
-    calls_with_intervals,
-    confidence_with_intervals,
-    evaluate_with_intervals,
-)
-from medmambase.evaluation.metrics import Interval, Metrics, as_medmnist
+from medmambase.evaluation.by_patient import evaluate_both, of_patients
+from medmambase.evaluation.calibration import Calibration, OperatingPoint, apply_operating_point, with_temperature
+from medmambase.evaluation.intervals import Draws, calls_with_intervals, confidence_with_intervals
+from medmambase.evaluation.medmnist import as_medmnist
+from medmambase.evaluation.metrics import Interval, Metrics
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import read_json, write_bytes, write_json
 from medmambase.run_folder import (
     ACCESS_LOG,
     ACCESS_LOG_BEFORE,
+    BY_PATIENT,
     CALIBRATED,
     CALIBRATION,
     CONFUSION,
+    EVALUATIONS,
     MEDMNIST,
     METRICS,
     PR,
     PREDICTIONS,
     RELIABILITY,
     ROC,
+    TEST,
     VAL,
 )
 from medmambase.tables import line, of_cell, table
 
 _ACCESS_COLUMNS = ("when", "data", "images", "command")
+_ADDED = ("patient_known", "by_patient", "patients_left_out")  # to the files of the first versions
 
 
 def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
@@ -53,7 +54,8 @@ def write(folder: Path, predictions: Predictions, calibration: Calibration | Non
 def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
     """Write all but the predictions themselves."""
     draws = Draws(predictions.clusters)
-    metrics = evaluate_with_intervals(predictions, draws)
+    temperature = calibration.temperature if calibration else None
+    metrics = evaluate_both(predictions, temperature, draws)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
         write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration, draws))
@@ -63,30 +65,51 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
     if len(predictions.labels):
         performance_figures.roc(predictions, metrics, folder / ROC)
         performance_figures.pr(predictions, metrics, folder / PR)
-        performance_figures.calibration(
-            predictions, calibration.temperature if calibration else None, folder / RELIABILITY
-        )
+        performance_figures.calibration(predictions, temperature, folder / RELIABILITY)
+    patients = of_patients(predictions, temperature)
+    if patients is not None and metrics.by_patient is not None:
+        _write_patients(folder / BY_PATIENT, patients.predictions, metrics.by_patient)
     return metrics
+
+
+def _write_patients(folder: Path, patients: Predictions, metrics: Metrics) -> None:
+    """Write a table with a row for each patient, and the pictures of their figures."""
+    folder.mkdir(exist_ok=True)
+    write_predictions(folder / PREDICTIONS, replace(patients, patients=patients.names))
+    figures.confusion(metrics, folder / CONFUSION, of="patients")
+    performance_figures.roc(patients, metrics, folder / ROC)
+    performance_figures.pr(patients, metrics, folder / PR)
 
 
 def on_test(
     predictions: Predictions, metrics: Metrics, calibration: Calibration, draws: Draws | None = None
 ) -> dict[str, Any]:
     """Apply the calibration learned on val to the test set: calibration errors before and after the
-    temperature, and each operating point's figures, all with intervals."""
+    temperature, and each operating point's figures, all with intervals; those of patients where
+    they are known."""
     draws = draws or Draws(predictions.clusters)
     before = {name: (metrics.flat()[name], metrics.intervals.get(name)) for name in ("brier", "ece")}
     after = confidence_with_intervals(with_temperature(predictions, calibration.temperature), draws)
-    calls = [apply_operating_point(predictions, point) for point in calibration.points]
-    return {
+    found = {
         "temperature": calibration.temperature,
         "before": {name: _ends(*one) for name, one in before.items()},
         "after": {name: _ends(*one) for name, one in after.items()},
-        "points": [
-            asdict(point) | {"test": {name: _ends(*one) for name, one in answered.items()}}
-            for point, answered in zip(calibration.points, calls_with_intervals(calls, draws), strict=True)
-        ],
+        "points": _points_on(predictions, calibration.points, draws),
     }
+    patients = of_patients(predictions, calibration.temperature) if calibration.by_patient else None
+    if patients is not None and patients.predictions.names:
+        own = Draws(patients.predictions.clusters)
+        found["by_patient"] = _points_on(patients.predictions, calibration.by_patient, own)
+    return found
+
+
+def _points_on(predictions: Predictions, points: Sequence[OperatingPoint], draws: Draws) -> list[dict[str, Any]]:
+    """Operating points with their figures on ``predictions``."""
+    calls = [apply_operating_point(predictions, point) for point in points]
+    return [
+        asdict(point) | {"test": {name: _ends(*one) for name, one in answered.items()}}
+        for point, answered in zip(points, calls_with_intervals(calls, draws), strict=True)
+    ]
 
 
 def _ends(figure: float | None, interval: Interval | None) -> dict[str, float | None]:
@@ -106,6 +129,18 @@ def read_calibration(run: Path) -> Calibration | None:
         return Calibration.from_dict(read_json(path)) if path.is_file() else None
     except (OSError, ValueError, TypeError) as error:  # MetricsError is a ValueError
         raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from {VAL}/{PREDICTIONS}") from error
+
+
+def temperature_of(table: Path) -> float | None:
+    """Return the temperature of the run whose test predictions, or those of an evaluation of it,
+    the file ``table`` holds; None where there is none: as of another program, or of a
+    cross-validation, which are taken as they are. Raises MetricsError."""
+    folder = table.resolve().parent
+    run = folder.parent.parent if folder.parent.name == EVALUATIONS else folder.parent
+    if table.name != PREDICTIONS or (folder.name != TEST and folder.parent.name != EVALUATIONS):
+        return None
+    found = read_calibration(run)
+    return None if found is None else found.temperature
 
 
 def note_access(run: Path, data: str, images: int, command: str) -> None:
@@ -151,15 +186,16 @@ def differences(before: dict[str, Any], after: dict[str, Any], below: Sequence[s
 
 def with_methods_of(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics ``before`` with each interval as in ``after`` that has another method
-    there, or that only one of them has: an earlier version did not compute it so."""
-    found = {name: after[name] for name in ("patient_known",) if name in after} | before
+    there, or that only one of them has, and with what an earlier version did not compute at all."""
+    found = {name: after[name] for name in _ADDED if name in after} | before
     old, new = before.get("intervals"), after.get("intervals")
     if isinstance(old, dict) and isinstance(new, dict):
         same = {name for name in old if _method(old, name) == _method(new, name)}
         found["intervals"] = {name: old[name] if name in same else new[name] for name in new}
-    inner, other = before.get("without_leaked"), after.get("without_leaked")
-    if isinstance(inner, dict) and isinstance(other, dict):
-        found["without_leaked"] = with_methods_of(other, inner)
+    for name in ("by_patient", "without_leaked"):
+        inner, other = before.get(name), after.get(name)
+        if isinstance(inner, dict) and isinstance(other, dict):
+            found[name] = with_methods_of(other, inner)
     return found
 
 

@@ -138,12 +138,14 @@ class Point:
 @with_config(PART)
 @dataclass(frozen=True)
 class Calibrated:
-    """``test/calibrated.json``: the test figures with the calibration that was learned on val."""
+    """``test/calibrated.json``: the test figures with the calibration that was learned on val;
+    ``by_patient``: operating points of patients."""
 
     temperature: Number
     before: Confidence
     after: Confidence
     points: tuple[Point, ...]
+    by_patient: tuple[Point, ...] = ()
 
 
 @with_config(PART)

@@ -41,7 +41,20 @@ def summary(metrics: Metrics, of: str = "test") -> str:
         for one in per_class
     ]
     means = ("sensitivity",) if len(per_class) == 2 else ("sensitivity", "auc")  # those in the first lines
-    return "\n".join([*lines, *filter(None, [about_means(metrics.clean, means)])])
+    return "\n".join([*lines, *filter(None, [about_means(metrics.clean, means), by_patient(metrics.clean)])])
+
+
+def by_patient(metrics: Metrics) -> str:
+    """Show the figures counted in patients, and how many are left out; "" where there are none."""
+    left_out = metrics.patients_left_out
+    told = f"{count_of(left_out, 'patient')} left out, with images of several classes" if left_out else ""
+    if metrics.by_patient is None:
+        return told and f"no figures counted in patients: {told}"
+    area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"
+    return (
+        f"counted in patients ({', '.join(filter(None, [str(metrics.by_patient.images), told]))}), by the mean "
+        f"probability of each one's images: {_headline(metrics.by_patient, area)}"
+    )
 
 
 def about_means(metrics: Metrics, figures: Iterable[str] = tuple(OF_A_CLASS)) -> str:

@@ -19,7 +19,7 @@ from medmambase.data.manifest.splits import complete, write_splits
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.distributed import ALONE
 from medmambase.evaluation import pooling
-from medmambase.evaluation.metrics import as_medmnist
+from medmambase.evaluation.medmnist import as_medmnist
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import of_a_crossval, report, results
 from medmambase.evaluation.report.headline import headline
