@@ -17,7 +17,7 @@ Resize = Literal["letterbox", "stretch"]
 HighDepth = Literal["percentile", "range"]
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "constant", "steps"]
-Augmentation = Literal["ultrasound", "crop_flip", "none"]
+Augmentation = Literal["ultrasound", "crop_flip", "trivial", "none"]
 Balance = Literal["none", "weights", "sampler"]
 Freeze = Literal["none", "embedding", "backbone"]
 Caching = Literal["ram", "disk", "off"]
@@ -28,6 +28,9 @@ Graphs = Literal["auto", "off"]
 
 # Settings that change no result: a run may be resumed with others.
 CHANGE_NO_RESULT = ("graphs", "cache", "save_every", "tensorboard")
+# Settings that a checkpoint names only where they ask for something: one that was written before
+# there were such settings is resumed all the same.
+CAME_LATER = {"backbone_lr_factor": 1.0, "mixup": 0.0}
 
 
 def first_counted(select_after: float, epochs: int) -> int:
@@ -222,10 +225,13 @@ class TrainConfig(Checked):
     ``block`` and ``depths`` override the model preset where a recipe belongs to one network; None
     keeps the preset's. ``se`` "off" takes squeeze-and-excitation out of it and changes nothing
     else, to see what it is worth.
+    ``backbone_lr_factor`` multiplies the learning rate of everything but the classifier.
     ``schedule``: after the warm-up the rate follows a half cosine, stays, or falls to a tenth after
     a half and again after three quarters of the epochs (``steps``).
     ``accumulate``: batches whose gradients are added before a step. ``clip_norm``: the longest
     gradient that is taken as it is (0: any).
+    ``mixup``: a, of the Beta(a, a) from which the share of each batch's images in their mixtures
+    is drawn (0: off).
     ``ema``: decay, a step, of the moving average of weights that is validated and kept instead of
     them (0: off).
     ``select_after``: the part of the epochs before which none is chosen as the best, nor patience
@@ -248,6 +254,7 @@ class TrainConfig(Checked):
     se: Gates = "on"
     optimizer: Optimizer = "adamw"
     lr: AboveZero = 5e-4
+    backbone_lr_factor: AboveZero = 1.0
     weight_decay: NotNegative = 0.05
     schedule: Schedule = "cosine"
     warmup: NotNegative = 3.0
@@ -257,6 +264,7 @@ class TrainConfig(Checked):
     patience: Count = 15
     clip_norm: NotNegative = 1.0
     label_smoothing: Part = 0.05
+    mixup: NotNegative = 0.0
     ema: Part = 0.99
     balance: Balance = "none"
     freeze: Freeze = "none"

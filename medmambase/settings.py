@@ -51,6 +51,7 @@ _NOT_OF_OPPONENTS: dict[str, tuple[Any, str]] = {
     "se": ("on", "has no gates of ours to take out"),
     "depths": (None, "has the depths that were published"),
     "freeze": ("none", "has no parts that could be frozen"),
+    "backbone_lr_factor": (1.0, "has no parts that could learn at another rate"),
     "recompute": (False, "has no blocks that could be computed again"),
     "backend": (None, "has no scan, and PyTorch computes it"),
 }
@@ -324,11 +325,12 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
                 f"{shown('group_regex')} is {settings.group_regex!r}, which is not a valid regular expression "
                 f"({error}); an example: '(patient\\d+)'"
             ) from error
-    if settings.training.freeze != "none" and not settings.weights:
-        raise ConfigError(
-            f"{shown('freeze')} is {settings.training.freeze!r}, but a new network has learned nothing to keep; give "
-            f"--start, or leave it out"
-        )
+    for name, usual in (("freeze", "none"), ("backbone_lr_factor", 1.0)) if not settings.weights else ():
+        if (value := settings.value(name)) != usual:
+            raise ConfigError(
+                f"{shown(name)} is {value!r}, but a new network has learned nothing to keep; give --start, or leave "
+                f"it out"
+            )
 
 
 def _check_opponent(settings: Settings, shown: Callable[[str], str]) -> None:

@@ -138,6 +138,10 @@ def test_a_whole_number_will_do_where_any_number_does_and_a_list_for_a_tuple() -
         ("batch_size", 0),
         ("image_size", 0),
         ("label_smoothing", 1.0),
+        ("mixup", -0.1),
+        ("mixup", math.inf),
+        ("backbone_lr_factor", 0.0),
+        ("augmentation", "trivialaugment"),
         ("optimizer", "sgd"),
         ("select", "f1"),
         ("clip_norm", -1.0),
@@ -187,6 +191,7 @@ def test_the_recipes_are_what_their_sources_did() -> None:
             "none",
             0,
         )
+        assert (original.mixup, original.backbone_lr_factor) == (0, 1)
 
 
 def test_a_recipe_brings_its_network_and_a_change_comes_last() -> None:

@@ -29,6 +29,7 @@ def test_an_opponent_has_a_recipe_of_its_own_unless_another_is_asked_for(name: s
     ("given", "message"),
     [
         ({"se": "off"}, "--se is 'off', but resnet18 has no gates of ours to take out; leave it out"),
+        ({"backbone_lr_factor": 0.1}, "--backbone-lr-factor is 0.1, but resnet18 has no parts that could learn at"),
         ({"freeze": "backbone"}, "--freeze is 'backbone', but resnet18 has no parts that could be frozen; leave it"),
         ({"recompute": True}, "--recompute is True, but resnet18 has no blocks that could be computed again; leave"),
         ({"backend": "cpu"}, "--backend is 'cpu', but resnet18 has no scan, and PyTorch computes it; leave it out"),

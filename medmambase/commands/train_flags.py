@@ -60,14 +60,19 @@ GROUPS: dict[str, dict[str, str]] = {
         "accumulate": "batches per optimiser step: acts like a larger batch in the same memory",
         "optimizer": "optimiser",
         "lr": "peak learning rate",
+        "backbone_lr_factor": "multiplies the learning rate of everything except the classifier, for a training with "
+        "--start; below 1 the starting weights change less",
         "schedule": "how the learning rate changes after the warm-up",
         "warmup": "epochs over which the learning rate rises to its peak, at most a fifth of all",
         "weight_decay": "weight decay",
         "clip_norm": "maximum gradient norm; longer gradients are scaled down to it; 0: no limit",
         "label_smoothing": "label smoothing",
+        "mixup": "train on mixtures of two images and their labels; the share is drawn from Beta(MIXUP, MIXUP), once "
+        "a batch; 0: off",
         "ema": "decay per step of a moving average of the weights, which is validated and saved; 0: off",
         "balance": "give every class equal weight: in the loss, or by sampling its images more or less often",
-        "augmentation": "augmentation of the training images",
+        "augmentation": "augmentation of the training images: made for ultrasound, crops and mirror images, one "
+        "random operation an image (TrivialAugment), or none",
         "laterality": "keep left and right: never mirror an image",
         "select": "validation metric that chooses the best epoch",
         "select_after": "choose the best epoch only after this fraction of the epochs",

@@ -12,11 +12,13 @@ promise that; torchvision and what stands on it pin torch.
 import math
 from typing import get_args
 
+import scipy  # which imports its parts when they are first used: they are slow to import
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medmambase.config import Augmentation
+from medmambase.data import trivial_augment
 from medmambase_kernels import triton_kernels
 
 _BLACK = -1.0
@@ -24,7 +26,7 @@ _DARK = _BLACK + 0.1  # darker than this is ground, not tissue: compressed files
 # SplitMix64 (Steele, Lea, Flood 2014): a counter times the golden ratio, then two multiplications
 # that mix. As signed numbers, since torch has no others.
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-_MOTION, _ECHOES, _SPECKLE = 0, 8, 24  # the first of the numbers that each step takes
+_MOTION, _MIXUP, _ECHOES, _SPECKLE = 0, 7, 8, 24  # the first of the numbers that each step takes
 
 
 def augment(
@@ -39,7 +41,9 @@ def augment(
     mirrors half of the images.
     "ultrasound" mirrors half, turns up to 15 degrees, zooms by up to 1.2 about the place of the
     probe, shifts, and varies gain, contrast, depth gain and speckle, and throws a shadow into one
-    in four. With ``laterality`` left stays left: nothing is mirrored.
+    in four.
+    "trivial" mirrors half, and does one operation of TrivialAugment (``trivial_augment.py``) to
+    each. With ``laterality`` left stays left: nothing is mirrored.
     Raises ValueError for another kind, or for indices that are not one for each image.
     """
     if kind == "none":
@@ -56,14 +60,16 @@ def augment_by_keys(images: Tensor, kind: Augmentation, keys: Tensor, *, lateral
     """Augment a batch as ``augment`` does, from ``keys_of`` its images, torch.int64 (b,) on the
     device of the batch.
 
-    On a GPU where Triton runs these are two kernels (``_triton/augment.py``), held to what is
-    written here. Nothing in it waits for the host, and no number in it changes from step to step
-    but the keys: it can be part of a CUDA graph.
+    On a GPU where Triton runs "ultrasound" and "crop_flip" are two kernels
+    (``_triton/augment.py``), held to what is written here. Nothing in it waits for the host, and no
+    number in it changes from step to step but the keys: it can be part of a CUDA graph.
     """
     if kind == "none":
         return images
     if kind not in get_args(Augmentation):
-        raise ValueError(f"augmentation is {kind!r}; it must be 'ultrasound', 'crop_flip' or 'none'")
+        raise ValueError(f"augmentation is {kind!r}; it must be 'ultrasound', 'crop_flip', 'trivial' or 'none'")
+    if kind == "trivial":
+        return _trivial(images, keys, laterality)
     if (kernels := triton_kernels("augment", images)) is not None:
         with torch.cuda.device_of(images):  # Triton launches on the current one
             augmented: Tensor = kernels.augment(images, keys, kind == "ultrasound", laterality)
@@ -72,6 +78,13 @@ def augment_by_keys(images: Tensor, kind: Augmentation, keys: Tensor, *, lateral
         return _warp(images, _crop_flip(keys, laterality))
     apex, on_black = _sector(images)
     return _echoes(_warp(images, _probe_motion(keys, apex, laterality), on_black), keys)
+
+
+def mixup_share(keys: Tensor, alpha: float) -> Tensor:
+    """Return numbers from Beta(alpha, alpha), one for each of the ``keys``, torch.float32 (b,) on
+    the CPU."""
+    uniform = _uniforms(keys.cpu(), _MIXUP, 1)[0].double()
+    return torch.from_numpy(scipy.special.betaincinv(alpha, alpha, uniform.numpy())).float()
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -136,6 +149,18 @@ def _crop_flip(keys: Tensor, laterality: bool) -> Tensor:
     return torch.stack(
         [torch.stack([wide * _mirror(mirror, laterality), zero, x], 1), torch.stack([zero, high, y], 1)], 1
     )
+
+
+def _trivial(images: Tensor, keys: Tensor, laterality: bool) -> Tensor:
+    """Mirror, then one operation, of a strength, in one direction or the other. What does not move
+    the picture gets it as it is: so its grey levels are the same on every device."""
+    which, strength, way, _, mirror = _uniforms(keys, _MOTION, 5)
+    operation = (which * trivial_augment.count(images.shape[1])).long()
+    signed = torch.where(way < 0.5, -strength, strength)
+    mirrored = torch.where((_mirror(mirror, laterality) < 0).view(-1, 1, 1, 1), images.flip(3), images)
+    moved = _warp(mirrored, trivial_augment.maps(operation, signed), _sector(mirrored)[1])
+    varied = trivial_augment.vary(mirrored, operation, strength, signed)
+    return torch.where(trivial_augment.moves(operation).view(-1, 1, 1, 1), moved, varied)
 
 
 def _sector(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,15 +30,25 @@ def batches_per_epoch(images: int, batch_size: int, ranks: int = 1) -> int:
     return max(1, min(math.ceil(images / together), images // max(min(together, 2), ranks)))
 
 
-def check_batches(images: int, size: int, batch_size: int, model: AnyConfig, ranks: int = 1) -> None:
+def check_batches(
+    images: int, size: int, batch_size: int, model: AnyConfig, ranks: int = 1, mixup: float = 0.0
+) -> None:
     """Refuse batches that cannot be trained on. Raises ConfigError where a batch of one image meets
-    maps of 1x1, in which BatchNorm has no variance to measure, or where a process has no image."""
+    maps of 1x1, in which BatchNorm has no variance to measure, or ``mixup``, for which it has no
+    second image, or where a process has no image."""
     if images < ranks:
         raise ConfigError(
             f"{images} training images cannot be shared by {ranks} processes; start at most {images} of them with "
             f"torchrun --nproc-per-node"
         )
-    if images // batches_per_epoch(images, batch_size, ranks) == 1 and last_map(model, size) == 1:
+    smallest = images // batches_per_epoch(images, batch_size, ranks)
+    if mixup and smallest // ranks == 1:
+        each = "" if ranks == 1 else f" in each of {ranks} processes"
+        raise ConfigError(
+            f"--mixup is {mixup:g}, and mixes the images of a batch with each other, but some batch has only 1{each}; "
+            f"use a larger --batch-size, or leave --mixup out"
+        )
+    if smallest == 1 and last_map(model, size) == 1:
         why = "there is 1 training image" if images == 1 else f"batch_size is {batch_size}"
         what = "add training images" if images == 1 else "use --batch-size 2 or more"
         raise ConfigError(

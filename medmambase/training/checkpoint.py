@@ -19,7 +19,7 @@ from pydantic import Field, StrictFloat, StrictInt, with_config
 from torch import Tensor, nn
 
 from medmambase import run_folder
-from medmambase.config import CHANGE_NO_RESULT, ConfigError, TrainConfig
+from medmambase.config import CAME_LATER, CHANGE_NO_RESULT, ConfigError, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError
 from medmambase.files import as_written
@@ -137,7 +137,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return everything that decides a training's result besides its images, by readable names; of
     ``soft`` labels a hash."""
-    own = {name: value for name, value in config.to_dict().items() if name not in CHANGE_NO_RESULT}
+    decides = {name: value for name, value in config.to_dict().items() if name not in CHANGE_NO_RESULT}
+    own = {name: value for name, value in decides.items() if name not in CAME_LATER or value != CAME_LATER[name]}
     parts = {"model": network.config.to_dict(), "preprocessing": network.preprocessing.to_dict()}
     flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return (

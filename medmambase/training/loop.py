@@ -88,7 +88,9 @@ def train(
     or the network's outputs are no longer numbers, and KeyboardInterrupt after Ctrl-C (Terminated
     after SIGTERM or SIGHUP), when all is saved; what lay in ``run`` is then still good.
     """
-    check_batches(len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count)
+    check_batches(
+        len(training.labels), training.images.shape[-1], config.batch_size, network.config, ranks.count, config.mixup
+    )
     if isinstance(network, MedMambaSE):  # the maps of others do not lie channels last
         lay_out(network)
     network.recompute = config.recompute

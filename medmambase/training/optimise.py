@@ -41,7 +41,8 @@ def set_training(network: nn.Module, frozen: list[nn.Module]) -> None:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimiser, Adam or AdamW, of the parameters that are not frozen."""
+    """Make the optimiser, Adam or AdamW, of the parameters that are not frozen. Of parameters that
+    learn at another rate the group has the ``factor``."""
     # Decay pulls towards zero, which is a preference only for the weights of linear maps and
     # convolutions.
     decayed: list[nn.Parameter] = []
@@ -52,32 +53,45 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
             (free if spared else decayed).append(parameter)
     if config.optimizer == "adam":
         learning = [p for p in network.parameters() if p.requires_grad]
-        made: torch.optim.Optimizer = torch.optim.Adam(
-            learning, lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        groups: list[dict[str, Any]] = [{"params": learning, "weight_decay": config.weight_decay}]
     else:
-        groups: list[dict[str, Any]] = [
+        groups = [
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": free, "weight_decay": 0.0},
         ]
-        made = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    if config.backbone_lr_factor != 1:
+        groups = _apart(groups, network, config.backbone_lr_factor)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    made: torch.optim.Optimizer = kind(groups, lr=config.lr, fused=True)
     device = next(network.parameters()).device
     if device.type in ("cuda", "meta"):  # meta: tensors without numbers, which stand for those of a GPU
         # A CUDA graph would go on with a Python number as it was, so the rate is a tensor; with or
         # without a graph, because it is rounded to float32 by that.
-        rate = torch.tensor(config.lr, dtype=torch.float32).to(device)
         for group in made.param_groups:
-            group.update(lr=rate, capturable=True)
+            group.update(lr=torch.tensor(config.lr, dtype=torch.float32).to(device), capturable=True)
     return made
 
 
+def _apart(groups: list[dict[str, Any]], network: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """Return the groups with the parameters of the classifier apart from all others, whose learning
+    rate is multiplied by ``factor``."""
+    head = {id(p) for name, p in network.named_parameters() if name.startswith("head.")}
+    found = []
+    for group in groups:
+        of_head, others = ([p for p in group["params"] if (id(p) in head) == wanted] for wanted in (True, False))
+        found += [group | {"params": of_head}, group | {"params": others, "factor": factor}]
+    return [group for group in found if group["params"]]
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step."""
+    """Set the learning rate of the next step, and where a group has a ``factor`` so many times
+    that."""
     for group in optimizer.param_groups:
+        own = rate * group.get("factor", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = rate
+            group["lr"] = own
 
 
 def warm_up(config: TrainConfig) -> float:

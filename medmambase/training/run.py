@@ -115,7 +115,7 @@ def make_plan(
         model = settings.network()
         start = opponents.pretrained(settings.opponent) if settings.opponent is not None else None
     images = len(manifest.split("train")) if manifest else DEMO_IMAGES_PER_CLASS
-    batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count)
+    batches.check_batches(images, config.image_size, config.batch_size, model, ranks.count, config.mixup)
     precision = f"{str(dtype).removeprefix('torch.')}: {why}"
     return Plan(settings, model, start, manifest, device, dtype, precision, engine)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medmambase.config import TrainConfig
-from medmambase.data.augment import augment_by_keys, keys_of
+from medmambase.data.augment import augment_by_keys, keys_of, mixup_share
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.reading.images import normalise
 from medmambase.distributed import Ranks, local_gradients
@@ -28,14 +28,16 @@ class Batch(NamedTuple):
     """Everything that a step gets from the host: images torch.uint8 (b, c, s, s); labels
     torch.int64 (b,), of several classes (b, classes); keys torch.int64 (b,), from which
     augmentation draws; torch.float32 (), the factor by which the sum of the losses is multiplied
-    before its gradients are taken; and the soft labels torch.float32 (b, classes), (b, 0) where the
-    labels alone are learned from."""
+    before its gradients are taken; the soft labels torch.float32 (b, classes), (b, 0) where the
+    labels alone are learned from; and torch.float32 (1,), the share of each image in its mixture,
+    (0,) where none is mixed."""
 
     images: Tensor
     labels: Tensor
     keys: Tensor
     factor: Tensor
     soft: Tensor
+    share: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on ``device``."""
@@ -123,21 +125,34 @@ class Step:
         factor = torch.tensor(self.ranks.count / whole, dtype=torch.float32)
         keys = keys_of(self.config.seed, epoch, mine)
         soft = torch.zeros(len(places), 0) if self.soft is None else self.soft[places]
-        return Batch(self.training.images[places], self.training.labels[places], keys, factor, soft)
+        mixup = self.config.mixup  # one share a batch, of all processes
+        share = mixup_share(keys_of(self.config.seed, epoch, rows[:1]), mixup) if mixup else torch.zeros(0)
+        return Batch(self.training.images[places], self.training.labels[places], keys, factor, soft, share)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Add the gradients of a batch on the network's device. Returns torch.float32 (2,): the
-        weighted sum of its losses, and the number of correct predictions."""
+        weighted sum of its losses, and the number of correct predictions.
+
+        With mixup (Zhang et al., ICLR 2018) each image is mixed with the one before it, whose place
+        in the epoch is drawn, and so is what it is learned by; a prediction is then correct by the
+        share of its class. Each image has the same part in the whole, so the losses are divided by
+        the same weight as without.
+        """
         images = augment_by_keys(
             normalise(batch.images, self.network.preprocessing), self.config.augmentation, batch.keys,
             laterality=self.config.laterality,
         )  # fmt: skip  # one call in another
-        logits = logits_of(self.learner, images, self.dtype)
         task, hard = self.network.task, self.soft is None
         targets = task.targets(self._targets, batch.labels) if hard else self._soft_weights * batch.soft
+        if self.config.mixup:
+            images, targets = (torch.lerp(t.roll(1, 0), t, batch.share) for t in (images, targets))
+        logits = logits_of(self.learner, images, self.dtype)
         loss = task.loss(logits, targets)
         loss.backward(batch.factor)
-        return torch.stack([loss.detach(), task.hits(logits.detach(), batch.labels)])
+        hits = task.hits(logits.detach(), batch.labels)
+        if self.config.mixup:
+            hits = torch.lerp(task.hits(logits.detach(), batch.labels.roll(1, 0)), hits, batch.share[0])
+        return torch.stack([loss.detach(), hits])
 
     def update(self, sums: Tensor) -> Tensor:
         """Update the weights as the function ``update`` does."""

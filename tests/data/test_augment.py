@@ -69,7 +69,7 @@ def test_seed_epoch_and_index_each_change_the_picture_and_nothing_else_does(kind
     st.integers(1, 10**6),
     st.lists(st.integers(0, 2**40), min_size=1, max_size=9, unique=True),
     st.data(),
-    st.sampled_from(["crop_flip", "ultrasound"]),
+    st.sampled_from(["crop_flip", "ultrasound", "trivial"]),
     st.sampled_from([8, 17, 32]),
 )
 def test_an_image_is_varied_alike_in_any_batch(
@@ -301,7 +301,7 @@ def test_speckle_is_normal_and_differs_from_pixel_to_pixel_and_image_to_image() 
     assert _normals(keys_of(5, 2, places(3)), 24, 15).shape == (3, 15)
 
 
-@pytest.mark.parametrize("kind", ["crop_flip", "ultrasound"])
+@pytest.mark.parametrize("kind", ["crop_flip", "ultrasound", "trivial"])
 def test_no_number_is_taken_twice(kind: Augmentation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn and gain of one image, say, would go together."""
     taken: list[int] = []

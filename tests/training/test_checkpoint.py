@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kill_test import image_set
 from medmambase import MedMambaSE, ModelConfig
-from medmambase.config import ConfigError, Preprocessing, TrainConfig
+from medmambase.config import CAME_LATER, ConfigError, Preprocessing, TrainConfig
 from medmambase.data.decoded.image_set import ImageSet
 from medmambase.data.manifest.folders import DataError, Sample
 from medmambase.training import checkpoint
@@ -142,6 +142,21 @@ def test_a_whole_state_is_loaded(saved: bytes, tmp_path: Path) -> None:
     assert before.keys() == there.tensors().keys()
     for name, t in there.tensors().items():
         assert torch.equal(before[name], t), name
+
+
+def test_a_checkpoint_names_what_came_later_only_where_it_asks_for_something(tmp_path: Path) -> None:
+    """So one of before is resumed, but not with mixtures."""
+    network = learning(0).network
+    plain = checkpoint.describe(TrainConfig(), network, torch.float32, 1)
+    assert (
+        not {*CAME_LATER} & {*plain}
+        and plain["block"] is None
+        and TrainConfig().to_dict().items() >= CAME_LATER.items()
+    )
+    mixed = checkpoint.describe(TrainConfig(mixup=0.2, backbone_lr_factor=0.1), network, torch.float32, 1)
+    assert mixed == plain | {"mixup": 0.2, "backbone_lr_factor": 0.1}
+    with pytest.raises(ConfigError, match=r"mixup was not set and is 0\.2"):
+        checkpoint._same_settings(tmp_path / "x", plain, mixed)
 
 
 def test_settings_are_compared_by_value_so_that_a_whole_number_is_the_same_as_before(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from medmambase.data.reading.images import Facts
 from medmambase.evaluation.metrics import evaluate
 from medmambase.model.network import last_map
 from medmambase.training import history, loop
-from medmambase.training.batches import batches_per_epoch, seed_of
+from medmambase.training.batches import batches_per_epoch, check_batches, seed_of
 from medmambase.training.history import Epoch, kept, outcome
 
 
@@ -255,6 +255,16 @@ def test_five_images_in_batches_of_two_train_where_maps_are_one_pixel(tmp_path: 
         follow(replace(PLAIN, batch_size=1), data, data, tmp_path / "b")
     with pytest.raises(ConfigError, match=r"there is 1 training image, .*; add training images"):
         follow(PLAIN, image_set(1, size=8), data, tmp_path / "c")
+
+
+def test_mixup_of_batches_of_one_is_refused_and_of_two_is_not(tmp_path: Path) -> None:
+    model, config = small_network().config, replace(PLAIN, batch_size=1, mixup=0.2)
+    with pytest.raises(ConfigError, match=r"--mixup is 0.2, .* only 1; use a larger --batch-size, or leave"):
+        follow(config, image_set(3, size=16), image_set(3, size=16), tmp_path)
+    with pytest.raises(ConfigError, match="some batch has only 1 in each of 2 processes"):
+        check_batches(5, 16, 2, model, ranks=2, mixup=0.2)
+    for images, size, ranks, mixup in ((5, 2, 1, 0.2), (8, 2, 2, 0.2), (5, 2, 2, 0.0), (3, 1, 1, 0.0)):
+        check_batches(images, 16, size, model, ranks, mixup)
 
 
 def test_batches_of_one_are_allowed_where_maps_are_larger(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from medmambase.training.optimise import (
     freeze,
     learning_rate,
     make_optimizer,
+    set_rate,
     set_training,
     warm_up,
 )
@@ -86,6 +87,31 @@ def test_states_norms_and_biases_do_not_decay() -> None:
     assert all(p.dim() < 2 for p in free if names[id(p)].endswith((".weight", ".bias")))
     assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed} == {"weight", "x_proj", "dt_weight", "squeeze", "excite"}
     assert len(decayed) + len(free) == len(names)
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_the_backbone_learns_at_a_part_of_the_rate(name: Optimizer) -> None:
+    net = network()
+    config = replace(PLAIN, optimizer=name, backbone_lr_factor=0.1, weight_decay=0.5)
+    optimizer, plain = make_optimizer(net, config), make_optimizer(net, replace(config, backbone_lr_factor=1.0))
+    set_rate(optimizer, 0.02)
+
+    def of_each(made: torch.optim.Optimizer, what: str) -> dict[str, float]:
+        values = {id(p): group[what] for group in made.param_groups for p in group["params"]}
+        return {key: values[id(p)] for key, p in net.named_parameters()}
+
+    rates = of_each(optimizer, "lr")
+    assert rates == {key: pytest.approx(0.02 if key.startswith("head.") else 0.002) for key in rates}
+    assert of_each(optimizer, "weight_decay") == of_each(plain, "weight_decay")
+    assert len(plain.param_groups) == (2 if name == "adamw" else 1)
+
+
+def test_of_a_frozen_backbone_the_classifier_keeps_its_rate() -> None:
+    net, config = network(), replace(PLAIN, optimizer="adamw", freeze="backbone", backbone_lr_factor=0.1)
+    freeze(net, config)
+    optimizer = make_optimizer(net, config)
+    set_rate(optimizer, 0.02)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.02}
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights_there_were_and_is_what_is_kept(

@@ -72,6 +72,7 @@ def two_steps(step: Step, backend: str, rate: Callable[[int], None] | None = Non
     ("changes", "block"),
     [
         ({}, "medmambase"),
+        ({"augmentation": "trivial", "mixup": 0.4, "backbone_lr_factor": 0.1}, "medmambase"),
         pytest.param(
             {"augmentation": "crop_flip", "optimizer": "adam", "laterality": True}, "notebook", marks=pytest.mark.slow
         ),
@@ -131,6 +132,44 @@ def test_soft_labels_are_learned_as_torchs_cross_entropy_learns_them(monkeypatch
     (expected,) = torch.autograd.grad(loss / 8, logits)
     torch.testing.assert_close(found[0], loss.detach())
     torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_mixtures_are_learned_as_the_loss_of_both_their_labels(soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the share that each image has in its mixture, with weights and smoothing, and so are hits
+    counted."""
+    config = replace(CONFIG, mixup=0.4, label_smoothing=0.3, augmentation="none")
+    table = torch.rand(9, 3).softmax(1) if soft else None
+    step = replace(step_of(config, "cpu"), weights=torch.tensor([0.5, 2.0, 1.0]), soft=table)
+    rows, before = torch.tensor([3, 1, 8, 4, 5]), torch.tensor([4, 0, 1, 2, 3])
+    batch = step.batch(rows, 1, 8.0)
+    (share,) = batch.share.tolist()
+    assert (
+        0 < share < 1 and len({share, *(step.batch(r, e, 8.0).share.item() for r, e in ((rows, 2), (before, 1)))}) == 3
+    )
+    seen: list[torch.Tensor] = []
+    logits = (3 * torch.randn(5, 3)).requires_grad_()
+
+    def network_of(network: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        seen.append(images)
+        return logits
+
+    def loss(order: torch.Tensor) -> torch.Tensor:
+        learned, smoothing = (batch.labels, 0.3) if table is None else (batch.soft, 0.0)
+        return nn.functional.cross_entropy(
+            logits, learned[order], step.weights, label_smoothing=smoothing, reduction="sum"
+        )
+
+    monkeypatch.setattr(steps, "logits_of", network_of)
+    found, own = step.gradients(batch), torch.arange(5)
+    plain = steps.normalise(batch.images, step.network.preprocessing)
+    torch.testing.assert_close(seen[0], share * plain + (1 - share) * plain[before])
+    whole = share * loss(own) + (1 - share) * loss(before)
+    (expected,) = torch.autograd.grad(whole / 8, logits)
+    right, wrong = ((logits.argmax(1) == batch.labels[order]).sum().item() for order in (own, before))
+    torch.testing.assert_close(found, torch.stack([whole.detach(), torch.tensor(share * right + (1 - share) * wrong)]))
+    torch.testing.assert_close(logits.grad, expected)
+    assert step_of(CONFIG).batch(rows, 1, 8.0).share.numel() == 0
 
 
 def item(step: Step, patch: pytest.MonkeyPatch) -> None:
