@@ -8,7 +8,6 @@ from typing import Any, Literal, cast, get_type_hints
 
 from medmambase.config import (
     CHANGE_NO_RESULT,
-    OPPONENT_RECIPES,
     PRESETS,
     RECIPES,
     SHRINKS,
@@ -19,6 +18,7 @@ from medmambase.config import (
     OpponentConfig,
     TrainConfig,
 )
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 from medmambase.run_folder import CONFIG, CROSSVAL
 from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check, nearest

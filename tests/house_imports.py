@@ -18,6 +18,7 @@ from house_source import KERNELS, imported, modules, place, public_names, syntax
 GROUND = (f"{KERNELS}.process", f"{KERNELS}.reference")  # which import nothing of ours
 BASE = (
     "medmambase.config",
+    "medmambase.opponent_recipes",
     "medmambase.validation",
     "medmambase.files",
     "medmambase.privacy",
@@ -41,9 +42,16 @@ IMPORTS = (
         ),
     ),
     ("medmambase.config", ("medmambase.validation",)),
+    ("medmambase.opponent_recipes", ("medmambase.config",)),
     (
         "medmambase.settings",
-        ("medmambase.config", "medmambase.run_folder", "medmambase.settings_file", "medmambase.validation"),
+        (
+            "medmambase.config",
+            "medmambase.opponent_recipes",
+            "medmambase.run_folder",
+            "medmambase.settings_file",
+            "medmambase.validation",
+        ),
     ),
     (
         "medmambase.settings_file",

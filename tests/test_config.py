@@ -10,7 +10,6 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 
 from medmambase.config import (
-    OPPONENT_RECIPES,
     PRESETS,
     RECIPES,
     ConfigError,
@@ -21,6 +20,7 @@ from medmambase.config import (
     network_config,
 )
 from medmambase.model.network import MedMambaSE
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), *RECIPES.values(), Preprocessing()])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from medmambase.config import OPPONENT_RECIPES, RECIPES, ConfigError, OpponentConfig
+from medmambase.config import RECIPES, ConfigError, OpponentConfig
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 from medmambase.settings import resolve
 
 

@@ -14,7 +14,6 @@ import torch
 from medmambase.commands import train_flags
 from medmambase.config import (
     CAME_LATER,
-    OPPONENT_RECIPES,
     PRESETS,
     RECIPES,
     ConfigError,
@@ -23,6 +22,7 @@ from medmambase.config import (
     TrainConfig,
 )
 from medmambase.model.network import MedMambaSE
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 from medmambase.run_folder import CONFIG
 from medmambase.settings import DEMO, MAY_CHANGE, TYPES, Engine, Model, Preset, Settings, is_run_of, of_run, resolve
 from medmambase.training import checkpoint

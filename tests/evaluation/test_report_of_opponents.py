@@ -5,8 +5,9 @@ from pathlib import Path
 from finished_run import put
 from html_page import Page
 
-from medmambase.config import OPPONENT_RECIPES, OpponentConfig, Preprocessing
+from medmambase.config import OpponentConfig, Preprocessing
 from medmambase.evaluation.report.report import write_report
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 
 
 def test_a_network_of_another_kind_is_called_by_its_name(tmp_path: Path) -> None:

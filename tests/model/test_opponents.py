@@ -9,13 +9,14 @@ import torch
 
 from medmambase import MedMambaSE, Predictor
 from medmambase.commands import explain
-from medmambase.config import OPPONENT_RECIPES, PRESETS, ConfigError, OpponentConfig, Preprocessing
+from medmambase.config import PRESETS, ConfigError, OpponentConfig, Preprocessing
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.loading import load_network
 from medmambase.model import opponents, starting
 from medmambase.model.opponents import OpponentNetwork, PublishedWeights
 from medmambase.model.starting import Origin
 from medmambase.model.weights import WeightsError
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 
 GREY = Preprocessing(size=32, channels=1)
 

@@ -12,9 +12,10 @@ import pytest
 
 from medmambase.commands import table as command
 from medmambase.commands.table_flags import parse
-from medmambase.config import OPPONENT_RECIPES, RECIPES, ConfigError, ModelConfig, Preprocessing
+from medmambase.config import RECIPES, ConfigError, ModelConfig, Preprocessing
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report.run_files import ReportError
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 from medmambase.settings import Settings
 from medmambase.training.plan import Plan, Started
 from medmambase.training.table import run as tables

@@ -6,7 +6,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medmambase.config import OPPONENT_RECIPES, PRESETS, ConfigError, ModelConfig
+from medmambase.config import PRESETS, ConfigError, ModelConfig
+from medmambase.opponent_recipes import OPPONENT_RECIPES
 from medmambase.settings import Settings, resolve
 from medmambase.validation import nearest
 
