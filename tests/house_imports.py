@@ -99,6 +99,18 @@ IMPORTS = (
             KERNELS,
         ),
     ),
+    (
+        "medmambase.serving*",
+        (
+            *BASE,
+            "medmambase.serving*",
+            "medmambase.evaluation*",
+            "medmambase.inference*",
+            "medmambase.data*",
+            "medmambase.model*",
+            KERNELS,
+        ),
+    ),
     ("medmambase.commands*", ("medmambase", "medmambase.*", KERNELS, "medmambase_kernels.bench*")),
     # backend.py has no statement that imports a backend: it loads one by its name, on first use.
     (f"{KERNELS}._triton*", (f"{KERNELS}._triton*", *GROUND)),

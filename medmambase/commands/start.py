@@ -59,6 +59,11 @@ def explain() -> int:
     return _start("explain")
 
 
+def serve() -> int:
+    """``medmambase-serve``."""
+    return _start("serve")
+
+
 def doctor() -> int:
     """``medmambase-doctor``, which needs nothing but Python."""
     return _start("doctor")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medmambase.config import ConfigError, OpponentConfig, Positive, Precision
 from medmambase.data.manifest.folders import DataError, image_files
-from medmambase.data.reading.images import Facts, ImageError, load, picture_pixels
+from medmambase.data.reading.images import Decoded, Facts, ImageError, load, picture_pixels
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of
@@ -33,7 +33,7 @@ from medmambase.run_folder import APPEARANCE, folds_of
 from medmambase.validation import check, check_path
 from medmambase_kernels import describe_backend, use_backend
 
-OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image
+OneImage = str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor | Image.Image | Decoded
 WANTED = (
     "wanted a path, a Pillow image, or a NumPy array or torch tensor of uint8 with shape (height, width) or (height, "
     "width, 3)"
@@ -190,10 +190,10 @@ class Predictor:
         memory.
 
         ``images``: a path to an image; a folder, of which every image at any depth is taken; an
-        array or tensor of uint8 (height, width) or (height, width, 3); a Pillow image; or any
-        iterable of paths, arrays and pictures, an array (n, height, width, 3) included. Files are
-        read, and everything is resized and normalised, as in training. ``batch_size``: images that
-        the network computes at a time.
+        array or tensor of uint8 (height, width) or (height, width, 3); a Pillow image; what
+        ``decode`` of ``data/reading/images.py`` returned; or any iterable of paths, arrays and
+        pictures, an array (n, height, width, 3) included. Files are read, and everything is resized
+        and normalised, as in training. ``batch_size``: images that the network computes at a time.
 
         In an iterable an image that cannot be used is a ``Prediction`` with a ``problem``, and the
         stream goes on. Raises, before anything is predicted: DataError for a path that does not
@@ -246,6 +246,8 @@ class Predictor:
         try:
             if isinstance(image, str | os.PathLike):
                 return load(Path(image), preprocessing)
+            if isinstance(image, Decoded):
+                return load(Path(), preprocessing, image)
             return load(Path(), preprocessing, _pixels(image, preprocessing.high_depth))
         except ImageError as error:
             return error.reason
@@ -266,7 +268,7 @@ def _items(images: OneImage | Iterable[OneImage]) -> Iterable[OneImage]:
         if first is None:
             raise DataError(f"{source}: no images found (png, jpg, bmp, gif, tif, webp, pgm, jp2, dcm are read)")
         return chain([first], files)
-    if isinstance(images, Image.Image):
+    if isinstance(images, Image.Image | Decoded):
         return [images]
     if isinstance(images, np.ndarray | Tensor):
         if images.ndim == 4:

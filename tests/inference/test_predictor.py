@@ -17,7 +17,7 @@ from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
 from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
-from medmambase.data.reading.images import load, normalise
+from medmambase.data.reading.images import decode, load, normalise
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.model.task import SINGLE_LABEL
 from medmambase.model.weights import WeightsError
@@ -136,8 +136,12 @@ def as_text(path: Path) -> object:
     return str(path)
 
 
+def as_decoded(path: Path) -> object:
+    return decode(path.read_bytes(), "percentile")
+
+
 @pytest.mark.parametrize(
-    "given", [as_array, as_array_with_a_channel, as_rgb_array, as_tensor, as_view, as_picture, as_text]
+    "given", [as_array, as_array_with_a_channel, as_rgb_array, as_tensor, as_view, as_picture, as_text, as_decoded]
 )
 @pytest.mark.parametrize("alone", [True, False])
 def test_an_image_in_memory_gets_the_prediction_of_its_file(

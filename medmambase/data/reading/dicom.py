@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -66,10 +66,10 @@ class _Bounded(io.BufferedReader):
 
 
 def read(
-    path: Path, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
+    source: Path | bytes, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
 ) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
-    """Read the first frame as uint8 (h, w) or (h, w, 3); also return "DICOM MONOCHROME2" or the
-    like, the number of frames, PatientID, and Modality ("US").
+    """Read the first frame of a file, or of what a file holds, as uint8 (h, w) or (h, w, 3); also
+    return "DICOM MONOCHROME2" or the like, the number of frames, PatientID, and Modality ("US").
 
     ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises
     OSError with a reason for what is known, and nearly every type there is for a damaged file.
@@ -78,7 +78,7 @@ def read(
         from pydicom.filereader import dcmread
     except ImportError as error:
         raise OSError(NEEDS_PYDICOM) from error
-    with _Bounded(path) as stream:
+    with io.BytesIO(source) if isinstance(source, bytes) else _Bounded(source) as stream:
         syntax = _syntax(stream)
         if syntax in _REFUSED:
             raise OSError(f"a DICOM file stored as {_REFUSED[syntax]}, which is not read; save it uncompressed")
@@ -118,7 +118,7 @@ def patient_of(path: Path) -> str:
         return ""
 
 
-def _syntax(stream: _Bounded) -> str:
+def _syntax(stream: BinaryIO) -> str:
     """How the file stores what follows; the stream is at its start again."""
     from pydicom.filereader import read_dataset, read_preamble
 
@@ -142,7 +142,7 @@ def _flatten(header: Any) -> None:
                     header.update(found)
 
 
-def _first_frame(stream: _Bounded, header: Any, syntax: str, room_for: Callable[..., object]) -> npt.NDArray[Any]:
+def _first_frame(stream: BinaryIO, header: Any, syntax: str, room_for: Callable[..., object]) -> npt.NDArray[Any]:
     """As stored: (h, w) or (h, w, 3), YBR turned into RGB, bits above those stored cut off."""
     from pydicom.pixels.utils import pixel_array
     from pydicom.uid import UID
@@ -164,7 +164,7 @@ def _first_frame(stream: _Bounded, header: Any, syntax: str, room_for: Callable[
         ) from error
 
 
-def _check_frame(stream: _Bounded, header: Any, room_for: Callable[..., object]) -> None:
+def _check_frame(stream: BinaryIO, header: Any, room_for: Callable[..., object]) -> None:
     """The first compressed frame has a header of its own: one of another size than the file's is
     damage, or meant to fill the memory. Raises OSError. The stream stays where it is."""
     from pydicom.encaps import get_frame

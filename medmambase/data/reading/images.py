@@ -2,6 +2,7 @@
 prediction."""
 
 import hashlib
+import io
 import re
 import threading
 import warnings
@@ -83,6 +84,18 @@ class Facts:
     thumbnail: bytes = field(default=b"", repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The first frame of a file, upright: ``pixels``, uint8 (h, w) or (h, w, 3); the others as in
+    ``Facts``."""
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    mode: str
+    frames: int = 1
+    patient: str = ""
+    modality: str = ""
+
+
 class _Silence:
     """Python's warnings switched off while at least one thread is inside.
 
@@ -132,7 +145,7 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (RGB)")
-    return in_channels(_decode(path, high_depth)[0], channels)
+    return in_channels(decode(path, high_depth).pixels, channels)
 
 
 def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
@@ -153,22 +166,25 @@ def is_dicom(path: Path) -> bool:
 
 
 def load(
-    path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | None = None
+    path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | Decoded | None = None
 ) -> tuple[torch.Tensor, Facts]:
     """Load one file as torch.uint8 (c, size, size), with facts about the original. Raises
     ImageError.
 
     ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array
-    file): then ``path`` is not opened.
+    file), with what ``decode`` found out about its file or without: then ``path`` is not opened.
     """
-    mode, frames, patient, modality = "", 1, "", ""
     if pixels is None:
-        pixels, mode, frames, patient, modality = _decode(path, preprocessing.high_depth)
+        found = decode(path, preprocessing.high_depth)
+    elif isinstance(pixels, Decoded):
+        found = pixels
     elif pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; they must be uint8 (h, w) or (h, w, 3), not empty")
-    height, width = pixels.shape[:2]
+    else:
+        found = Decoded(pixels, "L" if pixels.ndim == 2 else "RGB")
+    pixels = found.pixels
     facts = Facts(
-        _digest(pixels), width, height, mode or ("L" if pixels.ndim == 2 else "RGB"), frames, patient, modality,
+        _digest(pixels), pixels.shape[1], pixels.shape[0], found.mode, found.frames, found.patient, found.modality,
         colourfulness(pixels), thumbnail(pixels),
     )  # fmt: skip  # in the order of the fields
     image = fit(in_channels(pixels, preprocessing.channels), preprocessing.size, preprocessing.resize)
@@ -187,20 +203,22 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
     return magic == b"DICM"
 
 
-def _decode(path: Path, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
-    """The first frame, upright, as uint8 (h, w) or (h, w, 3); then mode, frames, patient and
-    modality as in Facts. Raises ImageError."""
+def decode(source: Path | bytes, high_depth: str) -> Decoded:
+    """Decode a file, or what a file holds, as ``read_image`` does, its channels as they are. Raises
+    ImageError, whose ``path`` is empty where no file was given."""
     if high_depth not in ("percentile", "range"):
         raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
     try:
-        with _silence, open_regular(path) as stream:
+        with _silence, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream:
             if _begins_as_dicom(stream):
                 from medmambase.data.reading import dicom
 
-                return dicom.read(path, high_depth, room_for)
+                return Decoded(*dicom.read(source, high_depth, room_for))
             return _decode_by_pillow(stream, high_depth)
     except Exception as error:  # damaged files make Pillow raise nearly every type there is
-        raise ImageError(path, _reason(error) if not path.is_dir() else _of_folder(path)) from error
+        path = Path() if isinstance(source, bytes) else source
+        folder = source is path and path.is_dir()
+        raise ImageError(path, _of_folder(path) if folder else _reason(error)) from error
 
 
 def _of_folder(path: Path) -> str:
@@ -228,12 +246,12 @@ def room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[
     return _large if width * height > _LARGE else nullcontext()
 
 
-def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
+def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> Decoded:
     with Image.open(stream, formats=FORMATS) as image, room_for(*image.size, _scans(image, stream)):
         if image.format == "TIFF":  # a small one may be one huge tile
             room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
         mode = image.mode
-        return _pixels(image, high_depth), mode, _frames(image), "", ""
+        return Decoded(_pixels(image, high_depth), mode, _frames(image))
 
 
 def _pixels(image: Image.Image, high_depth: str) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
@@ -38,17 +39,27 @@ def write_overlays(
     return written
 
 
-def _overlay(path: Path, cam: Tensor, preprocessing: Preprocessing) -> bytes:
-    """The image with its map in colour: where the map is 0 the image stays as it is."""
+def on_picture(cam: Tensor, height: int, width: int, resize: str) -> npt.NDArray[np.float32]:
+    """Return the part of a map (s, s), 0 to 1, that lies on a picture of that height and width, and
+    not on the bars beside it."""
+    top, left, height, width = place(height, width, cam.shape[-1], resize)
+    return cam[top : top + height, left : left + width].float().numpy()
+
+
+def in_colour(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Return what to paint for a map (h, w), 0 to 1: colours (h, w, 3), 0 to 255, and how much they
+    cover (h, w, 1), 0 to 1: nothing where the map is 0."""
     from matplotlib import colormaps
 
+    return np.asarray(colormaps["inferno"](values))[..., :3] * 255, np.clip(1.4 * values, 0, 0.65)[..., None]
+
+
+def _overlay(path: Path, cam: Tensor, preprocessing: Preprocessing) -> bytes:
+    """The image with its map in colour: where the map is 0 the image stays as it is."""
     picture = Image.fromarray(read_image(path, 3, preprocessing.high_depth))
-    top, left, height, width = place(picture.height, picture.width, cam.shape[-1], preprocessing.resize)
+    part = Image.fromarray(on_picture(cam, picture.height, picture.width, preprocessing.resize))
     picture.thumbnail((LONGEST, LONGEST))
-    part = Image.fromarray(cam[top : top + height, left : left + width].float().numpy())
-    values = np.asarray(part.resize(picture.size, Image.Resampling.BILINEAR)).clip(0, 1)
-    alpha = np.clip(1.4 * values, 0, 0.65)[..., None]  # as on the sheets
-    colours = np.asarray(colormaps["inferno"](values))[..., :3] * 255
+    colours, alpha = in_colour(np.asarray(part.resize(picture.size, Image.Resampling.BILINEAR)).clip(0, 1))
     blended = np.asarray(picture) * (1 - alpha) + colours * alpha
     stream = io.BytesIO()
     Image.fromarray(np.rint(blended).astype(np.uint8)).save(stream, "PNG")

@@ -1,0 +1,132 @@
+"""Say of an image what the page shows: class, probabilities, notes, the picture and its map."""
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from medmambase.config import ConfigError
+from medmambase.data.reading.images import Decoded, ImageError, decode, load, normalise
+from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
+from medmambase.evaluation.explanation.maps import grad_cam
+from medmambase.evaluation.explanation.overlays import in_colour, on_picture
+from medmambase.evaluation.predictions import read_predictions
+from medmambase.inference.loading import load_network, run_of
+from medmambase.inference.predictor import Predictor
+from medmambase.model.network import MedMambaSE
+from medmambase.run_folder import CALIBRATION, PREDICTIONS, VAL, folds_of
+
+LONGEST = 640  # pixels of the longer side of a picture on the page
+SHARE = 0.95  # sensitivity, or specificity, of the operating points that are always offered
+
+
+class Answers:
+    """What a trained network says of images, one at a time, in a form that a page can show.
+
+    ``run``: what ``Predictor.load`` takes. ``at``: an operating point to offer beside the others,
+    such as "malignant:sensitivity=0.9". Raises what ``Predictor.load`` raises, ConfigError for an
+    ``at`` that cannot be met, and MetricsError for damaged predictions of the run.
+    """
+
+    def __init__(self, run: Path, device: torch.device, at: str | None = None) -> None:
+        self.predictor = Predictor.load(run, device=device)
+        folds = folds_of(run)
+        self.name = run_of(run).resolve().name
+        self.calibrated = all((run_of(one) / CALIBRATION).is_file() for one in folds or (run,))
+        self.points = list(self._points(run, at))
+        self.chosen = at is not None
+        network = None if folds else load_network(run)
+        self.explained = network.to(device).requires_grad_(False) if isinstance(network, MedMambaSE) else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
+        whether probabilities are ``calibrated``, whether there are ``maps``, and the operating
+        ``points``, of which those of ``at`` come first."""
+        return {
+            "name": self.name,
+            "classes": list(self.predictor.classes),
+            "calibrated": self.calibrated,
+            "maps": self.explained is not None,
+            "points": [asdict(point) for point in self.points],
+        }
+
+    def answer(self, content: bytes) -> dict[str, Any]:
+        """Return what is said of a file that holds ``content``, ready for JSON.
+
+        ``problem``: one line where it cannot be used, and then nothing else; else None. Of an
+        image ``probabilities`` in the order of the classes, ``patient`` and ``note`` as a
+        ``Prediction`` has them, ``picture`` and, where there are maps, ``map`` to be laid over it,
+        as data URIs.
+        """
+        try:
+            return self._said(decode(content, self.predictor.network.preprocessing.high_depth))
+        except ImageError as error:
+            return {"problem": error.reason}
+
+    def warm_up(self) -> None:
+        """Answer for a black picture, so that the first image need not wait for kernels to be
+        compiled."""
+        self._said(Decoded(np.zeros((8, 8), np.uint8), "L"))
+
+    def _said(self, decoded: Decoded) -> dict[str, Any]:
+        (found,) = self.predictor([decoded])
+        if found.probabilities is None:
+            return {"problem": found.problem}
+        return {
+            "problem": None,
+            "probabilities": found.probabilities.tolist(),
+            "patient": found.patient,
+            "note": found.note,
+            "picture": _picture(decoded.pixels),
+            "map": self._map(decoded, int(found.probabilities.argmax())),
+        }
+
+    def _map(self, decoded: Decoded, target: int) -> str | None:
+        """The evidence for a class in colour, as a data URI."""
+        if self.explained is None:
+            return None
+        preprocessing = self.explained.preprocessing
+        image, _ = load(Path(), preprocessing, decoded)
+        batch = normalise(image[None].to(self.predictor.device), preprocessing)
+        (cam,) = grad_cam(self.explained, batch, torch.tensor([target]))
+        height, width = decoded.pixels.shape[:2]
+        colours, alpha = in_colour(on_picture(cam, height, width, preprocessing.resize).clip(0, 1))
+        return _uri(Image.fromarray(np.rint(np.dstack([colours, 255 * alpha])).astype(np.uint8)), "PNG")
+
+    def _points(self, run: Path, at: str | None) -> Iterator[OperatingPoint]:
+        """Operating points of probabilities as the page shows them, chosen on validation images."""
+        path = run_of(run) / VAL / PREDICTIONS
+        if folds_of(run) or not path.is_file():
+            if at is not None:
+                raise ConfigError(
+                    f"--at {at} chooses its threshold on the run's predictions of validation images, and {path} is "
+                    f"missing; give the folder of a run that had some, or leave out --at"
+                )
+            return
+        validation = with_temperature(read_predictions(path), self.predictor.temperature)
+        if at is not None:
+            yield point_at(validation, at)
+        for name in self.predictor.classes:
+            for figure in ("sensitivity", "specificity"):
+                with suppress(ConfigError):  # no threshold reaches it
+                    yield point_at(validation, f"{name}:{figure}={SHARE}")
+
+
+def _picture(pixels: npt.NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST))
+    return _uri(picture, "JPEG")
+
+
+def _uri(picture: Image.Image, kind: str) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **({"quality": 90} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
