@@ -27,7 +27,7 @@ Graphs = Literal["auto", "off"]
 
 
 # Settings that change no result: a run may be resumed with others.
-CHANGE_NO_RESULT = ("graphs", "cache", "save_every", "tensorboard")
+CHANGE_NO_RESULT = ("graphs", "cache", "save_every", "live", "tensorboard")
 # Settings that a checkpoint names only where they ask for something: one that was written before
 # there were such settings is resumed all the same.
 CAME_LATER = {"backbone_lr_factor": 1.0, "mixup": 0.0}
@@ -246,6 +246,7 @@ class TrainConfig(Checked):
     ``cache``: decoded images stay in memory; ``disk`` also keeps them for the next run; ``off``
     decodes each again whenever it is used.
     ``save_every``: steps between checkpoints inside an epoch (0: only after each epoch).
+    ``live``: the report is written after each epoch too, as far as it goes.
     """
 
     recipe: str = "ultrasound"
@@ -280,6 +281,7 @@ class TrainConfig(Checked):
     graphs: Graphs = "auto"
     cache: Caching = "ram"
     save_every: Count = 0
+    live: bool = False
     tensorboard: bool = False
     seed: Seed = 0
 

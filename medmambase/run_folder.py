@@ -78,6 +78,8 @@ FAITHFULNESS, FAITHFULNESS_CURVES, GATES = "faithfulness.json", "faithfulness.pn
 SHEETS, SE_STAGES = "sheet_*.png", "se_stage*.png"  # in EXPLAIN, one for each number in place of the star
 OVERLAYS = "overlay_*.png"  # beside them, of images that medmambase-explain was given
 REPORT = "report.html"
+UNFINISHED = b'class="unfinished"'  # at its beginning while the training runs
+_BEGINNING = 200  # bytes
 MODEL_CARD = "MODEL_CARD.md"
 
 # What must not be passed on with the rest.
@@ -162,8 +164,13 @@ def latest(folders: Iterable[Path], is_it: Callable[[Path], bool], anew: str) ->
 
 
 def is_finished(run: Path) -> bool:
-    """Return whether nothing is left to do in a run: its report, which comes last, is written."""
-    return (run / REPORT).is_file()
+    """Return whether nothing is left to do in a run: its report, which comes last, is written, and
+    is not the page of a training that has not ended."""
+    try:
+        with (run / REPORT).open("rb") as file:
+            return UNFINISHED not in file.read(_BEGINNING)
+    except OSError:
+        return False
 
 
 def legal_name(name: str) -> str:

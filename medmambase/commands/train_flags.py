@@ -87,6 +87,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "graphs": "CUDA graphs, which launch a whole step at once on an NVIDIA GPU; auto: if they change no bit of the "
         "result",
         "save_every": "steps between checkpoints inside an epoch; 0: only after each epoch",
+        "live": "write report.html after each epoch, to be looked at while the training runs",
         "tensorboard": "also write the metrics for TensorBoard (needs medmambase[tensorboard])",
         "runs": "folder in which run folders are created",
     },

@@ -48,15 +48,16 @@ class ResultFolder:
 
     @property
     def report(self) -> Path:
-        """The path of ``report.html``. Raises RunFolderError where it is not written yet."""
-        return self._written(run_folder.REPORT)
+        """The path of ``report.html``. Raises RunFolderError where it is not written yet, or is
+        only that of a training which has not ended."""
+        return self._written(run_folder.REPORT, is_finished(self.folder))
 
     def _other(self, why: str) -> RunFolderError:
         return RunFolderError(f"{self.folder}: not {self._KIND}: {why}; give one such as {self._EXAMPLE}")
 
-    def _written(self, name: str) -> Path:
+    def _written(self, name: str, ended: bool = True) -> Path:
         path = self.folder / name
-        if not path.is_file():
+        if not (ended and path.is_file()):
             raise RunFolderError(f"{path}: not written yet: {self._UNENDED}")
         return path
 
@@ -122,9 +123,9 @@ class Run(_Trained):
         """Continue an interrupted training exactly where it stopped.
 
         ``settings``: those that change no result, which are ``data`` (where the images lie now),
-        ``device``, ``graphs``, ``cache``, ``save_every`` and ``tensorboard``. The rest, and the
-        errors, are those of ``train``; CheckpointError is raised where the saved state cannot be
-        used.
+        ``device``, ``graphs``, ``cache``, ``save_every``, ``live`` and ``tensorboard``. The rest,
+        and the errors, are those of ``train``; CheckpointError is raised where the saved state
+        cannot be used.
         """
         check_functions({"say": say, "progress": progress, "on_epoch": on_epoch}, ConfigError)
         given = given_settings(settings, known.TYPES)

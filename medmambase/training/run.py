@@ -33,6 +33,7 @@ from medmambase.privacy import last_name
 from medmambase.settings import Settings, is_run_of
 from medmambase.training import batches, checkpoint, history, loop, session
 from medmambase.training.history import Epoch, Outcome
+from medmambase.training.live import LivePage
 from medmambase.training.optimise import warm_up
 from medmambase.training.plan import Plan, Say, Started, describe, locked
 from medmambase_kernels import describe_backend, use_backend
@@ -162,34 +163,43 @@ def train_run(
         run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(device))
         run_folder.write_json(folder / run_folder.DESCRIPTION, described)
 
+    live = LivePage(folder, config, described, say, wanted=config.live and ranks.first)
+
     def tell(epoch: Epoch) -> None:
         say(history.line(epoch))
+        live.after(epoch)
         if on_epoch:
             on_epoch({name: value for name, value in asdict(epoch).items() if value is not None})
 
+    def begins() -> None:
+        if run.resumes:
+            session.write_command(folder, command, goes_on=True)
+        live.begin()
+
     training = intake.images.split("train")
     soft = session.soft_labels(Path(settings.soft_labels), training, network.classes) if settings.soft_labels else None
-    outcome = loop.train(
-        network,
-        training,
-        intake.images.split("val"),
-        config,
-        folder,
-        plan.dtype,
-        show,
-        tell,
-        resume=run.resumes,
-        say=say,
-        ranks=ranks,
-        soft=soft,
-        begins=lambda: session.write_command(folder, command, goes_on=True) if run.resumes else None,
-    )
-    if ranks.first:
-        chosen = {
-            "best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by,
-        }  # fmt: skip  # the file's content
-        run_folder.write_json(folder / run_folder.DESCRIPTION, described | chosen)
-        _evaluate(run, intake.images, intake.audit.leaked, outcome, command, say)
+    with live:
+        outcome = loop.train(
+            network,
+            training,
+            intake.images.split("val"),
+            config,
+            folder,
+            plan.dtype,
+            show,
+            tell,
+            resume=run.resumes,
+            say=say,
+            ranks=ranks,
+            soft=soft,
+            begins=begins,
+        )
+        if ranks.first:
+            chosen = {
+                "best_epoch": outcome.best_epoch, "best_score": outcome.best_score, "selected_by": outcome.selected_by,
+            }  # fmt: skip  # the file's content
+            run_folder.write_json(folder / run_folder.DESCRIPTION, described | chosen)
+            _evaluate(run, intake.images, intake.audit.leaked, outcome, command, say)
 
 
 def _evaluate(

@@ -51,13 +51,12 @@ def place(name: str, b: int = 1) -> Tensor:
     return torch.full((b,), OPERATIONS.index(name))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", PILLOW)
+@pytest.mark.parametrize(
+    ("name", "channels"), [(name, c) for name in PILLOW for c in (1, 3) if name != "colour" or c == 3]
+)
 @pytest.mark.parametrize("signed", [0.0, 0.31, -0.31, 0.77, -0.97])
 def test_what_moves_nothing_is_what_pillow_does(name: str, channels: int, signed: float) -> None:
     given, strength = pictures(channels), abs(signed)
-    if name == "colour" and channels == 1:
-        pytest.skip("grey images have no colour")
     images = torch.from_numpy(given).float() / 127.5 - 1
     found = trivial_augment.vary(
         images, place(name, 5), torch.full((5,), strength), torch.full((5,), signed)
