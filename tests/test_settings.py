@@ -142,10 +142,7 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
             {"freeze": "backbone"},
             "--freeze is 'backbone', but a new network has learned nothing to keep; give --start",
         ),
-        (
-            {"backbone_lr_factor": 0.1},
-            "--backbone-lr-factor is 0.1, but a new network has learned nothing to keep; give --start",
-        ),
+        ({"backbone_lr_factor": 0.1}, "--backbone-lr-factor is 0.1, but a new network has learned nothing to keep"),
         ({"data": "x", "demo": True}, "leave out one of data and demo"),
     ],
 )
