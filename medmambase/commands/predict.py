@@ -31,6 +31,7 @@ MORE = ("error", "patient", "note")
 AT = ("called", "threshold")
 OF_PATIENT = ("patient", "predicted", "probability")
 IMAGES = ("images", "unread", "noted")
+UNLIKE = "unlike the training images"
 MOST = 5  # reasons, or notes, that are printed
 Row = tuple[object, ...]
 Told = dict[str, tuple[int, str]]  # a reason, or a note -> how many files have it, and the first of them
@@ -63,6 +64,7 @@ class _Call:
         self.good = self.bad = 0
         self.problems: Told = {}
         self.notes: Told = {}
+        self.unlike: Told = {}
         self.partial = False  # only the first images were looked at, so nothing is known of all of them
 
     def run(self) -> int:
@@ -73,6 +75,7 @@ class _Call:
             return code
         if not self.partial:
             self._tell()
+            print("\n".join(self.predictor.limits.told()))
         if self.point is not None:
             kind = "calibrated" if self.options.calibrated else "uncalibrated"
             print(
@@ -87,9 +90,11 @@ class _Call:
         return 0
 
     def _tell(self) -> None:
-        """Print why files could not be read, and what notes images have, with the first of each."""
+        """Print why files could not be read, which images are unlike others, and what notes images
+        have, with the first of each."""
         more = ("more file could not be read, for another reason", "more files could not be read, for other reasons")
         _say(self.problems, ("file could not be read:", "files could not be read:"), more)
+        _say(self.unlike, ("image is", "images are"), ("", ""))
         more = ("more image has another note", "more images have other notes")
         _say(self.notes, ("image has a note:", "images have a note:"), more)
 
@@ -118,7 +123,8 @@ class _Call:
         for one in tqdm(predictions, desc="predicting", unit=" images", leave=False, disable=None):
             self.good += one.problem is None
             self.bad += one.problem is not None
-            for found, what in ((self.problems, one.problem), (self.notes, one.note)):
+            unlike = UNLIKE if one.unlike else ""
+            for found, what in ((self.problems, one.problem), (self.unlike, unlike), (self.notes, one.note)):
                 if what:
                     _count(found, what, self._name(one))
             yield one
@@ -127,20 +133,24 @@ class _Call:
         """A header, and a row for each image: where it is printed only what is read first."""
         if self.out is None:
             who = ("patient",) if self.options.group_regex else ()
-            return (*COLUMNS, *who, *AT[: 1 if self.point else 0], ""), (
+            sets = ("set",) if self.predictor.limits.sets else ()
+            return (*COLUMNS, *who, *AT[: 1 if self.point else 0], *sets, ""), (
                 (
                     self._name(one), one.label, self._rounded(one.probability),
                     *((self._patient(one),) if who else ()), *((self._called(one),) if self.point else ()),
-                    one.problem or one.note,
+                    *((_set(one),) if sets else ()),
+                    one.problem or "; ".join(filter(None, (UNLIKE if one.unlike else "", one.note))),
                 )
                 for one in predictions
             )  # fmt: skip  # in the order of the columns
-        at = AT if self.point else ()
-        return (*COLUMNS, *(f"prob_{name}" for name in self.predictor.classes), *MORE, *at), (
+        at, limits = AT if self.point else (), self.predictor.limits
+        knows = (*(("unlike",) if limits.detectors else ()), *(("set",) if limits.sets else ()))
+        return (*COLUMNS, *(f"prob_{name}" for name in self.predictor.classes), *MORE, *knows, *at), (
             (
                 self._name(one), one.label, self._rounded(one.probability),
                 *(self._rounded(one.by_class.get(name)) for name in self.predictor.classes),
                 one.problem, self._patient(one), one.note,
+                *((_unlike(one),) if limits.detectors else ()), *((_set(one),) if limits.sets else ()),
                 *((self._called(one), self._threshold(one)) if self.point else ()),
             )
             for one in predictions
@@ -155,10 +165,12 @@ class _Call:
                 f"has its own row; --group-regex finds the patient in the path"
             )
         every = self.predictor.classes if self.out is not None else ()
-        return (*OF_PATIENT, *(f"prob_{name}" for name in every), *IMAGES), (
+        knows = ("unlike",) if self.predictor.limits.detectors else ()
+        return (*OF_PATIENT, *(f"prob_{name}" for name in every), *IMAGES, *knows), (
             (
                 one.name, one.label, self._rounded(one.probability),
                 *(self._rounded(one.by_class.get(name)) for name in every), one.images, one.unread, one.noted,
+                *((one.unlike,) if knows else ()),
             )
             for one in found
         )  # fmt: skip  # in the order of the columns
@@ -226,6 +238,14 @@ class _Call:
     def _rounded(self, value: float | None) -> float | str | None:
         digits = self.options.digits or (3 if self.out is None else None)
         return value if value is None or digits is None else f"{value:.{digits}f}"
+
+
+def _unlike(one: Prediction) -> str | None:
+    return None if one.unlike is None else "yes" if one.unlike else "no"
+
+
+def _set(one: Prediction) -> str | None:
+    return None if one.conformal_set is None else "|".join(one.conformal_set)
 
 
 def _count(found: Told, what: str, name: str) -> None:

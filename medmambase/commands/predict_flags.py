@@ -13,9 +13,10 @@ def parser() -> Parser:
         "medmambase-predict",
         description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
         "For research only, not for diagnosis.",
-        epilog="Columns: path, predicted, probability, prob_<class> for each class, error, patient, note; with --at "
-        "also called, threshold; with --by-patient: patient, predicted, probability, prob_<class>, images, unread, "
-        "noted. Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 environment, 130 interrupted",
+        epilog="Columns: path, predicted, probability, prob_<class> for each class, error, patient, note, unlike, "
+        "set; with --at also called, threshold; with --by-patient: patient, predicted, probability, prob_<class>, "
+        "images, unread, noted, unlike. "
+        "Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 environment, 130 interrupted",
     )
     found.add_argument(
         "run", type=Path, metavar="RUN", help="the folder of a run, of a cross-validation or of a network"

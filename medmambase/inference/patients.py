@@ -19,7 +19,8 @@ class PatientPrediction(Probable):
 
     ``images`` were predicted, and ``unread`` could not be. ``probabilities``: float64 (classes,),
     the mean or the largest of those of the images (the largest need not sum to 1); None without
-    images. ``noted``: images with a note.
+    images. ``noted``: images with a note; ``unlike``: images unlike those that the network was
+    trained on.
     """
 
     name: str
@@ -28,6 +29,7 @@ class PatientPrediction(Probable):
     images: int = 0
     unread: int = 0
     noted: int = 0
+    unlike: int = 0
     probabilities: npt.NDArray[np.float64] | None = field(default=None, compare=False)
 
     def add(self, one: Prediction, rule: Rule) -> None:
@@ -37,6 +39,7 @@ class PatientPrediction(Probable):
             return
         self.images += 1
         self.noted += bool(one.note)
+        self.unlike += bool(one.unlike)
         if self.probabilities is None:
             self.probabilities = one.probabilities.copy()
         elif rule == "mean":

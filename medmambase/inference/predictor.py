@@ -24,9 +24,11 @@ from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import Decoded, Facts, ImageError, load, picture_pixels
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.ensemble import Ensemble
+from medmambase.inference.limits import Limits
 from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of
 from medmambase.inference.probabilities import choose_precision
 from medmambase.inference.stream import predict_stream
+from medmambase.inference.watch import Watch
 from medmambase.machine import choose_device
 from medmambase.model.classifier import Trainable
 from medmambase.run_folder import APPEARANCE, folds_of
@@ -73,6 +75,12 @@ class Prediction(Probable):
     ``note`` says, in one line, how the image looks unlike those that the network was chosen on
     (``appearance.py``), and of a file with several frames that only the first is predicted; else
     "".
+
+    ``distance``: how far the image is from those that the network was trained on; above 1 it is
+    ``unlike`` them (``unlike.py``), and its probabilities say nothing. ``conformal_set``: the
+    classes that it may be of, in their order: as many sets hold the true class as the run's
+    validation images promise, mostly 95 % (``conformal.py``). None where that is not known, as of a
+    run without validation images, or of an earlier version.
     """
 
     index: int
@@ -82,6 +90,13 @@ class Prediction(Probable):
     problem: str | None
     patient: str = ""
     note: str = ""
+    distance: float | None = None
+    conformal_set: tuple[str, ...] | None = None
+
+    @property
+    def unlike(self) -> bool | None:
+        """Whether the image is unlike those that the network was trained on."""
+        return None if self.distance is None else self.distance > 1
 
 
 class Predictor:
@@ -92,6 +107,7 @@ class Predictor:
     1 for none. ``backend``: one of the names that ``use_backend`` takes, None for the fastest that
     runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
     that of the images that the network was chosen on, from which predictions get their notes.
+    ``limits``: from which they know what is unlike, and which classes are possible.
 
     Raises TypeError for a network that is none, ConfigError for a device that cannot be used, a
     temperature that is not positive, another precision, or a ``backend`` for a network that is not
@@ -111,10 +127,12 @@ class Predictor:
         backend: str | None = None,
         precision: Precision = "auto",
         appearance: Appearance | None = None,
+        limits: Limits | None = None,
     ) -> None:
         given: tuple[tuple[str, object, tuple[type, ...]], ...] = (
             ("network", network, (Trainable, Ensemble)),
             ("appearance", appearance, (Appearance, type(None))),
+            ("limits", limits, (Limits, type(None))),
         )
         for name, value, kinds in given:
             if not isinstance(value, kinds):
@@ -139,7 +157,8 @@ class Predictor:
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend, "the backend argument"):
             describe_backend(self.device, self.dtype)  # raises where the backend cannot run there
-        self.appearance = appearance
+        self.appearance, self.limits = appearance, limits or Limits()
+        self.limits.check(Watch(network).widths)
         self.network = deepcopy(network).to(self.device).for_prediction()
 
     @classmethod
@@ -177,7 +196,7 @@ class Predictor:
         appearance = Appearance.read(run_of(folder) / APPEARANCE)
         return cls(
             network, device=device, temperature=temperature, backend=backend, precision=precision,
-            appearance=appearance,
+            appearance=appearance, limits=Limits.read(run_of(folder)),
         )  # fmt: skip  # one argument list
 
     @property
@@ -221,6 +240,7 @@ class Predictor:
             self.device,
             self.dtype,
             self.backend,
+            self.limits,
         )
         for (index, item), result in rows:
             path = Path(item) if isinstance(item, str | os.PathLike) else None
@@ -228,14 +248,22 @@ class Predictor:
                 yield Prediction(index, path, self.classes, None, result)
                 continue
             facts = known.pop(index)
-            if not np.isfinite(result).all():
+            if not np.isfinite(result.probabilities).all():
                 yield Prediction(
                     index, path, self.classes, None, "the network's outputs are no finite numbers", facts.patient
                 )
             else:
-                task, warmth = self.network.task, self.temperature
-                calibrated = result if warmth == 1.0 else task.apply_temperature(result, warmth)
-                yield Prediction(index, path, self.classes, calibrated, None, facts.patient, self._note(facts))
+                yield Prediction(
+                    index, path, self.classes, self._calibrated(result.probabilities), None, facts.patient,
+                    self._note(facts), result.distance, self._set(result.in_set),
+                )  # fmt: skip  # one argument list
+
+    def _calibrated(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        warmth = self.temperature
+        return probabilities if warmth == 1.0 else self.network.task.apply_temperature(probabilities, warmth)
+
+    def _set(self, held: npt.NDArray[np.bool_] | None) -> tuple[str, ...] | None:
+        return None if held is None else tuple(name for name, one in zip(self.classes, held, strict=True) if one)
 
     def _note(self, facts: Facts) -> str:
         frames = f"frame 1 of {facts.frames}" if facts.frames > 1 else ""

@@ -24,6 +24,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.probabilities import choose_precision
+from medmambase.inference.watch import Watch
 from medmambase.machine import choose_device, environment
 from medmambase.model import opponents
 from medmambase.model.classifier import Trainable
@@ -210,8 +211,11 @@ def _evaluate(
     plan, folder, settings = run.plan, run.folder, run.plan.settings
     best = opponents.load(folder / run_folder.BEST).to(plan.device)
     batch_size, test = settings.training.batch_size, images.split("test")
-    calibration = of_a_run.learn_from_validation(
-        folder, of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
+    with Watch(best) as watch:
+        validation = of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
+    calibration = of_a_run.learn_from_validation(folder, validation)
+    of_a_run.learn_limits(
+        folder, best, images.split("train"), validation, watch.take(), calibration, batch_size, plan.dtype
     )
     chosen_on = images.split("val") if calibration else images.split("train")
     run_folder.write_json(folder / run_folder.APPEARANCE, Appearance.of(chosen_on.facts).to_dict())

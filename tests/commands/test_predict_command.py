@@ -19,6 +19,7 @@ from medmambase.commands import predict
 from medmambase.data.reading.images import load, normalise
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.inference import predictor
+from medmambase.inference.limits import Limits
 from medmambase.inference.predictor import Prediction, Predictor
 
 
@@ -40,11 +41,14 @@ def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows
         "error",
         "patient",
         "note",
+        "unlike",
+        "set",
     ]
     assert {row["path"] for row in found} == {p.relative_to(source).as_posix() for p in source.rglob("*.png")}
     for row in found:
         if row["path"] == "broken.png":
             assert row["error"] and not row["predicted"] and not row["probability"]
+            assert not row["unlike"] and not row["set"]
             continue
         with torch.no_grad():
             wanted = (
@@ -53,8 +57,31 @@ def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows
                 .softmax(1)[0]
             )
         assert [float(row[f"prob_{name}"]) for name in network.classes] == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert row["unlike"] in ("yes", "no") and row["predicted"] in row["set"].split("|")
         assert float(row["probability"]) == max(float(row[f"prob_{name}"]) for name in network.classes)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_image_unlike_the_training_images_is_told_of_and_a_run_without_limits_says_so(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(shutil.copytree(images / "val", tmp_path / "new"))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    Image.fromarray(noise).save(source / "noise.png")
+    assert predict.main([str(run), str(source), "-o", str(tmp_path / "out.csv")]) == 0
+    said = capsys.readouterr().out
+    unlike = [row["path"] for row in rows(tmp_path / "out.csv") if row["unlike"] == "yes"]
+    assert unlike == ["noise.png"]  # so few images of val have the highest distance as their threshold
+    assert "unlike the training images (" in said and "images like the validation images are called so" in said
+    assert predict.main([str(run), str(source / "noise.png")]) == 0
+    assert "unlike the training images" in capsys.readouterr().out
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    (old / "unlike.safetensors").unlink()
+    (old / "conformal.json").unlink()
+    assert predict.main([str(old), str(source), "-o", str(tmp_path / "out.csv")]) == 0
+    said = capsys.readouterr().out
+    assert not {"unlike", "set"} & set(rows(tmp_path / "out.csv")[0])
+    assert "no unlike.safetensors (an earlier version trained it" in said and "no conformal.json" in said
 
 
 def test_a_temperature_makes_a_prediction_less_or_more_sure_and_calls_it_the_same(
@@ -80,7 +107,7 @@ def test_without_a_file_the_first_rows_are_printed(
     Image.new("RGB", (30, 30), (250, 20, 20)).save(source / "00.png")
     assert predict.main([str(run), str(source), "--digits", "2", "--at", "brain:sensitivity=1"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["path", "predicted", "probability", "called"]
+    assert header.split() == ["path", "predicted", "probability", "called", "set"]
     assert [line.split()[0] for line in lines[:20]] == [f"{number:02}.png" for number in range(20)]
     assert re.fullmatch(r"[01]\.\d\d", lines[1].split()[2]) and "more colour than the validation images" in lines[0]
     assert lines[20].startswith("... these are the first 20") and lines[21].endswith("-o out.csv")
@@ -133,7 +160,7 @@ def test_a_row_for_each_patient_is_the_mean_of_the_images(
     assert all(f"  {name}" in said for name in names)
     assert predict.main([*words, "--by-patient", "max"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
-        "patient", "predicted", "probability", "images", "unread", "noted",
+        "patient", "predicted", "probability", "images", "unread", "noted", "unlike",
     ]  # fmt: skip  # a line
 
 
@@ -162,7 +189,7 @@ def test_rows_are_counted_not_images(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_first_file_of_each_reason_and_of_each_note_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     call = object.__new__(predict._Call)
-    call.root, call.good, call.bad, call.problems, call.notes = Path(), 0, 0, {}, {}
+    call.root, call.good, call.bad, call.problems, call.notes, call.unlike = Path(), 0, 0, {}, {}, {}
     of = [("a\n.png", "empty", ""), ("b.png", "no picture", ""), ("c.png", "empty", ""), ("d.png", None, "modality CT")]
     of += [(f"{number}.png", f"reason {number}", "") for number in range(predict.MOST)]
     list(call._counted(Prediction(0, Path(name), ("x",), None, why, note=note) for name, why, note in of))
@@ -179,7 +206,10 @@ def test_the_first_file_of_each_reason_and_of_each_note_is_named(capsys: pytest.
 def test_the_threshold_has_as_many_digits_as_were_asked_for_and_stands_beside_what_was_called_alone() -> None:
     call = object.__new__(predict._Call)
     call.options, call.out, call.root, call.patients = Namespace(digits=3), Path("out.csv"), Path(), {}
-    call.predictor, call.point = Namespace(classes=("x", "y")), Namespace(name="x", threshold=0.123456789)
+    call.predictor, call.point = (
+        Namespace(classes=("x", "y"), limits=Limits()),
+        Namespace(name="x", threshold=0.123456789),
+    )
     read = Prediction(0, Path("a.png"), ("x", "y"), np.array([0.25, 0.75]), None)
     header, found = call._of_images([read, Prediction(1, Path("b.png"), ("x", "y"), None, "empty")])
     assert header[-2:] == ("called", "threshold")

@@ -16,19 +16,25 @@ from medmambase.evaluation.explanation import folder as explanations
 from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures, results
-from medmambase.files import write_json
+from medmambase.files import write_bytes, write_json
+from medmambase.inference import limits as limits_of
+from medmambase.inference.limits import Limits
 from medmambase.inference.probabilities import predict
+from medmambase.inference.unlike import MOST
+from medmambase.inference.watch import Seen, Watch
 from medmambase.model.classifier import Classifier, Trainable
 from medmambase.model.network import MedMambaSE
 from medmambase.run_folder import (
     AUDIT,
     CALIBRATION,
+    CONFORMAL,
     CURVES,
     DUPLICATES,
     EXPLAIN,
     HISTORY,
     MISTAKES,
     PREDICTIONS,
+    UNLIKE,
     VAL,
 )
 
@@ -56,6 +62,28 @@ def learn_from_validation(run: Path, validation: Predictions) -> Calibration | N
         write_predictions(run / VAL / PREDICTIONS, validation)
         write_json(run / CALIBRATION, found.to_dict())
     return found
+
+
+def learn_limits(
+    run: Path, network: Classifier, training: ImageSet, validation: Predictions, seen: Seen,
+    found: Calibration | None, batch_size: int, dtype: torch.dtype,
+) -> Limits:  # fmt: skip  # one argument list
+    """Learn which images are unlike those of ``training``, and sets of classes, from the
+    predictions of the validation images, what was ``seen`` of these and the calibration that was
+    ``found`` on them; keep both in ``run``."""
+    count = len(training.labels)
+    rows = range(count) if count <= MOST else [row * count // MOST for row in range(MOST)]
+    with Watch(network) as watch:
+        predict(network, training.rows(rows), batch_size, dtype)
+    temperature = found.temperature if found else 1.0
+    limits = limits_of.learn(
+        watch.take(), seen, validation.probabilities, validation.labels, validation.patients, temperature
+    )
+    for detector in limits.detectors:
+        write_bytes(run / UNLIKE, detector.to_bytes())
+    for sets in limits.sets:
+        write_json(run / CONFORMAL, sets.to_dict())
+    return limits
 
 
 def test(

@@ -1,0 +1,96 @@
+"""Keep what passes through a network while it predicts: its pictures in a few numbers, and what its
+head gets and gives."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from medmambase.inference.ensemble import Ensemble
+from medmambase.model.classifier import Classifier
+
+LEVELS = 16
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of n images: ``pictures`` (n, 20) as ``describe`` makes them, and of each of
+    the networks ``features`` before the head (n, d) and ``logits`` (n, classes)."""
+
+    pictures: Floats
+    features: tuple[Floats, ...]
+    logits: tuple[Floats, ...]
+
+
+class Watch:
+    """Watch a network, or all of an ``Ensemble``: ``with Watch(network) as watch:`` predict, then
+    ``watch.take()``. Networks may be frozen, or opponents: a head is the last linear layer."""
+
+    def __init__(self, network: Classifier) -> None:
+        self.network = network
+        members = list(network.networks) if isinstance(network, Ensemble) else [network]
+        self._heads = [[one for one in member.modules() if isinstance(one, nn.Linear)][-1] for member in members]
+        self._pictures: list[Tensor] = []
+        self._features: list[list[Tensor]] = [[] for _ in members]
+        self._logits: list[list[Tensor]] = [[] for _ in members]
+        self._hooks = ExitStack()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features the head of each network gets."""
+        return tuple(head.in_features for head in self._heads)
+
+    def __enter__(self) -> Self:
+        handles = [self.network.register_forward_pre_hook(self._picture)]
+        for number, head in enumerate(self._heads):
+            handles.append(head.register_forward_hook(self._of_head(number)))
+        for handle in handles:
+            self._hooks.callback(handle.remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.close()
+
+    def take(self) -> Seen:
+        """Return what was seen since it was taken last, in the order in which it came."""
+        found = Seen(_joined(self._pictures), tuple(map(_joined, self._features)), tuple(map(_joined, self._logits)))
+        for kept in (self._pictures, *self._features, *self._logits):
+            kept.clear()
+        return found
+
+    def _picture(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        preprocessing = self.network.preprocessing
+        self._pictures.append(describe(given[0] * preprocessing.std + preprocessing.mean).cpu())
+
+    def _of_head(self, number: int) -> Any:
+        def keep(_: nn.Module, given: tuple[Any, ...], logits: Tensor) -> None:
+            self._features[number].append(given[0].detach().float().cpu())
+            self._logits[number].append(logits.detach().float().cpu())
+
+        return keep
+
+
+def describe(images: Tensor) -> Tensor:
+    """Describe pictures (b, channels, h, w), black 0 and white 1, in float32 (b, 20): the square
+    roots of the shares of their pixels at 16 grey levels, how much these differ from each other,
+    and how much neighbours do: across, down, and down by their second difference."""
+    grey = images.float().mean(1)
+    places = (grey * LEVELS).long().clamp(0, LEVELS - 1).flatten(1)
+    shares = torch.zeros(len(grey), LEVELS, device=grey.device)
+    shares.scatter_add_(1, places, torch.full_like(grey, 1 / places.shape[1]).flatten(1))
+    level = 255 * grey
+    steps = [level.diff(dim=2), level.diff(dim=1), level.diff(n=2, dim=1)]
+    texture = [one.abs().flatten(1).mean(1).log1p() for one in steps]
+    return torch.cat([shares.sqrt(), level.flatten(1).std(1, correction=0)[:, None] / 64, torch.stack(texture, 1)], 1)
+
+
+def _joined(parts: list[Tensor]) -> Floats:
+    return torch.cat(parts).double().numpy() if parts else np.zeros((0, 0))
