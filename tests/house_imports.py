@@ -38,6 +38,7 @@ IMPORTS = (
             "medmambase.inference.*",
             "medmambase.training.*",
             "medmambase.pretraining.*",
+            "medmambase.portable.*",
             KERNELS,
         ),
     ),
@@ -71,6 +72,19 @@ IMPORTS = (
     ("medmambase.distributed", BASE),
     ("medmambase.machine", BASE),
     ("medmambase.inference*", (*BASE, "medmambase.inference*", "medmambase.data*", "medmambase.model*", KERNELS)),
+    (
+        "medmambase.portable*",
+        (
+            *BASE,
+            "medmambase",
+            "medmambase.portable*",
+            "medmambase.evaluation*",
+            "medmambase.inference*",
+            "medmambase.data*",
+            "medmambase.model*",
+            KERNELS,
+        ),
+    ),
     (
         "medmambase.training*",
         (
@@ -117,6 +131,8 @@ IMPORTS = (
     (f"{KERNELS}._cpu*", (f"{KERNELS}._cpu*", f"{KERNELS}._torch*", *GROUND)),
     (f"{KERNELS}._torch*", (f"{KERNELS}._torch*", *GROUND)),
     (f"{KERNELS}._reference*", GROUND),
+    (f"{KERNELS}._export*", (f"{KERNELS}._export*", *GROUND)),
+    (f"{KERNELS}.export", (f"{KERNELS}._export*",)),
     (f"{KERNELS}.bench*", (KERNELS, f"{KERNELS}.*")),
     (f"{KERNELS}.arguments", ()),
     (f"{KERNELS}.process", ()),

@@ -33,7 +33,7 @@ PAGES = (
 )
 LANGUAGES = {"python", "sh", "powershell", "toml", "text"}
 QUICK = ["--model", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
-OUTSIDE = ("cd", "git", "pip", "py", "python", "torchrun", "winget")  # programs that are not ours
+OUTSIDE = ("cd", "git", "npm", "pip", "py", "python", "torchrun", "winget")  # programs that are not ours
 SUFFIXES = "py|toml|md|txt|jinja|ipynb|yml|cff|png"
 
 

@@ -16,7 +16,17 @@ import torch
 
 import medmambase
 import medmambase_kernels
-from medmambase import MedMambaSE, ModelConfig, Predictor, PretrainRun, TrainConfig, crossval, pretrain, train
+from medmambase import (
+    MedMambaSE,
+    ModelConfig,
+    Predictor,
+    PretrainRun,
+    TrainConfig,
+    crossval,
+    export_run,
+    pretrain,
+    train,
+)
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.model.weights import WeightsError
@@ -142,6 +152,15 @@ def test_a_predictor_refuses_what_it_cannot_predict_with(places: dict[str, Path]
     refused(predictor, {"images": [3, None, "folder", "nowhere"]}, places)
 
 
+def test_an_export_refuses_what_it_cannot_export_or_compare_on(places: dict[str, Path]) -> None:
+    values: dict[str, list[Any]] = {
+        "run": [*PATH, "file", "folder", "nowhere"], "output": [3, 1.5, ["model.pt2"]], "format": ["tflite", 3, None],
+        "images": [3, 1.5, ["images"], "nowhere"], "progress": CALLED,
+    }  # fmt: skip  # a table
+    assert values.keys() == inspect.signature(export_run).parameters.keys()
+    refused(lambda **given: export_run(**{"run": places["network"], "format": "pt2"} | given), values, places)
+
+
 def data_and(function: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     """The function with images to look for, and a place for its runs, unless others are given."""
     return lambda **given: function(**{"data": str(folder), "runs": str(folder / "runs")} | given)
@@ -164,8 +183,18 @@ def test_training_refuses_what_is_no_function_no_flag_and_no_file(places: dict[s
 
 
 def test_the_names_of_the_package_are_all_looked_at_here_or_are_the_kernels() -> None:
-    here = {"MedMambaSE", "Predictor", "PretrainRun", "Run", "CrossvalRun", "train", "crossval", "pretrain"}
+    here = {
+        "MedMambaSE",
+        "Predictor",
+        "PretrainRun",
+        "Run",
+        "CrossvalRun",
+        "train",
+        "crossval",
+        "pretrain",
+        "export_run",
+    }
     checked = {"ModelConfig", "Preprocessing", "TrainConfig"}  # field by field: see test_config.py
-    values = {"PRESETS", "RECIPES", "Prediction"}
+    values = {"PRESETS", "RECIPES", "Prediction", "Exported"}
     kernels = set(medmambase.__all__) & set(medmambase_kernels.__all__)
     assert set(medmambase.__all__) == here | checked | values | kernels

@@ -14,6 +14,7 @@ from medmambase_kernels._mamba.causal_conv1d import causal_conv1d
 from medmambase_kernels._mamba.selective_state_update import selective_state_update
 from medmambase_kernels.backend import BACKENDS, BackendError, describe_backend, triton_kernels, use_backend
 from medmambase_kernels.depthwise_silu import depthwise_silu
+from medmambase_kernels.export import ExportError, check_onnx, export_onnx, onnx_model, onnx_session, plain_program
 from medmambase_kernels.gated_norm import gated_norm
 from medmambase_kernels.inference import FrozenConv2d, FrozenLayerNorm, space_to_depth
 from medmambase_kernels.selective_scan import SelectiveScan, initial_dt_bias, selective_scan
@@ -26,16 +27,22 @@ __all__ = [
     "BACKENDS",
     "BackendError",
     "Capture",
+    "ExportError",
     "FrozenConv2d",
     "FrozenLayerNorm",
     "Mamba",
     "SelectiveScan",
     "SqueezeExcite",
     "causal_conv1d",
+    "check_onnx",
     "depthwise_silu",
     "describe_backend",
+    "export_onnx",
     "gated_norm",
     "initial_dt_bias",
+    "onnx_model",
+    "onnx_session",
+    "plain_program",
     "selective_scan",
     "selective_scan_2d",
     "selective_state_update",

@@ -24,12 +24,12 @@ from medmambase.model.weights import WeightsError
 from medmambase.run_folder import RunFolderError
 from medmambase.training.checkpoint import CheckpointError
 from medmambase.training.loop import TrainingError
-from medmambase_kernels import BackendError
+from medmambase_kernels import BackendError, ExportError
 
 EXIT_CODES: dict[type[Exception], int] = {
-    TrainingError: 1, InferenceError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3, WeightsError: 3,
-    CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4, ReportError: 4,
-    DrawingError: 4, torch.OutOfMemoryError: 4, MemoryError: 4, **guard.EXIT_CODES,
+    TrainingError: 1, InferenceError: 1, ExportError: 1, ConfigError: 2, DataError: 3, ImageError: 3, MetricsError: 3,
+    WeightsError: 3, CheckpointError: 3, BackendError: 4, RunFolderError: 4, RankError: 4, FigureError: 4,
+    ReportError: 4, DrawingError: 4, torch.OutOfMemoryError: 4, MemoryError: 4, **guard.EXIT_CODES,
 }  # fmt: skip  # a table
 
 

@@ -64,6 +64,11 @@ def serve() -> int:
     return _start("serve")
 
 
+def export() -> int:
+    """``medmambase-export``."""
+    return _start("export")
+
+
 def doctor() -> int:
     """``medmambase-doctor``, which needs nothing but Python."""
     return _start("doctor")

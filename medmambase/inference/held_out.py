@@ -124,7 +124,7 @@ def _own_test_images(runs: Sequence[Path], images: ImageSet, pixels: Set[str]) -
     """Return which of the images were the runs' test images, where the runs have learned from all
     others; else none, since images of other data may have the same names, and new ones may lie
     among them. ``pixels``: of the images that the runs have learned from."""
-    tests = set.intersection(*(_rows(one / SPLITS, "path", {"split": "test"}) for one in runs))
+    tests = set.intersection(*(rows_of(one / SPLITS, "path", {"split": "test"}) for one in runs))
     own = [row for row, sample in enumerate(images.samples) if as_written(sample.name) in tests]
     others = {images.facts[row].digest for row in set(range(len(images.samples))).difference(own)}
     return own if others <= pixels else []
@@ -135,14 +135,14 @@ def learned_from(run: Path) -> tuple[set[str], set[str]]:
     patients, as the files of the run call them. Among the pixels are those that the weights it
     started from had learned from. Raises DataError or WeightsError for a damaged file."""
     pixels, patients = (
-        _rows(path, column, {"split": "train"}) | _rows(path, column, {"split": "val"})
+        rows_of(path, column, {"split": "train"}) | rows_of(path, column, {"split": "val"})
         for path, column in ((run / LAST / IMAGES, "pixels"), (run / SPLITS, "patient"))
     )
     origin = read_origin(run)
     return (pixels - {""}).union(origin.seen if origin else ()), patients - {""}
 
 
-def _rows(path: Path, column: str, where: dict[str, str]) -> set[str]:
+def rows_of(path: Path, column: str, where: dict[str, str]) -> set[str]:
     """Return the values of a column in a CSV file of a run, for rows that match; an empty set
     without that file. Raises DataError where it is damaged."""
     try:

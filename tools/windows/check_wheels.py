@@ -9,6 +9,7 @@ built from its sdist, which holds what git has and nothing else. Nothing is inst
 Exit code: 0 nothing is missing, 1 something is, 2 usage.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from medmambase.doctor.torch_build import SetupError, output  # found by the lin
 
 PROJECTS = {name: ROOT / place / "pyproject.toml" for name, place in DISTRIBUTIONS.items()}
 SYSTEMS = {"Windows": "x86_64-pc-windows-msvc", "Linux": "x86_64-manylinux_2_28", "macOS": "aarch64-apple-darwin"}
+MACOS = "14.0"  # from which on onnxruntime has wheels
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
 WITHOUT_WHEELS = "mamba-ssm"  # the package that this project spares Windows: an sdist of CUDA C++
@@ -110,7 +112,8 @@ def resolve(uv: Sequence[str], wishes: Path, system: str, python: str, resolutio
         *("--only-binary", ":all:", "--resolution", RESOLUTIONS[resolution]),
         *("--no-header", "--no-annotate", "--quiet"),
     ]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    environ = os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environ)
     if done.returncode:
         return [], " ".join((done.stderr or done.stdout).split())[:400]
     return [line.partition("==")[0] for line in done.stdout.splitlines() if "==" in line], ""

@@ -1,0 +1,150 @@
+"""A trained network leaves as a file that gives its answers: the same probabilities and calls, what
+belongs to them in the file, and a program that prepares pictures."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing, export_run
+from medmambase.commands import export
+from medmambase.config import ConfigError
+from medmambase.data.manifest.folders import DataError
+from medmambase.data.reading.images import load
+from medmambase.portable import python_api, recipe
+from medmambase.portable.network import PortableNetwork
+from medmambase_kernels import ExportError, check_onnx, onnx_session
+
+try:
+    check_onnx()
+    WITHOUT_ONNX = ""
+except ImportError as error:
+    WITHOUT_ONNX = str(error)
+needs_onnx = pytest.mark.skipif(bool(WITHOUT_ONNX), reason=WITHOUT_ONNX)
+
+
+@needs_onnx
+def test_the_command_writes_a_file_that_says_what_it_needs_and_answers_alike(
+    run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    path, program = run / "model.onnx", run / "predict_with_model.py"
+    assert f"{path.resolve()}: " in said
+    assert "test images of the run: largest difference of a probability " in said
+    assert "called alike 100.0%" in said
+    assert "one image on the CPU with 1 thread: " in said
+    assert said.endswith(program.read_text(encoding="utf-8"))
+
+    predictor, session = Predictor.load(run, device="cpu"), onnx_session(path, 1)
+    files = sorted(images.rglob("*.png"))[:19]
+    pixels = np.stack([load(file, predictor.network.preprocessing)[0].permute(1, 2, 0).numpy() for file in files])
+    expected = np.stack([one.probabilities for one in predictor(files)])
+    for batch in (1, 3, 16):
+        (found,) = session.run(None, {"image": pixels[:batch]})
+        assert np.abs(found - expected[:batch]).max() <= 1e-5
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == list(predictor.classes)
+    assert json.loads(about["temperatures"]) == [predictor.temperature]
+    assert json.loads(about["preprocessing"]) == predictor.network.preprocessing.to_dict()
+    assert json.loads(about["trained_on"])["run"] == "lauf ü"
+    assert len(json.loads(about["weights"])[0]) == 64
+    # Thresholds are those of the probabilities that the file gives: calibrated ones.
+    for point in json.loads(about["operating_points"]):
+        assert 0 <= point["threshold"] <= 1
+
+    done = subprocess.run(
+        [sys.executable, str(program), str(files[0])], capture_output=True, encoding="utf-8", check=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip  # one argument list
+    shown = ast.literal_eval(done.stdout[done.stdout.index("{") :])
+    assert shown == pytest.approx(dict(zip(predictor.classes, expected[0], strict=True)), abs=1e-4)
+
+
+def test_a_program_of_pytorchs_operators_answers_alike(run: Path) -> None:
+    exported = export_run(run, run / "out" / "net.pt2", format="pt2")
+    assert exported.parity.holds
+    assert exported.program is None
+    about = dict.fromkeys(("classes", "about"), "")
+    program = torch.export.load(exported.path, extra_files=about)
+    assert json.loads(about["classes"]) == list(Predictor.load(run).classes)
+    assert program.module()(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)).shape == (
+        5,
+        len(json.loads(about["classes"])),
+    )
+
+
+def test_a_file_that_would_answer_otherwise_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = PortableNetwork.forward
+    monkeypatch.setattr(PortableNetwork, "forward", lambda self, image: forward(self, image).flip(1))
+    with pytest.raises(ExportError, match=r"model.pt2: not written, since it would not give the network's answers"):
+        export_run(run, format="pt2")
+    assert not list(run.glob("model.pt2*"))
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_program_prepares_pictures_as_training_does(resize: str, channels: int, tmp_path: Path) -> None:
+    how = Preprocessing(size=24, channels=channels, resize=resize)
+    module = {"__name__": "program"}
+    text = recipe.program("model.onnx", "predict.py", how.size, how.channels, how.resize)
+    exec(text.replace("import onnxruntime\n", ""), module)  # noqa: S102  # it is what a user runs
+    drawn = np.random.default_rng(0)
+    for number, shape in enumerate([(40, 31, 3), (13, 50), (24, 24, 3), (5, 7)]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(drawn.integers(0, 256, shape, dtype=np.uint8)).save(path)
+        expected = load(path, how)[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(module["prepare"](path), expected)
+
+
+def small(seed: int) -> MedMambaSE:
+    torch.manual_seed(seed)
+    network = MedMambaSE(
+        ModelConfig(dims=(8, 16), depths=(1, 1), state=2, in_chans=1, num_classes=3), classes=("a", "b", "c"),
+        preprocessing=Preprocessing(size=16, channels=1),
+    )  # fmt: skip  # one argument list
+    with torch.no_grad():
+        network.head.weight.mul_(100)
+    return network.eval()
+
+
+@needs_onnx
+def test_the_networks_of_a_cross_validation_leave_in_one_file(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "läufe"
+    folder.mkdir()
+    (folder / "crossval.toml").write_text("folds = 2\n", encoding="utf-8")
+    for number, temperature in enumerate((0.5, 4.0)):
+        small(number).save(folder / f"fold-{number}" / "best")
+        text = f'{{"temperature": {temperature}, "points": []}}'
+        (folder / f"fold-{number}" / "calibration.json").write_text(text, encoding="utf-8")
+        (folder / f"fold-{number}" / "report.html").touch()
+    exported = export_run(folder, tmp_path / "both.onnx", images=images)
+    assert exported.parity.holds
+    assert exported.parity.images == 30
+    about = onnx_session(exported.path, 1).get_modelmeta().custom_metadata_map
+    assert json.loads(about["temperatures"]) == [0.5, 4.0]
+    assert len(json.loads(about["weights"])) == 2
+
+
+def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(0).save(tmp_path / "alone")
+    with pytest.raises(DataError, match="does not tell where its images lie, so there is nothing to compare"):
+        export_run(tmp_path / "alone", format="pt2")
+    with pytest.raises(ConfigError, match="format"):
+        export_run(run, format="tflite")
+
+    def missing() -> None:
+        raise ImportError("ONNX needs onnx, which is not installed")
+
+    monkeypatch.setattr(python_api, "check_onnx", missing)
+    with pytest.raises(
+        ConfigError, match=r"--format is onnx, and ONNX needs onnx, .*; run pip install medmambase\[onnx\]"
+    ):
+        export_run(run)
