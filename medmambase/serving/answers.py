@@ -15,6 +15,7 @@ from PIL import Image
 
 from medmambase.config import ConfigError
 from medmambase.data.reading.images import Decoded, ImageError, decode, load, normalise
+from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.explanation.maps import grad_cam
 from medmambase.evaluation.explanation.overlays import in_colour, on_picture
@@ -48,14 +49,19 @@ class Answers:
 
     def facts(self) -> dict[str, Any]:
         """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
-        whether probabilities are ``calibrated``, whether there are ``maps``, and the operating
-        ``points``, of which those of ``at`` come first."""
+        whether probabilities are ``calibrated``, whether an image may have several classes, whether
+        there are ``maps``, and the operating ``points``, of which that of ``at`` comes first; in
+        each ``of_patients`` is the same of the means of patients, or None."""
         return {
             "name": self.name,
             "classes": list(self.predictor.classes),
             "calibrated": self.calibrated,
+            "multi_label": self.predictor.network.task.multi_label,
             "maps": self.explained is not None,
-            "points": [asdict(point) for point in self.points],
+            "points": [
+                asdict(of_images) | {"of_patients": None if of_means is None else asdict(of_means)}
+                for of_images, of_means in self.points
+            ],
         }
 
     def answer(self, content: bytes) -> dict[str, Any]:
@@ -101,8 +107,9 @@ class Answers:
         colours, alpha = in_colour(on_picture(cam, height, width, preprocessing.resize).clip(0, 1))
         return _uri(Image.fromarray(np.rint(np.dstack([colours, 255 * alpha])).astype(np.uint8)), "PNG")
 
-    def _points(self, run: Path, at: str | None) -> Iterator[OperatingPoint]:
-        """Operating points of probabilities as the page shows them, chosen on validation images."""
+    def _points(self, run: Path, at: str | None) -> Iterator[tuple[OperatingPoint, OperatingPoint | None]]:
+        """Operating points of probabilities as the page shows them, chosen on validation images;
+        and beside each that of the means of patients, where validation images have known ones."""
         path = run_of(run) / VAL / PREDICTIONS
         if folds_of(run) or not path.is_file():
             if at is not None:
@@ -112,12 +119,20 @@ class Answers:
                 )
             return
         validation = with_temperature(read_predictions(path), self.predictor.temperature)
+        patients = of_patients(validation)
+
+        def both(wish: str) -> tuple[OperatingPoint, OperatingPoint | None]:
+            point = point_at(validation, wish)
+            with suppress(ConfigError):
+                return point, point_at(patients.predictions, wish) if patients else None
+            return point, None
+
         if at is not None:
-            yield point_at(validation, at)
+            yield both(at)
         for name in self.predictor.classes:
             for figure in ("sensitivity", "specificity"):
                 with suppress(ConfigError):  # no threshold reaches it
-                    yield point_at(validation, f"{name}:{figure}={SHARE}")
+                    yield both(f"{name}:{figure}={SHARE}")
 
 
 def _picture(pixels: npt.NDArray[np.uint8]) -> str:

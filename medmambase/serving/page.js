@@ -14,8 +14,11 @@ let sending = false;
 
 const point = () => facts.points[at("point")?.value] ?? null;
 const first = (numbers) => numbers.indexOf(Math.max(...numbers));
-const called = (probabilities) => {
-  const chosen = point();
+const predicted = (probabilities) =>
+  facts.multi_label
+    ? facts.classes.filter((_, column) => probabilities[column] >= 0.5).join(" + ") || "none of them"
+    : facts.classes[first(probabilities)];
+const called = (probabilities, chosen) => {
   if (!chosen) return "";
   return probabilities[facts.classes.indexOf(chosen.name)] >= chosen.threshold ? chosen.name : `not ${chosen.name}`;
 };
@@ -56,7 +59,7 @@ function patients() {
   for (const one of found.values()) {
     if (!one.images.length) continue;
     one.probabilities = facts.classes.map((_, column) => one.images.reduce((sum, row) => sum + row[column], 0) / one.images.length);
-    one.predicted = first(one.probabilities);
+    one.predicted = predicted(one.probabilities);
   }
   return [...found.values()];
 }
@@ -72,12 +75,15 @@ function make(kind, className, text) {
   return found;
 }
 
+const said = (probabilities) =>
+  facts.multi_label ? predicted(probabilities) : `${predicted(probabilities)}, ${percent(Math.max(...probabilities))}`;
+
 function showImage(image) {
   const { card, answer, problem } = image;
   card.className = answer ? "" : problem ? "failed" : "waiting";
-  put(card, ".answer", answer ? `${facts.classes[first(answer.probabilities)]}, ${percent(Math.max(...answer.probabilities))}` : problem ? "could not be used" : "waiting");
+  put(card, ".answer", answer ? said(answer.probabilities) : problem ? "could not be used" : "waiting");
   put(card, ".missing", problem ?? answer?.note ?? "");
-  const chosen = answer ? called(answer.probabilities) : "";
+  const chosen = answer ? called(answer.probabilities, point()) : "";
   put(card, ".call", chosen && `called ${chosen}`);
   if (!answer || card.querySelector(".view.seen")) return;
   card.querySelector(".view").classList.add("seen");
@@ -104,14 +110,15 @@ function showPatients() {
     const row = make("tr", "");
     const name = make("th", "", one.name);
     name.scope = "row";
-    const same = one.images.filter((probabilities) => first(probabilities) === one.predicted).length;
+    const same = one.images.filter((probabilities) => predicted(probabilities) === one.predicted).length;
     const notes = [one.noted && `${one.noted} with a note`, one.unread && `${one.unread} could not be used`];
     row.append(name);
     for (const [label, text, className] of [
       ["images", one.images.length, "number"],
-      ["class", one.probabilities ? facts.classes[one.predicted] : "", ""],
-      ["probability", one.probabilities ? percent(one.probabilities[one.predicted]) : "", "number"],
-      ["images of this class", one.probabilities ? `${same} of ${one.images.length}` : "", "number"],
+      ["class", one.predicted ?? "", ""],
+      ["probability", one.probabilities ? percent(Math.max(...one.probabilities)) : "", "number"],
+      ["of this class", one.probabilities ? `${same} of ${one.images.length}` : "", "number"],
+      ["called", one.probabilities ? called(one.probabilities, point()?.of_patients) : "", ""],
       ["notes", notes.filter(Boolean).join(", "), ""],
     ]) {
       const cell = make("td", className, text);
@@ -132,9 +139,13 @@ function showStatus() {
 
 function showAll() {
   const chosen = point();
-  at("point-words").textContent = chosen
-    ? `An image is called ${chosen.name} if its probability of this class is at least ${chosen.threshold.toPrecision(4)}: on the validation images, sensitivity ${chosen.sensitivity.toFixed(3)} and specificity ${chosen.specificity.toFixed(3)}. For patients there is no such threshold, since it was chosen on single images.`
-    : "";
+  const words = (who, what, where, one) =>
+    `${who} is called ${one.name} if ${what} is at least ${one.threshold.toPrecision(4)}: ${where}, sensitivity ${one.sensitivity.toFixed(3)} and specificity ${one.specificity.toFixed(3)}.`;
+  const ofImages = chosen && words("An image", "its probability of this class", "on the validation images", chosen);
+  const ofPatients = chosen?.of_patients
+    ? words("A patient", "the mean of these", "on the patients of those images", chosen.of_patients)
+    : "Patients are not called, because no patient is known to have several validation images.";
+  at("point-words").textContent = chosen ? `${ofImages} ${ofPatients}` : "";
   images.forEach(showImage);
   showStatus();
   showPatients();
@@ -269,18 +280,20 @@ at("save").addEventListener("click", () => {
   const rows = images.filter((image) => image.answer || image.problem).map((image) => {
     const known = image.answer?.probabilities;
     return [
-      image.name, known ? facts.classes[first(known)] : "", known ? Math.max(...known) : "",
+      image.name, known ? predicted(known) : "", known ? Math.max(...known) : "",
       ...(known ?? facts.classes.map(() => "")), image.problem ?? "", patientOf(image, expression), image.answer?.note ?? "",
-      ...(chosen ? [known ? called(known) : "", known ? chosen.threshold : ""] : []),
+      ...(chosen ? [known ? called(known, chosen) : "", known ? chosen.threshold : ""] : []),
     ];
   });
   save("images", [chosen ? [...header, "called", "threshold"] : header, ...rows]);
 });
 at("save-patients").addEventListener("click", () => {
+  const chosen = point()?.of_patients;
   const header = ["patient", "predicted", "probability", ...facts.classes.map((name) => `prob_${name}`), "images", "unread", "noted"];
-  save("patients", [header, ...patients().map((one) => [
-    one.name, one.probabilities ? facts.classes[one.predicted] : "", one.probabilities?.[one.predicted] ?? "",
+  save("patients", [chosen ? [...header, "called", "threshold"] : header, ...patients().map((one) => [
+    one.name, one.predicted ?? "", one.probabilities ? Math.max(...one.probabilities) : "",
     ...(one.probabilities ?? facts.classes.map(() => "")), one.images.length, one.unread, one.noted,
+    ...(chosen ? [one.probabilities ? called(one.probabilities, chosen) : "", one.probabilities ? chosen.threshold : ""] : []),
   ])]);
 });
 at("clear").addEventListener("click", () => {
@@ -293,3 +306,4 @@ at("clear").addEventListener("click", () => {
 at("point")?.addEventListener("change", showAll);
 at("pattern").addEventListener("input", showPatients);
 at("maps")?.addEventListener("change", (event) => at("cards").classList.toggle("no-maps", !event.target.checked));
+showAll();

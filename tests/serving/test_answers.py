@@ -41,9 +41,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = rng.dirichlet(np.ones(3), 60)
     names = tuple(f"{number}.png" for number in range(60))
     (folder / "val").mkdir()
-    write_predictions(
-        folder / "val" / "predictions.csv", Predictions(names, rng.integers(0, 3, 60), probabilities, CLASSES)
-    )
+    patients = tuple(f"patient {number // 2}" for number in range(60))
+    labels = rng.integers(0, 3, 30).repeat(2)
+    write_predictions(folder / "val" / "predictions.csv", Predictions(names, labels, probabilities, CLASSES, patients))
     grey = Image.fromarray(np.full((16, 16), 40, np.uint8))
     stream = folder / "grey.png"
     grey.save(stream)
@@ -125,8 +125,12 @@ def test_a_picture_of_a_small_image_has_its_pixels(answers: Answers, tmp_path: P
 def test_operating_points_are_of_calibrated_probabilities_and_that_of_at_comes_first(run: Path) -> None:
     found = Answers(run, CPU, "solid:specificity=0.8")
     validation = with_temperature(read_predictions(run / "val" / "predictions.csv"), 2.5)
-    assert found.points[0] == point_at(validation, "solid:specificity=0.8") and found.chosen
-    assert {(point.name, point.rule.split()[0]) for point in found.points[1:]} == {
+    of_images, of_means = found.points[0]
+    assert of_images == point_at(validation, "solid:specificity=0.8") and found.chosen
+    pairs = validation.probabilities.reshape(30, 2, 3).mean(axis=1)
+    means = Predictions(tuple(map(str, range(30))), validation.labels[::2], pairs, CLASSES)
+    assert of_means == point_at(means, "solid:specificity=0.8") and of_means.threshold != of_images.threshold
+    assert {(point.name, point.rule.split()[0]) for point, _ in found.points[1:]} == {
         (name, figure) for name in CLASSES for figure in ("sensitivity", "specificity")
     }
     facts = found.facts()
