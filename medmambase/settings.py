@@ -63,7 +63,8 @@ class Settings:
 
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``class_names`` gives classes
-    other names: "0=malignant,1=benign". ``folds``: cross-validation, of which this run is ``fold``,
+    other names: "0=malignant,1=benign". ``labels``: the columns of a CSV that are a class
+    each: "cyst,stone". ``folds``: cross-validation, of which this run is ``fold``,
     counted from 0 (folds 0: none). ``split_seed`` is that of splits and folds (None: the seed of
     everything else); ``splits`` a table that divides the images. ``keep_duplicates_together``: no
     split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
@@ -77,6 +78,7 @@ class Settings:
     group_regex: str | None = None
     group_column: str | None = None
     class_names: str | None = None
+    labels: str | None = None
     folds: Count = 0
     fold: Count = 0
     split_seed: Count | None = None
@@ -287,7 +289,8 @@ def check_start(start: str, shown: str) -> None:
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
     of_data = (
-        "group_regex", "group_column", "class_names", "folds", "splits", "keep_duplicates_together", "soft_labels",
+        "group_regex", "group_column", "class_names", "labels", "folds", "splits", "keep_duplicates_together",
+        "soft_labels",
     )  # fmt: skip  # one list
     for name in of_data if settings.demo else ():
         if settings.value(name):

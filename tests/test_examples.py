@@ -54,6 +54,18 @@ def test_a_training_is_watched_from_python(
     assert printed[-1] == f"report: {run.report.resolve()}"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_drawn_pictures_with_several_structures_are_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example("multi_label").main(["pictures", "--pictures", "120", "--size", "32", "--epochs", "1"])
+    table = Path("pictures/structures.csv").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 121 and table[0].startswith("path,striated muscle,")
+    assert "over 6 structures; report: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["train", "predict"])
 def test_an_example_without_its_arguments_says_which_are_missing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

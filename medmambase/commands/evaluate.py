@@ -14,8 +14,8 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation import calibration
 from medmambase.evaluation.by_patient import evaluate_both
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.medmnist import as_medmnist
-from medmambase.evaluation.metrics import Metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
@@ -72,7 +72,7 @@ def _check_flags(options: argparse.Namespace) -> None:
             f"DATA is {options.data}, but {options.run} is a table of predictions, and only a network can be tested "
             f"on images; give the folder of its run, or leave out DATA"
         )
-    for name in ("name", "group_regex", "group_column", "class_names") if options.data is None else ():
+    for name in ("name", "group_regex", "group_column", "class_names", "labels") if options.data is None else ():
         if (value := getattr(options, name)) is not None:
             about = "names the folder of results on" if name == "name" else "describes"
             raise ConfigError(
@@ -140,7 +140,7 @@ def _again(options: argparse.Namespace) -> int:
     return DIFFERENT if changed else 0
 
 
-def _tell(metrics: Metrics, file: Path | None, note: str = "") -> None:
+def _tell(metrics: AnyMetrics, file: Path | None, note: str = "") -> None:
     """Print the metrics and a note, without one what is known of patients; write the metrics to the
     file of --json too, if there is one."""
     print(f"{summary(metrics)}\n{headline(metrics).sentence}")
@@ -168,6 +168,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
         group_regex=options.group_regex,
         group_column=options.group_column,
         class_names=options.class_names,
+        labels=options.labels,
     )
     tried = held_out.examine(run, network, found, console.progress, options.class_names)
     for note in tried.notes:

@@ -49,6 +49,11 @@ def parser() -> Parser:
         metavar="CLASS=NAME,...",
         help="with DATA: the network's names for its classes, where they differ: 0=malignant,1=benign",
     )
+    found.add_argument(
+        "--labels",
+        metavar="COLUMN,...",
+        help="with DATA: columns of a CSV that hold 0 or 1, one for each class, where an image may have several",
+    )
     found.add_argument("--batch-size", type=positive, default=32, help="with DATA: images per batch (%(default)s)")
     add_device(found)
     return found

@@ -33,6 +33,11 @@ def _explain(options: argparse.Namespace) -> int:
             f"{run} holds {network.config.words()}, and maps of evidence, scans and gates are those of MedMambaSE's "
             f"blocks; give a run of MedMambaSE"
         )
+    if network.task.multi_label:
+        raise ConfigError(
+            f"{run} calls several classes an image, and an explanation is of the one class that an image is called; "
+            f"give the run of a network of one class an image"
+        )
     if not source.exists():
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"

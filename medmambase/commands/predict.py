@@ -20,6 +20,7 @@ from medmambase.files import move
 from medmambase.inference.loading import run_of
 from medmambase.inference.patients import by_patient
 from medmambase.inference.predictor import Prediction, Predictor
+from medmambase.inference.probable import Probable
 from medmambase.lines import one_line
 from medmambase.plural import count_of
 from medmambase.run_folder import PREDICTIONS, VAL, folds_of
@@ -61,6 +62,7 @@ class _Call:
         device = console.device(options.device)
         self.predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
         self.point = self._point()
+        self.several = self.predictor.thresholds is not None  # a probability and a call for each class
         self.good = self.bad = 0
         self.problems: Told = {}
         self.notes: Told = {}
@@ -134,9 +136,9 @@ class _Call:
         if self.out is None:
             who = ("patient",) if self.options.group_regex else ()
             sets = ("set",) if self.predictor.limits.sets else ()
-            return (*COLUMNS, *who, *AT[: 1 if self.point else 0], *sets, ""), (
+            return (*COLUMNS[: 2 if self.several else 3], *who, *AT[: 1 if self.point else 0], *sets, ""), (
                 (
-                    self._name(one), one.label, self._rounded(one.probability),
+                    self._name(one), *self._called_best(one),
                     *((self._patient(one),) if who else ()), *((self._called(one),) if self.point else ()),
                     *((_set(one),) if sets else ()),
                     one.problem or "; ".join(filter(None, (UNLIKE if one.unlike else "", one.note))),
@@ -145,10 +147,9 @@ class _Call:
             )  # fmt: skip  # in the order of the columns
         at, limits = AT if self.point else (), self.predictor.limits
         knows = (*(("unlike",) if limits.detectors else ()), *(("set",) if limits.sets else ()))
-        return (*COLUMNS, *(f"prob_{name}" for name in self.predictor.classes), *MORE, *knows, *at), (
+        return (*COLUMNS[: 2 if self.several else 3], *self._columns(), *MORE, *knows, *at), (
             (
-                self._name(one), one.label, self._rounded(one.probability),
-                *(self._rounded(one.by_class.get(name)) for name in self.predictor.classes),
+                self._name(one), *self._called_best(one), *self._of_classes(one),
                 one.problem, self._patient(one), one.note,
                 *((_unlike(one),) if limits.detectors else ()), *((_set(one),) if limits.sets else ()),
                 *((self._called(one), self._threshold(one)) if self.point else ()),
@@ -164,16 +165,29 @@ class _Call:
                 f"{count_of(unknown, 'image belongs to no known patient', 'images belong to no known patient')}: each "
                 f"has its own row; --group-regex finds the patient in the path"
             )
-        every = self.predictor.classes if self.out is not None else ()
+        whole = self.out is not None
         knows = ("unlike",) if self.predictor.limits.detectors else ()
-        return (*OF_PATIENT, *(f"prob_{name}" for name in every), *IMAGES, *knows), (
+        return (*OF_PATIENT[: 2 if self.several else 3], *(self._columns() if whole else ()), *IMAGES, *knows), (
             (
-                one.name, one.label, self._rounded(one.probability),
-                *(self._rounded(one.by_class.get(name)) for name in every), one.images, one.unread, one.noted,
-                *((one.unlike,) if knows else ()),
+                one.name, *self._called_best(one), *(self._of_classes(one) if whole else ()),
+                one.images, one.unread, one.noted, *((one.unlike,) if knows else ()),
             )
             for one in found
         )  # fmt: skip  # in the order of the columns
+
+    def _called_best(self, one: Probable) -> Row:
+        """What is called and, of one class, its probability."""
+        return (one.label,) if self.several else (one.label, self._rounded(one.probability))
+
+    def _columns(self) -> Row:
+        classes = self.predictor.classes
+        return (*(f"prob_{name}" for name in classes), *(f"called_{name}" for name in classes if self.several))
+
+    def _of_classes(self, one: Probable) -> Row:
+        """The probability of each class and, of several classes an image, whether it is called."""
+        classes, known = self.predictor.classes, one.probabilities is not None
+        called = (int(name in one.labels) if known else None for name in classes if self.several)
+        return (*(self._rounded(one.by_class.get(name)) for name in classes), *called)
 
     def _print(self, header: Row, rows: Iterator[Row]) -> int:
         """Print the first rows as a table."""

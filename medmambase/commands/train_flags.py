@@ -32,6 +32,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "keeps each patient in one split",
         "group_column": "the CSV column that names the patient; keeps each patient in one split",
         "class_names": "other names for classes: 0=malignant,1=benign",
+        "labels": "columns of a CSV that hold 0 or 1, one for each class, where an image may have several: cyst,stone "
+        "(default: a column of labels or, without one, all other columns if they hold 0 and 1)",
         "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
         "validates on this fold instead",

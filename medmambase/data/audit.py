@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from medmambase.config import Preprocessing
 from medmambase.data.decoded.image_set import ImageSet, decode
 from medmambase.data.manifest.folders import SPLITS, Manifest
+from medmambase.data.manifest.labels import in_words
 from medmambase.data.manifest.splits import describe_leaks, overlap
 from medmambase.data.reading.fitted import THUMBNAIL, of_thumbnails
 from medmambase.data.reading.images import Facts
@@ -243,8 +244,9 @@ class _Look:
         rows = sorted((one, other), key=lambda row: (place[self.splits[row]], self.samples[row].name))
         a, b = (self.samples[row] for row in rows)
         return Duplicate(
-            (a.name, b.name), (a.split, b.split), (self.classes[a.label], self.classes[b.label]), likeness, exact
-        )
+            (a.name, b.name), (a.split, b.split),
+            (in_words(self.classes, a.label), in_words(self.classes, b.label)), likeness, exact,
+        )  # fmt: skip  # in the order of the fields
 
 
 def _compared(facts: Sequence[Facts]) -> tuple[list[list[int]], list[tuple[int, int, float]]]:

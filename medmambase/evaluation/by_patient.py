@@ -5,6 +5,8 @@ images, and the patient's class is that of these images. A patient whose images 
 classes has none, and is left out: to predict such a patient once for each class would need to know
 the class of each image beforehand. An image of which nobody knows the patient counts as a patient
 of its own, as it does for the intervals.
+Where an image may have several classes, the images of a patient show different ones as a rule:
+there nothing is counted in patients but the intervals.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medmambase.evaluation.intervals import Draws, evaluate_with_intervals
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.metrics import Interval, Metrics
+from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.evaluation.predictions import Predictions
 
 # The formulas are those of rows that stand alone, and a row is a patient.
@@ -34,13 +38,14 @@ class Patients:
 
 
 def of_patients(predictions: Predictions, temperature: float | None = None) -> Patients | None:
-    """Put the images of each patient together; None where no patient has several.
+    """Put the images of each patient together; None where no patient has several, and where an
+    image may have several classes.
 
     ``temperature``: that of the network, where the probabilities are not calibrated yet. A row is
     leaked if an image of the patient is. The order is that of the first image of each patient, by
     its name, so that pseudonyms change nothing.
     """
-    if not any(predictions.patients):
+    if not any(predictions.patients) or predictions.task.multi_label:
         return None
     order = np.array(sorted(range(len(predictions.names)), key=predictions.names.__getitem__), dtype=np.int64)
     ordered = predictions.rows(order)
@@ -62,17 +67,19 @@ def of_patients(predictions: Predictions, temperature: float | None = None) -> P
     last = np.zeros(len(images), dtype=np.int64)
     last[place] = np.arange(len(place))  # of each patient the last image
     differs = ordered.labels != ordered.labels[last[place]]
-    np.logical_or.at(several, place, differs.any(axis=1) if predictions.task.multi_label else differs)
+    np.logical_or.at(several, place, differs)
     kept = np.flatnonzero(~several)
     names, means = tuple(every[row][1] for row in kept), sums / images[:, None]
     found = Predictions(names, ordered.labels[last[kept]], means[kept], predictions.classes, leaked=leaked[kept])
     return Patients(found, images[kept], sum(every[row][0] for row in kept), int(several.sum()))
 
 
-def evaluate_both(predictions: Predictions, temperature: float | None = None, draws: Draws | None = None) -> Metrics:
+def evaluate_both(predictions: Predictions, temperature: float | None = None, draws: Draws | None = None) -> AnyMetrics:
     """Compute what ``evaluate_with_intervals`` does, and beside each the same of patients:
     ``by_patient``, of all images and of those that are not leaked."""
     metrics, clean = evaluate_with_intervals(predictions, draws), predictions.clean
+    if isinstance(metrics, MultiLabelMetrics):
+        return metrics
     without = metrics.without_leaked
     if without is not None and clean is not None:
         metrics = replace(metrics, without_leaked=_beside(without, clean, temperature))
@@ -88,6 +95,7 @@ def _beside(metrics: Metrics, predictions: Predictions, temperature: float | Non
         return replace(metrics, patients_left_out=left_out)
     # Of patients none is left out for one leaked image: that image is, before the mean is taken.
     figures = evaluate_with_intervals(replace(found.predictions, leaked=np.zeros(0, dtype=bool)))
+    assert isinstance(figures, Metrics)
     rows = len(found.predictions.names)
     figures = replace(
         figures,

@@ -3,7 +3,7 @@ images."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
@@ -13,7 +13,9 @@ from pydantic import Field, StrictFloat, with_config
 from medmambase.config import ConfigError
 from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.metrics import BINS, confidence_bins
+from medmambase.evaluation.multilabel import probability_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.model.task import HALF
 from medmambase.validation import OBJECT, check
 
 SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
@@ -37,17 +39,35 @@ class OperatingPoint:
 class Calibration:
     """What was learned on val: the ``temperature`` by which logits are divided, and operating
     points; ``of`` says of which probabilities their thresholds are. ``by_patient``: those of
-    patients, of the mean of calibrated probabilities; () where no patient has several images."""
+    patients, of the mean of calibrated probabilities; () where no patient has several images.
+    ``thresholds``: from which probability on a class is called, where an image may have several;
+    else empty."""
 
     temperature: Annotated[StrictFloat, Field(gt=0)]
     points: tuple[OperatingPoint, ...]
     of: Literal["uncalibrated probabilities"] = "uncalibrated probabilities"
     by_patient: tuple[OperatingPoint, ...] = ()
+    thresholds: dict[str, StrictFloat] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; those of patients are left out where there are none."""
+        """Plain JSON-ready values; points of patients and thresholds are left out where there are
+        none."""
         values = {"temperature": self.temperature, "points": [asdict(point) for point in self.points], "of": self.of}
-        return values | ({"by_patient": [asdict(point) for point in self.by_patient]} if self.by_patient else {})
+        values |= {"by_patient": [asdict(point) for point in self.by_patient]} if self.by_patient else {}
+        return values | ({"thresholds": self.thresholds} if self.thresholds else {})
+
+    def called(self, predictions: Predictions) -> Predictions:
+        """Return the same predictions, with what is called at the thresholds where an image may
+        have several classes. Raises MetricsError where they are of other classes."""
+        if not predictions.task.multi_label:
+            return predictions
+        if self.thresholds.keys() != {*predictions.classes}:
+            raise MetricsError(
+                f"the thresholds are those of {', '.join(self.thresholds) or 'no class'}; wanted one for each of "
+                f"{', '.join(predictions.classes)}"
+            )
+        thresholds = np.array([self.thresholds[name] for name in predictions.classes])
+        return replace(predictions, calls=predictions.task.called(predictions.probabilities, thresholds))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -67,7 +87,9 @@ def fit(validation: Predictions) -> Calibration | None:
         tuple(point for column in columns for point in _points(one, column)) if one and one.names else ()
         for one in (validation, patients and patients.predictions)
     )
-    return Calibration(temperature, images, by_patient=means)
+    names = enumerate(validation.classes) if validation.task.multi_label else ()
+    thresholds = {name: _threshold(validation, column) for column, name in names}
+    return Calibration(temperature, images, by_patient=means, thresholds=thresholds)
 
 
 def point_at(validation: Predictions, wish: str) -> OperatingPoint:
@@ -126,7 +148,8 @@ def apply_operating_point(predictions: Predictions, point: OperatingPoint) -> tu
 @dataclass(frozen=True)
 class Bin:
     """Images of similar confidence: how many, the network's mean confidence, and how often it was
-    right."""
+    right. Where an image may have several classes: probabilities, their mean, and how often the
+    class was there."""
 
     images: int
     confidence: float
@@ -136,11 +159,12 @@ class Bin:
 def reliability(predictions: Predictions) -> list[Bin]:
     """Group predictions by confidence, in the bins of the calibration error that have images, the
     least confident first."""
-    bins, confidence, right = (
-        confidence_bins(predictions.probabilities),
-        predictions.probabilities.max(axis=1),
-        predictions.predicted == predictions.labels,
-    )
+    probabilities = predictions.probabilities
+    if predictions.task.multi_label:
+        bins, confidence, right = probability_bins(probabilities), probabilities, predictions.labels
+    else:
+        bins, confidence = confidence_bins(probabilities), probabilities.max(axis=1)
+        right = predictions.predicted == predictions.labels
     return [
         Bin(int(there.sum()), float(confidence[there].mean()), float(right[there].mean()))
         for there in (bins == i for i in range(BINS))
@@ -170,6 +194,19 @@ def _thresholds(validation: Predictions, column: int) -> tuple[np.ndarray, np.nd
     sensitivity = 1 - np.searchsorted(np.sort(scores[positive]), thresholds) / positive.sum()
     specificity = np.searchsorted(np.sort(scores[~positive]), thresholds) / (~positive).sum()
     return thresholds, sensitivity, specificity
+
+
+def _threshold(validation: Predictions, column: int) -> float:
+    """The threshold with the highest F1 score, the lowest of equals; a half where none can be
+    chosen. It lies between two probabilities, so that no image's call depends on rounding."""
+    positive = int(validation.is_of(column).sum())
+    if positive in (0, len(validation.labels)):
+        return HALF
+    thresholds, sensitivity, specificity = _thresholds(validation, column)
+    hits = sensitivity * positive
+    called = hits + (1 - specificity) * (len(validation.labels) - positive)
+    best = int((2 * hits / (positive + called)).argmax())
+    return float((thresholds[best] + (thresholds[best - 1] if best else 0)) / 2)
 
 
 def _points(validation: Predictions, column: int) -> Sequence[OperatingPoint]:

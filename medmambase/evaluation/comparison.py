@@ -64,6 +64,11 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     contradict each other about whose images are one patient's.
     """
     first = sides[0][0]
+    if any(one.task.multi_label for side in sides for one in side):
+        raise MetricsError(
+            "a table is of images that may have several classes, and networks are compared on images with one class "
+            "each; compare their figures class by class in their reports"
+        )
     for name, count in (pair for side in sides for one in side for pair in Counter(one.names).items()):
         if count > 1:
             raise MetricsError(

@@ -28,24 +28,15 @@ the class of which both is true, it is 2 J / (1 + J).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy  # which imports its parts when they are first used: they are slow to import
 
 from medmambase.evaluation import delong
-from medmambase.evaluation.metrics import (
-    Interval,
-    Metrics,
-    brier,
-    calibration_gaps,
-    confusions,
-    evaluate,
-    range_of,
-    shares,
-    weighted_figures,
-)
+from medmambase.evaluation.judged import AnyMetrics, brier, calibration_gaps, evaluate, weighted_figures
+from medmambase.evaluation.metrics import Interval, confusions, range_of, shares
 from medmambase.evaluation.predictions import Predictions
-from medmambase.model.task import SINGLE_LABEL
 
 CONFIDENCE = 0.95
 REPLICATES = 2000
@@ -58,20 +49,20 @@ _FEWEST = 0.5  # the part of the replicates in which a figure must be defined
 _Z = 1.959963984540054  # scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 
-def evaluate_with_intervals(predictions: Predictions, draws: "Draws | None" = None) -> Metrics:
+def evaluate_with_intervals(predictions: Predictions, draws: "Draws | None" = None) -> AnyMetrics:
     """Compute every figure with its interval, and the same without leaked images. An interval that
     cannot be known is left out. ``draws``: the bootstrap's, where these images have them already.
     """
-    metrics = evaluate(predictions.labels, predictions.probabilities, predictions.classes)
+    metrics = evaluate(predictions)
     named, images = sum(map(bool, predictions.patients)), len(predictions.patients)
     clean = predictions.clean
-    return replace(
-        metrics,
-        intervals=_intervals(predictions, metrics, draws or Draws(predictions.clusters)),
-        patients=len(set(predictions.patients)) if images and named == images else None,
-        patient_known=named if 0 < named < images else None,
-        without_leaked=None if clean is None else evaluate_with_intervals(clean),
-    )
+    known: dict[str, Any] = {
+        "intervals": _intervals(predictions, metrics, draws or Draws(predictions.clusters)),
+        "patients": len(set(predictions.patients)) if images and named == images else None,
+        "patient_known": named if 0 < named < images else None,
+        "without_leaked": None if clean is None else evaluate_with_intervals(clean),
+    }
+    return replace(metrics, **known)
 
 
 class Draws:
@@ -136,13 +127,12 @@ def confidence_with_intervals(
     predictions: Predictions, draws: Draws
 ) -> dict[str, tuple[float | None, Interval | None]]:
     """Compute the Brier score and the calibration error, each with its interval."""
-    labels, probabilities = predictions.labels, predictions.probabilities
-    if not len(labels):
+    if not len(predictions.labels):
         return {"brier": (None, None), "ece": (None, None)}
-    ones = np.ones((1, len(labels)))
-    score = float(brier(labels, probabilities, ones)[0])
-    error = float(np.abs(calibration_gaps(labels, probabilities, ones)).sum(axis=1)[0])
-    replicates = np.concatenate([brier(labels, probabilities, weights) for weights in draws])
+    ones = np.ones((1, len(predictions.labels)))
+    score = float(brier(predictions, ones)[0])
+    error = float(np.abs(calibration_gaps(predictions, ones)).sum(axis=1)[0])
+    replicates = np.concatenate([brier(predictions, weights) for weights in draws])
     return {
         "brier": (score, _percentiles("brier", score, replicates, draws.count, _drawn(draws))),
         "ece": (error, _calibration(predictions, error, draws)),
@@ -165,12 +155,12 @@ def _of_share(figure: float, replicates: np.ndarray, basis: np.ndarray, draws: D
     return _share(figure, replicates, images, _count(draws.clusters[basis]))
 
 
-def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict[str, Interval]:
-    labels, probabilities, clusters = predictions.labels, predictions.probabilities, draws.clusters
-    if not len(labels):
+def _intervals(predictions: Predictions, metrics: AnyMetrics, draws: Draws) -> dict[str, Interval]:
+    probabilities, clusters = predictions.probabilities, draws.clusters
+    if not len(clusters):
         return {}
     alone = draws.alone
-    parts = [weighted_figures(labels, probabilities, weights) for weights in draws]
+    parts = [weighted_figures(predictions, weights) for weights in draws]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     flat = metrics.flat()
     found: dict[str, Interval | None] = {}
@@ -180,16 +170,18 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
         if name == "ece":
             found[name] = _calibration(predictions, figure, draws)
             continue
-        basis = _basis(name, labels, probabilities)
-        if name == "accuracy" or (name.rpartition("/")[2] in SHARES and name.partition("/")[0].isdigit()):
+        basis = _basis(name, predictions)
+        if name in ("accuracy", "subset_accuracy") or (
+            name.rpartition("/")[2] in SHARES and name.partition("/")[0].isdigit()
+        ):
             found[name] = _of_share(figure, replicates[name], basis, draws)
-        elif alone and (column := _column(name, len(predictions.classes))) is not None:
-            low, high = delong.interval(labels == column, probabilities[:, column], CONFIDENCE)
+        elif alone and (column := _column(name, predictions)) is not None:
+            low, high = delong.interval(predictions.is_of(column), probabilities[:, column], CONFIDENCE)
             found[name] = Interval(low, high, "DeLong")
         else:
             found[name] = _percentiles(name, figure, replicates[name], _count(clusters[basis]), _drawn(draws))
-        if found[name] is None and (column := _column(name, len(predictions.classes))) is not None:
-            positive = labels == column
+        if found[name] is None and (column := _column(name, predictions)) is not None:
+            positive = predictions.is_of(column)
             low, high = delong.extreme(figure, _count(clusters[positive]), _count(clusters[~positive]), CONFIDENCE)
             found[name] = Interval(low, high, "Newcombe, of patients")
         if found[name] is None and name.endswith("/f1") and name.partition("/")[0].isdigit():
@@ -210,19 +202,21 @@ def _intervals(predictions: Predictions, metrics: Metrics, draws: Draws) -> dict
                             for index, end, weight in zip(own, ends, weights, strict=True)
                             if index in constant and end]  # fmt: skip  # one sentence
                 found[name] = _with_constant(one, figure, parts_of)
-    for name, other in _same(len(predictions.classes)).items():
+    for name, other in _same(predictions).items():
         value, same = flat[name], flat[other]
         if value is not None and same is not None and math.isclose(value, same, abs_tol=1e-9):
             found[name] = found[other]
     return {name: one for name in flat if (one := found.get(name)) is not None}
 
 
-def _same(classes: int) -> dict[str, str]:
+def _same(predictions: Predictions) -> dict[str, str]:
     """Which figures are by definition another one, whose interval they have: of two classes one is
-    found wherever the other is not."""
+    found wherever the other is not, if each image has one of them."""
+    if predictions.task.multi_label:
+        return {name: f"macro/{name}" for name in ("auc", "ap", "f1")}
     always = {"balanced_accuracy": "macro/sensitivity", "weighted/sensitivity": "accuracy"}
     of_two = dict.fromkeys(("0/auc", "1/auc", "macro/auc", "weighted/auc"), "auc")
-    return always | (of_two if classes == 2 else {"auc": "macro/auc"})
+    return always | (of_two if len(predictions.classes) == 2 else {"auc": "macro/auc"})
 
 
 def _f1(figure: float, replicates: np.ndarray, basis: np.ndarray, draws: Draws) -> Interval | None:
@@ -257,22 +251,24 @@ def _with_constant(drawn: Interval, figure: float, constant: Sequence[tuple[floa
     )
 
 
-def _column(name: str, classes: int) -> int | None:
+def _column(name: str, predictions: Predictions) -> int | None:
     """Of which class a figure is the area below the ROC curve."""
     if name == "auc":
-        return 1 if classes == 2 else None
+        apart = predictions.task.told_apart(len(predictions.classes))
+        return apart[0] if len(apart) == 1 and len(predictions.classes) == 2 else None
     number, _, figure = name.partition("/")
     return int(number) if figure == "auc" and number.isdigit() else None
 
 
-def _basis(name: str, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def _basis(name: str, predictions: Predictions) -> np.ndarray:
     """(n,) bool: the images that a figure is counted over."""
     number, _, figure = name.partition("/")
+    every = np.ones(len(predictions.labels), dtype=bool)
     if not number.isdigit():
-        return np.ones(len(labels), dtype=bool)
-    own, called = labels == int(number), SINGLE_LABEL.called(probabilities) == int(number)
+        return every
+    own, called = predictions.is_of(int(number)), predictions.is_called(int(number))
     return {"sensitivity": own, "specificity": ~own, "ppv": called, "npv": ~called, "f1": own | called, "ap": own}.get(
-        figure, np.ones(len(labels), dtype=bool)
+        figure, every
     )
 
 
@@ -305,11 +301,11 @@ def _share(share: float, replicates: np.ndarray, images: int, patients: int) -> 
 
 def _calibration(predictions: Predictions, error: float, draws: Draws) -> Interval | None:
     """The calibration error's; see above. None with fewer than two clusters."""
-    labels, probabilities, count = predictions.labels, predictions.probabilities, draws.count
+    count = draws.count
     if count < 2:
         return None
-    gaps = calibration_gaps(labels, probabilities, np.ones((1, len(labels))))
-    chance = np.concatenate([calibration_gaps(labels, probabilities, weights) for weights in draws]) - gaps
+    gaps = calibration_gaps(predictions, np.ones((1, len(predictions.labels))))
+    chance = np.concatenate([calibration_gaps(predictions, weights) for weights in draws]) - gaps
     rare = float(scipy.stats.norm.cdf(-_widened(count)))
 
     def too_rare(part: float) -> float:

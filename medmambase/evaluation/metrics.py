@@ -214,13 +214,17 @@ def weighted_figures(labels: np.ndarray, probabilities: np.ndarray, weights: np.
     total, hits = weights.sum(axis=1), np.diagonal(confusion, axis1=1, axis2=2)
     support, called = confusion.sum(axis=2), confusion.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        curves = [_areas(labels == index, probabilities[:, index], weights) for index in range(count)]
+        curves = [areas(labels == index, probabilities[:, index], weights) for index in range(count)]
         of_class = shares(confusion) | {
             "f1": 2 * hits / (support + called),
             "auc": np.stack([auc for auc, _ in curves], axis=1),
             "ap": np.stack([ap for _, ap in curves], axis=1),
         }
-        means = {name: (_mean(value, np.ones_like(support)), _mean(value, support)) for name, value in of_class.items()}
+        even = np.ones_like(support)
+        means = {
+            name: (mean_over_classes(value, even), mean_over_classes(value, support))
+            for name, value in of_class.items()
+        }
         accuracy = hits.sum(axis=1) / total
         chance = (support * called).sum(axis=1) / total**2
         spread = np.sqrt((total**2 - (support**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1)))
@@ -270,9 +274,9 @@ def brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) ->
     return score
 
 
-def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Below the ROC curve (ties count half), and average precision: (b,) each; NaN without images
-    on one side.
+def areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the area below the ROC curve (ties count half), and average precision, of n images
+    that are positive or not, for weights (b, n) -> (b,) each; NaN without images on one side.
 
     Only where an image of the class stands does either sum grow, so that the rest is a cumulative
     sum alone; as many weightings are looked at together as a processor's cache holds.
@@ -303,8 +307,8 @@ def _areas(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tup
     return auc, ap
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Over the classes (b, classes) whose figure is defined -> (b,)."""
+def mean_over_classes(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute means over the classes (b, classes) whose figure is defined -> (b,)."""
     there = ~np.isnan(values)
     return (np.where(there, values, 0) * weights).sum(axis=1) / (weights * there).sum(axis=1)
 

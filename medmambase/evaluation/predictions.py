@@ -5,18 +5,20 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
+from medmambase.data.manifest.labels import in_words
 from medmambase.data.pseudonyms import PSEUDONYM
 from medmambase.files import write_text
-from medmambase.model.task import Task, task_of_labels
+from medmambase.model.task import SINGLE_LABEL, Task, task_of_labels
 from medmambase.tables import of_cell, table
 
 COLUMNS = ("path", "label", "predicted")
 ABOUT = ("patient", "leaked")  # may be missing, as in files of other programs
 PREFIX = "prob_"
+TRUE, CALLED = "true_", "called_"  # of images that may have several classes
 
 
 class MetricsError(ValueError):
@@ -31,7 +33,10 @@ class Predictions:
 
     ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have
     a duplicate, or images of their patient, in train or val.
-    Both may be left out. Raises MetricsError where the parts do not fit each other.
+    Both may be left out.
+    Where an image may have several classes, ``labels`` are (n, classes) of 0 and 1, and so are
+    ``calls``, what the network says at the thresholds of the classes: without them at a half.
+    Raises MetricsError where the parts do not fit each other.
     """
 
     names: tuple[str, ...]
@@ -40,10 +45,14 @@ class Predictions:
     classes: tuple[str, ...]
     patients: tuple[str, ...] = ()
     leaked: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    calls: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         labels, probabilities = checked(self.labels, self.probabilities, self.classes)
-        count = len(labels)
+        count, task = len(labels), task_of_labels(labels)
+        calls = task.called(probabilities) if task.multi_label and not self.calls.size else self.calls
+        if calls.size and calls.shape != labels.shape:
+            raise MetricsError(f"there are calls {calls.shape} for labels {labels.shape}; wanted one each")
         patients = self.patients or ("",) * count
         leaked = np.asarray(self.leaked if len(self.leaked) else np.zeros(count), dtype=bool)
         for what, found in (("names", len(self.names)), ("patients", len(patients)), ("leaked", len(leaked))):
@@ -54,6 +63,7 @@ class Predictions:
             ("probabilities", probabilities),
             ("patients", patients),
             ("leaked", leaked),
+            ("calls", calls),
         ):
             object.__setattr__(self, name, value)
 
@@ -64,12 +74,21 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """(n,) int64: the most probable class, the first of equals."""
-        return self.task.called(self.probabilities)
+        """(n,) int64: the most probable class, the first of equals; of several classes an image (n,
+        classes), 1 where a class is called."""
+        return self.calls if self.task.multi_label else self.task.called(self.probabilities)
 
     def is_of(self, column: int) -> np.ndarray:
-        """(n,) bool: the images whose truth is a class."""
+        """(n,) bool: the images whose truth is, or has, a class."""
         return self.task.is_of(self.labels, column)
+
+    def is_called(self, column: int) -> np.ndarray:
+        """(n,) bool: the images that are called a class."""
+        return self.task.is_of(self.predicted, column)
+
+    def in_words(self, rows: np.ndarray, row: int) -> str:
+        """What an image has, of ``labels`` or of ``predicted``."""
+        return in_words(self.classes, tuple(rows[row].tolist()) if rows.ndim == 2 else int(rows[row]))
 
     @property
     def clusters(self) -> np.ndarray:
@@ -89,7 +108,7 @@ class Predictions:
         return replace(
             self, names=tuple(self.names[row] for row in chosen), labels=self.labels[chosen],
             probabilities=self.probabilities[chosen], patients=tuple(self.patients[row] for row in chosen),
-            leaked=self.leaked[chosen],
+            leaked=self.leaked[chosen], calls=self.calls[chosen] if self.task.multi_label else self.calls,
         )  # fmt: skip  # one part a line would say no more
 
     @property
@@ -100,8 +119,20 @@ class Predictions:
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write ``path,label,predicted,patient,leaked,prob_<class>...``, one row an image, every
-    probability to the last digit. Raises OSError."""
+    probability to the last digit; of images that may have several classes
+    ``path,patient,leaked,true_<class>...,called_<class>...,prob_<class>...``. Raises OSError."""
     classes, p = predictions.classes, predictions
+    if p.task.multi_label:
+        answers = zip(p.labels.tolist(), p.predicted.tolist(), p.probabilities.tolist(), strict=True)
+        several = (
+            (name, patient, "yes" if leaked else "no", *truth, *called, *row)
+            for name, patient, leaked, (truth, called, row) in zip(
+                p.names, p.patients, p.leaked.tolist(), answers, strict=True
+            )
+        )
+        columns = (prefix + name for prefix in (TRUE, CALLED, PREFIX) for name in classes)
+        write_text(path, table((COLUMNS[0], *ABOUT, *columns), several))
+        return
     rows = (
         (name, classes[label], classes[called], patient, "yes" if leaked else "no", *row)
         for name, label, called, patient, leaked, row in zip(
@@ -128,7 +159,10 @@ def read_predictions(path: Path) -> Predictions:
         # utf-8-sig: a spreadsheet that saved the file may have put a byte order mark in front
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            known, classes = _columns(next(reader, []))
+            header = next(reader, [])
+            if any(column.startswith(TRUE) for column in header) and COLUMNS[1] not in header:
+                return _of_several(reader, header)
+            known, classes = _columns(header)
             number = {name: index for index, name in enumerate(classes)}
             for cells in reader:
                 try:
@@ -136,10 +170,11 @@ def read_predictions(path: Path) -> Predictions:
                     row = [float(cell) for cell in rest[len(known) :]]
                     if len(row) != len(classes):
                         raise ValueError
-                    if number[predicted] != int(np.argmax(row)):
+                    called = int(SINGLE_LABEL.called(np.array(row)))
+                    if number[predicted] != called:
                         raise MetricsError(
                             f"line {reader.line_num}: predicted is {predicted!r}, and the highest probability (of "
-                            f"equal ones the first) is that of {classes[int(np.argmax(row))]!r}; correct it, or give "
+                            f"equal ones the first) is that of {classes[called]!r}; correct it, or give "
                             f"probabilities with more digits"
                         )
                     names.append(name)
@@ -165,6 +200,52 @@ def read_predictions(path: Path) -> Predictions:
         raise MetricsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def _of_several(reader: Any, header: list[str]) -> Predictions:
+    """The rows of images that may have several classes. Raises MetricsError."""
+    classes = [column.removeprefix(TRUE) for column in header if column.startswith(TRUE)]
+    known = [column for column in header[1:] if column in ABOUT]
+    wanted = [COLUMNS[0], *known, *(prefix + name for prefix in (TRUE, CALLED, PREFIX) for name in classes)]
+    if header != wanted or len(set(known)) < len(known):
+        raise MetricsError(
+            f"the first line is {','.join(header)[:80]!r}; wanted {','.join((COLUMNS[0], *ABOUT))},{TRUE}<class>,...,"
+            f"{CALLED}<class>,...,{PREFIX}<class>,..., with the same classes each time"
+        )
+    count, first = len(classes), 1 + len(known)
+    names: list[str] = []
+    about: dict[str, list[str]] = {name: [] for name in ABOUT}
+    answers: list[list[int]] = []
+    rows: list[list[float]] = []
+    for cells in reader:
+        try:
+            if len(cells) != len(header) or not {*cells[first : first + 2 * count]} <= {"0", "1"}:
+                raise ValueError
+            rows.append([float(cell) for cell in cells[first + 2 * count :]])
+        except ValueError as error:
+            raise MetricsError(
+                f"line {reader.line_num} is not a prediction; wanted a path, 0 or 1 for what is true and what is "
+                f"called of {count} classes, and {count} probabilities"
+            ) from error
+        names.append(of_cell(cells[0]))
+        answers.append([int(cell) for cell in cells[first : first + 2 * count]])
+        for column, cell in zip(known, cells[1:first], strict=True):
+            about[column].append(of_cell(cell))
+    if strange := sorted(set(about["leaked"]) - {"yes", "no"}):
+        raise MetricsError(f"leaked is {strange[0]!r} in some line; wanted yes or no")
+    given = np.array(answers, dtype=np.int64).reshape(-1, 2 * count)
+    found = Predictions(
+        tuple(names), given[:, :count], np.array(rows, dtype=np.float64).reshape(-1, count), tuple(classes),
+        tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]], dtype=bool), given[:, count:],
+    )  # fmt: skip  # one part a line would say no more
+    for place, name in enumerate(classes):
+        called, scores = found.is_called(place), found.probabilities[:, place]
+        if scores[called].min(initial=np.inf) < scores[~called].max(initial=-np.inf):
+            raise MetricsError(
+                f"{name!r} is called at a probability of {scores[called].min()!r} and is not at "
+                f"{scores[~called].max()!r}; no threshold does that: correct the column {CALLED}{name}"
+            )
+    return found
+
+
 def _columns(header: list[str]) -> tuple[list[str], list[str]]:
     """Which of ABOUT there are, in their order, and the classes."""
     rest = header[len(COLUMNS) :]
@@ -188,16 +269,18 @@ def checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if not classes or len(set(classes)) != len(classes):
         raise MetricsError(f"classes is {list(classes)}; wanted at least one name, each once")
-    if labels.ndim != 1 or probabilities.shape != (len(labels), len(classes)):
+    several = labels.ndim == 2 and labels.shape == probabilities.shape
+    if not (labels.ndim == 1 or several) or probabilities.shape != (len(labels), len(classes)):
         raise MetricsError(
             f"labels {labels.shape} and probabilities {probabilities.shape} do not fit; wanted (n,) and (n, "
             f"{len(classes)})"
         )
+    highest = 1 if several else len(classes) - 1
     if len(labels) and labels.dtype.kind not in "iu":
-        raise MetricsError(f"labels are {labels.dtype}; wanted integers 0 to {len(classes) - 1}")
+        raise MetricsError(f"labels are {labels.dtype}; wanted integers 0 to {highest}")
     labels = labels.astype(np.int64)  # a uint8 label would overflow
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
-        raise MetricsError(f"labels run from {labels.min()} to {labels.max()}; wanted 0 to {len(classes) - 1}")
+    if len(labels) and not (0 <= labels.min() and labels.max() <= highest):
+        raise MetricsError(f"labels run from {labels.min()} to {labels.max()}; wanted 0 to {highest}")
     task = task_of_labels(labels)
     good = task.well_formed(probabilities)
     if not good.all():

@@ -10,6 +10,7 @@ from medmambase.data.audit import seen_otherwise
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, modalities
 from medmambase.data.manifest.class_names import advice
 from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.labels import classes_in, in_words
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.images import ImageError
 from medmambase.files import as_written
@@ -47,18 +48,30 @@ def examine(
     kept = Pseudonyms.of_run(runs[0])  # all folds have the same
     called = kept or Pseudonyms.new()
     found = called.of_manifest(found)
+    if found.multi_label != network.task.multi_label:
+        here, was = ("several classes", "one class") if found.multi_label else ("one class", "several classes")
+        raise DataError(
+            f"{found.root}: has {here} an image, and the network was trained on {was} an image; give images that are "
+            f"labelled as those were"
+        )
+    if found.multi_label:
+        found = _in_order_of(network, found)
     samples, which = found.samples, "all images"
     if any(sample.split == "test" for sample in samples):
         samples, which = found.split("test"), "its test split"
     number = {name: index for index, name in enumerate(network.classes)}
-    if unknown := sorted({found.classes[sample.label] for sample in samples} - number.keys()):
+    if not found.multi_label and (
+        unknown := sorted({found.classes[i] for s in samples for i in classes_in(s.label)} - number.keys())
+    ):
         trained_with = setting_of(runs[0], "class_names")
         raise DataError(
             f"{found.root}: the network does not know class {unknown[0]!r}; it knows "
             f"{', '.join(map(repr, network.classes))}; "
             f"{advice(found, unknown, network.classes, class_names, trained_with)}, or leave out the class"
         )
-    samples = tuple(replace(sample, label=number[found.classes[sample.label]], split="test") for sample in samples)
+    if not found.multi_label:
+        samples = tuple(replace(s, label=number[in_words(found.classes, s.label)]) for s in samples)
+    samples = tuple(replace(sample, split="test") for sample in samples)
     images, bad = decode(
         samples, network.preprocessing, lambda results, total: progress(results, total, "reading images")
     )
@@ -118,6 +131,26 @@ def examine(
             f"patient, as an image in train or val{also}: results are given with and without such images"
         )
     return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
+
+
+def _in_order_of(network: Classifier, found: Manifest) -> Manifest:
+    """The same images with their answers in the order of the network's classes. Raises DataError
+    where the data have others."""
+    for names, others, who in (
+        (network.classes, found.classes, "the network knows class"),
+        (found.classes, network.classes, "the network does not know class"),
+    ):
+        if missing := [name for name in names if name not in others]:
+            raise DataError(
+                f"{found.root}: {who} {missing[0]!r}, and the images are labelled with {', '.join(found.classes)}; the "
+                f"network wants an answer for {', '.join(network.classes)}: name these columns with --labels"
+            )
+    columns = [found.classes.index(name) for name in network.classes]
+    samples = (
+        replace(s, label=tuple(s.label[column] for column in columns)) if isinstance(s.label, tuple) else s
+        for s in found.samples
+    )
+    return replace(found, samples=tuple(samples), classes=network.classes)
 
 
 def _own_test_images(runs: Sequence[Path], images: ImageSet, pixels: Set[str]) -> list[int]:

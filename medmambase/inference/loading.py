@@ -2,16 +2,21 @@
 cross-validation the networks of all folds."""
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from medmambase.config import AboveZero, ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.files import no_folder, read_json
 from medmambase.inference.ensemble import Ensemble
 from medmambase.model import opponents
-from medmambase.model.classifier import Trainable
+from medmambase.model.classifier import Classifier, Trainable
 from medmambase.plural import count_of
 from medmambase.run_folder import BEST, CALIBRATION, CONFIG, PRETRAINED, folds_of, is_finished
 from medmambase.validation import check
+
+Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
 def load_network(run: Path) -> Trainable:
@@ -71,6 +76,23 @@ def temperature_of(folder: Path, calibrated: bool | None) -> float:
             f"calibrated; leave out calibrated (--calibrated)"
         )
     return found or 1.0
+
+
+def thresholds_of(folder: Path, network: Classifier) -> dict[str, float] | None:
+    """Read from which probability on, not calibrated, each class is called, where an image may have
+    several; None where no thresholds were chosen. Raises DataError for a damaged file."""
+    path = run_of(folder) / CALIBRATION
+    if not (network.task.multi_label and path.is_file()):
+        return None
+    try:
+        found = read_json(path)["thresholds"]
+        if found.keys() != {*network.classes}:
+            raise ValueError(f"it has thresholds for {', '.join(map(str, found))}")
+        return {name: float(check(name, value, Threshold, ConfigError)) for name, value in found.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+        raise DataError(
+            f"{path}: contains no thresholds ({error}); medmambase-evaluate {path.parent} writes it again"
+        ) from error
 
 
 def _temperature(path: Path) -> float | None:

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medmambase.inference.predictor import Prediction, Probable
+from medmambase.inference.predictor import Prediction
+from medmambase.inference.probable import Probable
 
 Rule = Literal["mean", "max"]
 
@@ -31,6 +32,7 @@ class PatientPrediction(Probable):
     noted: int = 0
     unlike: int = 0
     probabilities: npt.NDArray[np.float64] | None = field(default=None, compare=False)
+    thresholds: npt.NDArray[np.float64] | None = field(default=None, compare=False)
 
     def add(self, one: Prediction, rule: Rule) -> None:
         """Add the prediction of an image."""
@@ -40,6 +42,7 @@ class PatientPrediction(Probable):
         self.images += 1
         self.noted += bool(one.note)
         self.unlike += bool(one.unlike)
+        self.thresholds = one.thresholds
         if self.probabilities is None:
             self.probabilities = one.probabilities.copy()
         elif rule == "mean":

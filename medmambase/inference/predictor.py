@@ -25,12 +25,14 @@ from medmambase.data.reading.images import Decoded, Facts, ImageError, load, pic
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.limits import Limits
-from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of
+from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of, thresholds_of
 from medmambase.inference.probabilities import choose_precision
+from medmambase.inference.probable import Probable
 from medmambase.inference.stream import predict_stream
 from medmambase.inference.watch import Watch
 from medmambase.machine import choose_device
 from medmambase.model.classifier import Trainable
+from medmambase.model.task import HALF
 from medmambase.run_folder import APPEARANCE, folds_of
 from medmambase.validation import check, check_path
 from medmambase_kernels import describe_backend, use_backend
@@ -42,36 +44,15 @@ WANTED = (
 )
 
 
-class Probable:
-    """The most probable class of what has ``classes`` and ``probabilities``, which may be None."""
-
-    classes: tuple[str, ...]
-    probabilities: npt.NDArray[np.float64] | None
-
-    @property
-    def label(self) -> str | None:
-        """The name of the most probable class, the first of equals."""
-        return None if self.probabilities is None else self.classes[int(self.probabilities.argmax())]
-
-    @property
-    def probability(self) -> float | None:
-        """The probability of ``label``."""
-        return None if self.probabilities is None else float(self.probabilities.max())
-
-    @property
-    def by_class(self) -> dict[str, float]:
-        """Each class with its probability; empty without probabilities."""
-        return {} if self.probabilities is None else dict(zip(self.classes, self.probabilities.tolist(), strict=True))
-
-
 @dataclass(frozen=True, eq=False)
 class Prediction(Probable):
     """The prediction of a network for one image.
 
     ``index``: its position in what was given, from 0. ``path``: its file, None where a picture or
     an array was given. ``label``: the name of the most probable class, and ``probabilities``
-    float64 (classes,), which sum to 1, in the order of ``classes``; both None where the image
-    cannot be used: then ``problem`` says why, in one line. ``patient``: DICOM's PatientID, else "".
+    float64 (classes,), which sum to 1 unless the network is multi-label, in the order of
+    ``classes``; both None where the image cannot be used: then ``problem`` says why, in one line.
+    ``patient``: DICOM's PatientID, else "".
     ``note`` says, in one line, how the image looks unlike those that the network was chosen on
     (``appearance.py``), and of a file with several frames that only the first is predicted; else
     "".
@@ -92,6 +73,7 @@ class Prediction(Probable):
     note: str = ""
     distance: float | None = None
     conformal_set: tuple[str, ...] | None = None
+    thresholds: npt.NDArray[np.float64] | None = None
 
     @property
     def unlike(self) -> bool | None:
@@ -108,6 +90,8 @@ class Predictor:
     runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
     that of the images that the network was chosen on, from which predictions get their notes.
     ``limits``: from which they know what is unlike, and which classes are possible.
+    ``thresholds``: of a multi-label network, from which probability on, before the temperature,
+    each class is called; None: a half.
 
     Raises TypeError for a network that is none, ConfigError for a device that cannot be used, a
     temperature that is not positive, another precision, or a ``backend`` for a network that is not
@@ -128,6 +112,7 @@ class Predictor:
         precision: Precision = "auto",
         appearance: Appearance | None = None,
         limits: Limits | None = None,
+        thresholds: dict[str, float] | None = None,
     ) -> None:
         given: tuple[tuple[str, object, tuple[type, ...]], ...] = (
             ("network", network, (Trainable, Ensemble)),
@@ -153,6 +138,10 @@ class Predictor:
                 f"backend is {backend!r}, but {network.config.opponent} has no scan, and PyTorch computes it; leave it "
                 f"out"
             )
+        check("thresholds", thresholds, dict[str, float] | None, ConfigError)
+        if thresholds is not None and not (network.task.multi_label and thresholds.keys() == {*network.classes}):
+            wanted = f"one for each of {', '.join(network.classes)}" if network.task.multi_label else "None"
+            raise ConfigError(f"thresholds is {thresholds!r:.80}; wanted {wanted}")
         self.device, self.temperature, self.backend = choose_device(device), temperature, backend or "auto"
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend, "the backend argument"):
@@ -160,6 +149,10 @@ class Predictor:
         self.appearance, self.limits = appearance, limits or Limits()
         self.limits.check(Watch(network).widths)
         self.network = deepcopy(network).to(self.device).for_prediction()
+        self.thresholds: npt.NDArray[np.float64] | None = None
+        if network.task.multi_label:
+            given_or_half = [HALF if thresholds is None else thresholds[name] for name in network.classes]
+            self.thresholds = self._calibrated(np.array(given_or_half, dtype=np.float64))
 
     @classmethod
     def load(
@@ -191,12 +184,14 @@ class Predictor:
         network: Trainable | Ensemble
         if folds_of(folder):
             network, temperature = load_ensemble(folder, calibrated), 1.0  # each network has its own
+            thresholds = None
         else:
             network, temperature = load_network(folder), temperature_of(folder, calibrated)
+            thresholds = thresholds_of(folder, network)
         appearance = Appearance.read(run_of(folder) / APPEARANCE)
         return cls(
             network, device=device, temperature=temperature, backend=backend, precision=precision,
-            appearance=appearance, limits=Limits.read(run_of(folder)),
+            appearance=appearance, limits=Limits.read(run_of(folder)), thresholds=thresholds,
         )  # fmt: skip  # one argument list
 
     @property
@@ -255,7 +250,7 @@ class Predictor:
             else:
                 yield Prediction(
                     index, path, self.classes, self._calibrated(result.probabilities), None, facts.patient,
-                    self._note(facts), result.distance, self._set(result.in_set),
+                    self._note(facts), result.distance, self._set(result.in_set), self.thresholds,
                 )  # fmt: skip  # one argument list
 
     def _calibrated(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

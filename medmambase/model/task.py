@@ -81,6 +81,10 @@ class Task(ABC):
         """Return the loss of each image, (n,), at a temperature."""
 
     @abstractmethod
+    def nll(self, probabilities: Floats, labels: Ints) -> Floats:
+        """Return the negative log-likelihood of each image, (n,): of several classes their mean."""
+
+    @abstractmethod
     def called(self, probabilities: Floats, thresholds: Floats | float = HALF) -> Ints:
         """Return what is called; ``thresholds``: from which probability on, one for each class,
         where classes do not exclude each other."""
@@ -151,6 +155,10 @@ class _SingleLabel(Task):
     def losses(self, probabilities: Floats, labels: Ints, temperature: float) -> Floats:
         logarithms: Floats = scipy.special.log_softmax(_logarithms(probabilities) / temperature, axis=1)
         return -logarithms[np.arange(len(labels)), labels]
+
+    def nll(self, probabilities: Floats, labels: Ints) -> Floats:
+        likelihood: Floats = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)
+        return -np.log(likelihood)
 
     def called(self, probabilities: Floats, thresholds: Floats | float = HALF) -> Ints:
         return probabilities.argmax(axis=-1)
@@ -223,6 +231,9 @@ class _MultiLabel(Task):
         odds = _log_odds(probabilities) / temperature
         wrong: Floats = np.logaddexp(0, np.where(labels == 1, -odds, odds)).mean(axis=1)
         return wrong
+
+    def nll(self, probabilities: Floats, labels: Ints) -> Floats:
+        return self.losses(probabilities, labels, 1.0)
 
     def called(self, probabilities: Floats, thresholds: Floats | float = HALF) -> Ints:
         return (probabilities >= thresholds).astype(np.int64)

@@ -24,7 +24,8 @@ from medmambase import run_folder
 from medmambase.config import TrainConfig
 from medmambase.data.decoded.image_set import ImageSet, Progress
 from medmambase.distributed import ALONE, Ranks
-from medmambase.evaluation.metrics import Metrics, evaluate
+from medmambase.evaluation.judged import AnyMetrics, evaluate
+from medmambase.evaluation.predictions import Predictions
 from medmambase.inference.probabilities import InferenceError, predict
 from medmambase.model.classifier import Trainable
 from medmambase.model.layers import lay_out
@@ -191,9 +192,7 @@ def train(
                     raise TrainingError(f"{bad} is non-finite")
             except (InferenceError, TrainingError) as error:
                 raise _diverged(f"{error} after epoch {number}", rates[-1], dtype, run, state.epochs) from None
-            metrics, val_loss = _figures(
-                validation.labels.numpy(), probabilities[: len(validation.labels)], network.classes
-            )
+            metrics, val_loss = _figures(validation, probabilities[: len(validation.labels)], network.classes)
             train_loss, train_accuracy = state.sums[0] / state.sums[2], state.sums[1] / len(training.labels)
             epoch = Epoch(
                 number, rates[-1], train_loss, train_accuracy, val_loss, metrics.accuracy, metrics.balanced_accuracy,
@@ -239,12 +238,12 @@ def _diverged(what: str, rate: float, dtype: torch.dtype, run: Path, epochs: Seq
 
 
 def _figures(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], classes: Sequence[str]
-) -> tuple[Metrics, float | None]:
-    loss = None
-    if len(labels):
-        loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)).mean())
-    return evaluate(labels, probabilities, classes), loss
+    validation: ImageSet, probabilities: npt.NDArray[np.float64], classes: Sequence[str]
+) -> tuple[AnyMetrics, float | None]:
+    names = tuple(sample.name for sample in validation.samples)
+    predictions = Predictions(names, validation.labels.numpy(), probabilities, tuple(classes))
+    loss = float(predictions.task.nll(probabilities, predictions.labels).mean()) if names else None
+    return evaluate(predictions), loss
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from medmambase import run_folder
-from medmambase.config import AnyConfig
+from medmambase.config import AnyConfig, ConfigError
 from medmambase.data.manifest.folders import Manifest
 from medmambase.distributed import ALONE, Ranks
 from medmambase.machine import device_name
@@ -19,6 +19,8 @@ from medmambase.model.network import MedMambaSE
 from medmambase.model.opponents import PublishedWeights
 from medmambase.model.starting import NEW_WEIGHTS, Start, read_origin
 from medmambase.privacy import without_paths
+from medmambase.settings import Settings
+from medmambase.settings_file import flag
 
 S = TypeVar("S")
 Say = Callable[[str], object]
@@ -88,3 +90,16 @@ def describe(network: Trainable, plan: Plan[Any], folder: Path, say: Say, more: 
         "device": device, "engine": without_paths(plan.engine), "precision": plan.precision, "parameters": parameters,
         "start": started_from,
     }  # fmt: skip  # the file's content
+
+
+def check_several(settings: Settings) -> None:
+    """Raise ConfigError for what images that may have several classes cannot be trained by."""
+    for name, value, advice in (
+        ("soft_labels", settings.soft_labels, "leave it out"),
+        ("balance", settings.training.balance if settings.training.balance == "sampler" else None, "choose weights"),
+    ):
+        if value is not None:
+            raise ConfigError(
+                f"{flag(name)} is {value!r}, which takes one class an image, and these images may have several; "
+                f"{advice}"
+            )

@@ -12,7 +12,8 @@ from medmambase import run_folder
 from medmambase import settings as known
 from medmambase.config import ConfigError, Positive, Precision
 from medmambase.data.decoded.image_set import Progress, no_progress
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation import judged
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.files import no_folder, read_json
 from medmambase.inference.predictor import Predictor
@@ -68,13 +69,13 @@ class _Trained(ResultFolder):
     _EXAMPLE = "runs/data-001"
 
     @property
-    def metrics(self) -> Metrics | None:
+    def metrics(self) -> AnyMetrics | None:
         """The metrics of the test images, with intervals (of a cross-validation those of all folds
         together); None where there are no test images, or the training has not ended. Raises
         MetricsError for a damaged file."""
         path = self.folder / run_folder.TEST / run_folder.METRICS
         try:
-            return Metrics.from_dict(read_json(path)) if path.is_file() else None
+            return judged.from_dict(read_json(path)) if path.is_file() else None
         except (OSError, ValueError) as error:  # MetricsError is a ValueError
             raise MetricsError(f"{path}: {error}; medmambase-evaluate {self.folder} writes it again") from error
 

@@ -36,7 +36,8 @@ from medmambase.training import batches, checkpoint, history, loop, session
 from medmambase.training.history import Epoch, Outcome
 from medmambase.training.live import LivePage
 from medmambase.training.optimise import warm_up
-from medmambase.training.plan import Plan, Say, Started, describe, locked
+from medmambase.training.plan import Plan, Say, Started, check_several, describe, locked
+from medmambase.training.soft_labels import soft_labels
 from medmambase_kernels import describe_backend, use_backend
 
 DEMO_IMAGES_PER_CLASS = 400
@@ -102,6 +103,8 @@ def make_plan(
     else:
         engine = describe_backend(device, dtype)
     manifest = manifest or (None if settings.demo else _manifest(settings, progress, resumed))
+    if manifest and manifest.multi_label:
+        check_several(settings)
     if settings.soft_labels and manifest:
         table = last_name(settings.soft_labels)
         given = f"training images are learned, without label smoothing, half by the probabilities in {table}"
@@ -158,7 +161,9 @@ def train_run(
     torch.manual_seed(config.seed)
     if plan.start and ranks.first:
         write_origin(folder, plan.start.origin)
-    network = session.begin(plan.model, plan.start, manifest.classes, intake.preprocessing, say).to(device)
+    network = session.begin(
+        plan.model, plan.start, manifest.classes, intake.preprocessing, say, manifest.multi_label
+    ).to(device)  # fmt: skip  # one argument list
     described = _describe(network, plan, ranks, folder, say)
     if ranks.first and not begun:
         run_folder.write_json(folder / run_folder.ENVIRONMENT, environment(device))
@@ -178,7 +183,7 @@ def train_run(
         live.begin()
 
     training = intake.images.split("train")
-    soft = session.soft_labels(Path(settings.soft_labels), training, network.classes) if settings.soft_labels else None
+    soft = soft_labels(Path(settings.soft_labels), training, network.classes) if settings.soft_labels else None
     with live:
         outcome = loop.train(
             network,
@@ -228,7 +233,8 @@ def _evaluate(
         say(f"\n{summary(metrics)}\n{headline(metrics).sentence}")
         if published:
             say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))
-    explains = "drawing explanations of a few images, and " if isinstance(best, MedMambaSE) else ""
+    explained = isinstance(best, MedMambaSE) and not best.task.multi_label
+    explains = "drawing explanations of a few images, and " if explained else ""
     say(f"\n{explains}writing the report")
     shown = next(
         (split for name in ("test", "val") if len((split := images.split(name)).labels)), images.split("train")
@@ -301,7 +307,7 @@ def _read(settings: Settings, progress: Progress) -> Manifest:
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
-        class_names=settings.class_names, duplicates=duplicates_of(settings, progress),
+        class_names=settings.class_names, labels=settings.labels, duplicates=duplicates_of(settings, progress),
     )  # fmt: skip  # by idea
 
 

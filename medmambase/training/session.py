@@ -24,11 +24,11 @@ from medmambase.data.audit import Audit, audit, duplicate_groups, seen_otherwise
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost, modalities
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.data.manifest.labels import classes_in
 from medmambase.data.manifest.splits import write_splits
 from medmambase.data.pseudonyms import KEY, Pseudonyms, place
 from medmambase.data.reading.images import ImageError
-from medmambase.evaluation.predictions import read_predictions
-from medmambase.files import as_written, read_json
+from medmambase.files import read_json
 from medmambase.model import opponents, starting, weights
 from medmambase.model.classifier import Trainable
 from medmambase.model.layers import as_coded
@@ -56,8 +56,17 @@ class Intake:
 
     def counts(self, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
         """Count images by split and class, for splits that have any."""
-        found = {split: Counter(classes[s.label] for s in self.images.samples if s.split == split) for split in SPLITS}
-        return {split: {name: of_class[name] for name in classes} for split, of_class in found.items() if of_class}
+        parts = {split: self.images.split(split).samples for split in SPLITS}
+        found = {
+            split: Counter(classes[number] for sample in part for number in classes_in(sample.label))
+            for split, part in parts.items()
+        }
+        return {split: {name: of_class[name] for name in classes} for split, of_class in found.items() if parts[split]}
+
+    def sizes(self) -> dict[str, int]:
+        """Count images by split, for splits that have any."""
+        counts = Counter(sample.split for sample in self.images.samples)
+        return {split: counts[split] for split in SPLITS if counts[split]}
 
 
 def duplicates(
@@ -133,7 +142,7 @@ def say_intake(intake: Intake, manifest: Manifest, run: Path, say: Callable[[str
     say_skipped(intake.bad, run, say)
     for split, of_class in intake.counts(manifest.classes).items():
         say(
-            f"{split + ':':6} {count_of(sum(of_class.values()), 'image')} "
+            f"{split + ':':6} {count_of(intake.sizes()[split], 'image')} "
             f"({', '.join(f'{name} {count}' for name, count in of_class.items())})"
         )
     found = intake.audit
@@ -171,6 +180,7 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
             "root": manifest.root.name, "method": manifest.method, "counts": intake.counts(manifest.classes),
             "skipped": skipped(intake.bad, manifest.root),
             "notes": list(map(without_paths, intake.notes)), "audit": intake.audit.to_dict(),
+            **({"images": intake.sizes()} if manifest.multi_label else {}),
         },
     )  # fmt: skip  # the file's content
     write_splits(run / run_folder.SPLITS, replace(manifest, samples=intake.images.samples))
@@ -242,50 +252,31 @@ def start(path: Path, config: TrainConfig) -> tuple[Start, ModelConfig]:
     return begun, model
 
 
-def soft_labels(table: Path, training: ImageSet, classes: tuple[str, ...]) -> torch.Tensor:
-    """Return what the training images are learned by, torch.float32 (n, classes): half their class,
-    half the probabilities that ``table`` gives them. Raises MetricsError for a damaged table, and
-    DataError for one that lacks an image or has other classes."""
-    found = read_predictions(table)
-    if sorted(found.classes) != sorted(classes):
-        raise DataError(
-            f"{table}: has the classes {', '.join(found.classes)}, and the images {', '.join(classes)}; give the "
-            f"probabilities of a network with the same classes"
-        )
-    row_of = {name: row for row, name in enumerate(found.names)}
-    names = [as_written(sample.name) for sample in training.samples]
-    missing = [name for name in names if name not in row_of]
-    if missing:
-        raise DataError(
-            f"{table}: has no row for {count_of(len(missing), 'training image')}, such as {missing[0]}; give a table "
-            f"with all of them"
-        )
-    columns = [found.classes.index(name) for name in classes]
-    soft = torch.from_numpy(found.probabilities[[row_of[name] for name in names]][:, columns])
-    hard = torch.eye(len(classes), dtype=torch.float64)[training.labels]
-    return ((soft / soft.sum(1, keepdim=True) + hard) / 2).float()
-
-
 def begin(
     model: AnyConfig,
     start: Start | opponents.PublishedWeights | None,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     say: Callable[[str], object],
+    multi_label: bool = False,
 ) -> Trainable:
     """Build a new network, or one that starts from the weights of another: with its classifier if
-    that knows as many classes, by the same names in the same order where it has names."""
+    that knows as many classes, by the same names in the same order where it has names, and was
+    learned for the same task."""
+    model = replace(model, multi_label=multi_label)
     if not isinstance(model, ModelConfig):
         return opponents.begin(model, start, classes, preprocessing)
     if not isinstance(start, Start):
         model = replace(model, num_classes=len(classes), in_chans=preprocessing.channels)
         return MedMambaSE(model, classes=classes, preprocessing=preprocessing)
-    tensors = start.tensors
-    if start.classes and start.classes != classes and len(start.classes) == len(classes):
+    tensors, same_task = start.tensors, start.config.multi_label == multi_label
+    if start.classes and (start.classes != classes or not same_task) and len(start.classes) == len(classes):
         tensors = {key: t for key, t in tensors.items() if not weights.renamed(key).startswith("head.")}
         say(
             f"the classifier starts anew: the weights tell {', '.join(start.classes)} apart, and these images are "
             f"{', '.join(classes)}"
+            if same_task
+            else "the classifier starts anew: the weights and these images do not both have one class an image"
         )
     network = MedMambaSE.start_from(
         tensors, model, block=model.block, num_classes=len(classes), in_chans=preprocessing.channels, say=say

@@ -19,7 +19,7 @@ from medmambase.evaluation.predictions import MetricsError, Predictions, write_p
 from medmambase.settings import of_crossval, resolve
 from medmambase.training import checkpoint
 from medmambase.training.run import make_plan
-from medmambase.training.session import soft_labels
+from medmambase.training.soft_labels import soft_labels
 
 CLASSES = ("a", "b", "c")
 

@@ -25,8 +25,8 @@ from medmambase.model import starting
 from medmambase.model.starting import Learned, Origin
 from medmambase.run_folder import BEST, TEST
 from medmambase.training import run as trainings
-from medmambase.training import session
 from medmambase.training.crossval import run as crossval
+from medmambase.training.soft_labels import soft_labels
 
 _CLASSES, _SOFT = ("a", "b"), ("a", "b", "c")
 LEARNED = Learned("drawn", 64, 2, 32, (96,), 0, ("echo",), "0.2.0", ("cyst",))
@@ -86,7 +86,7 @@ def tables(folder: Path) -> list[Case]:
         return f"{'all' if len(found.samples) == 8 else 'some'} images divided for a fold"
 
     def learn() -> str:
-        return f"soft labels {tuple(session.soft_labels(soft, training, _SOFT).shape)}"
+        return f"soft labels {tuple(soft_labels(soft, training, _SOFT).shape)}"
 
     return [
         Case(splits, of_text, divide),

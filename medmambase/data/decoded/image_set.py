@@ -16,6 +16,7 @@ from medmambase.config import Preprocessing
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.on_demand import OnDemand, threads
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
+from medmambase.data.manifest.labels import classes_in
 from medmambase.data.manifest.published import forget, pixels_of, room_of
 from medmambase.data.reading.images import Facts, ImageError, load
 from medmambase.plural import count_of
@@ -30,8 +31,9 @@ def no_progress(items: Iterable[Any], total: int, description: str) -> Iterable[
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,), the samples they came from, and
-    what each file was; all in the same order.
+    """Decoded images: torch.uint8 (n, c, s, s), torch.int64 (n,) or, where an image may have
+    several classes, (n, classes), the samples they came from, and what each file was; all in the
+    same order.
 
     ``images`` that do not lie in memory are indexed in the same way along their first axis, which
     decodes them.
@@ -144,6 +146,8 @@ def decode(
             )  # so that Ctrl-C waits for the few files in work, not for the whole queue
             forget()
     labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
+    if samples and isinstance(several := samples[0].label, tuple):
+        labels = labels.reshape(len(kept), len(several))  # also where no image could be read
     found = images[: len(kept)] if keep else OnDemand(kept, facts, preprocessing, preprocessing.channels, grey)
     return ImageSet(found, labels, tuple(kept), tuple(facts)), errors
 
@@ -167,7 +171,8 @@ def lost(manifest: Manifest, read: Sequence[Sample]) -> tuple[str, ...]:
     """Write a note for each split, or class of a split, of which no image could be ``read``.
     Training images are not asked about."""
     before, after = (
-        Counter((sample.split, sample.label) for sample in samples) for samples in (manifest.samples, read)
+        Counter((sample.split, number) for sample in samples for number in classes_in(sample.label))
+        for samples in (manifest.samples, read)
     )
     notes = []
     for split, consequence in (

@@ -4,10 +4,12 @@ splits."""
 import csv
 import difflib
 import os
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
-from medmambase.data.manifest.folders import SPLIT_NAMES, DataError, Manifest, Sample, check_classes
+from medmambase.data.manifest import multi_label
+from medmambase.data.manifest.folders import SPLIT_NAMES, DataError, Manifest, Sample
+from medmambase.data.manifest.labels import Label
 from medmambase.tables import of_cell
 
 # What a column is called, in any case and with blanks or hyphens for underscores; the first is how
@@ -85,17 +87,28 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def read_table(
-    path: Path, names: list[str], rows: list[tuple[int, list[str]]], group_column: str | None = None
+    path: Path,
+    names: list[str],
+    rows: list[tuple[int, list[str]]],
+    group_column: str | None = None,
+    labels: str | None = None,
 ) -> Manifest:
     """Build a manifest from the rows of ``read_rows``, with paths relative to the CSV's folder; an
     image without a split is in train. ``group_column`` names the column of the patient.
+    ``labels`` names columns of 0 and 1, one a class, of which an image may have several; so do,
+    where there is no column of labels, all columns but those of path, patient and split.
 
     Raises DataError naming file and line.
     """
-    columns = {role: _column(path, names, role) for role in COLUMNS}
+    several = [] if labels is None else multi_label.asked_for(path, names, labels)
+    rest = ["" if place in several else name for place, name in enumerate(names)]  # a class may be called "case"
+    columns = {role: _column(path, rest, role) for role in COLUMNS}
     if group_column is not None:
-        columns["patient"] = _asked_for(path, names, group_column)
-    for role in ("path", "label"):
+        columns["patient"] = _asked_for(path, rest, group_column)
+    if columns["label"] is None and columns["path"] is not None and not several:
+        taken = [place for place in columns.values() if place is not None]
+        several = multi_label.detected(path, names, rows, taken)
+    for role in ("path",) if several else ("path", "label"):
         if columns[role] is None:
             raise DataError(f"{path}: there is no column {role!r}; its columns are {', '.join(names)}; {_ADVICE}")
 
@@ -106,9 +119,12 @@ def read_table(
     split_of_nothing = {cell(row, "split") for _, row in rows} <= {""}
     first_line: dict[str, int] = {}
     found: list[tuple[str, str, str, str]] = []
+    answers: dict[str, tuple[int, ...]] = {}  # of images that may have several classes
     for line, row in rows:
         name, label, split = cell(row, "path").replace("\\", "/"), cell(row, "label"), cell(row, "split")
-        if not name or not label:
+        if several:
+            answers[name] = multi_label.answers(path, line, names, row, several)
+        if not name or not (label or several):
             raise DataError(
                 f"{path}, line {line}: has no {'label' if name else 'path'}; fill it in, or delete the line"
             )
@@ -122,14 +138,26 @@ def read_table(
         found.append(
             (name, label, "train" if split_of_nothing else SPLIT_NAMES[split.casefold()], cell(row, "patient"))
         )
-    labels = {label for _, label, _, _ in found}
-    numbers = all(label.isdecimal() and len(label) < 20 for label in labels)
-    classes = tuple(sorted(labels, key=int if numbers else None))  # so that 10 comes after 9
-    return manifest_of(
+    if several:
+        classes = tuple(names[place] for place in several)
+    else:
+        labels_found = {label for _, label, _, _ in found}
+        numbers = all(label.isdecimal() and len(label) < 20 for label in labels_found)
+        classes = tuple(sorted(labels_found, key=int if numbers else None))  # so that 10 comes after 9
+    number = {name: place for place, name in enumerate(classes)}
+    made = manifest_of(
         path,
         classes,
-        [(path.parent / name, label, split, patient, name) for name, label, split, patient in sorted(found)],
+        [
+            (path.parent / name, answers.get(name, number.get(label, 0)), split, patient, name)
+            for name, label, split, patient in sorted(found)
+        ],
     )
+    if not several:
+        return made
+    used = {*several, columns["path"], columns["split"], columns["patient"]}
+    unused = [name for place, name in enumerate(names) if place not in used]
+    return replace(made, notes=(multi_label.note(classes, unused),))
 
 
 def read_splits(path: Path) -> dict[str, tuple[str, str]]:
@@ -155,7 +183,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str, str, str, str]]) -> Manifest:
+def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, Label, str, str, str]]) -> Manifest:
     """Build a manifest of (file, label, split, patient, name). Raises DataError where none of the
     files exists, or the classes cannot be learned."""
     if not any(os.path.isfile(file) for file, *_ in rows):  # noqa: PTH113  # Path raises for a name that is too long
@@ -163,12 +191,8 @@ def manifest_of(path: Path, classes: tuple[str, ...], rows: list[tuple[Path, str
             f"{path}: none of its {len(rows)} images exists, such as {rows[0][0]}; paths are relative to the "
             f"folder of the CSV; if it only divides images that lie elsewhere, give these, and it with --splits"
         )
-    of_split: defaultdict[str, set[str]] = defaultdict(set)
-    for _, label, split, _, _ in rows:
-        of_split[split].add(label)
-    check_classes(path, of_split)
-    samples = [Sample(file, classes.index(label), split, name, patient) for file, label, split, patient, name in rows]
-    return Manifest(path.parent, classes, tuple(samples), ())
+    samples = tuple(Sample(file, label, split, name, patient) for file, label, split, patient, name in rows)
+    return multi_label.checked(path, Manifest(path.parent, classes, samples, ()))
 
 
 def _plain(name: str) -> str:

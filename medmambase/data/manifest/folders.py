@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmambase.data.manifest.labels import Label
 from medmambase.data.reading.images import ImageError, is_dicom, unlisted
 from medmambase.plural import count_of
 from medmambase.run_folder import CROSSVAL, DESCRIPTION, HISTORY, LOG, PARTS
@@ -47,15 +48,15 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. ``label`` indexes the classes; ``split`` is train, val or test; ``name`` is the
-    path below the root, with slashes.
+    """One image. ``label`` indexes the classes, or answers for each whether the image has it;
+    ``split`` is train, val or test; ``name`` is the path below the root, with slashes.
 
     ``patient`` is "" where nobody said whose image it is; ``row`` is the image's place in a file
     that holds many, else None.
     """
 
     path: Path
-    label: int
+    label: Label
     split: str
     name: str
     patient: str = ""
@@ -68,7 +69,7 @@ class Manifest:
 
     ``classes`` are sorted as the folders of train are, or stand in the order that a published set
     gives them. ``method``: how the splits came about. ``unlisted``: folders among the images whose
-    files cannot be listed.
+    files cannot be listed. ``multi_label``: each image has any number of the classes.
     """
 
     root: Path
@@ -77,6 +78,7 @@ class Manifest:
     notes: tuple[str, ...]
     method: str = ""
     unlisted: tuple[ImageError, ...] = ()
+    multi_label: bool = False
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of "train", "val" or "test"; empty where there is none."""

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import DecompressionBombError
 
+from medmambase.data.manifest import multi_label
 from medmambase.data.manifest.csv_table import manifest_of
-from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample, check_classes
+from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
+from medmambase.data.manifest.labels import Label
 from medmambase.data.reading.images import MAX_PIXELS, ImageError, room_for
 
 FETAL_PLANES = "FETAL_PLANES_DB_data.csv"
@@ -51,6 +53,10 @@ CLASSES = {
         "collecting duct, connecting tubule", "distal convoluted tubule", "glomerular endothelial cells",
         "interstitial endothelial cells", "leukocytes", "podocytes", "proximal tubule segments", "thick ascending limb",
     ),
+    "chestmnist": (
+        "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
+        "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia",
+    ),
     "organamnist": _ORGANS, "organcmnist": _ORGANS, "organsmnist": _ORGANS,
 }  # fmt: skip  # one set a paragraph
 _MOST_BYTES = 20_000_000_000  # of pictures of one split; the largest that is published has 13.5 GB
@@ -64,8 +70,9 @@ _lock = threading.Lock()
 
 def read_medmnist(path: Path) -> Manifest:
     """Read the images of a MedMNIST file and their official split; each is named ``<split>/<row>``.
-    Raises DataError."""
+    Several labels an image, of 0 and 1, are the classes that it has. Raises DataError."""
     samples: list[Sample] = []
+    widths, ends = set[int](), dict[str, int]()
     for split in SPLITS:
         shape, _, dtype = _header(path, f"{split}_images")
         if dtype != np.uint8 or np.prod(shape, dtype=object) > _MOST_BYTES:
@@ -80,12 +87,21 @@ def read_medmnist(path: Path) -> Manifest:
                 f"pixels at most"
             )
         if len(listed) not in (1, 2) or np.prod(listed, dtype=object) > _MOST_LABELS:
-            raise DataError(f"{path}: {split}_labels has shape {listed}; wanted one label for each image")
-        labels = _array(path, f"{split}_labels")
-        if labels.ndim == 2 and labels.shape[1] != 1:
-            true = ", which may all be true" if labels.shape[1] else ""
             raise DataError(
-                f"{path}: each image has {labels.shape[1]} labels{true}; a classifier needs one class for each image"
+                f"{path}: {split}_labels has shape {listed}; wanted one class for each image, or 0 or 1 for each class"
+            )
+        labels = _array(path, f"{split}_labels")
+        many = labels.shape[1] if labels.ndim == 2 else 1
+        widths.add(many)
+        if not many or len(widths) > 1:
+            raise DataError(
+                f"{path}: {split}_labels has shape {labels.shape}; wanted a class for each image, or in each split as "
+                f"many answers of 0 or 1, one for each class that an image may have"
+            )
+        if many > 1 and not np.isin(labels, (0, 1)).all():
+            raise DataError(
+                f"{path}: {split}_labels has {many} answers for each image, and holds {labels.max()}; wanted 0 or 1 "
+                f"for each class that an image may have"
             )
         if labels.dtype.kind not in "iu" or (labels.size and labels.min() < 0):
             raise DataError(
@@ -104,22 +120,26 @@ def read_medmnist(path: Path) -> Manifest:
                 f"{path}: {split}_images has shape {shape} and {split}_labels {labels.shape}; wanted as many "
                 f"pictures as labels"
             )
-        samples += [
-            Sample(path, int(label), split, f"{split}/{row:06d}", "", row) for row, label in enumerate(labels.ravel())
-        ]
-    highest = max(samples, key=lambda sample: sample.label, default=None)
-    if highest is not None and highest.label >= len(samples):  # so many names of classes would fill the memory
+        ends |= {split: int(labels.max())} if labels.size else {}
+        given: list[Label] = [*map(tuple, labels.tolist())] if many > 1 else labels.ravel().tolist()
+        samples += [Sample(path, label, split, f"{split}/{row:06d}", "", row) for row, label in enumerate(given)]
+    several = max(widths)
+    if several > 1:
+        classes = _names_of(path, several)
+        return multi_label.checked(path, Manifest(path, classes, tuple(samples), (multi_label.note(classes),)))
+    split, highest = max(ends.items(), key=lambda end: end[1], default=("train", 0))
+    if highest >= max(1, len(samples)):  # so many names of classes would fill the memory
         raise DataError(
-            f"{path}: {highest.split}_labels holds {highest.label}; wanted the numbers of classes from 0 on, below the "
+            f"{path}: {split}_labels holds {highest}; wanted the numbers of classes from 0 on, below the "
             f"number of images, {len(samples)}"
         )
-    count = 1 + (highest.label if highest else 0)
+    classes = _names_of(path, 1 + highest)
+    return multi_label.checked(path, Manifest(path, classes, tuple(samples), ()))
+
+
+def _names_of(path: Path, count: int) -> tuple[str, ...]:
     known = CLASSES.get(re.sub(r"_\d+$", "", path.stem.casefold()), ())
-    classes = known if len(known) == count else tuple(map(str, range(count)))
-    check_classes(
-        path, {split: {classes[sample.label] for sample in samples if sample.split == split} for split in SPLITS}
-    )
-    return Manifest(path, classes, tuple(samples), ())
+    return known if len(known) == count else tuple(map(str, range(count)))
 
 
 def pixels_of(sample: Sample) -> npt.NDArray[np.uint8]:
@@ -242,7 +262,12 @@ def read_fetal_planes(path: Path, names: Sequence[str], rows: Sequence[tuple[int
         name = row[image] if row[image].casefold().endswith(".png") else f"{row[image]}.png"
         split = "train" if row[train] == "1" else "test"
         found.append((path.parent / "Images" / name, row[plane], split, row[patient], f"Images/{name}"))
-    return manifest_of(path, tuple(sorted({label for _, label, *_ in found})), sorted(found))
+    classes = tuple(sorted({label for _, label, *_ in found}))
+    number = {name: place for place, name in enumerate(classes)}
+    placed: list[tuple[Path, Label, str, str, str]] = [
+        (file, number[label], split, patient, name) for file, label, split, patient, name in sorted(found)
+    ]
+    return manifest_of(path, classes, placed)
 
 
 def _array(path: Path, key: str) -> Any:

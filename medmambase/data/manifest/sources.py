@@ -30,6 +30,7 @@ def read_manifest(
     allow_leak: bool = False,
     splits: Path | None = None,
     class_names: str | None = None,
+    labels: str | None = None,
     duplicates: Duplicates | None = None,
 ) -> Manifest:
     """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
@@ -42,12 +43,14 @@ def read_manifest(
     ``splits``: a table that divides the images; the ``splits.csv`` of a run may also be given as
     the source, and stands for what that run was trained on.
     ``runs``: the folder that new runs go to, which is no data. ``class_names``: as
-    ``class_names.renamed`` takes them.
+    ``class_names.renamed`` takes them. ``labels``: the columns of a CSV that are a class each, as
+    ``csv_table.read_table`` takes them.
     Raises DataError, and ConfigError for ``class_names``.
     """
     found = read_images(
-        source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits, class_names=class_names
-    )
+        source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits, class_names=class_names,
+        labels=labels,
+    )  # fmt: skip  # one argument list
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak, duplicates=duplicates)
 
 
@@ -59,6 +62,7 @@ def read_images(
     group_column: str | None = None,
     splits: Path | None = None,
     class_names: str | None = None,
+    labels: str | None = None,
 ) -> Manifest:
     """Like ``read_manifest``, but keep the source's own splits; without any, every image is
     "train". Raises DataError, and ConfigError for ``class_names``."""
@@ -73,25 +77,30 @@ def read_images(
     data = data_of_splits(source)
     if data is not None:
         class_names = class_names or run_folder.setting_of(source.parent, "class_names")
+        labels = labels or run_folder.setting_of(source.parent, "labels")
         source, splits = data, splits or source
-    found = _read(source, runs, group_column)
+    found = _read(source, runs, group_column, labels)
     if class_names is not None:
         found = renamed(found, class_names)
     found = told_by_files(found) if group_regex is None else grouped(found, group_regex)
     return found if splits is None else with_splits(found, splits)
 
 
-def _read(source: Path, runs: Path | None, group_column: str | None) -> Manifest:
+def _read(source: Path, runs: Path | None, group_column: str | None, labels: str | None) -> Manifest:
     table = source / FETAL_PLANES if (source / FETAL_PLANES).is_file() else source
     if table.is_file() and table.suffix.casefold() in (".csv", ".tsv", ".txt"):
         names, rows = read_rows(table)
-        if group_column is None and is_fetal_planes(names):
+        if group_column is None and labels is None and is_fetal_planes(names):
             return read_fetal_planes(table, names, rows)
-        return read_table(table, names, rows, group_column)
+        return read_table(table, names, rows, group_column, labels)
     if group_column is not None:
         raise DataError(
             f"{source}: --group-column names a column of a CSV, and this is not a CSV; give a CSV, or find the patient "
             f"with --group-regex"
+        )
+    if labels is not None:
+        raise DataError(
+            f"{source}: --labels names columns of a CSV, and this is not a CSV; give a CSV, or leave it out"
         )
     if source.is_dir():
         return scan_folder(source, runs)

@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 from medmambase.data.manifest.folders import SPLITS, DataError, Manifest, Sample
 from medmambase.data.manifest.joined import Duplicates, joined
+from medmambase.data.manifest.labels import Label, classes_in
+from medmambase.data.manifest.multi_label import strata
 from medmambase.data.manifest.stratify import stratified_parts
 from medmambase.files import write_text
 from medmambase.plural import count_of
@@ -78,6 +80,9 @@ def complete(
         if groups:
             samples = tuple(replace(sample, patient=unit_of.get(sample.name, "")) for sample in samples)
             by = _TOGETHER
+    if found.multi_label:  # what is divided alike is then no class
+        kind_of = strata(samples)
+        samples = tuple(replace(sample, label=kind_of[sample.name]) for sample in samples)
     if folds:
         if "val" in present:
             notes.append(
@@ -114,7 +119,9 @@ def complete(
         )
     if not any(sample.split == "test" for sample in samples):
         notes.append("there is no test split, so there will be no test results")
-    counts = Counter((sample.split, sample.label) for sample in samples)
+    if by == _TOGETHER or found.multi_label:
+        samples = _moved(found.samples, {sample.name: sample.split for sample in samples})
+    counts = Counter((sample.split, number) for sample in samples for number in classes_in(sample.label))
     for split in SPLITS:
         absent = [name for label, name in enumerate(found.classes) if not counts[split, label]]
         if split == "train" and absent:
@@ -126,8 +133,6 @@ def complete(
             raise DataError(f"{found.root}: no images of {named} are left for train, {why}; {advice}")
         if 0 < len(absent) < len(found.classes):
             notes.append(f"{split} has no images of {', '.join(absent)}: its results say nothing about them")
-    if by == _TOGETHER:
-        samples = _moved(found.samples, {sample.name: sample.split for sample in samples})
     return replace(found, samples=tuple(samples), notes=tuple(notes), method=method)
 
 
@@ -155,10 +160,15 @@ def describe_leaks(leaks: Mapping[str, Counter[str]]) -> str:
 
 
 def write_splits(path: Path, manifest: Manifest) -> None:
-    """Write ``path,label,patient,split`` of every image, in one step. Beside the data it is a
+    """Write ``path,label,patient,split`` of every image, in one step; where it may have several
+    classes, a column of 0 and 1 for each of them in the place of ``label``. Beside the data it is a
     manifest that gives the same splits again. Raises OSError."""
-    rows = ((sample.name, manifest.classes[sample.label], sample.patient, sample.split) for sample in manifest.samples)
-    write_text(path, table(("path", "label", "patient", "split"), rows))
+    columns = manifest.classes if manifest.multi_label else ("label",)
+    rows = (
+        (s.name, *((manifest.classes[s.label],) if isinstance(s.label, int) else s.label), s.patient, s.split)
+        for s in manifest.samples
+    )
+    write_text(path, table(("path", *columns, "patient", "split"), rows))
 
 
 def _told(groups: Sequence[Sequence[str]], unit_of: Mapping[str, str], official: bool) -> str:
@@ -180,7 +190,7 @@ def _moved(samples: Iterable[Sample], splits: Mapping[str, str]) -> tuple[Sample
     return tuple(replace(sample, split=splits.get(sample.name, sample.split)) for sample in samples)
 
 
-def _ranked(samples: Iterable[Sample], label: int, seed: int) -> list[Sample]:
+def _ranked(samples: Iterable[Sample], label: Label, seed: int) -> list[Sample]:
     """The images of a class in the order of a hash: an image keeps its place when others come or go
     in another class."""
 
@@ -230,7 +240,7 @@ def _images_held_back(
 def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: int) -> dict[str, str]:
     """Patients are cut into parts, of which those become ``wanted`` that leave no class out of a
     split, or the fewest."""
-    patients_of: defaultdict[int, set[str]] = defaultdict(set)
+    patients_of: defaultdict[Label, set[str]] = defaultdict(set)
     for sample in train:
         patients_of[sample.label].add(_patient(sample))
     pinned = {
@@ -245,7 +255,7 @@ def _patients_held_back(train: Sequence[Sample], wanted: Sequence[str], seed: in
     best: tuple[tuple[int, int], dict[str, str]] | None = None
     for number in range(_DRAWS):
         part_of = _patient_parts(pool, parts, seed * _DRAWS + number)
-        classes: defaultdict[int, set[int]] = defaultdict(set)
+        classes: defaultdict[int, set[Label]] = defaultdict(set)
         for sample in pool:
             classes[part_of[sample.name]].add(sample.label)
         for chosen in permutations(range(parts), len(wanted)):
@@ -280,7 +290,8 @@ def _parts(pool: Sequence[Sample], parts: int, seed: int, root: Path, by: str) -
 
 def _patient_parts(pool: Sequence[Sample], parts: int, seed: int) -> dict[str, int]:
     patients = [_patient(sample) for sample in pool]
-    found = stratified_parts([sample.label for sample in pool], patients, parts, seed % 2**32)
+    labels = [sample.label for sample in pool if isinstance(sample.label, int)]  # which they all are here
+    found = stratified_parts(labels, patients, parts, seed % 2**32)
     return {sample.name: part for sample, part in zip(pool, found, strict=True)}
 
 

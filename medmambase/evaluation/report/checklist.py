@@ -147,12 +147,13 @@ def _uncertainty(facts: Facts) -> str | None:
 
 
 def _performance(facts: Facts) -> str | None:
-    if not facts["headline"] or facts["headline"].metrics.balanced_accuracy is None:
+    if not facts["headline"] or facts["headline"].cards[0].value is None:
         return None
     metrics = facts["headline"].metrics
     without = f" that {'is' if metrics.images == 1 else 'are'} not leaked" if facts["headline"].leaked else ""
+    card = facts["headline"].cards[0]
     return (
-        f"Balanced accuracy {metrics.balanced_accuracy:.3f} on {count_of(metrics.images, 'test image')}{without}. "
+        f"{card.name[0].upper()}{card.name[1:]} {card.value:.3f} on {count_of(metrics.images, 'test image')}{without}. "
         f"{facts['headline'].sentence} All figures are in the report."
     )
 
@@ -160,6 +161,8 @@ def _performance(facts: Facts) -> str | None:
 def _thresholds(facts: Facts) -> str | None:
     if facts["folds"]:
         return "The most probable class, by probabilities that are calibrated on the validation images of each fold."
+    if facts["calibrated"] and facts["calibrated"].thresholds:
+        return "Each class from the threshold on that has the highest F1 score on the validation images."
     return (
         "The most probable class; operating points were chosen on the validation images only."
         if facts["calibrated"]

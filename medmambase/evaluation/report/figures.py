@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medmambase.evaluation.drawing import FigureError, labels_of, sheet
 from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.multilabel import MultiLabelMetrics
 
 MOST_DUPLICATES = 8  # pairs on one sheet
 PANELS = (
@@ -118,6 +119,32 @@ def confusion(metrics: Metrics, png: Path, of: str = "images") -> None:
         )
         bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"])
         bar.set_label("share of the true class")
+
+
+def confusions(metrics: MultiLabelMetrics, png: Path) -> None:
+    """Draw a confusion matrix a class, of images without and with it: in each cell the count and
+    the share of its row, which is also its colour."""
+    total = len(metrics.per_class)
+    columns = min(4, total)
+    rows = -(-total // columns)
+    names, font = labels_of([one.name for one in metrics.per_class])
+    with sheet(png, 0.6 + 2.1 * columns, 0.4 + 2.1 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, name, table in zip(grid.flat, names, metrics.confusion, strict=False):
+            axes.set_axis_on()
+            counts = np.array(table)
+            share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+            for (row, column), count in np.ndenumerate(counts):
+                colour = "white" if share[row, column] > 0.55 else "black"
+                words = f"{count}\n{share[row, column]:.0%}"
+                axes.text(column, row, words, ha="center", va="center", color=colour, fontsize=9)
+            axes.set_title(name, fontsize=9, parse_math=False, fontfamily=font)
+            axes.set_xticks([0, 1], ["not called", "called"], fontsize=8)
+            axes.set_yticks([0, 1], ["absent", "present"], fontsize=8)
+            axes.tick_params(length=0)
 
 
 def duplicates(

@@ -28,6 +28,15 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "Probabilities are calibrated if 80 of 100 images with a confidence of 80 % are classified correctly. The "
         "calibration error (ECE) is the mean difference between confidence and accuracy. 0 is best.",
     ),
+    "hamming-loss": (
+        "Hamming loss",
+        "Where an image may have several classes: the share of all answers, one for each image and class, that are "
+        "wrong. 0 is best.",
+    ),
+    "subset-accuracy": (
+        "subset accuracy",
+        "Where an image may have several classes: the share of images of which every class is answered correctly.",
+    ),
     "interval": (
         "confidence interval",
         "A range that shows how much chance there is in a figure: 95 % of intervals made in this way contain the true "

@@ -10,7 +10,7 @@ from medmambase.config import ConfigError, Preprocessing
 from medmambase.data.decoded.image_set import decode
 from medmambase.data.decoded.originals import originals
 from medmambase.data.manifest.folders import Sample
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.pooling import Division, Fold, over_folds
 from medmambase.evaluation.predictions import Predictions
 from medmambase.evaluation.report import performance_figures, results
@@ -39,7 +39,7 @@ def write(
     folds: Sequence[Fold],
     divided: Division,
     published: bool,
-) -> Metrics:
+) -> AnyMetrics:
     """Write everything but the report into ``folder``, from the finished ``runs`` of the folds.
 
     ``predictions``: what they have predicted together; ``folds``: what each is worth; of a

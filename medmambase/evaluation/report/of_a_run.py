@@ -13,7 +13,7 @@ from medmambase.data.reading.images import normalise
 from medmambase.evaluation import calibration
 from medmambase.evaluation.calibration import Calibration
 from medmambase.evaluation.explanation import folder as explanations
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.predictions import Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures, results
 from medmambase.files import write_bytes, write_json
@@ -59,7 +59,7 @@ def learn_from_validation(run: Path, validation: Predictions) -> Calibration | N
     without validation images."""
     found = calibration.fit(validation)
     if found is not None:
-        write_predictions(run / VAL / PREDICTIONS, validation)
+        write_predictions(run / VAL / PREDICTIONS, found.called(validation))
         write_json(run / CALIBRATION, found.to_dict())
     return found
 
@@ -88,9 +88,10 @@ def learn_limits(
 
 def test(
     folder: Path, predictions: Predictions, images: ImageSet, found: Calibration | None, published: bool
-) -> Metrics:
+) -> AnyMetrics:
     """Write everything that is said of the test images into ``folder``. ``images``: the same, in
     the same order; of a ``published`` MedMNIST set its own evaluator's figures are written too."""
+    predictions = predictions if found is None else found.called(predictions)
     metrics = results.write(folder, predictions, found, published)
     wrong = performance_figures.worst(predictions)
     if wrong:
@@ -121,9 +122,9 @@ def draw_duplicates(images: ImageSet, found: Audit, run: Path) -> None:
 
 def draw(network: Trainable, images: ImageSet, run: Path, best_epoch: int) -> None:
     """Draw the training curves, and explain a few images, the first ones of each class, where the
-    network is MedMambaSE."""
+    network is MedMambaSE and each image has one."""
     figures.curves(run / HISTORY, run / CURVES, best_epoch)
-    if not isinstance(network, MedMambaSE):
+    if not isinstance(network, MedMambaSE) or network.task.multi_label:
         return
     labels = images.labels.tolist()
     turns = [[row for row, label in enumerate(labels) if label == own] for own in sorted(set(labels))]

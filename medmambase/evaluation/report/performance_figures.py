@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medmambase.evaluation.calibration import reliability, with_temperature
 from medmambase.evaluation.drawing import labels_of, sheet
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MOST_CURVES = 10  # more cannot be told apart
 MOST_MISTAKES = 12
 
 
-def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
+def roc(predictions: Predictions, metrics: AnyMetrics, png: Path) -> None:
     """Draw sensitivity over 1 - specificity, one curve for each class against all others; of two
     classes that of the second."""
     from sklearn.metrics import roc_curve  # slow to import, and importing this package must stay cheap
@@ -39,7 +39,7 @@ def roc(predictions: Predictions, metrics: Metrics, png: Path) -> None:
         axes.set_ylabel("sensitivity")
 
 
-def pr(predictions: Predictions, metrics: Metrics, png: Path) -> None:
+def pr(predictions: Predictions, metrics: AnyMetrics, png: Path) -> None:
     """Draw precision (PPV) over recall (sensitivity), one curve for each class; a dotted line marks
     what guessing achieves, the class's share of the images."""
     from sklearn.metrics import precision_recall_curve
@@ -79,20 +79,28 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
                 label=name,
             )
             below.bar(confidence, [b.images for b in bins], width=0.02, color=colour, alpha=0.6)
-        above.set_ylabel("share that was right")
+        several = predictions.task.multi_label
+        above.set_ylabel("share of images with the class" if several else "share that was right")
         above.set_xlim(-0.02, 1.02)
         above.set_ylim(-0.02, 1.02)
         above.grid(color="0.9")
         above.legend(fontsize=8, loc="upper left", frameon=False)
-        below.set_ylabel("images")
-        below.set_xlabel("confidence: the highest probability")
+        below.set_ylabel("probabilities" if several else "images")
+        below.set_xlabel("probability, of all classes" if several else "confidence: the highest probability")
 
 
 def worst(predictions: Predictions) -> list[int]:
     """Find the mistakes with the highest confidence: their rows, the most confident first, equals
-    in the order of their rows."""
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
-    return wrong[np.argsort(-predictions.probabilities[wrong].max(axis=1), kind="stable")][:MOST_MISTAKES].tolist()
+    in the order of their rows. Of several classes an image the one whose probability is farthest
+    from the truth counts."""
+    if predictions.task.multi_label:
+        missed = predictions.predicted != predictions.labels
+        wrong = np.flatnonzero(missed.any(axis=1))
+        confidence = (abs(predictions.probabilities - predictions.labels) * missed)[wrong].max(axis=1, initial=0)
+    else:
+        wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+        confidence = predictions.probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:MOST_MISTAKES].tolist()
 
 
 def mistakes(images: Sequence[Tensor], predictions: Predictions, png: Path) -> None:
@@ -105,12 +113,13 @@ def mistakes(images: Sequence[Tensor], predictions: Predictions, png: Path) -> N
         for axes in grid.flat:
             axes.set_axis_off()
         for row, (axes, picture) in enumerate(zip(grid.flat, images, strict=False)):
-            called = int(predictions.predicted[row])
-            said = f" ({predictions.probabilities[row, called]:.0%})"
+            said = ""
+            if not predictions.task.multi_label:
+                said = f" ({predictions.probabilities[row, predictions.predicted[row]]:.0%})"
             (truth, wrong, name), font = labels_of(
                 [
-                    predictions.classes[predictions.labels[row]],
-                    predictions.classes[called],
+                    predictions.in_words(predictions.labels, row),
+                    predictions.in_words(predictions.predicted, row),
                     Path(predictions.names[row]).name,
                 ]
             )
@@ -118,7 +127,7 @@ def mistakes(images: Sequence[Tensor], predictions: Predictions, png: Path) -> N
             axes.set_title(f"is {truth}\ncalled {wrong}{said}\n{name}", fontsize=7.5, parse_math=False, fontfamily=font)
 
 
-def _colours(predictions: Predictions, metrics: Metrics, figure: str) -> list[tuple[str, int]]:
+def _colours(predictions: Predictions, metrics: AnyMetrics, figure: str) -> list[tuple[str, int]]:
     """A colour for each class that has the figure, the first ten."""
     columns = predictions.task.told_apart(len(predictions.classes))
     there = [column for column in columns if getattr(metrics.per_class[column], figure) is not None]
@@ -128,7 +137,7 @@ def _colours(predictions: Predictions, metrics: Metrics, figure: str) -> list[tu
 def _curves(
     axes: "Axes",
     predictions: Predictions,
-    metrics: Metrics,
+    metrics: AnyMetrics,
     figure: str,
     curve: Curve,
     drawn: Literal["default", "steps-post"],

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from medmambase import run_folder
 from medmambase.config import WITHOUT_SE
+from medmambase.evaluation import judged
 from medmambase.evaluation.drawing import labels_of
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.judged import AnyMetrics
+from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.evaluation.predictions import MetricsError
 from medmambase.evaluation.report import checklist, run_files
 from medmambase.evaluation.report.headline import headline
@@ -40,6 +42,26 @@ IN_WORDS = {
     "highest sensitivity + specificity on val": "highest sensitivity + specificity on the validation images",
     "sensitivity of 95% on val": "sensitivity of at least 95 % on the validation images",
 }
+# Figures of all classes together: name, words of the page, entry of the glossary, words of the card
+OF_ALL = (
+    ("accuracy", "accuracy", "accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced accuracy", "accuracy", "balanced accuracy"),
+    ("auc", "AUC", "auc", "AUC"),
+    ("mcc", "MCC (Matthews' correlation)", "kappa", "MCC"),
+    ("kappa", "Cohen's kappa", "kappa", "kappa"),
+    ("brier", "Brier score", "brier", "Brier score"),
+    ("ece", "calibration error", "calibration", "calibration error"),
+)
+OF_SEVERAL = (
+    ("auc", "AUC, mean of the classes", "auc", "macro AUC"),
+    ("ap", "average precision, mean of the classes", "ap", "macro average precision"),
+    ("f1", "F1 score, mean of the classes", "f1", "macro F1 score"),
+    ("balanced_accuracy", "balanced accuracy, mean of the classes", "accuracy", "balanced accuracy"),
+    ("subset_accuracy", "subset accuracy", "subset-accuracy", "subset accuracy"),
+    ("hamming_loss", "Hamming loss", "hamming-loss", "Hamming loss"),
+    ("brier", "Brier score", "brier", "Brier score"),
+    ("ece", "calibration error", "calibration", "calibration error"),
+)
 MOST_LINES = 200  # skipped files and notes on the page; data_report.json has them all
 
 
@@ -93,6 +115,8 @@ def write_report(run: Path, other: Path | None = None) -> Path:
         "data": None if other else run_files.read(run / run_folder.DATA_REPORT, run_files.DataReport),
         "metrics": metrics,
         "headline": first,
+        "several": isinstance(metrics, MultiLabelMetrics) or bool(config.model.get("multi_label")),
+        "overall": OF_SEVERAL if isinstance(metrics, MultiLabelMetrics) else OF_ALL,
         "folds": folds,
         "shared": shared_images(len(folds.folds)) if folds else "",
         "about_patients": about_patients(first.metrics) if first else "",
@@ -153,19 +177,19 @@ def _undrawn(classes: list[str]) -> list[tuple[int, str]]:
     ]
 
 
-def _between(metrics: Metrics, name: str) -> str:
+def _between(metrics: AnyMetrics, name: str) -> str:
     """The interval of a figure, as ``Metrics.flat`` names it; nothing where it has none."""
     interval = metrics.intervals.get(name)
     return f"{interval.low:.3f}\u2013{interval.high:.3f}" if interval else ""
 
 
-def _without_interval(metrics: Metrics) -> bool:
+def _without_interval(metrics: AnyMetrics) -> bool:
     """Whether a figure of the table of classes has no interval."""
     there = {name for name, value in metrics.flat().items() if "/" in name and value is not None}
     return bool(there - metrics.intervals.keys())
 
 
-def _why_none(metrics: Metrics, name: str) -> str:
+def _why_none(metrics: AnyMetrics, name: str) -> str:
     """Say why a figure has no interval."""
     if metrics.flat()[name] is None:
         return "none: these images do not tell the figure"
@@ -191,10 +215,10 @@ def _openings(run: Path) -> list[dict[str, str]]:
         raise ReportError(str(error)) from error
 
 
-def _metrics(path: Path) -> Metrics | None:
+def _metrics(path: Path) -> AnyMetrics | None:
     values = run_files.read_object(path)
     try:
-        return None if values is None else Metrics.from_dict(values)
+        return None if values is None else judged.from_dict(values)
     except MetricsError as error:
         raise ReportError(f"{path}: {error}") from error
 

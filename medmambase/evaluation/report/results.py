@@ -15,8 +15,10 @@ from typing import Any
 from medmambase.evaluation.by_patient import evaluate_both, of_patients
 from medmambase.evaluation.calibration import Calibration, OperatingPoint, apply_operating_point, with_temperature
 from medmambase.evaluation.intervals import Draws, calls_with_intervals, confidence_with_intervals
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.medmnist import as_medmnist
 from medmambase.evaluation.metrics import Interval, Metrics
+from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
 from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import read_json, write_bytes, write_json
@@ -43,7 +45,7 @@ _ACCESS_COLUMNS = ("when", "data", "images", "command")
 _ADDED = ("patient_known", "by_patient", "patients_left_out")  # to the files of the first versions
 
 
-def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
+def write(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> AnyMetrics:
     """Write every file of a folder of results, each beside its place and then moved there;
     ``published``: the MedMNIST evaluator's figures too. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,9 @@ def write(folder: Path, predictions: Predictions, calibration: Calibration | Non
     return write_figures(folder, predictions, calibration, published)
 
 
-def write_figures(folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool) -> Metrics:
+def write_figures(
+    folder: Path, predictions: Predictions, calibration: Calibration | None, published: bool
+) -> AnyMetrics:
     """Write all but the predictions themselves."""
     draws = Draws(predictions.clusters)
     temperature = calibration.temperature if calibration else None
@@ -61,7 +65,10 @@ def write_figures(folder: Path, predictions: Predictions, calibration: Calibrati
         write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration, draws))
     if published:
         write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
-    figures.confusion(metrics, folder / CONFUSION)
+    if isinstance(metrics, MultiLabelMetrics):
+        figures.confusions(metrics, folder / CONFUSION)
+    else:
+        figures.confusion(metrics, folder / CONFUSION)
     if len(predictions.labels):
         performance_figures.roc(predictions, metrics, folder / ROC)
         performance_figures.pr(predictions, metrics, folder / PR)
@@ -82,7 +89,7 @@ def _write_patients(folder: Path, patients: Predictions, metrics: Metrics) -> No
 
 
 def on_test(
-    predictions: Predictions, metrics: Metrics, calibration: Calibration, draws: Draws | None = None
+    predictions: Predictions, metrics: AnyMetrics, calibration: Calibration, draws: Draws | None = None
 ) -> dict[str, Any]:
     """Apply the calibration learned on val to the test set: calibration errors before and after the
     temperature, and each operating point's figures, all with intervals; those of patients where
@@ -95,7 +102,7 @@ def on_test(
         "before": {name: _ends(*one) for name, one in before.items()},
         "after": {name: _ends(*one) for name, one in after.items()},
         "points": _points_on(predictions, calibration.points, draws),
-    }
+    } | ({"thresholds": calibration.thresholds} if calibration.thresholds else {})
     patients = of_patients(predictions, calibration.temperature) if calibration.by_patient else None
     if patients is not None and patients.predictions.names:
         own = Draws(patients.predictions.clusters)

@@ -88,6 +88,11 @@ class DataReport:
     audit: Audit
     root: str | None = None
     method: str | None = None
+    images: dict[str, StrictInt] = field(default_factory=dict)
+
+    def size(self, split: str) -> int:
+        """How many images a split has, of which each may have several classes."""
+        return self.images.get(split, sum(self.counts[split].values()))
 
     @property
     def classes(self) -> list[str]:
@@ -146,6 +151,7 @@ class Calibrated:
     after: Confidence
     points: tuple[Point, ...]
     by_patient: tuple[Point, ...] = ()
+    thresholds: dict[str, StrictFloat] = field(default_factory=dict)
 
 
 @with_config(PART)

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medmambase.evaluation.metrics import Interval, Metrics
+from medmambase.evaluation.judged import AnyMetrics
+from medmambase.evaluation.metrics import Interval
+from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.plural import count_of
 
 OF_A_CLASS = {
@@ -17,7 +19,7 @@ def figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def summary(metrics: Metrics, of: str = "test") -> str:
+def summary(metrics: AnyMetrics, of: str = "test") -> str:
     """Show the test figures with 95 % intervals, without leaked images and then with them, and
     class by class, without leaked images too. ``of``: what they are called."""
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"  # of two classes there is one curve, and no mean
@@ -40,11 +42,13 @@ def summary(metrics: Metrics, of: str = "test") -> str:
         f"{figure(one.f1):>5}  {figure(one.auc):>5}"
         for one in per_class
     ]
-    means = ("sensitivity",) if len(per_class) == 2 else ("sensitivity", "auc")  # those in the first lines
+    means: tuple[str, ...] = ("sensitivity",) if len(per_class) == 2 else ("sensitivity", "auc")  # of the first lines
+    if isinstance(metrics, MultiLabelMetrics):
+        means = ("auc", "ap", "f1")
     return "\n".join([*lines, *filter(None, [about_means(metrics.clean, means), by_patient(metrics.clean)])])
 
 
-def by_patient(metrics: Metrics) -> str:
+def by_patient(metrics: AnyMetrics) -> str:
     """Show the figures counted in patients, and how many are left out; "" where there are none."""
     left_out = metrics.patients_left_out
     told = f"{count_of(left_out, 'patient')} left out, with images of several classes" if left_out else ""
@@ -57,7 +61,7 @@ def by_patient(metrics: Metrics) -> str:
     )
 
 
-def about_means(metrics: Metrics, figures: Iterable[str] = tuple(OF_A_CLASS)) -> str:
+def about_means(metrics: AnyMetrics, figures: Iterable[str] = tuple(OF_A_CLASS)) -> str:
     """Say of which of these figures a mean leaves out classes that do not have it; "" where all
     have all."""
     missing = [
@@ -68,7 +72,7 @@ def about_means(metrics: Metrics, figures: Iterable[str] = tuple(OF_A_CLASS)) ->
     return f"A class whose {' or '.join(missing)} is n/a is left out of the mean of that figure." if missing else ""
 
 
-def about_patients(metrics: Metrics) -> str:
+def about_patients(metrics: AnyMetrics) -> str:
     """Say of whom the patients are not known, and what the intervals make of that; "" where all
     are."""
     if metrics.patients or not metrics.images:
@@ -123,8 +127,13 @@ def benchmark(figures: Mapping[str, float | None]) -> str:
     return f"as MedMNIST's evaluator computes them: ACC {figure(figures['ACC'])}, AUC {figure(figures['AUC'])}"
 
 
-def _headline(metrics: Metrics, area: str) -> str:
+def _headline(metrics: AnyMetrics, area: str) -> str:
     names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": area}
+    if isinstance(metrics, MultiLabelMetrics):
+        names = {
+            "auc": "macro AUC", "ap": "macro average precision", "f1": "macro F1",
+            "subset_accuracy": "subset accuracy", "hamming_loss": "Hamming loss",
+        }  # fmt: skip  # a table
     return ", ".join(
         f"{words} {figure(metrics.flat()[name])}{_between(metrics.intervals.get(name))}"
         for name, words in names.items()

@@ -14,6 +14,8 @@ from medmambase import run_folder
 from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
+from medmambase.data.manifest.labels import in_words
+from medmambase.data.manifest.multi_label import refuse
 from medmambase.data.manifest.sources import read_images
 from medmambase.data.manifest.splits import complete, write_splits
 from medmambase.data.pseudonyms import Pseudonyms
@@ -182,8 +184,9 @@ def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
     """The images as each fold divides them."""
     found = read_images(
         Path(settings.data or ""), runs=Path(settings.runs), group_regex=settings.group_regex,
-        group_column=settings.group_column, class_names=settings.class_names,
+        group_column=settings.group_column, class_names=settings.class_names, labels=settings.labels,
     )  # fmt: skip  # by idea
+    refuse(found, "a cross-validation takes one class an image; train folds with medmambase-train --folds 5 --fold 0")
     find = duplicates_of(settings, progress)
     groups = find([sample for sample in found.samples if sample.split != "test"]) if find else []
     return tuple(
@@ -241,7 +244,7 @@ def _write_parts(path: Path, divided: pooling.Division, classes: tuple[str, ...]
     """Write which fold each image is held out of. Raises DataError where that is not what was
     written when the cross-validation began."""
     rows = sorted(
-        (sample.name, classes[sample.label], sample.patient, "test" if fold is None else str(fold))
+        (sample.name, in_words(classes, sample.label), sample.patient, "test" if fold is None else str(fold))
         for sample, fold in ((sample, divided.fold_of[sample.name]) for sample in divided.samples)
     )
     if not path.is_file():

@@ -10,6 +10,8 @@ from medmambase import run_folder
 from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError
+from medmambase.data.manifest.multi_label import refuse
+from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import run_files
 from medmambase.evaluation.report.run_files import ReportError
@@ -38,6 +40,12 @@ def table_run(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("torchrun has started this; a table trains its networks in one process")
+    first = lines[0].trainings[0]
+    if first.data and Path(first.data).is_file():
+        refuse(
+            read_images(Path(first.data), group_column=first.group_column, labels=first.labels),
+            "a table compares networks of one class an image; train them one by one with medmambase-train",
+        )
     every = [(line, settings) for line in lines for settings in line.trainings]
     for line in lines:
         if (opponent := line.trainings[0].opponent) is not None:
@@ -51,7 +59,6 @@ def table_run(
         runs.append(run)
     of_lines = [tuple(run for run, (owner, _) in zip(runs, every, strict=True) if owner is line) for line in lines]
     rows, notes = rows_of([_entry(line.name, own) for line, own in zip(lines, of_lines, strict=True)])
-    first = lines[0].trainings[0]
     written = {
         run_folder.TABLE_MARKDOWN: as_markdown(rows, notes),
         run_folder.TABLE_LATEX: as_latex(rows, notes),
