@@ -12,7 +12,10 @@ import torch
 
 from medmambase.config import ConfigError
 
-_PACKAGES = ("medmambase", "medmambase-kernels", "torch", "triton", "triton-windows", "numpy", "pillow", "scikit-learn")
+_PACKAGES = (
+    "medmambase", "medmambase-kernels", "torch", "triton", "triton-windows", "llvmlite", "numpy", "pillow",
+    "scikit-learn",
+)  # fmt: skip  # one list
 
 
 # What to do where memory does not suffice.
@@ -104,6 +107,7 @@ def environment(device: torch.device) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    found["vectors"] = torch.backends.cpu.get_cpu_capability()  # which instructions of the processor torch uses
     if device.type == "cuda":
         found |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
+from medmambase import packaged
 from medmambase.config import (
     CHANGE_NO_RESULT,
     PRESETS,
@@ -19,6 +20,7 @@ from medmambase.config import (
     TrainConfig,
 )
 from medmambase.opponent_recipes import OPPONENT_RECIPES
+from medmambase.packaged import DRAWN
 from medmambase.run_folder import CONFIG, CROSSVAL
 from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check, nearest
@@ -45,7 +47,6 @@ _ABOUT = {
 # To give one of a pair by flag takes back the other of the file; and why not both.
 DEFINED = ("model", "start", "the weights define the size of their network")
 _EITHER = (("data", "demo", "--demo makes its own images"), DEFINED)
-NONE, DRAWN = "none", "drawn"  # values of start that are no path
 # What an opponent has none of, the values that ask for nothing of it, and why.
 _NOT_OF_OPPONENTS: dict[str, tuple[Any, str]] = {
     "se": ("on", "has no gates of ours to take out"),
@@ -69,7 +70,7 @@ class Settings:
     everything else); ``splits`` a table that divides the images. ``keep_duplicates_together``: no
     split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
     patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
-    by pseudonyms. ``start``: the weights to start from, NONE for new ones, or a path.
+    by pseudonyms. ``start``: the weights to start from, a path or a word of ``packaged``.
     ``soft_labels``: a table of probabilities that training images are learned by.
     """
 
@@ -89,7 +90,7 @@ class Settings:
     on_bad: OnBad = "skip"
     in_chans: Channels = "auto"
     model: Model | None = None
-    start: str = NONE
+    start: str = packaged.START
     soft_labels: str | None = None
     device: str | None = None
     backend: Engine | None = None
@@ -104,6 +105,13 @@ class Settings:
         return self.training.model(PRESETS[self.model or "tiny"])
 
     @property
+    def as_named(self) -> bool:
+        """Whether the network is one of ours and has the shape that its name stands for, trained by
+        our own recipe."""
+        training = self.training
+        return not (self.opponent or training.depths or training.block) and training.recipe == TrainConfig().recipe
+
+    @property
     def opponent(self) -> Opponent | None:
         """The opponent that is trained; None where it is MedMambaSE."""
         return cast(Opponent, self.model) if self.model in OPPONENT_RECIPES else None
@@ -111,7 +119,7 @@ class Settings:
     @property
     def weights(self) -> str | None:
         """The path of the weights to start from; None for new ones."""
-        return None if self.start == NONE else self.start
+        return packaged.weights_of(self.start, self.model)
 
     def value(self, name: str) -> Any:
         """Return one setting, this class's own or its recipe's."""
@@ -169,11 +177,12 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         )
     given = {**written, **flags}
     own: dict[str, Any] = {}
+    starts = is_given(given, "start") or given.get("start") == DRAWN
     if given.get("demo"):
         own = (
             DEMO
             | ({} if "recipe" in given or given.get("model") in OPPONENT_RECIPES else DEMO_RECIPE)
-            | ({} if given.keys() & {"recipe", "model"} or is_given(given, "start") else DEMO_DEPTHS)
+            | ({} if given.keys() & {"recipe", "model"} or starts else DEMO_DEPTHS)
         )
         own |= {} if is_given(given, "start") else {"model": "nano"}
     of_model = OPPONENT_RECIPES.get(str(given.get("model")))
@@ -187,7 +196,8 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     for values, shown in ((own, flag), (written, lambda name: f"{file}: {name}"), (flags, flag)):
         for name, value in values.items():
             settings = _set(settings, name, value, shown(name))
-    settings = settings if settings.model or settings.weights else replace(settings, model="tiny")
+    start, model = packaged.settled(settings.start, settings.model, "tiny", as_named=settings.as_named)
+    settings = replace(settings, start=start, model=model)
     _check(settings, lambda name: f"{file}: {name}" if name in written and name not in flags else flag(name))
     return settings
 
@@ -241,15 +251,15 @@ def is_run_of(run: Path, settings: Settings, written: str = CONFIG) -> bool:
 def is_same(name: str, one: Any, other: Any) -> bool:
     """Return whether two values of a setting ask for the same: ``data/`` and ``./data`` are the
     path ``data``."""
-    words = {NONE, DRAWN} if name == "start" else set()
-    if name not in _PATHS or not (one and other) or words & {one, other}:
+    words = packaged.WORDS if name == "start" else ()
+    if name not in _PATHS or not (one and other) or {*words} & {one, other}:
         return bool(one == other)
     return Path(one).absolute() == Path(other).absolute()
 
 
 def is_given(values: Mapping[str, Any], name: str) -> bool:
     """Return whether a setting asks for something."""
-    return values.get(name) not in ((None, NONE, DRAWN) if name == "start" else (None, False))
+    return values.get(name) not in ((None, *packaged.WORDS) if name == "start" else (None, False))
 
 
 def one_of_each(
@@ -277,15 +287,6 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
     return settings.changed(name, check(shown, value, _WANTED[name], ConfigError))
 
 
-def check_start(start: str, shown: str) -> None:
-    """Raise ConfigError for weights that do not come with this version."""
-    if start == DRAWN:
-        raise ConfigError(
-            f"{shown} is {DRAWN!r}, and no weights come with this version; make them with medmambase-pretrain "
-            f"--drawn and give their folder, or give ./{DRAWN} for a file of that name"
-        )
-
-
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
     of_data = (
@@ -298,7 +299,11 @@ def _check(settings: Settings, shown: Callable[[str], str]) -> None:
                 f"{shown(name)} is {settings.value(name)!r}, but --demo makes its own images, classes and splits; "
                 f"leave out one of {name} and demo"
             )
-    check_start(settings.start, shown("start"))
+    packaged.check(settings.start, settings.model, shown("start"))
+    if settings.weights and settings.training.depths != (RECIPES | OPPONENT_RECIPES)[settings.training.recipe].depths:
+        raise ConfigError(
+            f"{shown('depths')} is {settings.training.depths}, but the weights define it; leave out depths"
+        )
     if settings.folds == 1:
         raise ConfigError(f"{shown('folds')} is {settings.folds}; it must be at least 2, or 0 for none")
     if not 0 <= settings.fold < max(settings.folds, 1):

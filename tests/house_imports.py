@@ -28,6 +28,7 @@ BASE = (
     "medmambase.machine",
     "medmambase.plural",
     "medmambase.lines",
+    "medmambase.packaged",
 )  # which import nothing of ours but each other
 IMPORTS = (
     (
@@ -47,8 +48,10 @@ IMPORTS = (
     (
         "medmambase.settings",
         (
+            "medmambase",
             "medmambase.config",
             "medmambase.opponent_recipes",
+            "medmambase.packaged",
             "medmambase.run_folder",
             "medmambase.settings_file",
             "medmambase.validation",
@@ -58,6 +61,7 @@ IMPORTS = (
         "medmambase.settings_file",
         ("medmambase.config", "medmambase.privacy", "medmambase.run_folder", "medmambase.validation"),
     ),
+    ("medmambase.packaged", ("medmambase.config", "medmambase.validation")),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not
     ("medmambase.data.augment", (*BASE, "medmambase.data*", KERNELS)),  # which has kernels of its own on a GPU
     ("medmambase.data*", (*BASE, "medmambase.data*")),

@@ -264,12 +264,12 @@ def test_start_is_what_was_called_weights_before_and_none_is_no_start(tmp_path: 
     assert resolve({"weights": "w"}) == resolve({"start": "w"}) == resolve({}, written(tmp_path, "weights = 'w'"))
     assert train_flags.parse(["x", "--weights", "w"])[0] == train_flags.parse(["x", "--start", "w"])[0]
     none = resolve({"start": "none", "model": "nano"})
-    assert (none.start, none.weights, none.model, resolve({}).start) == ("none", None, "nano", "none")
+    assert (none.start, none.weights, none.model) == ("none", None, "nano")
     assert resolve({"start": "none"}, written(tmp_path, "weights = 'w'")).weights is None
     assert 'start = "w"' in resolve({"weights": "w"}).to_toml()
     for given, message in (
         ({"weights": "v", "start": "w"}, "weights is the earlier name of start, and both are given"),
-        ({"start": "drawn", "model": "nano"}, "--start is 'drawn', and no weights come with this version; make them"),
+        ({"start": "w", "depths": (1, 1, 1, 1)}, r"--depths is \(1, 1, 1, 1\), but the weights define it; leave out"),
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(given)

@@ -14,7 +14,8 @@ GROUPS: dict[str, dict[str, str]] = {
     "most used settings": {
         "drawn": "learn from drawn ultrasound-like pictures, a new one each time: needs no data",
         "model": "size of the network (default: nano)",
-        "start": "weights to start from, instead of a new network: none, or a path as medmambase-train takes it",
+        "start": "weights to start from, instead of a new network: none, drawn, auto, or a path, as medmambase-train "
+        "takes them",
         "image_size": "width and height of the pictures, in pixels; of several, each step takes one",
         "steps": f"number of training steps (default: {STEPS})",
         "minutes": "as many steps as take about so long, instead of --steps",

@@ -9,13 +9,15 @@ from typing import Any
 from medmambase.commands.flags import Parser, new_parser, positive
 from medmambase.commands.setting_flags import converted, read
 from medmambase.commands.train_flags import add_run_settings
+from medmambase.packaged import START
 from medmambase.settings import from_text
 from medmambase.training.table.settings import KNOWN, MODELS, SEEDS
 
 OTHER = {
     "model": None,
     "se": None,
-    "start": None,
+    "start": "weights that the networks of ours start from: drawn, those that come with this version (for nano and "
+    f"micro); none; or auto, drawn for those that there are weights for (default: {START})",
     "freeze": None,
     "soft_labels": None,
     "folds": None,

@@ -51,8 +51,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "cache": "where to keep decoded images: in memory, or on disk for later runs too; off: decode at each use",
     },
     "network: initial weights, and other networks to learn from": {
-        "start": "weights to start from: none, or the path of what medmambase-pretrain learned (runs/pretrain-x-001), "
-        "of a network of ours (runs/x-001/best), or of a MedMamba or MedMambaSE checkpoint (.pth, .safetensors)",
+        "start": "weights to start from: none; drawn, those that come with this version, learned from drawn pictures "
+        "(--model nano or micro); auto, drawn where there are such weights for the network; or the path of what "
+        "medmambase-pretrain learned (runs/pretrain-x-001), of a network of ours (runs/x-001/best), or of a MedMamba "
+        "or MedMambaSE checkpoint (.pth, .safetensors)",
         "soft_labels": "a table of probabilities (path,label,predicted,prob_<class>), such as a predictions.csv: "
         "training images are learned half by these and half by their class",
         "freeze": "layers to leave untrained: the patch embedding, or everything except the classifier",

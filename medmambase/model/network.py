@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from medmambase import packaged
 from medmambase.config import SHRINKS, AnyConfig, Block, ConfigError, ModelConfig, Odd, OpponentConfig, Preprocessing
 from medmambase.model import starting, weights
 from medmambase.model.batch_norm import count_batch
@@ -125,9 +126,11 @@ class MedMambaSE(Trainable):
     ) -> Self:
         """Load learned weights into a network in evaluation mode; nothing is fetched.
 
-        ``source``: the folder or file that ``medmambase-pretrain`` wrote, a network's own folder
-        (``runs/x-001/best``), or a checkpoint of MedMamba or of the MedMambaSE notebook. Weights of
-        a pretraining have no head: give ``num_classes``, for a new one, or ``features_only``.
+        ``source``: "nano-drawn", weights that come with this package and have learned from drawn
+        pictures alone (a file of that name: "./nano-drawn"); the folder or file that
+        ``medmambase-pretrain`` wrote, a network's own folder (``runs/x-001/best``), or a checkpoint
+        of MedMamba or of the MedMambaSE notebook. Weights of a pretraining have no head: give
+        ``num_classes``, for a new one, or ``features_only``.
         ``in_chans`` 1 (grey) or 3 (RGB), whatever the weights were learned with; None: the same.
         ``say`` gets the account of matched, skipped and new keys.
 
@@ -135,11 +138,10 @@ class MedMambaSE(Trainable):
         """
         path = check_path("source", source)
         check_functions({"say": say}, ConfigError)
-        if not path.exists():
-            raise weights.WeightsError(
-                f"{source}: there is no such file or folder, and no weights come with this version; give the folder "
-                f"that medmambase-pretrain wrote, a network's folder such as runs/data-001/best, or a checkpoint"
-            )
+        if isinstance(source, str):
+            path = packaged.names().get(source, path)
+            for note in packaged.notes(source):
+                say(note)
         start = starting.read(path)
         network = cls.start_from(
             start.tensors, start.config, num_classes=num_classes, in_chans=in_chans, say=say, source=str(path),

@@ -17,7 +17,7 @@ from pydantic import StrictBool, StrictInt, with_config
 from safetensors import SafetensorError
 from torch import Tensor
 
-from medmambase import run_folder
+from medmambase import packaged, run_folder
 from medmambase.config import ModelConfig, Preprocessing
 from medmambase.files import read_json
 from medmambase.model import tensor_file, weights
@@ -99,7 +99,11 @@ class Origin:
         """Return it in one line, for a person."""
         each = [one.sentence() for one in self.learned] + ["images that are not recorded"] * self.unrecorded
         learned = ", then from ".join(each)
-        return f"{self.name} (SHA-256 {self.sha256[:_SHOWN]}...){f', learned from {learned}' if learned else ''}"
+        drawn = self.learned and not self.unrecorded and all(one.source == "drawn" for one in self.learned)
+        return (
+            f"{self.name} (SHA-256 {self.sha256[:_SHOWN]}...){f', learned from {learned}' if learned else ''}"
+            f"{', so there is no patient in them' if drawn else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,11 @@ def read(path: Path) -> Start:
 
     Raises WeightsError.
     """
+    if not path.exists():
+        raise WeightsError(
+            f"{path}: there is no such file or folder, {packaged.hint(path.name)}; give the folder that "
+            f"medmambase-pretrain wrote, a network's folder such as runs/data-001/best, or a checkpoint"
+        )
     path = path / PRETRAINED if (path / PRETRAINED).is_file() else path
     if path.suffix == ".safetensors" and path.is_file():
         content = _safetensors(path)
@@ -205,6 +214,8 @@ def _of_pretraining(path: Path, content: bytes, said: object) -> Start:
             raise WeightsError(f"{path}: format is {found!r:.80}; this version reads format {FORMAT}")
         config = ModelConfig.from_dict(words["model"])
         name = path.parent.name if path.name == PRETRAINED else path.name
+        if path.resolve().parent == packaged.FOLDER.resolve():
+            name = f"{path.stem} of medmambase, {packaged.LICENCE}"
         origin: Origin = check(
             f"{path}: header",
             {"name": name, "sha256": _hash(content)} | {key: words[key] for key in ("learned", "seen", "unrecorded")},

@@ -9,7 +9,7 @@ read as it is.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,24 @@ def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
     """Return a hash of the words, and of names, types, shapes and numbers of the tensors, which lie
     on the CPU."""
     found = hashlib.blake2b(json.dumps(words).encode("ascii"), digest_size=16)
+    for part in _parts(tensors):
+        found.update(part)
+    return found.hexdigest()
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and numbers of tensors on any device."""
+    found = hashlib.sha256()
+    for part in _parts({name: t.detach().cpu() for name, t in tensors.items()}):
+        found.update(part)
+    return found.hexdigest()
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in sorted(tensors):
         t = tensors[name]
-        found.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode("ascii"))
-        found.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        yield json.dumps([name, str(t.dtype), list(t.shape)]).encode("ascii")
+        yield t.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _of_no_numbers(tensors: Mapping[str, Tensor]) -> str:

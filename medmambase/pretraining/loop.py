@@ -25,6 +25,7 @@ from torch import Tensor
 from medmambase import run_folder
 from medmambase.data.decoded.image_set import Progress as Shown
 from medmambase.distributed import ALONE
+from medmambase.model import tensor_file
 from medmambase.model.layers import lay_out
 from medmambase.plural import count_of
 from medmambase.pretraining.measure import Measured, measure
@@ -78,11 +79,24 @@ class Round:
 
 
 @with_config(OBJECT)
+@dataclass(frozen=True)
+class Hundredth:
+    """The first hundredth of all steps, by which a pretraining that is made again is known after
+    ``steps`` of them: the mean losses of training over these by target, and the SHA-256 of the
+    weights that would be kept then (``tensor_file.fingerprint``)."""
+
+    steps: StrictInt
+    losses: dict[str, StrictFloat]
+    sha256: str
+
+
+@with_config(OBJECT)
 @dataclass
 class Course(Progress):
     """Progress of a pretraining: ``step`` of ``steps`` are done. ``sums`` are those of the losses
     since the last of ``rounds``, over ``since`` steps. ``seconds``: what the steps took so far.
-    ``threads``: how many compute them; 0: not chosen yet."""
+    ``threads``: how many compute them; 0: not chosen yet. ``hundredth``: None before it is done,
+    and of a pretraining that an earlier version began."""
 
     steps: Annotated[StrictInt, Field(ge=0, le=MOST_STEPS)] = 0
     step: Annotated[StrictInt, Field(ge=0)] = 0
@@ -91,6 +105,7 @@ class Course(Progress):
     seconds: StrictFloat = 0.0
     rounds: list[Round] = field(default_factory=list)
     threads: Annotated[StrictInt, Field(ge=0)] = 0
+    hundredth: Hundredth | None = None
 
     def check(self) -> None:
         """Raise ValueError where its numbers contradict each other."""
@@ -102,6 +117,10 @@ class Course(Progress):
             raise ValueError("its rounds have losses of different names")
         if bool(self.sums) != bool(self.since) or (self.rounds and self.sums and len(self.sums) != len(names)):
             raise ValueError(f"{len(self.sums)} losses of {self.since} steps do not follow those of its rounds")
+
+    def means(self, targets: Sequence[str]) -> dict[str, float]:
+        """Return the mean losses of these ``targets`` since the last round."""
+        return {name: total / self.since for name, total in zip(targets, self.sums, strict=True)}
 
     def check_targets(self, path: Path, targets: Sequence[str], steps: int | None) -> None:
         """Raise CheckpointError where the state in ``path`` is not of losses of these ``targets``,
@@ -120,11 +139,13 @@ class Course(Progress):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pretraining has come to: the network that is kept, how many steps there were, all
-    rounds, and what the last measuring found, with the pictures that it was done on."""
+    """What a pretraining has come to: the network that is kept, how many steps there were, the
+    first of them, all rounds, and what the last measuring found, with the pictures that it was done
+    on."""
 
     network: Pretrained
     steps: int
+    hundredth: Hundredth | None
     rounds: tuple[Round, ...]
     measured: Measured
     held_out: list[Batch]
@@ -205,10 +226,12 @@ def pretrain(
                 course.sums = tuple(one + other for one, other in zip(before, each, strict=True))
                 course.step, course.since = number + 1, course.since + 1
                 course.seconds = time.perf_counter() - began
+                if course.step == hundredth_of(course.steps):
+                    course.hundredth = Hundredth(course.step, course.means(task.targets), _fingerprint(learning.judged))
                 stop = interrupted()
                 if course.step % every == 0 or course.step == course.steps:
                     _check(network, course.step, run)
-                    means = {name: s / course.since for name, s in zip(task.targets, course.sums, strict=True)}
+                    means = course.means(task.targets)
                     measured = measure(learning.judged, task, held_out, dtype)
                     if not all(map(math.isfinite, measured.losses.values())):
                         raise TrainingError(
@@ -231,7 +254,13 @@ def pretrain(
                 if stop:
                     raise of_signal(stop)
     judged = learning.judged
-    return Outcome(judged, course.steps, tuple(course.rounds), measure(judged, task, held_out, dtype), held_out)
+    measured = measure(judged, task, held_out, dtype)
+    return Outcome(judged, course.steps, course.hundredth, tuple(course.rounds), measured, held_out)
+
+
+def hundredth_of(steps: int) -> int:
+    """Return how many steps the first hundredth of ``steps`` are, one at least."""
+    return max(1, steps // 100)
 
 
 @dataclass(frozen=True)
@@ -266,6 +295,10 @@ class _Step:
             return self.gradients(some[int(place)], int(place))[-1].item()
 
         return rehearse(self.learning.network, learn, places, MOMENTS["adamw"])
+
+
+def _fingerprint(network: Pretrained) -> str:
+    return tensor_file.fingerprint(network.backbone.state_dict())
 
 
 def _check(network: Pretrained, step: int, run: Path) -> None:

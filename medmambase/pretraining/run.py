@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medmambase import run_folder
+from medmambase import packaged, run_folder
 from medmambase.config import ConfigError, ModelConfig, Preprocessing
 from medmambase.data.decoded.image_set import Progress
 from medmambase.data.drawn_ahead import Drawing, processes
@@ -132,6 +132,8 @@ def pretrain_run(
         run_folder.write_text(folder / run_folder.CONFIG, settings.to_toml(leave_out=private))
     say = run_folder.logged(folder / run_folder.LOG, say, data=plan.manifest.root if plan.manifest else None)
     say(f"run folder: {folder}")
+    for note in packaged.notes(settings.start):
+        say(note)
     if not run.resumes:
         session.write_command(folder, command, goes_on=False)
     if plan.start:
@@ -264,6 +266,7 @@ def _write(plan: PretrainPlan, folder: Path, task: Task, outcome: Outcome) -> No
             "images_seen": len(all_seen), "unrecorded": unrecorded,
             "held_out": sum(len(batch.inputs) for batch in outcome.held_out), "losses": last.losses,
             "first_losses": outcome.rounds[0].held_out, "mean_auc": last.auc,
+            "hundredth": asdict(outcome.hundredth) if outcome.hundredth else None,
             "mean_low": low, "mean_high": high, "structures": [asdict(one) for one in last.structures],
         },
     )  # fmt: skip  # the file's content

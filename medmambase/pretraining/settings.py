@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BeforeValidator, Field
 
+from medmambase import packaged
 from medmambase.config import (
     PRESETS,
     AboveZero,
@@ -23,7 +24,8 @@ from medmambase.config import (
     Side,
     TrainConfig,
 )
-from medmambase.settings import DEFINED, NONE, Channels, Engine, OnBad, Preset, check_start, is_same, one_of_each
+from medmambase.packaged import NONE
+from medmambase.settings import DEFINED, Channels, Engine, OnBad, Preset, is_same, one_of_each
 from medmambase.settings_file import checked, config_of, flag, private_of, read, refuse_changes, todays, toml_of
 from medmambase.validation import check
 
@@ -120,11 +122,11 @@ class PretrainSettings(Checked):
     @property
     def weights(self) -> str | None:
         """The path of the weights to start from; None for new ones."""
-        return None if self.start == NONE else self.start
+        return packaged.weights_of(self.start, self.model)
 
     def network(self) -> ModelConfig:
         """Return the network to pretrain without ``start``; channels are set later."""
-        preset = PRESETS[self.model or "nano"]
+        preset = PRESETS[self.model or packaged.USUAL]
         return preset if self.depths is None else replace(preset, depths=self.depths)
 
     def predicted(self) -> tuple[str, ...]:
@@ -176,6 +178,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> PretrainSetti
         return f"{file}: {name}" if name in written and name not in flags else flag(name)
 
     settings = PretrainSettings(**{**written, **checked(flags, _WANTED)})
+    as_named = settings.depths is None
+    start, model = packaged.settled(settings.start, settings.model, packaged.USUAL, as_named=as_named)
+    settings = replace(settings, start=start, model=model)
     _check(settings, shown, f"{file}: " if file else "")
     return settings
 
@@ -207,7 +212,7 @@ def _check(settings: PretrainSettings, shown: Callable[[str], str], file: str) -
     how a message begins where there is one."""
     if not (settings.data or settings.drawn):
         raise ConfigError(f"{file}give a folder of images, or --drawn to learn from drawn pictures")
-    check_start(settings.start, shown("start"))
+    packaged.check(settings.start, settings.model, shown("start"))
     default = PretrainSettings()
     for name in _OF_IMAGES if settings.drawn else _OF_DRAWN:
         if settings.value(name) != default.value(name):

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
-from medmambase import run_folder
+from medmambase import packaged, run_folder
 from medmambase import settings as known
 from medmambase.config import ConfigError, Positive, Precision
 from medmambase.data.decoded.image_set import Progress, no_progress
@@ -271,7 +271,8 @@ def given_settings(settings: Mapping[str, Any], types: Mapping[str, Any]) -> dic
         if value is None:  # is left to choose, as in Settings
             continue
         if isinstance(value, PathLike):
-            value = str(Path(value))
+            path = str(Path(value))
+            value = f"./{path}" if name == "start" and path in packaged.WORDS else path
         elif name == "in_chans" and value in (1, 3):
             value = str(value)
         given[name] = value

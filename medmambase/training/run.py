@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medmambase import distributed, run_folder
+from medmambase import distributed, packaged, run_folder
 from medmambase.config import ConfigError
 from medmambase.data import phantom
 from medmambase.data.decoded.image_set import ImageSet, Progress, no_progress
@@ -146,6 +146,8 @@ def train_run(
     show = progress if ranks.first else no_progress
     begun = run.resumes and session.has_begun(folder)
     say(f"run folder: {folder}")
+    for note in packaged.notes(settings.start):
+        say(note)
     if ranks.first and not run.resumes:
         session.write_command(folder, command, goes_on=False)
     manifest = plan.manifest or _demo(folder / run_folder.PHANTOM, settings, ranks, say)

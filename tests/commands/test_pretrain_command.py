@@ -99,7 +99,7 @@ def test_a_new_network_to_compare_with_has_the_shape_of_the_weights(
         ([], 2, "give a folder of images, or --drawn"),
         (["--drawn", "--scenes", "hart"], 2, "--scenes has 'hart'; the nearest is 'heart'"),
         (["absent"], 3, "absent: there is no such file or folder"),
-        (["--drawn", "--start", "notes.pth"], 3, "notes.pth: cannot be read"),
+        (["--drawn", "--start", "notes.pth"], 3, "notes.pth: there is no such file or folder"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_made(

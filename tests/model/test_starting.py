@@ -116,8 +116,6 @@ def test_a_network_of_ours_keeps_its_classes_and_a_file_that_is_not_there_is_nam
     assert origin.sentence().endswith("...), learned from images that are not recorded")
     with pytest.raises(WeightsError, match=r"x-001: is the folder of a run; give one of its networks, such as .*best"):
         starting.read(tmp_path / "x-001")
-    with pytest.raises(WeightsError, match="nano-drawn: there is no such file or folder, and no weights come with"):
-        MedMambaSE.from_pretrained("nano-drawn")
 
 
 def test_what_a_network_of_ours_was_trained_on_is_known_to_the_next_training(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_originals_set_up_is_that_of_all_networks() -> None:
         (("medmamba",), {"recipe": "notebook"}, "--recipe notebook trains blocks of type 'medmamba_v0', and a line"),
         (("nano",), {"data": None}, "give a folder of images, a CSV or a MedMNIST .npz, or --demo"),
         (("nano",), {"soft_labels": "x.csv"}, "--soft-labels is 'x.csv', but a table compares what networks learn"),
-        (("nano",), {"start": "x"}, "--model is 'nano', but the weights define the size of their network"),
+        (("nano",), {"start": "x"}, "--start is 'x', but the networks of a table have no weights in common; give one"),
         ((), {}, "--models names 0 and --seeds is 1; give a table one of each at least"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from medmambase import run_folder
+from medmambase import packaged, run_folder
 from medmambase.config import ConfigError
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError, Manifest
@@ -111,6 +111,8 @@ def crossval_run(begun: Crossval, command: str, jobs: int | None, distil: bool, 
     shown = tuple(map(called.of_manifest, begun.cut))
     say = run_folder.logged(folder / run_folder.LOG, say, called.shown, begun.cut[0].root)
     say(f"run folder: {folder}")
+    for note in packaged.notes(settings.start):
+        say(note)
     session.write_command(folder, command, begun.resumes)
     divided = _divided(settings, shown)
     _write_parts(folder / run_folder.PARTS, divided, shown[0].classes)

@@ -8,6 +8,7 @@ from typing import Any
 
 from medmambase.config import PRESETS, ConfigError, ModelConfig
 from medmambase.opponent_recipes import OPPONENT_RECIPES
+from medmambase.packaged import NONE, WORDS
 from medmambase.settings import Settings, resolve
 from medmambase.validation import nearest
 
@@ -36,8 +37,8 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
     ``flags`` on. All have the same images in the same splits.
 
     Raises ConfigError where there is no network or no seed, for a network that does not exist or
-    stands twice, be it by two names, for weights to start from or soft labels, and where a recipe
-    trains another network.
+    stands twice, be it by two names, for the path of weights to start from or soft labels, and
+    where a recipe trains another network. Opponents start as they do without ``start``.
     """
     if not models or seeds < 1:
         raise ConfigError(f"--models names {len(models)} and --seeds is {seeds}; give a table one of each at least")
@@ -48,10 +49,12 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
             )
     if len(set(models)) < len(models):
         raise ConfigError(f"--models is {' '.join(models)}; name each network once")
-    if file is not None and (start := resolve({}, file).weights):
+    start = flags["start"] if "start" in flags else resolve({}, file).start if file is not None else NONE
+    if start not in WORDS:
         raise ConfigError(
-            f"{file}: start is {start!r}, but the networks of a table have no weights in common; remove it, or train "
-            f"single networks with medmambase-train and compare them with medmambase-compare"
+            f"{'--start' if 'start' in flags else f'{file}: start'} is {start!r}, but the networks of a table have no "
+            f"weights in common; give one of {', '.join(WORDS)}, or train single networks with medmambase-train and "
+            f"compare them with medmambase-compare"
         )
     found = [_line(name, seeds, flags, file) for name in models]
     for one, other in combinations(found, 2):
@@ -64,6 +67,8 @@ def lines(models: Sequence[str], seeds: int, flags: Mapping[str, Any], file: Pat
 
 def _line(name: str, seeds: int, flags: Mapping[str, Any], file: Path | None) -> Line:
     own = _OF_BLOCKS.get(name, {"model": name})
+    if name in OPPONENT_RECIPES:  # which is what it is
+        own = own | {"start": NONE}
     first = resolve({**flags, **own}, file)
     if first.soft_labels:
         raise ConfigError(
