@@ -92,9 +92,10 @@ def adopt(folder: Path) -> Path:
     run = PretrainRun(folder)
     start = starting.read(run.weights)
     model, described = _model_of(run, start), read_json(run.folder / run_folder.DESCRIPTION)
-    if (described["device"], described["precision"].partition(":")[0]) != ("cpu (1 thread)", "float32"):
+    precision = described["precision"].partition(":")[0]  # behind it stands why
+    if (described["device"], precision) != ("cpu (1 thread)", "float32"):
         raise WeightsError(
-            f"{folder}: was computed on {described['device']}, precision {described['precision']}; to be made again "
+            f"{folder}: was computed on {described['device']}, precision {precision}; to be made again "
             f"byte for byte it must be on one thread of a CPU, in float32: --device cpu --precision float32, with "
             f"OMP_NUM_THREADS=1"
         )
@@ -110,7 +111,7 @@ def adopt(folder: Path) -> Path:
     log = {
         "weights": path.name, "sha256": "", "settings": path.with_suffix(".toml").name, "steps": learned.steps,
         "hundredth": hundredth, "versions": environment(torch.device("cpu")) | versions,
-        "device": described["device"], "engine": described["engine"], "precision": described["precision"],
+        "device": described["device"], "engine": described["engine"], "precision": precision,
         "parameters": described["parameters"], "of_the_run": figures, "rounds": rounds,
     }  # fmt: skip  # the file's content
     log["sha256"] = starting.write(path, start.tensors, start.config, start.origin.learned, (), half=True)

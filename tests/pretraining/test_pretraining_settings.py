@@ -39,6 +39,7 @@ def test_lists_are_typed_with_commas() -> None:
         ({"drawn": True, "start": "w", "model": "nano"}, "--model is 'nano', but the weights define the size"),
         ({"drawn": True, "start": "w", "depths": (1, 1, 1, 1)}, "--depths is (1, 1, 1, 1), but the weights define it"),
         ({"drawn": True, "start": "drawn", "model": "tiny"}, "--start is 'drawn', and no weights "),
+        ({"drawn": True, "start": "drawn", "depths": (1, 1, 1, 1)}, "--depths is (1, 1, 1, 1), but the weights def"),
         ({"drawn": True, "noise": 0.1}, "--noise is 0.1, which is about images alone"),
         ({"data": "x", "speckle": False}, "--speckle is False, which is about drawn pictures alone"),
         ({"data": "x", "hidden": 0.0, "noise": 0.0}, "--hidden and --noise are 0, so there would be nothing"),
