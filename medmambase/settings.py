@@ -106,8 +106,7 @@ class Settings:
 
     @property
     def as_named(self) -> bool:
-        """Whether the network is one of ours and has the shape that its name stands for, trained by
-        our own recipe."""
+        """Whether the network has the shape that its name stands for, and our own recipe."""
         training = self.training
         return not (self.opponent or training.depths or training.block) and training.recipe == TrainConfig().recipe
 

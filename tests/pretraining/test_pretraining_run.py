@@ -24,6 +24,7 @@ from medmambase.data.reading.images import load
 from medmambase.inference.held_out import examine
 from medmambase.model import starting
 from medmambase.model.starting import Origin
+from medmambase.model.tensor_file import fingerprint
 from medmambase.pretraining import loop, tasks
 from medmambase.pretraining import run as pretraining_run
 from medmambase.pretraining.settings import TARGETS, PretrainSettings
@@ -260,6 +261,21 @@ def test_images_that_the_starting_weights_have_seen_are_set_apart_where_a_run_is
     starting.write_origin(run, Origin("w", "0" * 64, seen=(digest,)))
     examination = examine(run, network, found, no_progress)
     assert examination.seen == {sample.name} and "one that its starting weights have seen" in examination.notes[-1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_first_hundredth_of_the_steps_is_recorded_with_the_weights_that_would_be_kept(
+    drawn_run: Drawn, pretrained: Pretrain
+) -> None:
+    def recorded(run: PretrainRun) -> Any:
+        return json.loads((run.folder / run_folder.PRETRAINING).read_text(encoding="utf-8"))["hundredth"]
+
+    assert [loop.hundredth_of(steps) for steps in (1, 199, 200, 2500)] == [1, 1, 2, 25]
+    run = pretrained(steps=1)
+    losses = {name: float(rows_of(run.folder)[0][f"train_{name}"]) for name in TARGETS}
+    assert recorded(run) == {"steps": 1, "losses": losses, "sha256": fingerprint(starting.read(run.weights).tensors)}
+    assert recorded(drawn_run[0])["steps"] == 1  # of 4
+    assert recorded(drawn_run[0])["losses"]["echo"] == float(rows_of(drawn_run[0].folder)[0]["train_echo"])
 
 
 @pytest.mark.usefixtures("undrawn")
