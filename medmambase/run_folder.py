@@ -47,8 +47,7 @@ PRETRAINED = "weights.safetensors"  # of medmambase-pretrain: a network without 
 PRETRAINING = "pretraining.json"  # beside it: what was learned, in figures
 IMAGES = "images.csv"  # beside it: with it a refusal to resume can name the images that changed
 
-# Of medmambase-export; beside the first lies a program that predicts with it.
-ONNX, PT2 = "model.onnx", "model.pt2"
+ONNX, PT2 = "model.onnx", "model.pt2"  # of medmambase-export
 
 # Results. METRICS, CALIBRATED and MEDMNIST lie beside the PREDICTIONS that they are computed from.
 PREDICTIONS, METRICS, CALIBRATED, MEDMNIST = "predictions.csv", "metrics.json", "calibrated.json", "medmnist.json"

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.json"
-        path.write_text(json.dumps(given), encoding="utf-8")
+        path.write_text(json.dumps(given), encoding="utf-8", newline="\n")
         print(which, flush=True)
         model = options.model or options.run / ONNX
         return subprocess.run(["node", str(SCRIPT), str(model), str(path)], check=False).returncode

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medmambase import __version__
 from medmambase.evaluation import calibration
 from medmambase.evaluation.calibration import OperatingPoint
 from medmambase.evaluation.predictions import read_predictions
@@ -28,7 +28,7 @@ def metadata_of(run: Path, network: Classifier, temperatures: tuple[float, ...])
     kind, shape = "grey" if how.channels == 1 else "RGB", f"(batch, {how.size}, {how.size}, {how.channels})"
     points = () if folds else _points(run_of(run), temperatures[0])
     return {
-        "about": f"medmambase {__version__}. {RESEARCH}",
+        "about": f"medmambase {_version()}. {RESEARCH}",
         "input": f"image: uint8 {shape}, {kind}, prepared as preprocessing says",
         "output": "probabilities: float32 (batch, classes), in the order of classes",
         "classes": _json(list(network.classes)),
@@ -40,6 +40,13 @@ def metadata_of(run: Path, network: Classifier, temperatures: tuple[float, ...])
         "trained_on": _json(_trained_on(run)),
         "weights": _json([_digest(run_of(one) / BEST / WEIGHTS, one / WEIGHTS) for one in folds or (run,)]),
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("medmambase")
+    except metadata.PackageNotFoundError:  # a clone that was not installed
+        return "0+unknown"
 
 
 def _points(run: Path, temperature: float) -> tuple[OperatingPoint, ...]:
