@@ -105,12 +105,6 @@ class Settings:
         return self.training.model(PRESETS[self.model or "tiny"])
 
     @property
-    def as_named(self) -> bool:
-        """Whether the network has the shape that its name stands for, and our own recipe."""
-        training = self.training
-        return not (self.opponent or training.depths or training.block) and training.recipe == TrainConfig().recipe
-
-    @property
     def opponent(self) -> Opponent | None:
         """The opponent that is trained; None where it is MedMambaSE."""
         return cast(Opponent, self.model) if self.model in OPPONENT_RECIPES else None
@@ -195,7 +189,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     for values, shown in ((own, flag), (written, lambda name: f"{file}: {name}"), (flags, flag)):
         for name, value in values.items():
             settings = _set(settings, name, value, shown(name))
-    start, model = packaged.settled(settings.start, settings.model, "tiny", as_named=settings.as_named)
+    shaped = settings.opponent or settings.training.depths or settings.training.block
+    as_named = not shaped and recipe == "ultrasound"  # as others' recipes were published, weights were new
+    start, model = packaged.settled(settings.start, settings.model, "tiny", as_named=as_named)
     settings = replace(settings, start=start, model=model)
     _check(settings, lambda name: f"{file}: {name}" if name in written and name not in flags else flag(name))
     return settings
