@@ -12,6 +12,8 @@ from medmambase.serving.answers import Answers
 from medmambase.serving.origin import is_loopback
 from medmambase.training.interrupt import Terminated
 
+MOMENT = 0.2  # seconds: on Windows nothing interrupts the wait for a thread
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console command. Returns its exit code: 0 ended by Ctrl-C, 2 usage, 3 data, 4
@@ -35,7 +37,6 @@ def _serve(options: argparse.Namespace) -> int:
         ) from error
     answers = Answers(options.run, console.device(options.device), options.at)
     names = None if local else {name.lower() for name in (socket.gethostname(), socket.getfqdn())}
-    served = server.server_of(answers, options.max_mb, names)
     try:
         listening = server.listen(options.host, options.port)
     except OSError as error:
@@ -52,10 +53,12 @@ def _serve(options: argparse.Namespace) -> int:
             "you trust"
         )
     sys.stdout.flush()
-    if options.open:
-        webbrowser.open(address)  # it waits until the server takes its connection
     try:
-        served.run(sockets=[listening])
+        with server.served(answers, options.max_mb, names, listening) as served:
+            if options.open:
+                webbrowser.open(address)
+            while served.thread.is_alive():
+                served.thread.join(MOMENT)
     except KeyboardInterrupt as error:
         if isinstance(error, Terminated):
             raise

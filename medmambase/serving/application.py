@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,15 +36,14 @@ _HEADERS = {
     "x-frame-options": "DENY",
 }
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-Answer = Callable[[bytes], dict[str, Any]]
+_ENDED = "medmambase-serve has ended"
 
 
-def application(page: Callable[[str], str], answer: Answer, most: int, names: Collection[str] | None) -> Starlette:
+def application(page: Callable[[str], str], predict: "Predict", names: Collection[str] | None) -> Starlette:
     """Return the ASGI application.
 
-    ``page`` returns the page for a nonce, which its script and style must have. ``answer`` returns
-    what is said of a file's content, ready for JSON; it is called in one thread, never twice at a
-    time. ``most``: bytes of an image. ``names``: as ``foreign_host`` takes them.
+    ``page`` returns the page for a nonce, which its script and style must have. ``names``: as
+    ``foreign_host`` takes them.
     """
 
     def front(request: Request) -> Response:
@@ -54,7 +54,7 @@ def application(page: Callable[[str], str], answer: Answer, most: int, names: Co
     return Starlette(
         routes=[
             Route("/", front, methods=["GET"]),
-            Route("/predict", _Predict(answer, most), methods=["POST"]),
+            Route("/predict", predict, methods=["POST"]),
         ],
         middleware=[Middleware(_Guarded, names=names)],
         exception_handlers={HTTPException: _refused},
@@ -83,27 +83,45 @@ class _Guarded:
         await (self.app if wrong is None else _problem(403, wrong))(scope, receive, answer)
 
 
-class _Predict:
-    """Answer one image after the other."""
+class Predict:
+    """Answer one image after the other.
 
-    def __init__(self, answer: Answer, most: int) -> None:
+    ``answer`` returns what is said of a file's content, ready for JSON; it is called in one thread.
+    ``most``: bytes of an image.
+    """
+
+    def __init__(self, answer: Callable[[bytes], dict[str, Any]], most: int) -> None:
         self.answer, self.most = answer, most
         self.turn = asyncio.Lock()  # who waits gets it in the order in which they came
-        self.waiting = 0
+        self.waiting: set[asyncio.Task[object]] = set()  # and the one whose turn it is
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="answer")
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.loop = asyncio.get_running_loop()
         try:
             response: Response = await self._response(Request(scope, receive))
         except HTTPException as error:
             response = _problem(error.status_code, error.detail)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # by ``end``; raised again it would be printed
+            response = _problem(503, _ENDED)
         await response(scope, receive, send)
+
+    def end(self) -> None:
+        """Refuse whatever waits and whatever comes. May be called in any thread."""
+        self.ended = True
+        with suppress(RuntimeError):  # the loop is closed
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(lambda: [task.cancel() for task in self.waiting])
 
     async def _response(self, request: Request) -> Response:
         self._check(request)
-        self.waiting += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.waiting.add(task)
         try:
             async with self.turn:
                 content = await self._content(request)
@@ -113,7 +131,7 @@ class _Predict:
                 507, "not enough memory for this image; make it smaller, or use --device cpu"
             ) from error
         finally:
-            self.waiting -= 1
+            self.waiting.discard(task)
         return JSONResponse(found)
 
     def _check(self, request: Request) -> None:
@@ -125,7 +143,9 @@ class _Predict:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.most:
             raise HTTPException(413, self._too_large())
-        if self.waiting >= MOST_WAITING:
+        if self.ended:
+            raise HTTPException(503, _ENDED)
+        if len(self.waiting) >= MOST_WAITING:
             raise HTTPException(503, f"{MOST_WAITING} images wait already; send this one again when some are answered")
 
     async def _content(self, request: Request) -> bytes:

@@ -1,8 +1,11 @@
-"""Listen on an address of this machine, and serve until somebody asks to end."""
+"""Listen on an address of this machine, and serve the page there."""
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
+from threading import Thread
 from typing import Any
 
 import uvicorn
@@ -10,11 +13,10 @@ from jinja2 import Environment, StrictUndefined
 
 from medmambase.evaluation.report.template import text
 from medmambase.serving.answers import Answers
-from medmambase.serving.application import application
+from medmambase.serving.application import Predict, application
 
 MEGABYTE = 2**20
 _BACKLOG = 128  # connections that the system holds until they are taken
-_AT_THE_END = 5  # seconds that answers under way may take
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,21 +42,43 @@ def address_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def server_of(answers: Answers, most: int, names: Collection[str] | None) -> uvicorn.Server:
-    """Return a server, which ``run(sockets=[...])`` starts; ``most`` MB an image, ``names`` as
-    ``foreign_host`` takes them. What this network knows of itself is on its page."""
+@dataclass(frozen=True)
+class Served:
+    """A server under way, in ``thread``; ``predict`` answers its images."""
+
+    thread: Thread
+    predict: Predict
+
+
+@contextmanager
+def served(answers: Answers, most: int, names: Collection[str] | None, listening: socket.socket) -> Iterator[Served]:
+    """Serve the page of a network on a socket, in another thread: signals stay those of this one.
+    In the end whatever still waits for an answer is refused.
+
+    ``most``: MB of an image. ``names``: as ``foreign_host`` takes them.
+    """
     facts = answers.facts() | {"most": most, "local": names is None, "chosen": answers.chosen}
 
     def page(nonce: str) -> str:
         return _page(facts, nonce)
 
-    app = application(page, answers.answer, most * MEGABYTE, names)
+    predict = Predict(answers.answer, most * MEGABYTE)
+    app = application(page, predict, names)
     # No loggers are set up, no addresses are logged, and HTTP is read by h11 wherever this runs.
     config = uvicorn.Config(
         app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, log_level="error",
-        access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=_AT_THE_END,
+        access_log=False, server_header=False, proxy_headers=False,
     )  # fmt: skip  # one argument list
-    return uvicorn.Server(config)
+    found = uvicorn.Server(config)
+    thread = Thread(target=found.run, kwargs={"sockets": [listening]}, name="serve")
+    thread.start()
+    try:
+        yield Served(thread, predict)
+    finally:
+        found.should_exit = True
+        predict.end()
+        thread.join()
+        predict.worker.shutdown()
 
 
 def _page(facts: dict[str, Any], nonce: str) -> str:

@@ -4,20 +4,24 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-import torch  # noqa: E402  # after it is known that there is something to test
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+import torch  # after it is known that there is something to test
 
-from medmambase import MedMambaSE, ModelConfig, Preprocessing  # noqa: E402  # the same
-from medmambase.commands import serve, serve_flags  # noqa: E402  # the same
-from medmambase.serving import server  # noqa: E402  # the same
-from medmambase.training.interrupt import Terminated  # noqa: E402  # the same
+from medmambase import MedMambaSE, ModelConfig, Preprocessing  # the same
+from medmambase.commands import serve, serve_flags  # the same
+from medmambase.serving import server  # the same
+from medmambase.training.interrupt import Terminated  # the same
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +38,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_says_where_it_is_and_ends_quietly(
     error: BaseException, code: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ports, opened = [], []
+    ports: list[int] = []
+    opened: list[str] = []
 
-    def serving(self: object, sockets: list[object]) -> None:
-        ports.append(sockets[0].getsockname()[1])  # type: ignore[attr-defined]  # a socket
-        raise error
+    class Waited:
+        def is_alive(self) -> bool:
+            raise error
 
-    monkeypatch.setattr(uvicorn.Server, "run", serving)
+    @contextmanager
+    def served(answers: object, most: int, names: object, listening: socket.socket) -> Iterator[server.Served]:
+        with listening:
+            ports.append(listening.getsockname()[1])
+            assert (most, names) == (serve_flags.MOST, None)
+            yield server.Served(Waited(), None)  # type: ignore[arg-type]  # what ends it
+
+    monkeypatch.setattr(server, "served", served)
     monkeypatch.setattr(serve.webbrowser, "open", opened.append)
     assert serve.main([str(run), "--device", "cpu", "--port", "0", "--open"]) == code
     out, err = capsys.readouterr()
@@ -54,9 +66,18 @@ def test_an_address_that_others_reach_must_be_meant(
 ) -> None:
     assert serve.main([str(run), "--host", "0.0.0.0"]) == 2
     assert "add --allow-network if that is meant" in capsys.readouterr().err
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
+    found: list[object] = []
+
+    @contextmanager
+    def served(answers: object, most: int, names: object, listening: socket.socket) -> Iterator[server.Served]:
+        with listening:
+            found.append(names)
+            yield server.Served(threading.Thread(), None)  # type: ignore[arg-type]  # nothing is served
+
+    monkeypatch.setattr(server, "served", served)
     assert serve.main([str(run), "--device", "cpu", "--host", "0.0.0.0", "--port", "0", "--allow-network"]) == 0
     assert "is not encrypted" in capsys.readouterr().out
+    assert found == [{socket.gethostname().lower(), socket.getfqdn().lower()}]
 
 
 def test_a_port_that_is_taken_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,17 +47,11 @@ class Said:
 def running(answers: Said, names: frozenset[str] | None = None) -> Iterator[int]:
     """The port of a server of ``answers``."""
     listening = server.listen("127.0.0.1", 0)
-    found = server.server_of(answers, MOST, names)  # type: ignore[arg-type]  # it answers as Answers does
-    predict = found.config.app.routes[-1].app  # type: ignore[union-attr]  # Starlette
-    answers.waiting = lambda: predict.waiting
-    thread = threading.Thread(target=found.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        found.should_exit = True
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+    port = listening.getsockname()[1]
+    with server.served(answers, MOST, names, listening) as found:  # type: ignore[arg-type]  # it answers as Answers does
+        answers.waiting = lambda: len(found.predict.waiting)
+        yield port
+    assert not found.thread.is_alive()
 
 
 def ask(

@@ -1,6 +1,7 @@
 """The page's server: what it refuses, in which order it answers, and what it tells the browser."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 
@@ -165,6 +166,20 @@ def test_an_image_is_only_read_when_its_turn_has_come(port: int, said: Said, mon
     assert said.waiting() == 2  # nobody has waited for it in vain yet
     said.let.set()
     assert (ended(first)[0], ended(stalled)[0]) == (200, 408)
+
+
+def test_what_waits_at_the_end_is_refused_at_once_and_nothing_is_printed(
+    said: Said, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said.let.clear()
+    with running(said) as port:
+        waiting = [begun(port, "Content-Length: 1", b"x") for _ in range(3)] + [
+            begun(port, "Content-Length: 9", b"half")
+        ]
+        until(lambda: said.waiting() == 4)
+        threading.Timer(0.5, said.let.set).start()  # the first is in work, and is not waited for before the others
+    assert [ended(one)[0] for one in waiting] == [503] * 4
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_memory_does_not_hold_is_one_line_and_the_next_is_answered(
