@@ -133,6 +133,7 @@ def onnx_session(content: bytes | Path, threads: int = 0) -> Any:
     """Return onnxruntime's session on the CPU; ``threads`` 0: as many as it takes by itself."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # it would keep, and may send, a record of what is run
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors alone

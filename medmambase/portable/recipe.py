@@ -42,6 +42,7 @@ def prepare(path):
 
 
 if __name__ == "__main__":
+    onnxruntime.disable_telemetry_events()  # it would keep, and may send, a record of what is run
     session = onnxruntime.InferenceSession(str(Path(__file__).with_name("{file}")))
     classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     for path in sys.argv[1:]:

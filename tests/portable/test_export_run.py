@@ -30,20 +30,43 @@ except ImportError as error:
 needs_onnx = pytest.mark.skipif(bool(WITHOUT_ONNX), reason=WITHOUT_ONNX)
 
 
+def small(
+    seed: int, classes: tuple[str, ...] = ("a", "b", "c"), channels: int = 1, multi_label: bool = False
+) -> MedMambaSE:
+    torch.manual_seed(seed)
+    network = MedMambaSE(
+        ModelConfig(
+            dims=(8, 16), depths=(1, 1), state=2, in_chans=channels, num_classes=len(classes), multi_label=multi_label
+        ),
+        classes=classes, preprocessing=Preprocessing(size=16, channels=channels),
+    )  # fmt: skip  # one argument list
+    with torch.no_grad():
+        network.head.weight.mul_(100)
+    return network.eval()
+
+
+@pytest.fixture
+def light(run: Path) -> Path:
+    """A finished run with a network that is quickly exported in the place of its own."""
+    own = Predictor.load(run, device="cpu").network
+    small(0, own.classes, own.preprocessing.channels).save(run / "best")
+    return run
+
+
 @needs_onnx
 def test_the_command_writes_a_file_that_says_what_it_needs_and_answers_alike(
-    run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    light: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export.main([str(run)]) == 0
+    assert export.main([str(light)]) == 0
     said = capsys.readouterr().out
-    path, program = run / "model.onnx", run / "predict_with_model.py"
+    path, program = light / "model.onnx", light / "predict_with_model.py"
     assert f"{path.resolve()}: " in said
     assert "test images of the run: largest difference of a probability " in said
     assert "called alike 100.0%" in said
     assert "one image on the CPU with 1 thread: " in said
     assert said.endswith(program.read_text(encoding="utf-8"))
 
-    predictor, session = Predictor.load(run, device="cpu"), onnx_session(path, 1)
+    predictor, session = Predictor.load(light, device="cpu"), onnx_session(path, 1)
     files = sorted(images.rglob("*.png"))[:19]
     pixels = np.stack([load(file, predictor.network.preprocessing)[0].permute(1, 2, 0).numpy() for file in files])
     expected = np.stack([one.probabilities for one in predictor(files)])
@@ -68,25 +91,26 @@ def test_the_command_writes_a_file_that_says_what_it_needs_and_answers_alike(
     assert shown == pytest.approx(dict(zip(predictor.classes, expected[0], strict=True)), abs=1e-4)
 
 
-def test_a_program_of_pytorchs_operators_answers_alike(run: Path) -> None:
-    exported = export_run(run, run / "out" / "net.pt2", format="pt2")
+def test_a_program_of_pytorchs_operators_answers_alike(light: Path) -> None:
+    exported = export_run(light, light / "out" / "net.pt2", format="pt2")
     assert exported.parity.holds
     assert exported.program is None
     about = dict.fromkeys(("classes", "about"), "")
+    channels = json.loads((light / "best" / "config.json").read_text(encoding="utf-8"))["preprocessing"]["channels"]
     program = torch.export.load(exported.path, extra_files=about)
-    assert json.loads(about["classes"]) == list(Predictor.load(run).classes)
-    assert program.module()(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)).shape == (
+    assert json.loads(about["classes"]) == list(Predictor.load(light).classes)
+    assert program.module()(torch.zeros(5, 16, 16, channels, dtype=torch.uint8)).shape == (
         5,
         len(json.loads(about["classes"])),
     )
 
 
-def test_a_file_that_would_answer_otherwise_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_would_answer_otherwise_is_not_left(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = PortableNetwork.forward
     monkeypatch.setattr(PortableNetwork, "forward", lambda self, image: forward(self, image).flip(1))
     with pytest.raises(ExportError, match=r"model.pt2: not written, since it would not give the network's answers"):
-        export_run(run, format="pt2")
-    assert not list(run.glob("model.pt2*"))
+        export_run(light, format="pt2")
+    assert not list(light.glob("model.pt2*"))
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
@@ -102,17 +126,6 @@ def test_the_program_prepares_pictures_as_training_does(resize: str, channels: i
         Image.fromarray(drawn.integers(0, 256, shape, dtype=np.uint8)).save(path)
         expected = load(path, how)[0].permute(1, 2, 0).numpy()
         assert np.array_equal(module["prepare"](path), expected)
-
-
-def small(seed: int) -> MedMambaSE:
-    torch.manual_seed(seed)
-    network = MedMambaSE(
-        ModelConfig(dims=(8, 16), depths=(1, 1), state=2, in_chans=1, num_classes=3), classes=("a", "b", "c"),
-        preprocessing=Preprocessing(size=16, channels=1),
-    )  # fmt: skip  # one argument list
-    with torch.no_grad():
-        network.head.weight.mul_(100)
-    return network.eval()
 
 
 @needs_onnx
@@ -131,6 +144,17 @@ def test_the_networks_of_a_cross_validation_leave_in_one_file(images: Path, tmp_
     about = onnx_session(exported.path, 1).get_modelmeta().custom_metadata_map
     assert json.loads(about["temperatures"]) == [0.5, 4.0]
     assert len(json.loads(about["weights"])) == 2
+
+
+@needs_onnx
+def test_a_network_of_several_labels_leaves_with_its_sigmoids(images: Path, tmp_path: Path) -> None:
+    small(0, multi_label=True).save(tmp_path / "several")
+    exported = export_run(tmp_path / "several", images=images)
+    assert exported.parity.holds
+    session = onnx_session(exported.path, 1)
+    (found,) = session.run(None, {"image": np.random.default_rng(0).integers(0, 256, (9, 16, 16, 1), dtype=np.uint8)})
+    assert abs(found.sum(1) - 1).min() > 1e-3
+    assert json.loads(session.get_modelmeta().custom_metadata_map["multi_label"]) is True
 
 
 def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
