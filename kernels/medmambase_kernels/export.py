@@ -22,6 +22,9 @@ from medmambase_kernels._export.operators import decompositions
 from medmambase_kernels._export.recurrence import chunked, symbolic
 
 OPSET = 18  # of ONNX 1.13, from 2022: what runs such files anywhere knows it
+# Set before onnxruntime is imported: else it keeps an identifier of the machine and a record of what
+# is run, to be sent to its makers.
+NO_RECORD = "ORT_DISABLE_TELEMETRY"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Axes = Mapping[int, str]
 
@@ -131,9 +134,9 @@ def exported(module: nn.Module, given: Sequence[Tensor], axes: Sequence[Axes]) -
 
 def onnx_session(content: bytes | Path, threads: int = 0) -> Any:
     """Return onnxruntime's session on the CPU; ``threads`` 0: as many as it takes by itself."""
+    os.environ.setdefault(NO_RECORD, "1")
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # it would keep, and may send, a record of what is run
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors alone

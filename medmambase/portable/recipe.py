@@ -11,8 +11,11 @@ It needs numpy, Pillow and onnxruntime. For research only, not for diagnosis.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported: nothing is recorded to be sent
 
 import numpy as np
 import onnxruntime
@@ -42,7 +45,6 @@ def prepare(path):
 
 
 if __name__ == "__main__":
-    onnxruntime.disable_telemetry_events()  # it would keep, and may send, a record of what is run
     session = onnxruntime.InferenceSession(str(Path(__file__).with_name("{file}")))
     classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     for path in sys.argv[1:]:

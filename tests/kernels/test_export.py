@@ -2,6 +2,9 @@
 model that holds them compute what it does."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +163,17 @@ def test_a_plain_program_is_read_without_our_operators() -> None:
     assert not [node for node in program.graph.nodes if "medmambase" in str(node.target)]
     image = torch.randn(7, 5, 3, 4)
     assert relative_error(program.module()(image), model(image)) <= 1e-5
+
+
+@needs_onnx
+def test_onnxruntime_records_nothing(tmp_path: Path) -> None:
+    """Unasked, it writes an identifier and a record below the home of whoever runs it."""
+    program = "from medmambase_kernels import onnx_session\ntry:\n    onnx_session(b'')\nexcept Exception:\n    pass"
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "USERPROFILE": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    environ = {key: value for key, value in os.environ.items() if key != export.NO_RECORD}
+    search = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environ | search | home, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name.casefold()]
 
 
 class Branches(nn.Module):
