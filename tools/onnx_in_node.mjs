@@ -15,6 +15,7 @@ if (!model || !given) {
   console.error("usage: node onnx_in_node.mjs model.onnx images.json");
   process.exit(2);
 }
+process.env.ORT_DISABLE_TELEMETRY = "1"; // else it keeps a record of what is run
 const ort = createRequire(join(process.cwd(), "package.json"))("onnxruntime-node");
 const { shape, pixels, probabilities: expected } = JSON.parse(readFileSync(given, "utf8"));
 const session = await ort.InferenceSession.create(model);

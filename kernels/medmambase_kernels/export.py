@@ -22,8 +22,8 @@ from medmambase_kernels._export.operators import decompositions
 from medmambase_kernels._export.recurrence import chunked, symbolic
 
 OPSET = 18  # of ONNX 1.13, from 2022: what runs such files anywhere knows it
-# Set before onnxruntime is imported: else it keeps an identifier of the machine and a record of what
-# is run, to be sent to its makers.
+# Set before onnxruntime is imported: else it keeps an identifier of the machine and a record of
+# what is run, to be sent to its makers.
 NO_RECORD = "ORT_DISABLE_TELEMETRY"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Axes = Mapping[int, str]
