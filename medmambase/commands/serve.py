@@ -1,7 +1,6 @@
 """``medmambase-serve RUN``: a page of this computer on which images are dropped and predicted."""
 
 import argparse
-import socket
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from medmambase.commands import console, serve_flags
 from medmambase.commands.guard import UsageError
 from medmambase.serving.answers import Answers
-from medmambase.serving.origin import is_loopback
+from medmambase.serving.origin import is_loopback, own_names
 from medmambase.training.interrupt import Terminated
 
 MOMENT = 0.2  # seconds: on Windows nothing interrupts the wait for a thread
@@ -36,7 +35,7 @@ def _serve(options: argparse.Namespace) -> int:
             f'the page needs {error.name}, which is not installed: pip install "medmambase[serve]"'
         ) from error
     answers = Answers(options.run, console.device(options.device), options.at)
-    names = None if local else {name.lower() for name in (socket.gethostname(), socket.getfqdn())}
+    names = None if local else own_names()
     try:
         listening = server.listen(options.host, options.port)
     except OSError as error:

@@ -7,6 +7,7 @@ where it comes from.
 
 import ipaddress
 import re
+import socket
 from collections.abc import Collection, Sequence
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]]+))(?::\d{1,5})?")
@@ -16,6 +17,12 @@ def is_loopback(host: str) -> bool:
     """Return whether ``host``, a name or an address, is this machine alone."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
+
+
+def own_names() -> frozenset[str]:
+    """Return the names by which other computers may know this one, in small letters."""
+    name = socket.gethostname().lower()
+    return frozenset({name, socket.getfqdn().lower(), f"{name}.local"})
 
 
 def foreign_host(hosts: Sequence[str], names: Collection[str] | None) -> str | None:

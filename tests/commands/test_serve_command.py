@@ -76,8 +76,10 @@ def test_an_address_that_others_reach_must_be_meant(
 
     monkeypatch.setattr(server, "served", served)
     assert serve.main([str(run), "--device", "cpu", "--host", "0.0.0.0", "--port", "0", "--allow-network"]) == 0
-    assert "is not encrypted" in capsys.readouterr().out
-    assert found == [{socket.gethostname().lower(), socket.getfqdn().lower()}]
+    out = capsys.readouterr().out
+    assert "is not encrypted" in out and re.match(rf"läuf 1 is served on http://{socket.gethostname()}:\d+/ until", out)
+    name = socket.gethostname().lower()
+    assert found == [{name, f"{name}.local", socket.getfqdn().lower()}]
 
 
 def test_a_port_that_is_taken_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
