@@ -17,13 +17,15 @@ from medmambase.evaluation.by_patient import evaluate_both
 from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.medmnist import as_medmnist
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report import answering, of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import about_patients, benchmark, summary
 from medmambase.files import read_json, write_json
 from medmambase.inference import held_out
+from medmambase.inference.limits import Limits
 from medmambase.inference.loading import load_ensemble, load_network, run_of
 from medmambase.inference.probabilities import choose_precision
+from medmambase.inference.watch import Watch
 from medmambase.run_folder import (
     CALIBRATED,
     CALIBRATION,
@@ -111,6 +113,7 @@ def _again(options: argparse.Namespace) -> int:
     if found is not None:
         write_json(run / CALIBRATION, found.to_dict())
     metrics = results.write_figures(test, predictions, found, published=recorded[MEDMNIST] is not None)
+    answering.write_again(run, found)
     _tell(metrics, options.json)
     print(f"report: {report.write_report(run).resolve()}")
     after = {name: _recorded(test / name) for name in names}
@@ -181,9 +184,14 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
     command = privacy.command("medmambase-evaluate", words)
     results.note_access(run, privacy.last_name(str(source)), len(tried.images.labels), command)
     dtype, _ = choose_precision("auto", device)
-    predictions = of_a_run.predicted(network.to(device), tried.images, tried.seen, options.batch_size, dtype)
+    limits, learned, watch = Limits.read(run_of(run)), results.read_calibration(run), Watch(network.to(device))
+    limits.check(watch.widths)
+    with watch:
+        predictions = of_a_run.predicted(network, tried.images, tried.seen, options.batch_size, dtype)
     published = source.suffix.casefold() == ".npz"
-    metrics = of_a_run.test(folder, predictions, tried.images, results.read_calibration(run), published)
+    metrics = of_a_run.test(folder, predictions, tried.images, learned, published)
+    temperature = learned.temperature if learned else 1.0
+    answering.write(folder, predictions, limits, temperature, limits.distance(watch.take()))
     print()
     _tell(metrics, options.json)
     if published:

@@ -74,15 +74,22 @@ class Limits:
                 f"another one: restore it, or delete it"
             )
 
+    @property
+    def false_alarms(self) -> float | None:
+        """The largest share of images like the validation images that are called unlike."""
+        if not self.detectors:
+            return None
+        of_one = max(one.thresholds.promised for one in self.detectors)
+        return of_one if len(self.detectors) == 1 else min(2 * of_one, 1.0)
+
     def told(self) -> tuple[str, ...]:
         """Say in sentences what is promised of images like the validation images, and what is
         missing."""
-        if self.detectors:
-            rate = max(one.thresholds.promised for one in self.detectors) * (1 if len(self.detectors) == 1 else 2)
+        if self.false_alarms is not None:
             short = self.detectors[0].thresholds.features.falls_short(1 - self.detectors[0].thresholds.false_alarms / 2)
-            of_flag = (
-                f"unlike: at most {min(rate, 1):.1%} of images like the validation images are called so{_why(short)}"
-            )
+            rate = f"{self.false_alarms:.1%}"
+            of_flag = f"unlike: at most {rate} of images like the validation images are called so"
+            of_flag += _why(f"for each of two thresholds {short}") if short else ""
         else:
             of_flag = (
                 f"nothing tells which images are unlike the training images: no {UNLIKE} (an earlier version trained "

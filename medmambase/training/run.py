@@ -19,7 +19,7 @@ from medmambase.data.manifest.joined import Duplicates
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.distributed import Ranks
 from medmambase.evaluation.medmnist import as_medmnist
-from medmambase.evaluation.report import of_a_run, report, results
+from medmambase.evaluation.report import answering, of_a_run, report, results
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import benchmark, summary
 from medmambase.inference.appearance import Appearance
@@ -221,7 +221,7 @@ def _evaluate(
     with Watch(best) as watch:
         validation = of_a_run.predicted(best, images.split("val"), (), batch_size, plan.dtype)
     calibration = of_a_run.learn_from_validation(folder, validation)
-    of_a_run.learn_limits(
+    limits = of_a_run.learn_limits(
         folder, best, images.split("train"), validation, watch.take(), calibration, batch_size, plan.dtype
     )
     chosen_on = images.split("val") if calibration else images.split("train")
@@ -230,8 +230,11 @@ def _evaluate(
         data = last_name(settings.data) if settings.data else "the demo"
         results.note_access(folder, data, len(test.labels), command)
         published = Path(settings.data or "").suffix.casefold() == ".npz"
-        predictions = of_a_run.predicted(best, test, leaked, batch_size, plan.dtype)
+        with Watch(best) as watch:
+            predictions = of_a_run.predicted(best, test, leaked, batch_size, plan.dtype)
         metrics = of_a_run.test(folder / run_folder.TEST, predictions, test, calibration, published)
+        temperature = calibration.temperature if calibration else 1.0
+        answering.write(folder / run_folder.TEST, predictions, limits, temperature, limits.distance(watch.take()))
         say(f"\n{summary(metrics)}\n{headline(metrics).sentence}")
         if published:
             say(benchmark(as_medmnist(predictions.labels, predictions.probabilities)))

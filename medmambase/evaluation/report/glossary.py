@@ -122,6 +122,16 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "A number by which the network's outputs (logits) are divided so that its probabilities are better "
         "calibrated. Above 1 the network was overconfident. The most probable class stays the same.",
     ),
+    "set": (
+        "set of classes",
+        "The classes that an image may be of: those that are probable enough that the set holds the true class, mostly "
+        "in 95 of 100 images like the validation images. A large set means that the network does not know.",
+    ),
+    "unlike": (
+        "unlike the training images",
+        "Further away from them than nearly all validation images are: in what the network makes of the image, or in "
+        "its grey levels and texture. What is predicted for such an image says nothing.",
+    ),
 }
 
 

@@ -1,9 +1,9 @@
 """Draw the performance of a set of predictions: ROC and precision-recall curves, reliability, the
 worst mistakes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -87,6 +87,25 @@ def calibration(predictions: Predictions, temperature: float | None, png: Path) 
         above.legend(fontsize=8, loc="upper left", frameon=False)
         below.set_ylabel("probabilities" if several else "images")
         below.set_xlabel("probability, of all classes" if several else "confidence: the highest probability")
+
+
+def answered(curve: Sequence[Mapping[str, Any]], png: Path) -> None:
+    """Draw accuracy, with its interval, over the share of images that are answered: a ``curve`` of
+    ``answering.py``."""
+    with sheet(png, 6.0, 3.6, whole=True) as figure:
+        axes = figure.subplots()
+        shares, accuracy = [one["share"] for one in curve], [one["accuracy"] for one in curve]
+        sure = [(share, one) for share, one in zip(shares, accuracy, strict=True) if one["low"] is not None]
+        axes.fill_between(
+            [share for share, _ in sure], [one["low"] for _, one in sure], [one["high"] for _, one in sure],
+            color="C0", alpha=0.2, linewidth=0, label="95 % interval",
+        )  # fmt: skip  # one call
+        axes.plot(shares, [one["figure"] for one in accuracy], color="C0", marker="o", markersize=4, label="accuracy")
+        axes.set_xlim(1.02, 0)
+        axes.set_xlabel("share of the images that are answered, the surest ones")
+        axes.set_ylabel("share that was right")
+        axes.grid(color="0.9")
+        axes.legend(fontsize=8, loc="lower left", frameon=False)
 
 
 def worst(predictions: Predictions) -> list[int]:

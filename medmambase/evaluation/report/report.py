@@ -86,7 +86,7 @@ def write_report(run: Path, other: Path | None = None) -> Path:
     test, explain = run_folder.TEST, run_folder.EXPLAIN
     drawn = run_folder.CONFUSION, run_folder.ROC, run_folder.PR
     of_patients = (f"{run_folder.BY_PATIENT}/{name}" for name in drawn)
-    of_test = *drawn, run_folder.RELIABILITY, run_folder.MISTAKES, *of_patients
+    of_test = *drawn, run_folder.RELIABILITY, run_folder.MISTAKES, run_folder.ANSWERED, *of_patients
     duplicates = [f"{run_folder.AUDIT}/{name}" for name in (run_folder.DUPLICATES, run_folder.DUPLICATES_BEFORE)]
     duplicates = [name for name in duplicates if (run / name).is_file()][:1]
     wanted = [
@@ -126,6 +126,7 @@ def write_report(run: Path, other: Path | None = None) -> Path:
         "distilled": run_files.read(at / run_folder.LOSS, run_files.Distilled),
         "guessing": {card.figure: card.guessing for card in first.cards} if first else {},
         "calibrated": run_files.read(figures / run_folder.CALIBRATED, run_files.Calibrated),
+        "answering": run_files.read(figures / run_folder.ANSWERING, run_files.Answering),
         "benchmark": run_files.read(figures / run_folder.MEDMNIST, run_files.Benchmark),
         "openings": [] if other else _openings(run),
         "faithfulness": run_files.read(run / explain / run_folder.FAITHFULNESS, run_files.Faithfulness),

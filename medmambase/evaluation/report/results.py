@@ -99,8 +99,8 @@ def on_test(
     after = confidence_with_intervals(with_temperature(predictions, calibration.temperature), draws)
     found = {
         "temperature": calibration.temperature,
-        "before": {name: _ends(*one) for name, one in before.items()},
-        "after": {name: _ends(*one) for name, one in after.items()},
+        "before": {name: ends(*one) for name, one in before.items()},
+        "after": {name: ends(*one) for name, one in after.items()},
         "points": _points_on(predictions, calibration.points, draws),
     } | ({"thresholds": calibration.thresholds} if calibration.thresholds else {})
     patients = of_patients(predictions, calibration.temperature) if calibration.by_patient else None
@@ -114,12 +114,12 @@ def _points_on(predictions: Predictions, points: Sequence[OperatingPoint], draws
     """Operating points with their figures on ``predictions``."""
     calls = [apply_operating_point(predictions, point) for point in points]
     return [
-        asdict(point) | {"test": {name: _ends(*one) for name, one in answered.items()}}
+        asdict(point) | {"test": {name: ends(*one) for name, one in answered.items()}}
         for point, answered in zip(points, calls_with_intervals(calls, draws), strict=True)
     ]
 
 
-def _ends(figure: float | None, interval: Interval | None) -> dict[str, float | None]:
+def ends(figure: float | None, interval: Interval | None) -> dict[str, float | None]:
     """A figure with the ends of its interval, each None where it is unknown."""
     return {
         "figure": figure,

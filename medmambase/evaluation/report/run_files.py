@@ -154,6 +154,52 @@ class Calibrated:
     thresholds: dict[str, StrictFloat] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Unlike:
+    """Test images that are unlike the training images: how many, their share, the share promised,
+    and the accuracy of these and of the others."""
+
+    images: StrictInt
+    share: Figure
+    promised: Number
+    accuracy: Figure | None
+    accuracy_of_others: Figure | None
+
+
+@dataclass(frozen=True)
+class InSets:
+    """Sets of classes of the test images: how many hold the true class, how many classes they have,
+    and ``sizes``: how many sets have one class, two, and so on. ``short``: why less is promised
+    than was wanted."""
+
+    wanted: StrictFloat
+    promised: StrictFloat
+    counted: str
+    units: StrictInt
+    short: str
+    coverage: Figure
+    size: StrictFloat
+    sizes: tuple[StrictInt, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    share: StrictFloat
+    images: StrictInt
+    confidence: StrictFloat
+    accuracy: Figure
+
+
+@with_config(PART)
+@dataclass(frozen=True)
+class Answering:
+    """``test/answering.json``: what comes of not answering."""
+
+    unlike: Unlike | None
+    sets: InSets | None
+    curve: tuple[Answered, ...] | None
+
+
 @with_config(PART)
 @dataclass(frozen=True)
 class Benchmark:
