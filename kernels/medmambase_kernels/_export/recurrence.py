@@ -6,11 +6,13 @@ either order, state, channel). There are two forms of it:
 
 ``symbolic`` stands for ONNX's operator Scan, a loop over steps whose slabs stay in the cache. In an
 ONNX file it is the faster one at every length: for the stages of `tiny` at 128 px, onnxruntime
-takes for one image and one thread (an AMD EPYC that others kept busy, in milliseconds)
+takes for one image on one thread, in milliseconds (an AMD EPYC that others kept busy; the second
+and third line with the projection of delta and the four orders, the first without)
 
     length x channels      1024 x 96   256 x 192   64 x 384   16 x 768
     Scan                          22          12          2          1
     ``chunked``                   51          22         10          7
+    backend "cpu"                  2           1        0.6        0.6
 
 ``chunked`` has no loop but over the steps of a chunk and over chunks, both unrolled: all chunks
 take a step at once, then what each began with is added. It needs PyTorch's operators alone, and a
