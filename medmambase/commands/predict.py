@@ -62,12 +62,16 @@ class _Call:
         device = console.device(options.device)
         self.predictor = Predictor.load(options.run, device=device, calibrated=options.calibrated)
         self.point = self._point()
-        self.several = self.predictor.thresholds is not None  # a probability and a call for each class
         self.good = self.bad = 0
         self.problems: Told = {}
         self.notes: Told = {}
         self.unlike: Told = {}
         self.partial = False  # only the first images were looked at, so nothing is known of all of them
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several classes: each has then a probability and a call."""
+        return self.predictor.thresholds is not None
 
     def run(self) -> int:
         predictions = self._counted(self.predictor(self.source, self.options.batch_size))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from medmambase.evaluation import calibration
-from medmambase.evaluation.calibration import OperatingPoint
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import read_json
 from medmambase.inference.loading import run_of
@@ -20,14 +19,16 @@ RESEARCH = "For research only, not for diagnosis."
 
 def metadata_of(run: Path, network: Classifier, temperatures: tuple[float, ...]) -> dict[str, str]:
     """Return what the file says: version, classes, how images are prepared, temperatures, operating
-    points, and what the network was trained on. Texts are plain, or JSON where they hold more.
+    points, of a network that calls several classes an image their thresholds, and what the network
+    was trained on. Texts are plain, or JSON where they hold more.
 
     Raises MetricsError for predictions of validation images that are damaged.
     """
     how, folds = network.preprocessing, folds_of(run)
     kind, shape = "grey" if how.channels == 1 else "RGB", f"(batch, {how.size}, {how.size}, {how.channels})"
-    points = () if folds else _points(run_of(run), temperatures[0])
-    return {
+    learned = None if folds else _learned(run_of(run), temperatures[0])
+    thresholds = {"thresholds": _json(learned.thresholds)} if learned and network.task.multi_label else {}
+    return thresholds | {
         "about": f"medmambase {_version()}. {RESEARCH}",
         "input": f"image: uint8 {shape}, {kind}, prepared as preprocessing says",
         "output": "probabilities: float32 (batch, classes), in the order of classes",
@@ -35,7 +36,7 @@ def metadata_of(run: Path, network: Classifier, temperatures: tuple[float, ...])
         "multi_label": _json(network.task.multi_label),
         "preprocessing": _json(how.to_dict()),
         "temperatures": _json(list(temperatures)),
-        "operating_points": _json([asdict(point) for point in points]),
+        "operating_points": _json([asdict(point) for point in (learned.points if learned else ())]),
         "network": network.config.words(),
         "trained_on": _json(_trained_on(run)),
         "weights": _json([_digest(run_of(one) / BEST / WEIGHTS, one / WEIGHTS) for one in folds or (run,)]),
@@ -49,13 +50,13 @@ def _version() -> str:
         return "0+unknown"
 
 
-def _points(run: Path, temperature: float) -> tuple[OperatingPoint, ...]:
-    """The operating points of the run, chosen on calibrated probabilities, which the file gives."""
+def _learned(run: Path, temperature: float) -> calibration.Calibration | None:
+    """The operating points of the run and the thresholds of its classes, chosen on calibrated
+    probabilities, which the file gives."""
     path = run / VAL / PREDICTIONS
     if not path.is_file():
-        return ()
-    found = calibration.fit(calibration.with_temperature(read_predictions(path), temperature))
-    return () if found is None else found.points
+        return None
+    return calibration.fit(calibration.with_temperature(read_predictions(path), temperature))
 
 
 def _trained_on(run: Path) -> dict[str, Any]:

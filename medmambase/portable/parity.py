@@ -13,6 +13,7 @@ import torch
 from medmambase.data.reading.images import normalise
 from medmambase.inference.predictor import Predictor
 from medmambase.inference.probabilities import logits_of
+from medmambase.model.task import HALF
 
 BATCHES = (1, 3, 16)  # images at a time, in turns
 MOST_OFF = 1e-5  # of a probability
@@ -47,8 +48,9 @@ def compare(predictor: Predictor, run: Run, images: npt.NDArray[np.uint8]) -> Pa
     expected = np.stack([one.probabilities for one in predictor(images) if one.probabilities is not None])
     found = in_batches(run, images)
     difference = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
-    called = predictor.network.task.called
-    equal = float((called(found) == called(expected)).reshape(len(images), -1).all(1).mean())
+    task, thresholds = predictor.network.task, HALF if predictor.thresholds is None else predictor.thresholds
+    same = task.called(found, thresholds) == task.called(expected, thresholds)
+    equal = float(same.reshape(len(images), -1).all(1).mean())
     return Parity(len(images), difference, equal, *_times(predictor, run, images[:1]), torch.get_num_threads())
 
 

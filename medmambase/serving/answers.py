@@ -49,7 +49,8 @@ class Answers:
 
     def facts(self) -> dict[str, Any]:
         """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
-        whether probabilities are ``calibrated``, whether an image may have several classes, whether
+        whether probabilities are ``calibrated``, whether an image may have several classes, from
+        which probability on each is then called (``thresholds``, else None), whether
         there are ``maps``, and the operating ``points``, of which that of ``at`` comes first; in
         each ``of_patients`` is the same of the means of patients, or None."""
         return {
@@ -57,6 +58,7 @@ class Answers:
             "classes": list(self.predictor.classes),
             "calibrated": self.calibrated,
             "multi_label": self.predictor.network.task.multi_label,
+            "thresholds": None if self.predictor.thresholds is None else self.predictor.thresholds.tolist(),
             "maps": self.explained is not None,
             "points": [
                 asdict(of_images) | {"of_patients": None if of_means is None else asdict(of_means)}

@@ -16,7 +16,7 @@ const point = () => facts.points[at("point")?.value] ?? null;
 const first = (numbers) => numbers.indexOf(Math.max(...numbers));
 const predicted = (probabilities) =>
   facts.multi_label
-    ? facts.classes.filter((_, column) => probabilities[column] >= 0.5).join(" + ") || "none of them"
+    ? facts.classes.filter((_, column) => probabilities[column] >= facts.thresholds[column]).join(" + ") || "none of them"
     : facts.classes[first(probabilities)];
 const called = (probabilities, chosen) => {
   if (!chosen) return "";

@@ -207,7 +207,7 @@ def test_the_threshold_has_as_many_digits_as_were_asked_for_and_stands_beside_wh
     call = object.__new__(predict._Call)
     call.options, call.out, call.root, call.patients = Namespace(digits=3), Path("out.csv"), Path(), {}
     call.predictor, call.point = (
-        Namespace(classes=("x", "y"), limits=Limits()),
+        Namespace(classes=("x", "y"), limits=Limits(), thresholds=None),
         Namespace(name="x", threshold=0.123456789),
     )
     read = Prediction(0, Path("a.png"), ("x", "y"), np.array([0.25, 0.75]), None)

@@ -21,6 +21,8 @@ from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.model.task import MULTI_LABEL
+from medmambase.portable.metadata import metadata_of
+from medmambase.serving.answers import Answers
 from medmambase.training import session
 
 CLASSES = ("left", "right", "top")
@@ -158,6 +160,10 @@ def test_a_prediction_has_a_probability_and_a_call_for_each_class(
     assert predict.main([str(finished.folder), str(folder), "--at", "top:sensitivity=0.9"]) == 0
     said = capsys.readouterr().out
     assert "not top" in said and "an image is called top if its uncalibrated probability" in said
+    facts = Answers(finished.folder, torch.device("cpu")).facts()
+    assert facts["multi_label"] and facts["thresholds"] == pytest.approx(warm.thresholds)
+    told = metadata_of(finished.folder, finished.network, (warm.temperature,))
+    assert [*json.loads(told["thresholds"]).values()] == pytest.approx(warm.thresholds, abs=0.02)
     network = finished.network
     assert Predictor(network, device="cpu").thresholds.tolist() == [0.5] * 3
     with pytest.raises(ConfigError, match=r"thresholds is \{'left': 0.5\}; wanted one for each of left, right, top"):
