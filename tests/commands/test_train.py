@@ -76,7 +76,8 @@ def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> Non
         "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv", "MODEL_CARD.md",
         "test_access_log.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json",
         "test/calibrated.json", *(f"test/{name}.png" for name in ("confusion", "roc", "pr", "reliability",
-        "mistakes")), *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
+        "mistakes", "answered")), "test/answering.json", "test/distances.csv",
+        *(f"explain/se_stage{i}.png" for i in (1, 2, 3, 4)),
         *(f"explain/{name}" for name in ("sheet_01.png", "gates.png", "faithfulness.png", "faithfulness.json")),
     }  # fmt: skip  # folder by folder
     assert files - {"run.lock"} == promised  # the lock's file is there or not, as the system likes it
