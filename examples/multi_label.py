@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="the pictures and their table are written here")
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--runs", default="runs")
     options = parser.parse_args(arguments)
     table = write_pictures(options.folder, options.pictures, options.size)

@@ -150,7 +150,7 @@ def test_a_prediction_has_a_probability_and_a_call_for_each_class(
     assert predict.main([str(finished.folder), str(folder), "-o", str(out)]) == 0
     found = rows(out)
     of_classes = [f"{what}_{name}" for what in ("prob", "called") for name in CLASSES]
-    assert [*found[0]] == ["path", "predicted", *of_classes, "error", "patient", "note"]
+    assert [*found[0]] == ["path", "predicted", *of_classes, "error", "patient", "note", "unlike"]
     for row in found:
         assert row["predicted"] == "; ".join(name for name in CLASSES if row[f"called_{name}"] == "1")
     words = [str(finished.folder), str(folder), "--by-patient", "mean", "--group-regex", r"(\d)\d\.png"]
