@@ -57,8 +57,7 @@ APPEARANCE = "appearance.json"  # what they look like
 UNLIKE = "unlike.safetensors"  # how far they are from the training images
 CONFORMAL = "conformal.json"  # which classes a set of them holds
 DISTANCES = "distances.csv"  # beside PREDICTIONS: how far each image is from the training images
-ANSWERED = "answered.png"  # beside it: accuracy over the share of images that are answered
-ANSWERING = "answering.json"  # beside it: what comes of calling images unlike, of sets, and of not answering
+ANSWERING, ANSWERED = "answering.json", "answered.png"  # beside it: what comes of not answering
 ACCESS_LOG = "test_access_log.csv"  # each time the test images were looked at
 ACCESS_LOG_BEFORE = "openings.csv"  # its name in version 0.1.0: there it is read, and goes on
 
