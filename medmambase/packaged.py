@@ -9,16 +9,21 @@ the settings that ``medmambase-pretrain --config`` takes, and the log of the pre
 from pathlib import Path
 from typing import Any
 
-from medmambase.config import PRESETS, ConfigError
+from medmambase.config import PRESETS, ConfigError, TrainConfig
 from medmambase.validation import nearest
 
 NONE, DRAWN, AUTO = "none", "drawn", "auto"
 WORDS = (NONE, DRAWN, AUTO)  # values of start that are no path
-# What a training starts from where nobody says it: NONE, or AUTO.
-START = NONE
+START = AUTO  # what a training starts from where nobody says it; docs/results.md has the evidence
 USUAL = "nano"  # the network of DRAWN where nobody names one
 FOLDER = Path(__file__).with_name("weights")
 LICENCE = "MIT licence"
+
+
+def usual(recipe: str) -> str:
+    """Return the network that a recipe trains where nobody names one: that of the drawn weights, or
+    with a recipe of others one as large as theirs."""
+    return USUAL if recipe == TrainConfig().recipe else "tiny"
 
 
 def path_of(model: str) -> Path:

@@ -102,7 +102,7 @@ class Settings:
         """Return the network to train without ``weights``; classes and channels are set later."""
         if self.opponent is not None:
             return OpponentConfig(self.opponent)
-        return self.training.model(PRESETS[self.model or "tiny"])
+        return self.training.model(PRESETS[self.model or packaged.usual(self.training.recipe)])
 
     @property
     def opponent(self) -> Opponent | None:
@@ -190,8 +190,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         for name, value in values.items():
             settings = _set(settings, name, value, shown(name))
     shaped = settings.opponent or settings.training.depths or settings.training.block
-    as_named = not shaped and recipe == "ultrasound"  # as others' recipes were published, weights were new
-    start, model = packaged.settled(settings.start, settings.model, "tiny", as_named=as_named)
+    # As others' recipes were published, weights were new.
+    as_named = not shaped and recipe == TrainConfig().recipe
+    start, model = packaged.settled(settings.start, settings.model, packaged.usual(recipe), as_named=as_named)
     settings = replace(settings, start=start, model=model)
     _check(settings, lambda name: f"{file}: {name}" if name in written and name not in flags else flag(name))
     return settings

@@ -43,7 +43,7 @@ def test_the_model_chooses_which_drawn_weights_and_a_run_records_both(there: Pat
     [
         ({"model": "nano"}, DRAWN),
         ({"model": "nano", "se": "off"}, DRAWN),
-        ({}, DRAWN),  # tiny
+        ({}, DRAWN),  # nano
         ({"model": "micro"}, NONE),
         ({"model": "nano", "depths": (1, 1, 1, 1)}, NONE),
         ({"model": "nano", "recipe": "readme"}, NONE),  # as it was published

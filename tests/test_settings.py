@@ -57,11 +57,11 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
     [
         ("epochs = 3\nbatchsize = 4", "there is no setting 'batchsize'; the nearest is 'batch_size'"),
         ("batch-size = 4", "there is no setting 'batch-size'; the nearest is 'batch_size'"),
-        ("depths = [1, 2]", "depths: depths (1, 2) and dims (96, 192, 384, 768) must have the same length"),
+        ("depths = [1, 2]", "depths: depths (1, 2) and dims (48, 96, 192, 384) must have the same length"),
         ("folds = 1", "folds is 1; it must be at least 2"),
         ("fold = 2", "fold is 2; give --folds too"),
         ("group_regex = '('", "group_regex is '(', which is not a valid regular expression"),
-        ("freeze = 'backbone'", "freeze is 'backbone', but a new network has learned nothing to keep"),
+        ("freeze = 'backbone'\nstart = 'none'", "freeze is 'backbone', but a new network has learned nothing to keep"),
         (f"epochs = {'9' * 5000}", "is not TOML (Exceeds the limit"),
         (f"depths = {'[' * 5000}", "is not TOML (maximum recursion depth exceeded"),
         ("[training]\nepochs = 3", "[training] is a table; write settings outside tables"),
@@ -139,10 +139,13 @@ def test_a_path_that_is_no_unicode_is_left_out_of_the_file_instead_of_spoiling_i
         ({"fold": 1}, "--fold is 1; give --folds too"),
         ({"group_regex": "("}, "--group-regex is '(', which is not a valid regular expression"),
         (
-            {"freeze": "backbone"},
+            {"freeze": "backbone", "start": "none"},
             "--freeze is 'backbone', but a new network has learned nothing to keep; give --start",
         ),
-        ({"backbone_lr_factor": 0.1}, "--backbone-lr-factor is 0.1, but a new network has learned nothing to keep"),
+        (
+            {"backbone_lr_factor": 0.1, "start": "none"},
+            "--backbone-lr-factor is 0.1, but a new network has learned nothing to keep",
+        ),
         ({"data": "x", "demo": True}, "leave out one of data and demo"),
     ],
 )

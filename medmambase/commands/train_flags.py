@@ -18,8 +18,8 @@ __all__ = ["AUTO", "GROUPS", "parse", "parser"]
 # published network.
 GROUPS: dict[str, dict[str, str]] = {
     "most used settings": {
-        "model": "size of the network; nano and micro suit a machine without a GPU (default: tiny); or another "
-        "network to compare with, by a recipe of its own (needs medmambase[opponents])",
+        "model": "size of the network (default: nano; with the recipe of an original tiny); or another network to "
+        "compare with, by a recipe of its own (needs medmambase[opponents])",
         "se": "squeeze-and-excitation gates; off: the same network without them",
         "recipe": "training recipe: ours, or the one published with an original network",
         "epochs": "maximum number of passes over the training images",

@@ -7,7 +7,9 @@ All tables must be of one network, and of images that it has not learned from, s
 val/predictions.csv and test/predictions.csv of a run.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,11 @@ from medmambase.inference.conformal import Sets
 DIVISIONS = 200
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the mean coverage, counted in images and, where patients are known, in patients."""
-    tables = [read_predictions(Path(path)) for path in paths]
+    parser = argparse.ArgumentParser(description="Measure how often sets of classes hold the true one.")
+    parser.add_argument("tables", nargs="+", type=Path, metavar="PREDICTIONS.csv", help="predictions of one network")
+    tables = [read_predictions(path) for path in parser.parse_args(arguments).tables]
     whole = Predictions(
         tuple(name for one in tables for name in one.names), np.concatenate([one.labels for one in tables]),
         np.concatenate([one.probabilities for one in tables]), tables[0].classes,
@@ -55,4 +59,4 @@ def tell(counted: str, whole: Predictions, clusters: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,8 +8,9 @@ with noise, blurred, quarters changed, pixels shuffled) and drawn (noise, flat g
 pictures of other body parts); each NAME=FOLDER is one more.
 """
 
+import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,20 @@ Picture = np.ndarray
 DRAWN = 60  # pictures of each kind that is drawn
 
 
-def main(words: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each kind."""
-    predictor = Predictor.load(words[0])
+    parser = argparse.ArgumentParser(description="Measure how well images unlike the training images are noticed.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run that has validation images")
+    parser.add_argument(
+        "images", type=Path, metavar="IMAGES", help="images like those it was trained on, which are new to it"
+    )
+    parser.add_argument("kinds", nargs="*", metavar="NAME=FOLDER", help="images of another kind")
+    chosen = parser.parse_args(arguments)
+    predictor = Predictor.load(chosen.run)
     if not predictor.limits.detectors:
         print("\n".join(predictor.limits.told()))
         return 1
-    own = list(pictures(Path(words[1])))
+    own = list(pictures(chosen.images))
     size = predictor.network.preprocessing.size
     rng = np.random.default_rng(0)
     near = distances(predictor, own)
@@ -40,7 +48,7 @@ def main(words: list[str]) -> int:
         tell(name, distances(predictor, [change(one) for one in own]), near)
     for name, draw in drawings(size, rng).items():
         tell(name, distances(predictor, [draw(number) for number in range(DRAWN)]), near)
-    for word in words[2:]:
+    for word in chosen.kinds:
         name, _, folder = word.partition("=")
         tell(name, distances(predictor, list(pictures(Path(folder)))), near)
     return 0
@@ -109,4 +117,4 @@ def tell(name: str, far: np.ndarray, near: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
