@@ -273,7 +273,7 @@ def one_of_each(
             if is_given(values, one) and is_given(values, other):
                 raise ConfigError(f"{shown(one)} is {values[one]!r}, but {why}; leave out one of {one} and {other}")
         if is_given(flags, one) or is_given(flags, other):
-            kept = {name: value for name, value in kept.items() if name not in (one, other)}
+            kept = {name: v for name, v in kept.items() if name not in (one, other) or not is_given(kept, name)}
     return dict(flags), kept
 
 

@@ -33,6 +33,11 @@ def test_the_model_chooses_which_drawn_weights_and_a_run_records_both(there: Pat
     file = there / "x.toml"
     file.write_text(tiny.to_toml(), encoding="utf-8", newline="\n")
     assert resolve({}, file) == tiny and resolve({"start": "w"}, file).model is None
+    with pytest.raises(ConfigError, match="no weights for micro"):  # not passed over for another network by flag
+        resolve({"model": "micro"}, file)
+    assert [line.trainings[0].start for line in lines(("resnet18", "nano"), 1, {}, file)] == [NONE, DRAWN]
+    file.write_text(resolve({"data": "x", "start": NONE}).to_toml(), encoding="utf-8", newline="\n")
+    assert resolve({"model": "nano"}, file).start == NONE
     assert resolve({"demo": True, "start": DRAWN}).training.depths is None  # those of the weights
     first = pretraining.resolve({"drawn": True, "start": DRAWN, "model": "tiny"})
     assert first.weights == tiny.weights and pretraining.resolve({"drawn": True, "start": DRAWN}).model == "nano"
