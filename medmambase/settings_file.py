@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmambase.config import ConfigError
+from medmambase.packaged import NONE
 from medmambase.privacy import names_folders
 from medmambase.run_folder import CONFIG, CROSSVAL, Writer, read_private, writer_of
 from medmambase.validation import check, nearest
@@ -63,6 +64,8 @@ def read(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML ({error}){advice}") from error
     private = todays(read_private(path.parent) or {} if path.name in (CONFIG, CROSSVAL) else {})
     values = {name: value for name, value in private.items() if name in wanted} | todays(values)
+    if path.name in (CONFIG, CROSSVAL) and "demo" in values:  # of a training; before there was a word for it
+        values.setdefault("start", NONE)
     for name, value in values.items():
         if name not in wanted:
             if isinstance(value, dict):

@@ -59,7 +59,13 @@ IMPORTS = (
     ),
     (
         "medmambase.settings_file",
-        ("medmambase.config", "medmambase.privacy", "medmambase.run_folder", "medmambase.validation"),
+        (
+            "medmambase.config",
+            "medmambase.packaged",
+            "medmambase.privacy",
+            "medmambase.run_folder",
+            "medmambase.validation",
+        ),
     ),
     ("medmambase.packaged", ("medmambase.config", "medmambase.validation")),
     ("medmambase.doctor*", ("medmambase.doctor*",)),  # which must work where torch does not

@@ -38,6 +38,9 @@ def test_the_model_chooses_which_drawn_weights_and_a_run_records_both(there: Pat
     assert [line.trainings[0].start for line in lines(("resnet18", "nano"), 1, {}, file)] == [NONE, DRAWN]
     file.write_text(resolve({"data": "x", "start": NONE}).to_toml(), encoding="utf-8", newline="\n")
     assert resolve({"model": "nano"}, file).start == NONE
+    run = there / "config.toml"  # of a run of before, which names no weights
+    run.write_text(resolve({"model": "nano"}, file).to_toml().replace('start = "none"\n', ""), encoding="utf-8")
+    assert resolve({}, run).start == NONE
     assert resolve({"demo": True, "start": DRAWN}).training.depths is None  # those of the weights
     first = pretraining.resolve({"drawn": True, "start": DRAWN, "model": "tiny"})
     assert first.weights == tiny.weights and pretraining.resolve({"drawn": True, "start": DRAWN}).model == "nano"

@@ -24,7 +24,8 @@ def run_of(folder: Path, called: int = 0, **settings: object) -> Path:
     """A run of these settings that calls both images alike."""
     (folder / "test").mkdir(parents=True)
     file = "crossval.toml" if "folds" in settings else "config.toml"
-    (folder / file).write_text(resolve({"start": "none"} | settings).to_toml(), encoding="utf-8", newline="\n")
+    given = {} if "start" in settings else {"start": "none", "model": "tiny"}
+    (folder / file).write_text(resolve(given | settings).to_toml(), encoding="utf-8", newline="\n")
     write_predictions(folder / "test" / "predictions.csv", predicted(called))
     return folder
 
