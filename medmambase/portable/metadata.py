@@ -7,10 +7,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medmambase.evaluation import calibration
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import read_json
-from medmambase.inference.loading import run_of
+from medmambase.inference.loading import run_of, thresholds_of
 from medmambase.model.classifier import Classifier
 from medmambase.run_folder import BEST, DATA_REPORT, PREDICTIONS, VAL, WEIGHTS, folds_of
 
@@ -27,8 +29,7 @@ def metadata_of(run: Path, network: Classifier, temperatures: tuple[float, ...])
     how, folds = network.preprocessing, folds_of(run)
     kind, shape = "grey" if how.channels == 1 else "RGB", f"(batch, {how.size}, {how.size}, {how.channels})"
     learned = None if folds else _learned(run_of(run), temperatures[0])
-    thresholds = {"thresholds": _json(learned.thresholds)} if learned and network.task.multi_label else {}
-    return thresholds | {
+    return _thresholds(run, network, temperatures[0]) | {
         "about": f"medmambase {_version()}. {RESEARCH}",
         "input": f"image: uint8 {shape}, {kind}, prepared as preprocessing says",
         "output": "probabilities: float32 (batch, classes), in the order of classes",
@@ -51,12 +52,21 @@ def _version() -> str:
 
 
 def _learned(run: Path, temperature: float) -> calibration.Calibration | None:
-    """The operating points of the run and the thresholds of its classes, chosen on calibrated
-    probabilities, which the file gives."""
+    """The operating points of the run, chosen on calibrated probabilities, which the file gives."""
     path = run / VAL / PREDICTIONS
     if not path.is_file():
         return None
     return calibration.fit(calibration.with_temperature(read_predictions(path), temperature))
+
+
+def _thresholds(run: Path, network: Classifier, temperature: float) -> dict[str, str]:
+    """From which calibrated probability on the run calls each class; nothing of a network of one
+    class an image, and of a run without validation images."""
+    found = thresholds_of(run, network)
+    if found is None:
+        return {}
+    warmer = network.task.apply_temperature(np.array([found[name] for name in network.classes]), temperature)
+    return {"thresholds": _json(dict(zip(network.classes, warmer.tolist(), strict=True)))}
 
 
 def _trained_on(run: Path) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def test_a_prediction_has_a_probability_and_a_call_for_each_class(
     facts = Answers(finished.folder, torch.device("cpu")).facts()
     assert facts["multi_label"] and facts["thresholds"] == pytest.approx(warm.thresholds)
     told = metadata_of(finished.folder, finished.network, (warm.temperature,))
-    assert [*json.loads(told["thresholds"]).values()] == pytest.approx(warm.thresholds, abs=0.02)
+    assert [*json.loads(told["thresholds"]).values()] == pytest.approx(warm.thresholds)
     network = finished.network
     assert Predictor(network, device="cpu").thresholds.tolist() == [0.5] * 3
     with pytest.raises(ConfigError, match=r"thresholds is \{'left': 0.5\}; wanted one for each of left, right, top"):
