@@ -207,7 +207,7 @@ def leave_out_pictures(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """Leave out drawing, most of the time of a small run, where other tests look at it."""
     for module in modules or DRAWN:
         for name in DRAWN[module]:
-            monkeypatch.setattr(f"medmambase.evaluation.{module}.{name}", lambda *_: None)
+            monkeypatch.setattr(f"medmambase.evaluation.{module}.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -89,7 +89,8 @@ def test_images_that_were_learned_from_are_told_apart_in_a_set_without_splits(
     assert "the same pixels, or the same patient, as an image in train or val" in page
     assert "No patients are known, so each image counts" in page and "What reviewers ask" not in page
     assert set(re.findall('href="#([^"]*)"', source)) <= set(re.findall('id="([^"]*)"', source))
-    drawn = sum((folder / f"{name}.png").is_file() for name in ("confusion", "roc", "pr", "reliability", "mistakes"))
+    pictures = ("confusion", "roc", "pr", "reliability", "mistakes", "answered")
+    drawn = sum((folder / f"{name}.png").is_file() for name in pictures)
     assert source.count("<img") == drawn >= 4
     assert kept == {name: (run / name).read_bytes() for name in kept}  # those of the training
     found = read_predictions(folder / "predictions.csv")

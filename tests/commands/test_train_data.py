@@ -66,6 +66,7 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "allow_leak": True,
         "splits": None,
         "class_names": "0=ill",
+        "labels": None,
         "duplicates": None,
     }
     assert asked == [Path("somewhere"), wanted]

@@ -20,7 +20,8 @@ from medmambase.evaluation.intervals import (
     confidence_with_intervals,
     evaluate_with_intervals,
 )
-from medmambase.evaluation.metrics import Metrics, _areas, evaluate, range_of
+from medmambase.evaluation.metrics import Metrics, evaluate, range_of
+from medmambase.evaluation.metrics import areas as weighted_areas
 from medmambase.evaluation.predictions import Predictions
 
 
@@ -292,7 +293,7 @@ def test_areas_are_the_same_to_the_last_bit_as_in_their_definition(images: int, 
     scores, weights = rng.random(images).round(digits), rng.poisson(1, (300, images)).astype(np.float64)
     for positive in (rng.random(images) < 0.3, np.ones(images, dtype=bool), np.zeros(images, dtype=bool)):
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = _areas(positive, scores, weights)
+            found = weighted_areas(positive, scores, weights)
         for one, wanted in zip(found, as_defined(positive, scores, weights), strict=True):
             assert np.array_equal(one, wanted, equal_nan=True)
 

@@ -253,6 +253,8 @@ def test_the_tables_hold_every_public_function_and_every_argument() -> None:
         function = getattr(kernels, name)
         if name in ("BACKENDS", "BackendError", "Capture"):  # values, and what takes nothing
             continue
+        if function.__module__ == "medmambase_kernels.export":  # test_export.py has what they refuse
+            continue
         parameters = inspect.signature(function).parameters.values()
         others = {p.name for p in parameters if p.annotation not in (Tensor, Tensor | None)}
         assert others == (OTHERS[name][2].keys() - {"x"} if name in OTHERS else set()), name

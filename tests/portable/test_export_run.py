@@ -50,6 +50,7 @@ def light(run: Path) -> Path:
     """A finished run with a network that is quickly exported in the place of its own."""
     own = Predictor.load(run, device="cpu").network
     small(0, own.classes, own.preprocessing.channels).save(run / "best")
+    (run / "unlike.safetensors").unlink()  # which measures the features of its own
     return run
 
 

@@ -215,7 +215,7 @@ def test_one_that_is_interrupted_goes_on_by_the_same_call_to_the_same_bytes(
         import importlib
         for module, names in {DRAWN!r}.items():
             for name in names:
-                setattr(importlib.import_module("medmambase.evaluation." + module), name, lambda *_: None)
+                setattr(importlib.import_module("medmambase.evaluation." + module), name, lambda *_, **__: None)
     """
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text("if True:" + code, encoding="utf-8")

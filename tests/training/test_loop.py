@@ -146,9 +146,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, figures: Iterable[tuple[float, flo
     """Validation that says, epoch by epoch, (AUC, balanced accuracy, loss)."""
     script = iter(figures)
 
-    def says(labels, probabilities, classes):
+    def says(validation, probabilities, classes):
         auc, balanced, loss = next(script)
-        return replace(evaluate(labels, probabilities, classes), auc=auc, balanced_accuracy=balanced), loss
+        metrics = evaluate(validation.labels, probabilities, classes)
+        return replace(metrics, auc=auc, balanced_accuracy=balanced), loss
 
     monkeypatch.setattr(loop, "_figures", says)
 
