@@ -20,6 +20,7 @@ from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import summary
 
 CLASSES = ("a", "b", "c d", "e")
+THRESHOLDS = (0.5, 0.4, 0.6, 0.3)
 
 
 def drawn(images: int, seed: int = 0, patients: int = 0, sharp: float = 1.5) -> Predictions:
@@ -27,18 +28,18 @@ def drawn(images: int, seed: int = 0, patients: int = 0, sharp: float = 1.5) -> 
     truth = (rng.random((images, 4)) < (0.5, 0.3, 0.2, 0.1)).astype(np.int64)
     logits = sharp * (truth - 0.5) + rng.normal(size=(images, 4))
     probabilities = 1 / (1 + np.exp(-np.round(logits, 1)))  # some are equal
-    thresholds = np.array([0.5, 0.4, 0.6, 0.3])
     names = tuple(f"{number}.png" for number in range(images))
     return Predictions(
         names, truth, probabilities, CLASSES, tuple(f"p{n % patients}" for n in range(images)) if patients else (),
-        calls=(probabilities >= thresholds).astype(np.int64),
+        calls=(probabilities >= THRESHOLDS).astype(np.int64),
     )  # fmt: skip  # one argument list
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_figure_is_that_of_scikit_learn(seed: int) -> None:
     p = drawn(200, seed)
-    y, called, scores = p.labels, p.predicted, p.probabilities
+    y, scores = p.labels, p.probabilities
+    called = (scores >= THRESHOLDS).astype(np.int64)
     found = judged.evaluate(p)
     assert isinstance(found, MultiLabelMetrics)
     precision, recall, f1, support = sk.precision_recall_fscore_support(y, called, average=None)
