@@ -56,6 +56,15 @@ def _widths(dims: tuple[int, ...]) -> tuple[int, ...]:
     return dims
 
 
+def check_frames(wish: str) -> str:
+    """Return ``wish``, a choice of frames. Raises ValueError with what was wanted."""
+    number = wish.isascii() and wish.isdigit() and 0 < len(wish.lstrip("0")) < 7
+    if wish not in ("first", "middle", "all") and not number:
+        raise ValueError("first, middle, all, or how many frames, as a whole number above 0")
+    return wish
+
+
+Frames = Annotated[str, AfterValidator(check_frames)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=1, le=10_000)]  # of a square picture; readers take 100 million pixels at most

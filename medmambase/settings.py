@@ -15,6 +15,7 @@ from medmambase.config import (
     AnyConfig,
     ConfigError,
     Count,
+    Frames,
     Opponent,
     OpponentConfig,
     TrainConfig,
@@ -64,14 +65,15 @@ class Settings:
 
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``class_names`` gives classes
-    other names: "0=malignant,1=benign". ``labels``: the columns of a CSV that are a class
-    each: "cyst,stone". ``folds``: cross-validation, of which this run is ``fold``,
-    counted from 0 (folds 0: none). ``split_seed`` is that of splits and folds (None: the seed of
-    everything else); ``splits`` a table that divides the images. ``keep_duplicates_together``: no
-    split that is drawn separates duplicates, or their patients. ``allow_leak``: go on with
-    patients in two splits. ``plain_patients``: the run's files name patients as the data does, not
-    by pseudonyms. ``start``: the weights to start from, a path or a word of ``packaged``.
-    ``soft_labels``: a table of probabilities that training images are learned by.
+    other names: "0=malignant,1=benign". ``labels``: the columns of a CSV that are a class each:
+    "cyst,stone". ``frames`` of files that have several: "first", "middle", "all" or a number (None:
+    the first). ``folds``: cross-validation, of which this run is ``fold``, counted from 0 (folds 0:
+    none). ``split_seed`` is that of splits and folds (None: the seed of everything else);
+    ``splits`` a table that divides the images. ``keep_duplicates_together``: no split that is drawn
+    separates duplicates, or their patients. ``allow_leak``: go on with patients in two splits.
+    ``plain_patients``: the run's files name patients as the data does, not by pseudonyms.
+    ``start``: the weights to start from, a path or a word of ``packaged``. ``soft_labels``: a table
+    of probabilities that training images are learned by.
     """
 
     data: str | None = None
@@ -80,6 +82,7 @@ class Settings:
     group_column: str | None = None
     class_names: str | None = None
     labels: str | None = None
+    frames: Frames | None = None
     folds: Count = 0
     fold: Count = 0
     split_seed: Count | None = None
@@ -139,6 +142,8 @@ class Settings:
         return toml_of({name: self.value(name) for name in TYPES if name not in leave_out}, _ABOUT[file])
 
 
+_OF_DATA = ("group_regex", "group_column", "class_names", "labels", "frames", "folds", "splits",
+            "keep_duplicates_together", "soft_labels")  # fmt: skip  # one list
 _OWN = tuple(f.name for f in fields(Settings) if f.name != "training")
 
 
@@ -285,11 +290,7 @@ def _set(settings: Settings, name: str, value: Any, shown: str) -> Settings:
 
 def _check(settings: Settings, shown: Callable[[str], str]) -> None:
     """Check settings that depend on each other; ``shown``: where a setting comes from."""
-    of_data = (
-        "group_regex", "group_column", "class_names", "labels", "folds", "splits", "keep_duplicates_together",
-        "soft_labels",
-    )  # fmt: skip  # one list
-    for name in of_data if settings.demo else ():
+    for name in _OF_DATA if settings.demo else ():
         if settings.value(name):
             raise ConfigError(
                 f"{shown(name)} is {settings.value(name)!r}, but --demo makes its own images, classes and splits; "

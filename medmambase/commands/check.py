@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             splits=Path(settings.splits) if settings.splits else None,
             class_names=settings.class_names,
             labels=settings.labels,
+            frames=settings.frames,
             duplicates=duplicates if settings.keep_duplicates_together else None,
         )
         console.say(f"reading {count_of(len(manifest.samples), 'image')} of {source}")
@@ -96,7 +97,8 @@ def _steps(settings: Settings, manifest: Manifest, intake: session.Intake) -> li
     """What can be done next: patients first, then what was found, then the training."""
     data, steps = settings.data or "", []
     # Images, classes and splits are to be those that were checked.
-    given = {name: settings.value(name) for name in ("group_regex", "group_column", "class_names", "labels", "splits")}
+    names = ("group_regex", "group_column", "class_names", "labels", "frames", "splits")
+    given = {name: settings.value(name) for name in names}
     if settings.split_seed is not None or settings.seed_of_splits != TrainConfig().seed:
         given["split_seed"] = settings.seed_of_splits
     words = [str(word) for name, value in given.items() if value is not None for word in (flag(name), value)]

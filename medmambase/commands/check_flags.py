@@ -12,6 +12,7 @@ SETTINGS = {
     "group_column": "the CSV column that names the patient",
     "class_names": "other names for classes: 0=malignant,1=benign",
     "labels": "columns of a CSV that hold 0 or 1, one for each class, where an image may have several: cyst,stone",
+    "frames": "which frames of a file that has several are images: first, middle, all, or a number of them (first)",
     "plain_patients": "name patients in the report's files as the data does, instead of by pseudonyms",
     "image_size": "has no effect: images are always compared at the same size",
     "seed": "random seed for splits that the data does not define (0)",
@@ -22,8 +23,8 @@ SETTINGS = {
     "name": "name of the report folder (default: the name of the data, with -check)",
 }
 METAVARS = {
-    "group_regex": "REGEX", "group_column": "COLUMN", "class_names": "CLASS=NAME,...",
-    "labels": "COLUMN,...", "splits": "FILE", "runs": "FOLDER", "name": "NAME",
+    "group_regex": "REGEX", "group_column": "COLUMN", "class_names": "CLASS=NAME,...", "labels": "COLUMN,...",
+    "frames": "first|middle|all|N", "splits": "FILE", "runs": "FOLDER", "name": "NAME",
 }  # fmt: skip  # of those that are no numbers
 
 

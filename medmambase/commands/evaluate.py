@@ -74,7 +74,8 @@ def _check_flags(options: argparse.Namespace) -> None:
             f"DATA is {options.data}, but {options.run} is a table of predictions, and only a network can be tested "
             f"on images; give the folder of its run, or leave out DATA"
         )
-    for name in ("name", "group_regex", "group_column", "class_names", "labels") if options.data is None else ():
+    of_data = ("name", "group_regex", "group_column", "class_names", "labels", "frames")
+    for name in of_data if options.data is None else ():
         if (value := getattr(options, name)) is not None:
             about = "names the folder of results on" if name == "name" else "describes"
             raise ConfigError(
@@ -170,6 +171,7 @@ def _try(options: argparse.Namespace, words: Sequence[str]) -> int:
         source,
         group_regex=options.group_regex,
         group_column=options.group_column,
+        frames=options.frames,
         class_names=options.class_names,
         labels=options.labels,
     )

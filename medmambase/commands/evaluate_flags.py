@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands.flags import Parser, add_device, new_parser, positive
+from medmambase.commands.flags import Parser, add_device, add_frames, new_parser, positive
 
 
 def parser() -> Parser:
@@ -54,6 +54,7 @@ def parser() -> Parser:
         metavar="COLUMN,...",
         help="with DATA: columns of a CSV that hold 0 or 1, one for each class, where an image may have several",
     )
+    add_frames(found, "with DATA: ")
     found.add_argument("--batch-size", type=positive, default=32, help="with DATA: images per batch (%(default)s)")
     add_device(found)
     return found

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from medmambase import __version__
+from medmambase.config import check_frames
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +55,24 @@ def new_parser(program: str, description: str, epilog: str, *, usage: str | None
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+
+
+def add_frames(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add ``--frames``; ``when`` it has an effect."""
+    parser.add_argument(
+        "--frames",
+        type=_frames,
+        metavar="first|middle|all|N",
+        help=f"{when}which frames of a file that has several are images: first, middle, all, or N evenly spaced ones "
+        "(default: first)",
+    )
+
+
+def _frames(text: str) -> str:
+    try:
+        return check_frames(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from error
 
 
 def positive(text: str) -> int:

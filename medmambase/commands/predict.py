@@ -1,5 +1,5 @@
 """``medmambase-predict RUN IMAGES -o out.csv``: predict any number of files, one row each; with
-``--by-patient`` one row for each patient."""
+``--by-patient`` one row for each patient, with ``--by-file`` for each file."""
 
 import argparse
 import sys
@@ -14,11 +14,13 @@ from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.manifest.groups import patients_of
 from medmambase.data.reading.dicom import patient_of
+from medmambase.data.reading.frames import framed_name
+from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.files import move
 from medmambase.inference.loading import run_of
-from medmambase.inference.patients import by_patient
+from medmambase.inference.patients import Rule, by_patient
 from medmambase.inference.predictor import Prediction, Predictor
 from medmambase.inference.probable import Probable
 from medmambase.lines import one_line
@@ -52,10 +54,11 @@ class _Call:
         self.options, self.source, self.out = options, options.images, options.output
         if self.out is not None:
             guard.check_file("-o", self.out)
-        if options.at and options.by_patient:
+        if options.at and (options.by_file or options.by_patient == "max"):
+            other = "--by-file" if options.by_file else "--by-patient max"
             raise ConfigError(
-                "--at finds its threshold on single images, so it does not fit the probabilities of patients; leave "
-                "out --at or --by-patient"
+                f"--at finds its threshold on single images, or on means over patients, so it does not fit {other}; "
+                f"leave out --at, or take --by-patient mean"
             )
         self.root = self.source if self.source.is_dir() else self.source.parent
         self.patients = patients_of(self.source, options.group_regex) if options.group_regex else {}
@@ -74,8 +77,11 @@ class _Call:
         return self.predictor.thresholds is not None
 
     def run(self) -> int:
-        predictions = self._counted(self.predictor(self.source, self.options.batch_size))
-        header, rows = self._of_patients(predictions) if self.options.by_patient else self._of_images(predictions)
+        predictions = self._counted(
+            self.predictor(self.source, self.options.batch_size, self.options.frames or "first")
+        )
+        together = self.options.by_patient or self.options.by_file
+        header, rows = self._together(predictions, together) if together else self._of_images(predictions)
         code = self._print(header, rows) if self.out is None else self._write(header, rows)
         if code:
             return code
@@ -83,9 +89,10 @@ class _Call:
             self._tell()
             print("\n".join(self.predictor.limits.told()))
         if self.point is not None:
+            what = "a patient" if self.options.by_patient else "an image"
             kind = "calibrated" if self.options.calibrated else "uncalibrated"
             print(
-                f"an image is called {self.point.name} if its {kind} probability of this class is at least "
+                f"{what} is called {self.point.name} if its {kind} probability of this class is at least "
                 f"{self.point.threshold:.6g}: on the validation images, sensitivity {self.point.sensitivity:.3f} and "
                 f"specificity {self.point.specificity:.3f}"
             )
@@ -123,6 +130,14 @@ class _Call:
         validation = read_predictions(path)
         if self.options.calibrated:
             validation = with_temperature(validation, self.predictor.temperature)
+        if self.options.by_patient:
+            patients = of_patients(validation)
+            if patients is None or not patients.predictions.names:
+                raise ConfigError(
+                    f"--at {self.options.at} with --by-patient chooses its threshold on patients, and no patient of "
+                    f"{path} has several images of one class; leave out one of them"
+                )
+            validation = patients.predictions
         return point_at(validation, self.options.at)
 
     def _counted(self, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -161,20 +176,25 @@ class _Call:
             for one in predictions
         )  # fmt: skip  # in the order of the columns
 
-    def _of_patients(self, predictions: Iterable[Prediction]) -> tuple[Row, Iterator[Row]]:
-        """A header, and a row for each patient, once all images are predicted."""
-        found = by_patient(predictions, self.options.by_patient, self._patient, self._name)
-        if unknown := sum(one.alone for one in found):
+    def _together(self, predictions: Iterable[Prediction], rule: Rule) -> tuple[Row, Iterator[Row]]:
+        """A header, and a row for each patient, or file, once all images are predicted."""
+        of_file = self.options.by_file is not None
+        whose = (lambda one: "") if of_file else self._patient
+        found = by_patient(predictions, rule, whose, self._file)
+        if (unknown := sum(one.alone for one in found)) and not of_file:
             print(
                 f"{count_of(unknown, 'image belongs to no known patient', 'images belong to no known patient')}: each "
                 f"has its own row; --group-regex finds the patient in the path"
             )
         whole = self.out is not None
         knows = ("unlike",) if self.predictor.limits.detectors else ()
-        return (*OF_PATIENT[: 2 if self.several else 3], *(self._columns() if whole else ()), *IMAGES, *knows), (
+        at = AT if self.point else ()
+        first = (COLUMNS if of_file else OF_PATIENT)[: 2 if self.several else 3]
+        return (*first, *(self._columns() if whole else ()), *IMAGES, *knows, *at), (
             (
                 one.name, *self._called_best(one), *(self._of_classes(one) if whole else ()),
                 one.images, one.unread, one.noted, *((one.unlike,) if knows else ()),
+                *((self._called(one), self._threshold(one)) if self.point else ()),
             )
             for one in found
         )  # fmt: skip  # in the order of the columns
@@ -197,7 +217,7 @@ class _Call:
         """Print the first rows as a table."""
         table = [["" if cell is None else str(cell) for cell in row] for row in (header, *islice(rows, SHOWN))]
         more = next(rows, None)
-        self.partial = more is not None and not self.options.by_patient
+        self.partial = more is not None and not (self.options.by_patient or self.options.by_file)
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -210,6 +230,7 @@ class _Call:
     def _words(self) -> list[str]:
         """The flags of this call that choose what a row holds."""
         given = {"--at": self.options.at, "--by-patient": self.options.by_patient}
+        given |= {"--by-file": self.options.by_file, "--frames": self.options.frames}
         given |= {"--group-regex": self.options.group_regex, "--digits": self.options.digits}
         words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
         return [*words, "--calibrated"] if self.options.calibrated else words
@@ -236,22 +257,25 @@ class _Call:
         print(f"{count_of(self.good, 'image')} predicted{unread}: {self.out.resolve()}")
         return 0
 
-    def _name(self, one: Prediction) -> str:
+    def _file(self, one: Prediction) -> str:
         return one.path.relative_to(self.root).as_posix() if one.path else ""
 
+    def _name(self, one: Prediction) -> str:
+        return self._file(one) if one.frame is None else framed_name(self._file(one), one.frame - 1, one.frames)
+
     def _patient(self, one: Prediction) -> str:
-        known = self.patients.get(self._name(one), one.patient)
+        known = self.patients.get(self._file(one), one.patient)
         # Of a DICOM file whose picture is damaged the header may still be whole.
         return patient_of(one.path) if one.path and one.problem and not known else known
 
-    def _called(self, one: Prediction) -> str:
-        if self.point is None or one.problem is not None:
+    def _called(self, one: Probable) -> str:
+        if self.point is None or one.probabilities is None:
             return ""
         reached = one.by_class[self.point.name] >= self.point.threshold
         return self.point.name if reached else f"not {self.point.name}"
 
-    def _threshold(self, one: Prediction) -> float | str | None:
-        return None if self.point is None or one.problem is not None else self._rounded(self.point.threshold)
+    def _threshold(self, one: Probable) -> float | str | None:
+        return None if self.point is None or one.probabilities is None else self._rounded(self.point.threshold)
 
     def _rounded(self, value: float | None) -> float | str | None:
         digits = self.options.digits or (3 if self.out is None else None)

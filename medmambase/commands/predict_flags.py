@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmambase.commands.flags import Parser, add_device, new_parser, positive
+from medmambase.commands.flags import Parser, add_device, add_frames, new_parser, positive
 
 
 def parser() -> Parser:
@@ -14,8 +14,8 @@ def parser() -> Parser:
         description="Predict every image below a folder. A file that cannot be read becomes a row with the reason. "
         "For research only, not for diagnosis.",
         epilog="Columns: path, predicted, probability, prob_<class> for each class, error, patient, note, unlike, "
-        "set; with --at also called, threshold; with --by-patient: patient, predicted, probability, prob_<class>, "
-        "images, unread, noted, unlike. "
+        "set; with --at also called, threshold; with --by-patient (or --by-file): patient (or path), predicted, "
+        "probability, prob_<class>, images, unread, noted, unlike. A frame is path#number. "
         "Exit code: 0 ok, 2 usage, 3 data, also if nothing could be read, 4 environment, 130 interrupted",
     )
     found.add_argument(
@@ -46,6 +46,12 @@ def parser() -> Parser:
         help="one row for each patient: the mean, or the largest, of the probabilities of the patient's images",
     )
     found.add_argument(
+        "--by-file",
+        choices=("mean", "max"),
+        help="one row for each file: the mean, or the largest, of the probabilities of its frames",
+    )
+    add_frames(found)
+    found.add_argument(
         "--group-regex",
         metavar="REGEX",
         help='regular expression that finds the patient in an image\'s path, such as "(patient\\d+)" (default: the '
@@ -62,4 +68,8 @@ def parser() -> Parser:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; None: those of the command line. Raises SystemExit for --help, --version and
     wrong flags."""
-    return parser().read(words, "give the folder that holds the images, or one image at a time")
+    chosen = parser()
+    options = chosen.read(words, "give the folder that holds the images, or one image at a time")
+    if options.by_file and options.by_patient:
+        chosen.error("--by-file and --by-patient both say what has a row; give one of them")
+    return options

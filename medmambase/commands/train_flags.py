@@ -34,6 +34,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "class_names": "other names for classes: 0=malignant,1=benign",
         "labels": "columns of a CSV that hold 0 or 1, one for each class, where an image may have several: cyst,stone "
         "(default: a column of labels or, without one, all other columns if they hold 0 and 1)",
+        "frames": "which frames of a DICOM, GIF, TIFF or WebP file that has several are images: first, middle, all, or "
+        "a number of them, evenly spaced; those of a file count as one patient, and stay in one split (default: first)",
         "folds": "number of cross-validation folds, stratified and grouped by patient; each run trains one",
         "fold": "the fold that this run tests on, counted from 0; if the data has its own test split, the run "
         "validates on this fold instead",

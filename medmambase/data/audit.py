@@ -154,7 +154,9 @@ def audit(images: ImageSet, manifest: Manifest, seen: Collection[str] = ()) -> A
     for the comparison grow with the square of the number of images: 12,400 take seconds."""
     contents, links = _compared(images.facts)
     look = _Look(images, manifest.classes)
-    same = [rows for rows in contents if len(rows) > 1]
+    # Frames of one file resemble each other, and stay together anyway.
+    same = [rows for rows in contents if len(rows) > 1 and not look.of_one_file(rows)]
+    links = [link for link in links if not look.of_one_file([*contents[link[0]], *contents[link[1]]])]
     across, conflicts, leaked = [], [], set[int]()
     pairs: Iterable[tuple[Sequence[int], Sequence[int], float, bool]] = [(rows, rows, 1.0, True) for rows in same]
     for one, other, likeness, exact in [
@@ -223,6 +225,11 @@ class _Look:
             [sample.split for sample in images.samples],
             [sample.label for sample in images.samples],
         )
+
+    def of_one_file(self, rows: Sequence[int]) -> bool:
+        """Whether these are frames of a single file."""
+        frames = all(self.samples[row].frame is not None for row in rows)
+        return frames and len({self.samples[row].path for row in rows}) == 1
 
     def names(self, groups: Iterable[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
         return tuple(sorted(tuple(sorted(self.samples[row].name for row in group)) for group in groups))

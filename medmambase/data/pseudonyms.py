@@ -100,14 +100,19 @@ def _places(manifest: Manifest) -> dict[str, str]:
     for sample in manifest.samples:
         if sample.row is None and (PurePath(sample.name).is_absolute() or sample.name.startswith("/")):
             if sample.path.is_relative_to(manifest.root):
-                found[sample.name] = place(sample.path, manifest.root)
+                found[sample.name] = place(sample.path, manifest.root) + _mark(sample)
             else:
                 outside[sample.path.anchor].append(sample)
     for drive, samples in outside.items():
         shared = Path(os.path.commonpath([sample.path.parent for sample in samples]))
         above = PATH if len(outside) == 1 else f"{PATH}/{re.sub(r'[^0-9A-Za-z]', '', drive)}"
-        found |= {sample.name: f"{above}/{place(sample.path, shared)}" for sample in samples}
+        found |= {sample.name: f"{above}/{place(sample.path, shared)}{_mark(sample)}" for sample in samples}
     return found
+
+
+def _mark(sample: Sample) -> str:
+    """What the name of a frame has after that of its file."""
+    return "" if sample.frame is None else sample.name[sample.name.rindex("#") :]
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medmambase.config import ConfigError, OpponentConfig, Positive, Precision
+from medmambase.config import ConfigError, Frames, OpponentConfig, Positive, Precision
 from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import Decoded, Facts, ImageError, load, picture_pixels
 from medmambase.inference.appearance import Appearance
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.limits import Limits
 from medmambase.inference.loading import load_ensemble, load_network, run_of, temperature_of, thresholds_of
+from medmambase.inference.parts import Part, parts
 from medmambase.inference.probabilities import choose_precision
 from medmambase.inference.probable import Probable
 from medmambase.inference.stream import predict_stream
@@ -61,7 +62,8 @@ class Prediction(Probable):
     ``unlike`` them (``unlike.py``), and its probabilities say nothing. ``conformal_set``: the
     classes that it may be of, in their order: as many sets hold the true class as the run's
     validation images promise, mostly 95 % (``conformal.py``). None where that is not known, as of a
-    run without validation images, or of an earlier version.
+    run without validation images, or of an earlier version. ``frame``: its number in the file, from
+    1, of ``frames``, where frames were chosen.
     """
 
     index: int
@@ -74,6 +76,8 @@ class Prediction(Probable):
     distance: float | None = None
     conformal_set: tuple[str, ...] | None = None
     thresholds: npt.NDArray[np.float64] | None = None
+    frame: int | None = None
+    frames: int = 1
 
     @property
     def unlike(self) -> bool | None:
@@ -199,7 +203,9 @@ class Predictor:
         """The names of the classes, in the order of the probabilities."""
         return self.network.classes
 
-    def __call__(self, images: OneImage | Iterable[OneImage], batch_size: int = 16) -> Iterator[Prediction]:
+    def __call__(
+        self, images: OneImage | Iterable[OneImage], batch_size: int = 16, frames: str = "first"
+    ) -> Iterator[Prediction]:
         """Predict images in the order given; of a stream of any length, only a few batches are in
         memory.
 
@@ -208,28 +214,31 @@ class Predictor:
         ``decode`` of ``data/reading/images.py`` returned; or any iterable of paths, arrays and
         pictures, an array (n, height, width, 3) included. Files are read, and everything is resized
         and normalised, as in training. ``batch_size``: images that the network computes at a time.
+        ``frames`` of a file that has several: "first", "middle", "all", or a number of them, evenly
+        spaced; each is an image with the ``index`` of the file.
 
         In an iterable an image that cannot be used is a ``Prediction`` with a ``problem``, and the
         stream goes on. Raises, before anything is predicted: DataError for a path that does not
         exist or a folder without images, TypeError or ValueError for a single thing that is not an
-        image, ConfigError for a ``batch_size`` below 1.
+        image, ConfigError for a ``batch_size`` below 1, or other ``frames``.
         """
         check("batch_size", batch_size, Positive, ConfigError)
-        return self._predictions(_items(images), batch_size)
+        check("frames", frames, Frames, ConfigError)
+        return self._predictions(parts(_items(images), frames, self.network.preprocessing), batch_size)
 
-    def _predictions(self, items: Iterable[OneImage], batch_size: int) -> Iterator[Prediction]:
+    def _predictions(self, given: Iterable[Part[OneImage]], batch_size: int) -> Iterator[Prediction]:
         known: dict[int, Facts] = {}
 
-        def read(row: tuple[int, OneImage]) -> Tensor | str:
-            found = self._read(row[1])
+        def read(part: Part[OneImage]) -> Tensor | str:
+            found = self._read(part)
             if isinstance(found, str):
                 return found
-            image, known[row[0]] = found
+            image, known[part.number] = found
             return image
 
         rows = predict_stream(
             self.network,
-            enumerate(items),
+            given,
             read,
             batch_size,
             self.device,
@@ -237,20 +246,23 @@ class Predictor:
             self.backend,
             self.limits,
         )
-        for (index, item), result in rows:
-            path = Path(item) if isinstance(item, str | os.PathLike) else None
+        for part, result in rows:
+            path = Path(part.item) if isinstance(part.item, str | os.PathLike) else None
+            clip = (part.frame + 1, part.frames) if part.clip else (None, 1)
             if isinstance(result, str):
-                yield Prediction(index, path, self.classes, None, result)
+                empty = Prediction(part.index, path, self.classes, None, result)
+                yield replace(empty, frame=clip[0], frames=clip[1])
                 continue
-            facts = known.pop(index)
+            facts = known.pop(part.number)
             if not np.isfinite(result.probabilities).all():
-                yield Prediction(
-                    index, path, self.classes, None, "the network's outputs are no finite numbers", facts.patient
-                )
+                problem = "the network's outputs are no finite numbers"
+                empty = Prediction(part.index, path, self.classes, None, problem, facts.patient)
+                yield replace(empty, frame=clip[0], frames=clip[1])
             else:
                 yield Prediction(
-                    index, path, self.classes, self._calibrated(result.probabilities), None, facts.patient,
-                    self._note(facts), result.distance, self._set(result.in_set), self.thresholds,
+                    part.index, path, self.classes, self._calibrated(result.probabilities), None, facts.patient,
+                    self._note(facts, part.clip is not None), result.distance, self._set(result.in_set),
+                    self.thresholds, *clip,
                 )  # fmt: skip  # one argument list
 
     def _calibrated(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -260,13 +272,15 @@ class Predictor:
     def _set(self, held: npt.NDArray[np.bool_] | None) -> tuple[str, ...] | None:
         return None if held is None else tuple(name for name, one in zip(self.classes, held, strict=True) if one)
 
-    def _note(self, facts: Facts) -> str:
-        frames = f"frame 1 of {facts.frames}" if facts.frames > 1 else ""
+    def _note(self, facts: Facts, chosen: bool) -> str:
+        frames = f"frame 1 of {facts.frames}" if facts.frames > 1 and not chosen else ""
         return "; ".join(filter(None, (frames, self.appearance.note(facts) if self.appearance else "")))
 
-    def _read(self, image: OneImage) -> tuple[Tensor, Facts] | str:
-        preprocessing = self.network.preprocessing
+    def _read(self, part: Part[OneImage]) -> tuple[Tensor, Facts] | str:
+        preprocessing, image = self.network.preprocessing, part.item
         try:
+            if part.clip is not None:
+                return part.clip.take(part.frame)
             if isinstance(image, str | os.PathLike):
                 return load(Path(image), preprocessing)
             if isinstance(image, Decoded):

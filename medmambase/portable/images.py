@@ -32,7 +32,9 @@ def compared_images(
         where = "does not tell where its images lie" if source is None else f"was trained on {source}, not there now"
         raise DataError(f"{run}: {where}, so there is nothing to compare the file on; give images with --images")
     assert source is not None  # which is known by now
-    found = read_images(source, class_names=None if given else setting_of(folds[0] if folds else run, "class_names"))
+    own = folds[0] if folds else run
+    names, frames = (None if given else setting_of(own, name) for name in ("class_names", "frames"))
+    found = read_images(source, class_names=names, frames=frames)
     samples, which = (found.samples, f"images of {source.name}") if given else _tested(run, folds, found)
     if not samples:
         raise DataError(

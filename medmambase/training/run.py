@@ -312,7 +312,8 @@ def _read(settings: Settings, progress: Progress) -> Manifest:
         Path(settings.data or ""), seed=settings.seed_of_splits, runs=Path(settings.runs),
         group_regex=settings.group_regex, group_column=settings.group_column, folds=settings.folds, fold=settings.fold,
         allow_leak=settings.allow_leak, splits=Path(settings.splits) if settings.splits else None,
-        class_names=settings.class_names, labels=settings.labels, duplicates=duplicates_of(settings, progress),
+        class_names=settings.class_names, labels=settings.labels, frames=settings.frames,
+        duplicates=duplicates_of(settings, progress),
     )  # fmt: skip  # by idea
 
 

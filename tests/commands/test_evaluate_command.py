@@ -203,9 +203,9 @@ def test_a_table_is_called_like_its_run_and_patients_are_counted_where_all_are_k
         (predict.main, ["RUN", "IMAGES", "--group-regex", "("], 2, "which is not a valid regular expression"),
         (
             predict.main,
-            ["RUN", "IMAGES", "--by-patient", "mean", "--at", "brain:sensitivity=1"],
+            ["RUN", "IMAGES", "--by-patient", "max", "--at", "brain:sensitivity=1"],
             2,
-            "leave out --at or --by-patient",
+            "leave out --at, or take --by-patient mean",
         ),
         (
             evaluate.main,

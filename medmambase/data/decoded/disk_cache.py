@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +32,7 @@ import torch
 
 from medmambase.config import Preprocessing
 from medmambase.data.reading.fitted import THUMBNAIL
-from medmambase.data.reading.images import Facts
+from medmambase.data.reading.images import Facts, ImageError
 from medmambase.files import open_regular
 
 _KEY = _CHECKSUM = 16  # bytes
@@ -113,16 +113,45 @@ class Shelf:
             key = _key(self.recipe, path) if pixels is None else _key_of_pixels(self.recipe, pixels)
         except (OSError, ValueError):  # no file has a NUL in its name, which is a ValueError
             return decode()  # which says what is wrong with the file
-        for shard, row in self.places.get(key, ()):
-            found = shard.read(key, row)
-            if found is not None:
-                image, facts = found
-                return image.expand(self.channels, -1, -1), facts
+        if (found := self._kept(key)) is not None:
+            return found
         image, facts = decode()
         with suppress(OSError):  # the file is gone by now
             if pixels is not None or before == _stamp(path):  # else it changed between the two readings
                 self._write(key, image, facts)
         return image, facts
+
+    def fetch_frames(
+        self, path: Path, frames: Sequence[int], decode: Callable[[Sequence[int]], Iterable[Image | ImageError]]
+    ) -> list[Image | ImageError]:
+        """Return what ``decode(frames)`` yields for these frames of a file, those from the shelf
+        that are there: the file is read once to know it, and once more if some are not."""
+        try:
+            before = _stamp(path)
+            whole = None if before[0] > _LARGEST else _key(self.recipe, path)
+        except (OSError, ValueError):
+            whole = None
+        if whole is None:
+            return list(decode(frames))
+        keys = {frame: _key_of_frame(whole, frame) for frame in frames}
+        found: dict[int, Image | ImageError] = {
+            frame: kept for frame, key in keys.items() if (kept := self._kept(key)) is not None
+        }
+        missing = [frame for frame in frames if frame not in found]
+        for frame, one in zip(missing, decode(missing) if missing else (), strict=True):
+            found[frame] = one
+            with suppress(OSError):
+                if not isinstance(one, ImageError) and before == _stamp(path):
+                    self._write(keys[frame], *one)
+        return [found[frame] for frame in frames]
+
+    def _kept(self, key: bytes) -> Image | None:
+        for shard, row in self.places.get(key, ()):
+            found = shard.read(key, row)
+            if found is not None:
+                image, facts = found
+                return image.expand(self.channels, -1, -1), facts
+        return None
 
     def _write(self, key: bytes, image: torch.Tensor, facts: Facts) -> None:
         told = {name: value for name, value in asdict(facts).items() if name != "thumbnail"}
@@ -238,6 +267,10 @@ def _key_of_pixels(recipe: bytes, pixels: npt.NDArray[np.uint8]) -> bytes:
     digest = hashlib.blake2b(recipe + repr(pixels.shape).encode("ascii"), digest_size=_KEY)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
+
+
+def _key_of_frame(whole: bytes, frame: int) -> bytes:
+    return hashlib.blake2b(whole + f"frame {frame}".encode("ascii"), digest_size=_KEY).digest()
 
 
 def _checksum(key: bytes, described: bytes, pixels: bytes) -> bytes:

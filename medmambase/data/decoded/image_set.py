@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from medmambase.data.decoded.on_demand import OnDemand, threads
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.labels import classes_in
 from medmambase.data.manifest.published import forget, pixels_of, room_of
+from medmambase.data.reading.clip import load_frames
 from medmambase.data.reading.images import Facts, ImageError, load
 from medmambase.plural import count_of
 
@@ -114,7 +116,16 @@ def decode(
     errors: list[ImageError] = []
     with cache.shelf(preprocessing, len(samples)) if cache else nullcontext() as shelf:
 
-        def read(sample: Sample) -> tuple[torch.Tensor, Facts] | ImageError:
+        def read(unit: Sequence[Sample]) -> list[tuple[torch.Tensor, Facts] | ImageError]:
+            first = unit[0]
+            if first.frame is None:
+                return [read_one(first)]
+            frames = [sample.frame or 0 for sample in unit]
+            if shelf is None:
+                return list(load_frames(first.path, preprocessing, frames))
+            return shelf.fetch_frames(first.path, frames, lambda asked: load_frames(first.path, preprocessing, asked))
+
+        def read_one(sample: Sample) -> tuple[torch.Tensor, Facts] | ImageError:
             try:
                 with room_of(sample):
                     pixels = None if sample.row is None else pixels_of(sample)
@@ -128,7 +139,9 @@ def decode(
 
         pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
         try:
-            results: Iterable[tuple[torch.Tensor, Facts] | ImageError] = pool.map(read, samples)
+            # The frames of a file follow each other, and it is decoded once.
+            each = pool.map(read, _units(samples))
+            results: Iterable[tuple[torch.Tensor, Facts] | ImageError] = chain.from_iterable(each)
             for sample, result in zip(samples, progress(results, len(samples)) if progress else results, strict=True):
                 if isinstance(result, ImageError):
                     errors.append(result)
@@ -150,6 +163,19 @@ def decode(
         labels = labels.reshape(len(kept), len(several))  # also where no image could be read
     found = images[: len(kept)] if keep else OnDemand(kept, facts, preprocessing, preprocessing.channels, grey)
     return ImageSet(found, labels, tuple(kept), tuple(facts)), errors
+
+
+def _units(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples that are decoded together: rising frames of one file that follow each other."""
+    units: list[list[Sample]] = []
+    for sample in samples:
+        before = units[-1][-1] if units else None
+        together = before is not None and before.path == sample.path and None not in (before.frame, sample.frame)
+        if together and before is not None and (before.frame or 0) < (sample.frame or 0):
+            units[-1].append(sample)
+        else:
+            units.append([sample])
+    return units
 
 
 def _room(count: int, preprocessing: Preprocessing) -> torch.Tensor:
@@ -205,12 +231,13 @@ def modalities(images: ImageSet) -> tuple[str, ...]:
 
 
 def clips(images: ImageSet) -> tuple[str, ...]:
-    """Write a note where files have several frames: one of each is an image."""
-    clips = [(facts.frames, s.name) for s, facts in zip(images.samples, images.facts, strict=True) if facts.frames > 1]
+    """Write a note where files have several frames, and nobody chose which: the first is read."""
+    pairs = zip(images.samples, images.facts, strict=True)
+    clips = [(facts.frames, s.name) for s, facts in pairs if facts.frames > 1 and s.frame is None]
     if not clips:
         return ()
     most, name = max(clips, key=lambda clip: clip[0])
     return (
         f"{count_of(len(clips), 'file has', 'files have')} several frames ({name}: {most}): only the first "
-        f"frame of each is read; to use others, save them as images of their own, and name the patient",
+        f"frame of each is read; --frames all, middle or a number takes others",
     )

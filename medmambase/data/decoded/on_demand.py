@@ -95,7 +95,8 @@ class OnDemand:
     def _decode(self, row: int) -> Tensor:
         sample = self.samples[row]
         with room_of(sample):
-            image, facts = load(sample.path, self.preprocessing, None if sample.row is None else pixels_of(sample))
+            pixels = None if sample.row is None else pixels_of(sample)
+            image, facts = load(sample.path, self.preprocessing, pixels, sample.frame or 0)
         if facts.digest != self.facts[row].digest:
             raise ImageError(
                 sample.path,

@@ -30,7 +30,10 @@ def originals(images: ImageSet, rows: Sequence[int]) -> list[Tensor]:
 def _original(sample: Sample) -> Tensor | None:
     try:
         with room_of(sample):
-            pixels = read_image(sample.path, 3) if sample.row is None else in_channels(pixels_of(sample), 3)
+            if sample.row is None:
+                pixels = read_image(sample.path, 3, frame=sample.frame or 0)
+            else:
+                pixels = in_channels(pixels_of(sample), 3)
     except ImageError:
         return None
     return torch.from_numpy(fit(pixels, min(LONGEST, max(pixels.shape[:2])), "letterbox")).permute(2, 0, 1)

@@ -50,9 +50,8 @@ class DataError(Exception):
 class Sample:
     """One image. ``label`` indexes the classes, or answers for each whether the image has it;
     ``split`` is train, val or test; ``name`` is the path below the root, with slashes.
-
     ``patient`` is "" where nobody said whose image it is; ``row`` is the image's place in a file
-    that holds many, else None.
+    that holds many, else None, and ``frame`` that of a frame which was chosen, from 0.
     """
 
     path: Path
@@ -61,6 +60,7 @@ class Sample:
     name: str
     patient: str = ""
     row: int | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True)

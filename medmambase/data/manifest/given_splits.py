@@ -37,6 +37,8 @@ def with_splits(found: Manifest, table: Path) -> Manifest:
         # As a table is written and read.
         own, short = (as_written(one.name).strip().replace("\\", "/") for one in (sample, shorter))
         name = own if own in rows else short
+        if name not in rows and sample.frame is not None:  # a table may name files, whatever frames are chosen
+            name = next((file for one in (own, short) if (file := one.rpartition("#")[0]) in rows), name)
         if name in rows:
             split, patient = rows[name]
             samples.append(replace(sample, split=split, patient=sample.patient or patient))

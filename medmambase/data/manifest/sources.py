@@ -6,6 +6,7 @@ from medmambase import run_folder
 from medmambase.data.manifest.class_names import renamed
 from medmambase.data.manifest.csv_table import read_rows, read_table
 from medmambase.data.manifest.folders import DataError, Manifest, scan_folder
+from medmambase.data.manifest.framed import framed
 from medmambase.data.manifest.given_splits import data_of_splits, with_splits
 from medmambase.data.manifest.groups import grouped, told_by_files
 from medmambase.data.manifest.joined import Duplicates
@@ -32,6 +33,7 @@ def read_manifest(
     class_names: str | None = None,
     labels: str | None = None,
     duplicates: Duplicates | None = None,
+    frames: str | None = None,
 ) -> Manifest:
     """Read a folder, a CSV, a MedMNIST ``.npz`` or FETAL_PLANES_DB (its folder or its CSV), and
     give every image a split.
@@ -44,12 +46,14 @@ def read_manifest(
     the source, and stands for what that run was trained on.
     ``runs``: the folder that new runs go to, which is no data. ``class_names``: as
     ``class_names.renamed`` takes them. ``labels``: the columns of a CSV that are a class each, as
-    ``csv_table.read_table`` takes them.
+    ``csv_table.read_table`` takes them. ``frames``: which are images of files that have several, as
+    ``frames.chosen`` takes them; None for the first, or those of the run whose ``splits.csv`` is
+    the source.
     Raises DataError, and ConfigError for ``class_names``.
     """
     found = read_images(
         source, runs=runs, group_regex=group_regex, group_column=group_column, splits=splits, class_names=class_names,
-        labels=labels,
+        labels=labels, frames=frames,
     )  # fmt: skip  # one argument list
     return complete(found, seed, folds=folds, fold=fold, allow_leak=allow_leak, duplicates=duplicates)
 
@@ -63,6 +67,7 @@ def read_images(
     splits: Path | None = None,
     class_names: str | None = None,
     labels: str | None = None,
+    frames: str | None = None,
 ) -> Manifest:
     """Like ``read_manifest``, but keep the source's own splits; without any, every image is
     "train". Raises DataError, and ConfigError for ``class_names``."""
@@ -78,11 +83,13 @@ def read_images(
     if data is not None:
         class_names = class_names or run_folder.setting_of(source.parent, "class_names")
         labels = labels or run_folder.setting_of(source.parent, "labels")
+        frames = frames or run_folder.setting_of(source.parent, "frames")
         source, splits = data, splits or source
     found = _read(source, runs, group_column, labels)
     if class_names is not None:
         found = renamed(found, class_names)
     found = told_by_files(found) if group_regex is None else grouped(found, group_regex)
+    found = framed(found, frames or "first")
     return found if splits is None else with_splits(found, splits)
 
 

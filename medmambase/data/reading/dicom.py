@@ -1,4 +1,4 @@
-"""Read the first frame of a DICOM file as a viewer shows it. Needs the extra ``dicom``; imported by
+"""Read a frame of a DICOM file as a viewer shows it. Needs the extra ``dicom``; imported by
 ``images.py`` when it meets such a file.
 
 Grey goes through rescale, then the file's own first window (VOI LUT or centre and width), then to 8
@@ -66,9 +66,9 @@ class _Bounded(io.BufferedReader):
 
 
 def read(
-    source: Path | bytes, high_depth: str, room_for: Callable[..., AbstractContextManager[object]]
+    source: Path | bytes, high_depth: str, room_for: Callable[..., AbstractContextManager[object]], frame: int = 0
 ) -> tuple[npt.NDArray[np.uint8], str, int, str, str]:
-    """Read the first frame of a file, or of what a file holds, as uint8 (h, w) or (h, w, 3); also
+    """Read a frame of a file, or of what a file holds, as uint8 (h, w) or (h, w, 3); also
     return "DICOM MONOCHROME2" or the like, the number of frames, PatientID, and Modality ("US").
 
     ``room_for(width, height, scans=1)`` is entered while it is decoded, or raises. Otherwise raises
@@ -90,17 +90,28 @@ def read(
                 f"a DICOM file that holds {_NO_PICTURES.get(kind, 'no picture')}{f' ({kind})' if kind else ''}: not "
                 f"an image"
             )
-        _flatten(header)
+        _flatten(header, frame)
         height, width = int(header.Rows), int(header.Columns)
         mode = str(header.PhotometricInterpretation)
         with room_for(width, height):
-            values = _first_frame(stream, header, syntax, room_for)
+            values = _frame(stream, header, syntax, room_for, frame)
             if values.shape not in ((height, width), (height, width, 3)):
                 raise OSError(f"a DICOM file whose pixels are {values.shape}, not {height} x {width}")
             picture = (_colour if values.ndim == 3 or mode == "PALETTE COLOR" else _grey)(
                 values, header, mode, high_depth
             )
     return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header), kind
+
+
+def frames_of(path: Path) -> int:
+    """Count the frames as the header tells them. Raises nearly every type there is for what cannot
+    be read."""
+    from pydicom.filereader import dcmread
+
+    with _Bounded(path) as stream:
+        if _syntax(stream) == _DEFLATED:
+            return 1
+        return int(dcmread(stream, stop_before_pixels=True, specific_tags=["NumberOfFrames"]).NumberOfFrames)
 
 
 def patient_of(path: Path) -> str:
@@ -132,23 +143,23 @@ def _patient(header: Any) -> str:
     return " ".join(str(header.get("PatientID") or "").split())
 
 
-def _flatten(header: Any) -> None:
+def _flatten(header: Any, frame: int) -> None:
     """Rescale and window of enhanced files lie in functional groups, of all frames or of each: the
-    first frame's are put where the old ones are."""
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in list(header.get(groups) or [])[:1]:
+    frame's are put where the old ones are."""
+    for groups, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+        for group in list(header.get(groups) or [])[place : place + 1]:
             for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
                 for found in list(group.get(name) or [])[:1]:
                     header.update(found)
 
 
-def _first_frame(stream: BinaryIO, header: Any, syntax: str, room_for: Callable[..., object]) -> npt.NDArray[Any]:
+def _frame(stream: BinaryIO, header: Any, syntax: str, room_for: Callable[..., object], frame: int) -> npt.NDArray[Any]:
     """As stored: (h, w) or (h, w, 3), YBR turned into RGB, bits above those stored cut off."""
     from pydicom.pixels.utils import pixel_array
     from pydicom.uid import UID
 
     if UID(syntax).is_transfer_syntax and UID(syntax).is_encapsulated:
-        _check_frame(stream, header, room_for)
+        _check_frame(stream, header, room_for, frame)
     if syntax in dicom_decoder.SYNTAXES:
         try:
             dicom_decoder.add_to_pydicom(syntax)
@@ -156,7 +167,7 @@ def _first_frame(stream: BinaryIO, header: Any, syntax: str, room_for: Callable[
             raise OSError('a compressed DICOM file; to read it: pip install "medmambase[dicom]"') from error
     try:
         return pixel_array(
-            stream, index=0, decoding_plugin=dicom_decoder.LABEL if syntax in dicom_decoder.SYNTAXES else ""
+            stream, index=frame, decoding_plugin=dicom_decoder.LABEL if syntax in dicom_decoder.SYNTAXES else ""
         )
     except (ValueError, RuntimeError, AttributeError) as error:
         raise OSError(
@@ -164,8 +175,8 @@ def _first_frame(stream: BinaryIO, header: Any, syntax: str, room_for: Callable[
         ) from error
 
 
-def _check_frame(stream: BinaryIO, header: Any, room_for: Callable[..., object]) -> None:
-    """The first compressed frame has a header of its own: one of another size than the file's is
+def _check_frame(stream: BinaryIO, header: Any, room_for: Callable[..., object], number: int) -> None:
+    """A compressed frame has a header of its own: one of another size than the file's is
     damage, or meant to fill the memory. Raises OSError. The stream stays where it is."""
     from pydicom.encaps import get_frame
 
@@ -173,7 +184,7 @@ def _check_frame(stream: BinaryIO, header: Any, room_for: Callable[..., object])
     stream.seek(start + 12)  # tag, VR, length: compressed files are always explicit
     tables = (header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths"))
     frames = int(header.get("NumberOfFrames") or 1)
-    frame = get_frame(stream, 0, number_of_frames=frames, extended_offsets=tables if all(tables) else None)
+    frame = get_frame(stream, number, number_of_frames=frames, extended_offsets=tables if all(tables) else None)
     stream.seek(start)
     size, coded = (int(header.Rows), int(header.Columns)), _coded_size(frame)
     room_for(*size, scans=frame.count(b"\xff\xda"))

@@ -6,7 +6,8 @@ import io
 import re
 import threading
 import warnings
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
-from medmambase.data.reading.bit_depth import limits, to_eight_bit
 from medmambase.data.reading.fitted import colourfulness, fit, in_channels, thumbnail
+from medmambase.data.reading.frames import number_of
+from medmambase.data.reading.upright import eight_bit
 from medmambase.files import open_regular
 
 # Formats are named, because Pillow would also try formats that start other programs (EPS runs
@@ -28,19 +30,8 @@ FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"
 MAX_PIXELS = 100_000_000
 _LARGE = 16_000_000  # pixels; of images above it only one is decoded at a time, whatever the number of threads
 _MOST_SCANS = 100  # of a progressive JPEG at MAX_PIXELS; smaller ones may have more
-_MOST_FRAMES = 10_000  # to be counted in a TIFF
 
 _LONGEST_REASON = 200
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageError(Exception):
@@ -68,7 +59,7 @@ class Facts:
     ``digest``: 32 hex digits (BLAKE2b) of the upright 8-bit pixels at full size, with their shape;
     a grey picture saved as colour has the digest of the grey one. ``width``, ``height`` in pixels,
     upright. ``mode``: Pillow's name, or "DICOM MONOCHROME2" and its like.
-    ``frames``: how many the file has, of a TIFF 10,000 at most; only the first is read.
+    ``frames``: how many the file has, of a TIFF 10,000 at most.
     ``patient`` and ``modality``: DICOM's PatientID and Modality, else "". ``colour`` and
     ``thumbnail``: as ``fitted.py`` has them.
     """
@@ -86,7 +77,7 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The first frame of a file, upright: ``pixels``, uint8 (h, w) or (h, w, 3); the others as in
+    """A frame of a file, upright: ``pixels``, uint8 (h, w) or (h, w, 3); the others as in
     ``Facts``."""
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
@@ -130,9 +121,9 @@ _silence = _Silence()
 _large = threading.Lock()
 
 
-def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
-    """Read the first frame of a file, upright, as uint8 (h, w, channels); ``channels`` is 1 (grey,
-    by luma) or 3 (RGB).
+def read_image(path: Path, channels: int, high_depth: str = "percentile", frame: int = 0) -> npt.NDArray[np.uint8]:
+    """Read a frame of a file, by default the first, upright, as uint8 (h, w, channels);
+    ``channels`` is 1 (grey, by luma) or 3 (RGB).
 
     Transparency is laid on black. 16-bit, 32-bit and float images become 8-bit: ``high_depth``
     "percentile" takes the image's own 0.1 and 99.9 percentiles as black and white; "range" takes 0
@@ -145,15 +136,15 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile") -> npt
     """
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it must be 1 (grey) or 3 (RGB)")
-    return in_channels(decode(path, high_depth).pixels, channels)
+    return in_channels(decode(path, high_depth, frame).pixels, channels)
 
 
-def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
+def pictureeight_bit(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
     """A Pillow image of any mode, upright, as uint8 (h, w) or (h, w, 3): the same pixels as those
     of a file that holds it. Raises ValueError, in one line, where it cannot be decoded."""
     try:
         with _silence:
-            return _pixels(picture, high_depth)
+            return eight_bit(picture, high_depth)
     except Exception as error:  # a damaged file that was opened lazily makes Pillow raise nearly every type there is
         raise ValueError(_reason(error)) from error
 
@@ -166,16 +157,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def load(
-    path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | Decoded | None = None
+    path: Path, preprocessing: Preprocessing, pixels: npt.NDArray[np.uint8] | Decoded | None = None, frame: int = 0
 ) -> tuple[torch.Tensor, Facts]:
-    """Load one file as torch.uint8 (c, size, size), with facts about the original. Raises
-    ImageError.
+    """Load one file, or a ``frame`` of it, as torch.uint8 (c, size, size), with facts about the
+    original. Raises ImageError.
 
     ``pixels``, uint8 (h, w) or (h, w, 3), are an image that is decoded already (a row of an array
     file), with what ``decode`` found out about its file or without: then ``path`` is not opened.
     """
     if pixels is None:
-        found = decode(path, preprocessing.high_depth)
+        found = decode(path, preprocessing.high_depth, frame)
     elif isinstance(pixels, Decoded):
         found = pixels
     elif pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
@@ -203,22 +194,84 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
     return magic == b"DICM"
 
 
-def decode(source: Path | bytes, high_depth: str) -> Decoded:
+def decode(source: Path | bytes, high_depth: str, frame: int = 0) -> Decoded:
     """Decode a file, or what a file holds, as ``read_image`` does, its channels as they are. Raises
     ImageError, whose ``path`` is empty where no file was given."""
+    with closing(decode_frames(source, high_depth, (frame,))) as frames:
+        found = next(frames)
+    if isinstance(found, ImageError):
+        raise found
+    return found
+
+
+def decode_frames(
+    source: Path | bytes, high_depth: str, frames: Sequence[int]
+) -> Generator[Decoded | ImageError, None, None]:
+    """Decode these frames of a file, rising numbers from 0, each when it is asked for; the file is
+    opened once. What cannot be decoded is an error in its place."""
     if high_depth not in ("percentile", "range"):
         raise ValueError(f"high_depth is {high_depth!r}; it must be 'percentile' or 'range'")
+    left, path = list(frames), Path() if isinstance(source, bytes) else source
     try:
         with _silence, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream:
-            if _begins_as_dicom(stream):
-                from medmambase.data.reading import dicom
+            dicom = _begins_as_dicom(stream)
+            found = _of_dicom(source, high_depth, frames) if dicom else _by_pillow(stream, high_depth, frames)
+            for one in found:
+                frame = left.pop(0)
+                yield _error(path, one, frame) if isinstance(one, Exception) else one
+    except Exception as error:  # noqa: BLE001  # damaged files make Pillow raise nearly every type there is
+        yield from (_error(path, error, frame) for frame in left)
 
-                return Decoded(*dicom.read(source, high_depth, room_for))
-            return _decode_by_pillow(stream, high_depth)
-    except Exception as error:  # damaged files make Pillow raise nearly every type there is
-        path = Path() if isinstance(source, bytes) else source
-        folder = source is path and path.is_dir()
-        raise ImageError(path, _of_folder(path) if folder else _reason(error)) from error
+
+def count_frames(path: Path) -> int:
+    """Return how many frames a file has, of a TIFF 10,000 at most; 1 where it cannot be read, which
+    is said when it is decoded."""
+    try:
+        with _silence, open_regular(path) as stream:
+            if not _begins_as_dicom(stream):
+                with Image.open(stream, formats=FORMATS) as image:
+                    return number_of(image)
+        from medmambase.data.reading import dicom
+
+        return dicom.frames_of(path)
+    except Exception:  # noqa: BLE001  # the same
+        return 1
+
+
+def _of_dicom(source: Path | bytes, high_depth: str, frames: Sequence[int]) -> Iterator[Decoded | Exception]:
+    from medmambase.data.reading import dicom
+
+    for frame in frames:
+        try:
+            found: Decoded | Exception = Decoded(*dicom.read(source, high_depth, room_for, frame))
+        except Exception as error:  # noqa: BLE001  # the same
+            found = error
+        yield found
+
+
+def _by_pillow(stream: BinaryIO, high_depth: str, frames: Sequence[int]) -> Iterator[Decoded | Exception]:
+    with Image.open(stream, formats=FORMATS) as image:
+        first = tuple(frames) == (0,)  # counted last: what is damaged behind it is then no matter
+        count = 0 if first else number_of(image)
+        for frame in frames:
+            try:
+                if not first:
+                    image.seek(frame)
+                with room_for(*image.size, _scans(image, stream)):
+                    if image.format == "TIFF":  # a small one may be one huge tile
+                        room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
+                    mode = image.mode
+                    found: Decoded | Exception = Decoded(eight_bit(image, high_depth), mode, count or number_of(image))
+            except Exception as error:  # noqa: BLE001  # the same
+                found = error
+            yield found
+
+
+def _error(path: Path, error: Exception, frame: int) -> ImageError:
+    reason = _of_folder(path) if path != Path() and path.is_dir() else _reason(error)
+    found = ImageError(path, f"frame {frame + 1}: {reason}" if frame else reason)
+    found.__cause__ = error.with_traceback(None)  # which would hold the half-decoded image
+    return found
 
 
 def _of_folder(path: Path) -> str:
@@ -246,20 +299,6 @@ def room_for(width: int, height: int, scans: int = 1) -> AbstractContextManager[
     return _large if width * height > _LARGE else nullcontext()
 
 
-def _decode_by_pillow(stream: BinaryIO, high_depth: str) -> Decoded:
-    with Image.open(stream, formats=FORMATS) as image, room_for(*image.size, _scans(image, stream)):
-        if image.format == "TIFF":  # a small one may be one huge tile
-            room_for(*(int(image.tag_v2.get(tag, 0)) for tag in (322, 323)))  # type: ignore[attr-defined]  # a TIFF has tags
-        mode = image.mode
-        return Decoded(_pixels(image, high_depth), mode, _frames(image))
-
-
-def _pixels(image: Image.Image, high_depth: str) -> npt.NDArray[np.uint8]:
-    deep_colour = re.search(r"\b(RGBA?|LA);16[BLN]", repr(getattr(image, "tile", None))) is not None
-    image.load()
-    return _eight_bit(_upright(image), high_depth, deep_colour)
-
-
 def _scans(image: Image.Image, stream: BinaryIO) -> int:
     if not image.info.get("progressive"):
         return 1
@@ -268,19 +307,6 @@ def _scans(image: Image.Image, stream: BinaryIO) -> int:
     scans = stream.read().count(b"\xff\xda")
     stream.seek(place)
     return scans
-
-
-def _frames(image: Image.Image) -> int:
-    """Asked for last: to count, some formats go through the file, and what is damaged behind the
-    first frame is no matter."""
-    count = 1
-    with suppress(Exception):
-        if image.format != "TIFF":
-            return int(getattr(image, "n_frames", 1))
-        while count < _MOST_FRAMES:  # n_frames would have no end
-            image.seek(count)
-            count += 1
-    return count
 
 
 def _digest(pixels: npt.NDArray[np.uint8]) -> str:
@@ -293,42 +319,6 @@ def _digest(pixels: npt.NDArray[np.uint8]) -> str:
     digest = hashlib.blake2b(repr(pixels.shape).encode("ascii"), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF (or XMP) says. Ask after ``load``: a PNG may hold it behind the pixels, a
-    TIFF turns itself."""
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # noqa: BLE001  # a damaged EXIF block says nothing about the pixels, and raises nearly every type there is
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info = image.info
-    return turned
-
-
-def _eight_bit(image: Image.Image, high_depth: str, deep_colour: bool) -> npt.NDArray[np.uint8]:
-    """A loaded image of any mode as uint8 (h, w) or (h, w, 3), transparency laid on black."""
-    transparency = image.info.get("transparency")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        scaled = to_eight_bit(values, *limits(values, high_depth, (0.0, 1.0 if values.dtype.kind == "f" else 65535.0)))
-        if isinstance(transparency, int):  # a PNG may name one 16-bit grey value as the transparent one
-            scaled[values == transparency] = 0
-        return scaled
-    has_alpha = transparency is not None or image.mode in ("LA", "La", "RGBA", "RGBa", "PA")
-    grey = image.mode in ("1", "L", "LA", "La")
-    layers: npt.NDArray[np.uint8] = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if has_alpha else "")))
-    if has_alpha:
-        alpha, layers = layers[..., -1].astype(np.uint16), layers[..., :-1].copy()
-        for channel in range(layers.shape[-1]):  # one by one, since large images would fill the memory
-            layers[..., channel] = (layers[..., channel] * alpha + 127) // 255
-    if deep_colour and high_depth == "percentile":
-        layers = to_eight_bit(layers, *limits(layers, high_depth, (0.0, 255.0)))
-    return layers[..., 0] if layers.shape[-1] == 1 and layers.ndim == 3 else layers
 
 
 def _reason(error: Exception) -> str:

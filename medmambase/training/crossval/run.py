@@ -187,6 +187,7 @@ def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
     found = read_images(
         Path(settings.data or ""), runs=Path(settings.runs), group_regex=settings.group_regex,
         group_column=settings.group_column, class_names=settings.class_names, labels=settings.labels,
+        frames=settings.frames,
     )  # fmt: skip  # by idea
     refuse(found, "a cross-validation takes one class an image; train folds with medmambase-train --folds 5 --fold 0")
     find = duplicates_of(settings, progress)

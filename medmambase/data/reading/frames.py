@@ -1,0 +1,41 @@
+"""Choose frames of files that hold several, and count them.
+
+A frame is named by the file and its number, counted from 1 as viewers do: ``clip.gif#07``.
+"""
+
+from contextlib import suppress
+
+from PIL import Image
+
+_MOST_FRAMES = 10_000  # to be counted in a TIFF
+
+
+def chosen(wish: str, count: int) -> list[int]:
+    """Return which frames, from 0, of a file of ``count`` are taken: "first", "middle", "all", or
+    as many as a number says, in the middle of as many parts of equal length; of a shorter file
+    all."""
+    if wish == "first":
+        return [0]
+    if wish == "all":
+        return list(range(count))
+    parts = 1 if wish == "middle" else min(int(wish), count)
+    return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
+
+
+def framed_name(name: str, frame: int, count: int) -> str:
+    """Return the name of a frame, from 0, of the file ``name`` with ``count`` of them; by name they
+    stand in their order."""
+    return f"{name}#{frame + 1:0{len(str(count))}}"
+
+
+def number_of(image: Image.Image) -> int:
+    """Count the frames of an open image, of a TIFF 10,000 at most; what is damaged behind some is
+    not counted. It may end at another frame than it began."""
+    count = 1
+    with suppress(Exception):
+        if image.format != "TIFF":
+            return int(getattr(image, "n_frames", 1))
+        while count < _MOST_FRAMES:  # n_frames would have no end
+            image.seek(count)
+            count += 1
+    return count
