@@ -135,10 +135,10 @@ def test_a_frame_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
         place = picture.tag_v2[273][0]  # where the last frame's pixels lie
     content = path.read_bytes()
     samples = read_images(tmp_path, frames="all").samples
-    path.write_bytes(content[:place] + content[place + 576 :] if place + 576 < len(content) else content[:place])
+    path.write_bytes(content[:place])
     found = list(decode_frames(path, "percentile", range(5)))
     lost = [number for number, one in enumerate(found) if isinstance(one, ImageError)]
-    assert lost, "the file is whole all the same"
+    assert lost == [4]
     images, bad = decode(samples, SMALL)
     assert len(images.samples) + len(bad) == 8 and len(bad) == len(lost) < 5
     assert bad[0].reason.startswith(f"frame {lost[0] + 1}: ")

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from PIL import Image
 
-_MOST_FRAMES = 10_000  # to be counted in a TIFF
+MOST_FRAMES = 10_000  # to be counted in a TIFF, and to be taken of any file
 
 
 def chosen(wish: str, count: int) -> list[int]:
@@ -35,7 +35,7 @@ def number_of(image: Image.Image) -> int:
     with suppress(Exception):
         if image.format != "TIFF":
             return int(getattr(image, "n_frames", 1))
-        while count < _MOST_FRAMES:  # n_frames would have no end
+        while count < MOST_FRAMES:  # n_frames would have no end
             image.seek(count)
             count += 1
     return count

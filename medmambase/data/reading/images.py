@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medmambase.config import Preprocessing
 from medmambase.data.reading.fitted import colourfulness, fit, in_channels, thumbnail
-from medmambase.data.reading.frames import number_of
+from medmambase.data.reading.frames import MOST_FRAMES, number_of
 from medmambase.data.reading.upright import eight_bit
 from medmambase.files import open_regular
 
@@ -224,16 +224,16 @@ def decode_frames(
 
 
 def count_frames(path: Path) -> int:
-    """Return how many frames a file has, of a TIFF 10,000 at most; 1 where it cannot be read, which
-    is said when it is decoded."""
+    """Return how many frames of a file can be taken, 10,000 at most; 1 where it cannot be read,
+    which is said when it is decoded."""
     try:
         with _silence, open_regular(path) as stream:
             if not _begins_as_dicom(stream):
                 with Image.open(stream, formats=FORMATS) as image:
-                    return number_of(image)
+                    return min(number_of(image), MOST_FRAMES)
         from medmambase.data.reading import dicom
 
-        return dicom.frames_of(path)
+        return max(1, min(dicom.frames_of(path), MOST_FRAMES))
     except Exception:  # noqa: BLE001  # the same
         return 1
 
