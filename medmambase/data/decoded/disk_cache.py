@@ -128,11 +128,11 @@ class Shelf:
         that are there: the file is read once to know it, and once more if some are not."""
         try:
             before = _stamp(path)
-            whole = None if before[0] > _LARGEST else _key(self.recipe, path)
+            if before[0] > _LARGEST:
+                return list(decode(frames))
+            whole = _key(self.recipe, path)
         except (OSError, ValueError):
-            whole = None
-        if whole is None:
-            return list(decode(frames))
+            return list(decode(frames))  # which says what is wrong with the file
         keys = {frame: _key_of_frame(whole, frame) for frame in frames}
         found: dict[int, Image | ImageError] = {
             frame: kept for frame, key in keys.items() if (kept := self._kept(key)) is not None

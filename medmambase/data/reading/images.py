@@ -139,7 +139,7 @@ def read_image(path: Path, channels: int, high_depth: str = "percentile", frame:
     return in_channels(decode(path, high_depth, frame).pixels, channels)
 
 
-def pictureeight_bit(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
+def picture_pixels(picture: Image.Image, high_depth: str = "percentile") -> npt.NDArray[np.uint8]:
     """A Pillow image of any mode, upright, as uint8 (h, w) or (h, w, 3): the same pixels as those
     of a file that holds it. Raises ValueError, in one line, where it cannot be decoded."""
     try:
