@@ -117,7 +117,9 @@ class Loaded:
         self.names: list[str] = []
         monkeypatch.setattr(on_demand, "load", self)
 
-    def __call__(self, path: Path, preprocessing: Preprocessing, pixels: object = None) -> tuple[torch.Tensor, Facts]:
+    def __call__(
+        self, path: Path, preprocessing: Preprocessing, pixels: object = None, frame: int = 0
+    ) -> tuple[torch.Tensor, Facts]:
         self.names.append(path.name)
         return load(path, preprocessing)
 
