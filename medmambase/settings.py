@@ -66,14 +66,14 @@ class Settings:
     ``data``: whatever ``data/manifest/`` reads; ``demo`` draws images instead. ``group_regex``
     finds the patient in an image's path, ``group_column`` in a CSV. ``class_names`` gives classes
     other names: "0=malignant,1=benign". ``labels``: the columns of a CSV that are a class each:
-    "cyst,stone". ``frames`` of files that have several: "first", "middle", "all" or a number (None:
-    the first). ``folds``: cross-validation, of which this run is ``fold``, counted from 0 (folds 0:
-    none). ``split_seed`` is that of splits and folds (None: the seed of everything else);
-    ``splits`` a table that divides the images. ``keep_duplicates_together``: no split that is drawn
-    separates duplicates, or their patients. ``allow_leak``: go on with patients in two splits.
-    ``plain_patients``: the run's files name patients as the data does, not by pseudonyms.
-    ``start``: the weights to start from, a path or a word of ``packaged``. ``soft_labels``: a table
-    of probabilities that training images are learned by.
+    "cyst,stone". ``frames``: which of files with several (None: the first). ``folds``:
+    cross-validation, of which this run is ``fold``, counted from 0 (folds 0: none). ``split_seed``
+    is that of splits and folds (None: the seed of everything else); ``splits`` a table that divides
+    the images. ``keep_duplicates_together``: no split that is drawn separates duplicates, or their
+    patients. ``allow_leak``: go on with patients in two splits. ``plain_patients``: the run's files
+    name patients as the data does, not by pseudonyms. ``start``: the weights to start from, a path
+    or a word of ``packaged``. ``soft_labels``: a table of probabilities that training images are
+    learned by.
     """
 
     data: str | None = None

@@ -209,7 +209,7 @@ def test_damage_behind_the_first_frame_costs_nothing(tmp_path: Path) -> None:
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_LARGE", 10)
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    inside, most, eight_bit = 0, 0, images._eight_bit
+    inside, most, eight_bit = 0, 0, images.eight_bit
 
     def slow(*arguments: Any) -> np.ndarray:
         nonlocal inside, most
@@ -219,7 +219,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
         inside -= 1
         return eight_bit(*arguments)
 
-    monkeypatch.setattr(images, "_eight_bit", slow)
+    monkeypatch.setattr(images, "eight_bit", slow)
     threads = [threading.Thread(target=read_image, args=(tmp_path / "a.png", 3)) for _ in range(4)]
     for thread in threads:
         thread.start()
