@@ -72,8 +72,7 @@ class Settings:
     the images. ``keep_duplicates_together``: no split that is drawn separates duplicates, or their
     patients. ``allow_leak``: go on with patients in two splits. ``plain_patients``: the run's files
     name patients as the data does, not by pseudonyms. ``start``: the weights to start from, a path
-    or a word of ``packaged``. ``soft_labels``: a table of probabilities that training images are
-    learned by.
+    or a word of ``packaged``. ``soft_labels``: a table of probabilities to learn images by.
     """
 
     data: str | None = None
