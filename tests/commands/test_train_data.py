@@ -67,6 +67,7 @@ def test_every_setting_about_the_data_reaches_its_reader(
         "splits": None,
         "class_names": "0=ill",
         "labels": None,
+        "frames": None,
         "duplicates": None,
     }
     assert asked == [Path("somewhere"), wanted]
