@@ -109,6 +109,7 @@ def resolve(uv: Sequence[str], wishes: Path, system: str, python: str, resolutio
     anything. pip would evaluate markers for the system that it runs on; uv does not."""
     command = [
         *(*uv, "pip", "compile", str(wishes), "--python-platform", SYSTEMS[system], "--python-version", python),
+        *("--python", uv[0]),  # else uv looks for a Python of that version, which takes longer than to resolve
         *("--only-binary", ":all:", "--resolution", RESOLUTIONS[resolution]),
         *("--no-header", "--no-annotate", "--quiet"),
     ]
