@@ -3,6 +3,7 @@ head gets and gives."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,8 @@ class Seen:
 
 class Watch:
     """Watch a network, or all of an ``Ensemble``: ``with Watch(network) as watch:`` predict, then
-    ``watch.take()``. Networks may be frozen, or opponents: a head is the last linear layer."""
+    ``watch.take()``. Networks may be frozen, or opponents: a head is the last linear layer. What
+    other threads predict meanwhile with the same network is theirs, and is not seen."""
 
     def __init__(self, network: Classifier) -> None:
         self.network = network
@@ -40,6 +42,7 @@ class Watch:
         self._features: list[list[Tensor]] = [[] for _ in members]
         self._logits: list[list[Tensor]] = [[] for _ in members]
         self._hooks = ExitStack()
+        self._thread = get_ident()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -47,6 +50,7 @@ class Watch:
         return tuple(head.in_features for head in self._heads)
 
     def __enter__(self) -> Self:
+        self._thread = get_ident()  # a stream may go on in another one
         handles = [self.network.register_forward_pre_hook(self._picture)]
         for number, head in enumerate(self._heads):
             handles.append(head.register_forward_hook(self._of_head(number)))
@@ -67,11 +71,15 @@ class Watch:
         return found
 
     def _picture(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+        if get_ident() != self._thread:
+            return
         preprocessing = self.network.preprocessing
         self._pictures.append(describe(given[0] * preprocessing.std + preprocessing.mean).cpu())
 
     def _of_head(self, number: int) -> Any:
         def keep(_: nn.Module, given: tuple[Any, ...], logits: Tensor) -> None:
+            if get_ident() != self._thread:
+                return
             self._features[number].append(given[0].detach().float().cpu())
             self._logits[number].append(logits.detach().float().cpu())
 

@@ -1,6 +1,7 @@
 """Images that are unlike the training images are noticed, and others are called so as rarely as was
 promised."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,26 @@ def test_a_watch_sees_pictures_features_and_logits_of_any_network() -> None:
             assert len(watch.take().pictures) == 0  # nothing stays of it
 
 
+def test_a_watch_does_not_see_what_other_threads_predict() -> None:
+    network, images = network_of(0), torch.rand(3, 1, 16, 16) * 2 - 1
+
+    def predict(count: int) -> None:
+        with use_backend("torch"), torch.no_grad():
+            network(images[:count])
+
+    with ThreadPoolExecutor(1) as other:
+        with Watch(network) as watch:
+            other.submit(predict, 3).result()
+            predict(1)
+        seen = watch.take()
+        assert [len(one) for one in (seen.pictures, *seen.features, *seen.logits)] == [1, 1, 1]
+        other.submit(watch.__enter__).result()  # a stream goes on in another thread
+        other.submit(predict, 2).result()
+        predict(3)
+        watch.__exit__(None, None, None)
+        assert len(watch.take().features[0]) == 2
+
+
 def test_a_picture_is_described_by_its_grey_levels_and_its_texture() -> None:
     picture = torch.tensor([[0.0, 17.0], [255.0, 100.0]])[None, None] / 255
     found = describe(picture.expand(1, 3, 2, 2))[0].numpy()
@@ -146,6 +167,11 @@ def test_a_predictor_says_what_is_unlike_and_which_classes_are_possible(limits: 
         first, second = [noise, *ramps(3)], ramps(4, 6)
         mixed = list(zip(predictor(first, batch_size=1), predictor(second, batch_size=1), strict=True))
         apart = [[one.distance for one in predictor(images, batch_size=1)] for images in (first, second)]
+        with ThreadPoolExecutor(2) as threads:
+            own = [
+                threads.submit(lambda given: [one.distance for one in predictor(given, 1)], x) for x in (first, second)
+            ]
+            assert [one.result() for one in own] == apart  # of two threads
     assert [[one.distance for one in own] for own in zip(*mixed, strict=True)] == apart  # of two streams at a time
     assert new[40].unlike and new[40].distance is not None and new[40].distance > 1
     assert sum(bool(one.unlike) for one in new[:40]) <= 4
