@@ -87,14 +87,15 @@ class Appearance:
         """Return plain JSON-ready values."""
         return asdict(self)
 
-    def note(self, facts: Facts) -> str:
-        """Return how an image is unlike these, in words; "" where it is not."""
+    def note(self, facts: Facts, grey: bool = True) -> str:
+        """Return how an image is unlike these, in words; "" where it is not. ``grey``: whether its
+        grey levels are looked at; not where ``unlike.py`` does, which would say something else."""
         notes = []
         if facts.modality and self.modalities and facts.modality not in self.modalities:
             notes.append(f"modality {facts.modality}, not {' or '.join(self.modalities)}")
         if facts.colour > self.colour + _MORE_COLOUR:
             notes.append("more colour than the validation images")
-        away = float(abs(_levels([facts])[0] - np.array(self.levels)).sum() / 2)
+        away = float(abs(_levels([facts])[0] - np.array(self.levels)).sum() / 2) if grey else 0.0
         if self.images >= FEWEST and away > 1.25 * self.distance + 0.05:
             notes.append("grey levels unlike those of the validation images")
         return "; ".join(notes)

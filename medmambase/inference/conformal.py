@@ -47,10 +47,8 @@ class Bound:
     def of(cls, scores: Floats, patients: Sequence[str], wanted: float) -> Self:
         """Learn the bound of ``scores`` (n,), at least one, of images of these ``patients``, ""
         where nobody knows: such an image stands alone."""
-        own = [patient or (row,) for row, patient in enumerate(patients)]
-        number = {one: place for place, one in enumerate(dict.fromkeys(own))}
-        places = np.array([number[one] for one in own])
-        units = len(number)
+        places = units_of(patients)
+        units = int(places.max()) + 1
         order = np.argsort(scores, kind="stable")
         # The patient to come has the same weight as each of these, and may score higher than any.
         weights = 1 / np.bincount(places)[places] / (units + 1)
@@ -69,6 +67,13 @@ class Bound:
             f"{count_of(self.units, f'validation {one}', f'validation {self.counted}')} can promise {self.level:.1%} "
             f"at most, not {wanted:.1%}: that takes {least}"
         )
+
+
+def units_of(patients: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Number the patients of images, "" where nobody knows: such an image stands alone. (n,)"""
+    own = [patient or (row,) for row, patient in enumerate(patients)]
+    number = {one: place for place, one in enumerate(dict.fromkeys(own))}
+    return np.array([number[one] for one in own], dtype=np.int64)
 
 
 @with_config(OBJECT)

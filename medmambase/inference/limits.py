@@ -89,7 +89,12 @@ class Limits:
             short = self.detectors[0].thresholds.features.falls_short(1 - self.detectors[0].thresholds.false_alarms / 2)
             rate = f"{self.false_alarms:.1%}"
             of_flag = f"unlike: at most {rate} of images like the validation images are called so"
-            of_flag += _why(f"for each of two thresholds {short}") if short else ""
+            if short:
+                meant = self.detectors[0].thresholds.false_alarms
+                of_flag = (
+                    f"unlike: {meant:.1%} of images like the validation images are meant to be called so, and at most "
+                    f"{rate} is promised (for each of two thresholds {short})"
+                )
         else:
             of_flag = (
                 f"nothing tells which images are unlike the training images: no {UNLIKE} (an earlier version trained "

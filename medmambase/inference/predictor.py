@@ -55,8 +55,8 @@ class Prediction(Probable):
     ``classes``; both None where the image cannot be used: then ``problem`` says why, in one line.
     ``patient``: DICOM's PatientID, else "".
     ``note`` says, in one line, how the image looks unlike those that the network was chosen on
-    (``appearance.py``), and of a file with several frames that only the first is predicted; else
-    "".
+    (``appearance.py``; of its grey levels where no ``distance`` is known), and of a file with
+    several frames that only the first is predicted; else "".
 
     ``distance``: how far the image is from those that the network was trained on; above 1 it is
     ``unlike`` them (``unlike.py``), and its probabilities say nothing. ``conformal_set``: the
@@ -274,7 +274,12 @@ class Predictor:
 
     def _note(self, facts: Facts, chosen: bool) -> str:
         frames = f"frame 1 of {facts.frames}" if facts.frames > 1 and not chosen else ""
-        return "; ".join(filter(None, (frames, self.appearance.note(facts) if self.appearance else "")))
+        return "; ".join(filter(None, (frames, self._looks(facts))))
+
+    def _looks(self, facts: Facts) -> str:
+        """How an image looks unlike others; what is unlike in its grey levels tells its distance,
+        where that is known."""
+        return self.appearance.note(facts, grey=not self.limits.detectors) if self.appearance else ""
 
     def _read(self, part: Part[OneImage]) -> tuple[Tensor, Facts] | str:
         preprocessing, image = self.network.preprocessing, part.item

@@ -3,25 +3,30 @@
 Two distances of Mahalanobis are measured from the training images, each with its own mean and
 covariance (shrunk: Ledoit and Wolf, 2004, since images may be fewer than numbers): that of the
 features before the head (Lee et al., NeurIPS 2018, with one mean for all classes), which know what
-the network makes of an image, and that of the picture's grey levels and texture, which the features
-may not notice, above all those of a network that has learned for a short time. An image is unlike
-where one of them is larger than its threshold. The thresholds are learned on validation images
-(``conformal.py``), each with half of the rate of false alarms that is promised. docs/evaluation.md
-tells what was measured, and what other methods gave.
+the network makes of an image, and that of the picture's grey levels, texture and edges, which the
+features may not notice, above all those of a network that has learned for a short time. An image is
+unlike where one of them is larger than its threshold. The thresholds are learned on validation
+images (``conformal.py``), each with half of the rate of false alarms that is wanted.
+
+Few patients cannot promise that rate: images of new ones exceed whatever was met too often. Then
+the threshold is that which the next patient's largest distance is expected to keep to, with its
+logarithm taken for normal (a prediction limit by Student's t). This is no guarantee, as that of
+``conformal.py`` is. docs/evaluation.md tells what was measured, and what other methods gave.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
 import numpy as np
+import scipy  # which imports its parts when they are first used: they are slow to import
 import torch
 from pydantic import Field, StrictInt, with_config
 
 from medmambase.data.manifest.folders import DataError
-from medmambase.inference.conformal import Bound, Floats, Share
-from medmambase.inference.watch import Seen
+from medmambase.inference.conformal import Bound, Floats, Share, units_of
+from medmambase.inference.watch import NUMBERS, Seen
 from medmambase.model import tensor_file
 from medmambase.validation import OBJECT, check
 
@@ -98,7 +103,7 @@ class Detector:
             return None
         features, picture = Gaussian.of(training.features[0]), Gaussian.of(training.pictures)
         bounds = [
-            Bound.of(distances, patients, 1 - false_alarms / 2)
+            bound_of(distances, patients, 1 - false_alarms / 2)
             for distances in (features.distance(validation.features[0]), picture.distance(validation.pictures))
         ]
         return cls(features, picture, Thresholds(false_alarms, len(training.pictures), *bounds))
@@ -137,7 +142,26 @@ class Detector:
                 f"{path}: cannot be read ({error}); restore it, or delete it: then nothing is said of images that are "
                 f"unlike the training images"
             ) from error
+        if len(found[1].mean) != NUMBERS:
+            raise DataError(
+                f"{path}: has {len(found[1].mean)} numbers of a picture, and this version looks at {NUMBERS}; train "
+                f"again, or delete it: then nothing is said of images that are unlike the training images"
+            )
         return cls(found[0], found[1], thresholds)
+
+
+def bound_of(distances: Floats, patients: tuple[str, ...], wanted: float) -> Bound:
+    """Learn the threshold of ``distances`` (n,) of validation images, to which the share ``wanted``
+    of images to come is to keep."""
+    found = Bound.of(distances, patients, wanted)
+    if not found.falls_short(wanted) or found.units == 1:  # of one nobody knows how much they differ
+        return found
+    largest = np.zeros(found.units)
+    np.maximum.at(largest, units_of(patients), distances)
+    logarithms = np.log(np.maximum(largest, 1e-6))
+    away = scipy.stats.t.ppf(wanted, found.units - 1) * np.sqrt(1 + 1 / found.units)
+    limit = float(np.exp(logarithms.mean() + away * logarithms.std(ddof=1)))
+    return replace(found, threshold=max(found.threshold, limit))
 
 
 def _gaussian(tensors: dict[str, Any], name: str) -> Gaussian:

@@ -11,17 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from medmambase.inference.ensemble import Ensemble
 from medmambase.model.classifier import Classifier
 
 LEVELS = 16
+BANDS = 4  # of a picture, from top to bottom
+DIRECTIONS = 8
+NUMBERS = LEVELS + 4 + 2 * BANDS + DIRECTIONS  # that describe a picture
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of n images: ``pictures`` (n, 20) as ``describe`` makes them, and of each of
+    """What was seen of n images: ``pictures`` (n, 36) as ``describe`` makes them, and of each of
     the networks ``features`` before the head (n, d) and ``logits`` (n, classes)."""
 
     pictures: Floats
@@ -87,17 +91,33 @@ class Watch:
 
 
 def describe(images: Tensor) -> Tensor:
-    """Describe pictures (b, channels, h, w), black 0 and white 1, in float32 (b, 20): the square
+    """Describe pictures (b, channels, h, w), black 0 and white 1, in float32 (b, 36): the square
     roots of the shares of their pixels at 16 grey levels, how much these differ from each other,
-    and how much neighbours do: across, down, and down by their second difference."""
+    and how much neighbours do: across, down, and down by their second difference.
+
+    The last 16 tell which way is up: how much neighbours differ across and down in each of four
+    bands, from top to bottom, and the square roots of the shares that each of eight directions has
+    of all edges, by their strength."""
     grey = images.float().mean(1)
     places = (grey * LEVELS).long().clamp(0, LEVELS - 1).flatten(1)
     shares = torch.zeros(len(grey), LEVELS, device=grey.device)
     shares.scatter_add_(1, places, torch.full_like(grey, 1 / places.shape[1]).flatten(1))
     level = 255 * grey
-    steps = [level.diff(dim=2), level.diff(dim=1), level.diff(n=2, dim=1)]
-    texture = [one.abs().flatten(1).mean(1).log1p() for one in steps]
-    return torch.cat([shares.sqrt(), level.flatten(1).std(1, correction=0)[:, None] / 64, torch.stack(texture, 1)], 1)
+    across, down = level.diff(dim=2), level.diff(dim=1)
+    texture = [one.abs().flatten(1).mean(1).log1p() for one in (across, down, level.diff(n=2, dim=1))]
+    bands = [adaptive_avg_pool2d(one.abs()[:, None], (BANDS, 1)).flatten(1).log1p() for one in (across, down)]
+    spread = level.flatten(1).std(1, correction=0)[:, None] / 64
+    edges = _directions(across[:, :-1], down[:, :, :-1])
+    return torch.cat([shares.sqrt(), spread, torch.stack(texture, 1), *bands, edges], 1)
+
+
+def _directions(across: Tensor, down: Tensor) -> Tensor:
+    """The square roots of the shares of each direction, from steps (b, h, w): (b, DIRECTIONS)."""
+    strength = torch.hypot(across, down)
+    towards = (torch.atan2(down, across) * (DIRECTIONS / (2 * torch.pi))).round().long() % DIRECTIONS
+    # Sums of a mask, not scatter_add_, whose order and so rounding changes on a GPU.
+    sums = torch.stack([(strength * (towards == one)).flatten(1).sum(1) for one in range(DIRECTIONS)], 1)
+    return (sums / sums.sum(1, keepdim=True).clamp(min=1e-6)).sqrt()
 
 
 def _joined(parts: list[Tensor]) -> Floats:

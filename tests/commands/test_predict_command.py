@@ -71,8 +71,10 @@ def test_an_image_unlike_the_training_images_is_told_of_and_a_run_without_limits
     assert predict.main([str(run), str(source), "-o", str(tmp_path / "out.csv")]) == 0
     said = capsys.readouterr().out
     unlike = [row["path"] for row in rows(tmp_path / "out.csv") if row["unlike"] == "yes"]
-    assert unlike == ["noise.png"]  # so few images of val have the highest distance as their threshold
-    assert "unlike the training images (" in said and "images like the validation images are called so" in said
+    assert unlike == ["noise.png"]  # the threshold of so few images lies beyond all of theirs
+    assert (
+        "unlike the training images (" in said and "images like the validation images are meant to be called so" in said
+    )
     assert predict.main([str(run), str(source / "noise.png")]) == 0
     assert "unlike the training images" in capsys.readouterr().out
     old = Path(shutil.copytree(run, tmp_path / "old"))

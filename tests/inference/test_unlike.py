@@ -11,11 +11,12 @@ import torch
 
 from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
 from medmambase.data.manifest.folders import DataError
+from medmambase.inference.appearance import Appearance
 from medmambase.inference.conformal import Bound, Sets
 from medmambase.inference.ensemble import Ensemble
 from medmambase.inference.limits import Limits, learn
-from medmambase.inference.unlike import FEWEST, Detector, Gaussian
-from medmambase.inference.watch import Seen, Watch, describe
+from medmambase.inference.unlike import FALSE_ALARMS, FEWEST, Detector, Gaussian, bound_of
+from medmambase.inference.watch import NUMBERS, Seen, Watch, describe
 from medmambase_kernels import use_backend
 
 
@@ -74,13 +75,49 @@ def test_without_enough_images_there_is_no_detector_and_few_patients_promise_lit
     assert Detector.of(many, seen_of(np.zeros((0, 4))), ()) is None
     found = Detector.of(many, many, tuple(f"p{row % 4}" for row in range(FEWEST)))
     assert found is not None and found.thresholds.promised == pytest.approx(2 / 5)
-    wanted = "(for each of two thresholds 4 validation patients can promise 80.0% at most, not 97.5%: that takes 39)"
+    wanted = (
+        "are meant to be called so, and at most 40.0% is promised (for each of two thresholds 4 validation patients "
+        "can promise 80.0% at most, not 97.5%: that takes 39)"
+    )
     assert Limits((found,)).told()[0].endswith(wanted)
+
+
+def test_where_patients_are_too_few_thresholds_lie_beyond_all_that_was_met() -> None:
+    """Patients differ more than their images: as few images exceed the threshold as are wanted,
+    whereas those of every ninth patient exceed the largest distance of eight."""
+    rng, patients = np.random.default_rng(0), tuple(f"p{row // 10}" for row in range(80))
+    wanted, alarms, of_largest = 1 - FALSE_ALARMS / 2, [], []
+
+    def drawn(count: int) -> np.ndarray:
+        return np.exp(rng.normal(0, 0.3, (count, 1)) + rng.normal(0, 0.05, (count, 10)))
+
+    for _ in range(200):
+        found, new = bound_of(drawn(8).ravel(), patients, wanted), drawn(50)
+        met = Bound.of(drawn(8).ravel(), patients, wanted)
+        assert (found.level, found.units, found.counted) == (met.level, 8, "patients")
+        alarms.append((new > found.threshold).mean())
+        of_largest.append((new > met.threshold).mean())
+    assert 0.01 < np.mean(alarms) < 0.03 and np.mean(of_largest) > 0.08
+    one = np.array([1.0, 3.0])
+    assert bound_of(one, ("a", "a"), wanted).threshold == 3  # of one patient nobody knows how much they differ
+    many = np.exp(rng.normal(0, 1, 400))
+    assert bound_of(many, ("",) * 400, wanted) == Bound.of(many, ("",) * 400, wanted)
+
+
+def test_a_detector_of_other_numbers_is_refused_by_name(tmp_path: Path) -> None:
+    seen, path = seen_of(np.random.default_rng(0).normal(0, 1, (30, 4))), tmp_path / "unlike.safetensors"
+    found = Detector.of(seen, seen, ("",) * 30)
+    assert found is not None
+    path.write_bytes(found.to_bytes())
+    with pytest.raises(
+        DataError, match=rf"unlike\.safetensors: has 3 numbers of a picture.* looks at {NUMBERS}; train"
+    ):
+        Detector.read(path)
 
 
 def test_a_detector_comes_back_as_it_was_written_and_damage_is_named(tmp_path: Path) -> None:
     rng, path = np.random.default_rng(0), tmp_path / "unlike.safetensors"
-    seen = seen_of(rng.normal(0, 1, (30, 4)))
+    seen = seen_of(rng.normal(0, 1, (30, 4)), rng.normal(0, 1, (30, NUMBERS)))
     found = Detector.of(seen, seen, ("",) * 30)
     assert found is not None and Detector.read(path) is None
     content = found.to_bytes()
@@ -103,7 +140,7 @@ def test_a_watch_sees_pictures_features_and_logits_of_any_network() -> None:
                 one(images[:3])
                 one(images[3:])
             seen = watch.take()
-            assert seen.pictures.shape == (5, 20) and len(seen.features) == len(watch.widths)
+            assert seen.pictures.shape == (5, NUMBERS) and len(seen.features) == len(watch.widths)
             assert seen.features[0] @ network.head.weight.numpy().T + network.head.bias.numpy() == pytest.approx(
                 network(images).numpy(), abs=1e-5
             )
@@ -140,7 +177,23 @@ def test_a_picture_is_described_by_its_grey_levels_and_its_texture() -> None:
     assert found[:16] == pytest.approx(wanted)
     assert found[16] == pytest.approx(np.std([0, 17, 255, 100]) / 64, rel=1e-5)
     assert found[17:19] == pytest.approx(np.log1p([(17 + 155) / 2, (255 + 83) / 2]), rel=1e-5)
-    assert describe(torch.ones(2, 1, 5, 5)).isfinite().all()
+    flat = describe(torch.ones(2, 1, 5, 5))
+    assert flat.isfinite().all() and (flat[:, 17:] == 0).all()
+
+
+def test_a_picture_is_described_by_which_way_is_up() -> None:
+    down = torch.linspace(0, 1, 8)[:, None].square().expand(8, 8)[None, None]  # brighter and steeper downwards
+    bands, steps = (
+        ((0, 2), (1, 4), (3, 6), (5, 7)),
+        255 * np.diff(np.linspace(0, 1, 8) ** 2),
+    )  # seven steps in four bands
+    found = {turns: describe(torch.rot90(down, turns, (2, 3)))[0].numpy() for turns in range(4)}
+    assert all(len(one) == NUMBERS for one in found.values())
+    assert found[0][20:24] == pytest.approx(np.zeros(4), abs=1e-4)
+    assert found[0][24:28] == pytest.approx([np.log1p(steps[a:b].mean()) for a, b in bands], rel=1e-4)
+    assert found[2][24:28] == pytest.approx(found[0][27:23:-1], rel=1e-4)  # upside down
+    for turns, direction in ((0, 2), (1, 0), (2, 6), (3, 4)):  # of eight, from the right on
+        assert found[turns][28:] == pytest.approx(np.eye(8)[direction], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +217,11 @@ def test_a_predictor_says_what_is_unlike_and_which_classes_are_possible(limits: 
         predictor = Predictor(network_of(0), device="cpu", limits=limits)
         new = list(predictor([*ramps(40, 5), noise, "no file"], batch_size=7))
         plain = list(Predictor(network_of(0), device="cpu")([noise]))
+        looks = Appearance(12, {}, 0.0, (1.0, *(0.0,) * 15), 0.0)
+        notes = [
+            next(iter(Predictor(network_of(0), device="cpu", limits=known, appearance=looks)([noise]))).note
+            for known in (None, limits)
+        ]
         first, second = [noise, *ramps(3)], ramps(4, 6)
         mixed = list(zip(predictor(first, batch_size=1), predictor(second, batch_size=1), strict=True))
         apart = [[one.distance for one in predictor(images, batch_size=1)] for images in (first, second)]
@@ -174,9 +232,10 @@ def test_a_predictor_says_what_is_unlike_and_which_classes_are_possible(limits: 
             assert [one.result() for one in own] == apart  # of two threads
     assert [[one.distance for one in own] for own in zip(*mixed, strict=True)] == apart  # of two streams at a time
     assert new[40].unlike and new[40].distance is not None and new[40].distance > 1
-    assert sum(bool(one.unlike) for one in new[:40]) <= 4
+    assert sum(bool(one.unlike) for one in new[:40]) <= 6
     assert all(one.conformal_set and one.label in one.conformal_set for one in new[:41])
     assert new[41].problem and new[41].unlike is None and new[41].conformal_set is None
+    assert notes == ["grey levels unlike those of the validation images", ""]  # the distance tells it
     assert plain[0].unlike is None and plain[0].distance is None and plain[0].conformal_set is None
 
 
@@ -191,7 +250,7 @@ def test_networks_that_predict_together_vote(limits: Limits) -> None:
     points, detector = np.ones((1, 16)), limits.detectors[0]
     near = replace(detector, thresholds=replace(detector.thresholds, features=Bound(1e9, 0.9, 9, "images")))
     far = replace(detector, thresholds=replace(detector.thresholds, features=Bound(1e-9, 0.9, 9, "images")))
-    pictures = np.zeros((1, 20)) + describe(torch.from_numpy(ramps(1)[0] / 255).float()[None, None]).numpy()
+    pictures = np.zeros((1, NUMBERS)) + describe(torch.from_numpy(ramps(1)[0] / 255).float()[None, None]).numpy()
     for detectors, unlike in (((near, far), False), ((near, far, far), True), ((near, near, far), False)):
         seen = Seen(pictures, (points,) * len(detectors), (np.zeros((1, 3)),) * len(detectors))
         found = Limits(detectors).distance(seen)

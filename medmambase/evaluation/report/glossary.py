@@ -130,7 +130,7 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     "unlike": (
         "unlike the training images",
         "Further away from them than nearly all validation images are: in what the network makes of the image, or in "
-        "its grey levels and texture. What is predicted for such an image says nothing.",
+        "its grey levels, texture and edges. What is predicted for such an image says nothing.",
     ),
 }
 
