@@ -102,7 +102,7 @@ def _check_packages() -> None:
     try:
         check_onnx()
     except ImportError as error:
-        raise ConfigError(f"--format is onnx, and {error}; run pip install medmambase[onnx]") from error
+        raise ConfigError(f"--format is onnx, and {error}") from error
 
 
 def _onnx(portable: PortableNetwork, about: dict[str, str]) -> tuple[bytes, Run]:

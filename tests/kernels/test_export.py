@@ -149,10 +149,22 @@ def test_a_file_of_any_length_computes_what_a_model_of_ones_own_does(tmp_path: P
 def test_a_file_of_a_scan_in_four_directions_computes_the_same(tmp_path: Path) -> None:
     model, path = Looks(), tmp_path / "looks.onnx"
     assert export_onnx(model, torch.randn(2, 5, 3, 4), path) <= 1e-5
-    for batch in (1, 3, 16):
-        image = torch.randn(batch, 5, 3, 4)
+    for batch, scale in ((1, 1), (3, 1), (16, 1), (3, 1e3)):  # the last: steps so long that states vanish
+        image = scale * torch.randn(batch, 5, 3, 4)
         (found,) = onnx_session(path, 1).run(None, {"image": image.numpy()})
         assert relative_error(torch.from_numpy(found), model(image)) <= 1e-5
+
+
+@needs_onnx
+def test_a_file_of_one_length_takes_any_batch(tmp_path: Path) -> None:
+    model, path = Reads(), tmp_path / "reads.onnx"
+    assert export_onnx(model, torch.randn(1, 21, 3), path) <= 1e-5
+    session = onnx_session(path, 1)
+    assert [one.shape for one in session.get_inputs()] == [["batch", 21, 3]]
+    for batch in (1, 3, 16):
+        x = torch.randn(batch, 21, 3)
+        (found,) = session.run(None, {"x": x.numpy()})
+        assert relative_error(torch.from_numpy(found), model(x)) <= 1e-5
 
 
 def test_a_plain_program_is_read_without_our_operators() -> None:

@@ -15,12 +15,15 @@ from PIL import Image
 
 from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing, export_run
 from medmambase.commands import export
-from medmambase.config import ConfigError
+from medmambase.config import Block, ConfigError
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.images import load
+from medmambase.evaluation.calibration import with_temperature
+from medmambase.evaluation.predictions import read_predictions
 from medmambase.portable import python_api, recipe
 from medmambase.portable.network import PortableNetwork
-from medmambase_kernels import ExportError, check_onnx, onnx_session
+from medmambase.portable.parity import Parity, compare
+from medmambase_kernels import ExportError, check_onnx, onnx_session, plain_program
 
 try:
     check_onnx()
@@ -31,12 +34,17 @@ needs_onnx = pytest.mark.skipif(bool(WITHOUT_ONNX), reason=WITHOUT_ONNX)
 
 
 def small(
-    seed: int, classes: tuple[str, ...] = ("a", "b", "c"), channels: int = 1, multi_label: bool = False
+    seed: int,
+    classes: tuple[str, ...] = ("a", "b", "c"),
+    channels: int = 1,
+    multi_label: bool = False,
+    block: Block = "medmambase",
 ) -> MedMambaSE:
     torch.manual_seed(seed)
     network = MedMambaSE(
         ModelConfig(
-            dims=(8, 16), depths=(1, 1), state=2, in_chans=channels, num_classes=len(classes), multi_label=multi_label
+            dims=(8, 16), depths=(1, 1), state=2, in_chans=channels, num_classes=len(classes), multi_label=multi_label,
+            block=block,
         ),
         classes=classes, preprocessing=Preprocessing(size=16, channels=channels),
     )  # fmt: skip  # one argument list
@@ -62,7 +70,8 @@ def test_the_command_writes_a_file_that_says_what_it_needs_and_answers_alike(
     said = capsys.readouterr().out
     path, program = light / "model.onnx", light / "predict_with_model.py"
     assert f"{path.resolve()}: " in said
-    assert "test images of the run: largest difference of a probability " in said
+    tests = (light / "splits.csv").read_text(encoding="utf-8").split(",test")
+    assert f"compared on {len(tests) - 1} test images of the run: largest difference of a probability " in said
     assert "called alike 100.0%" in said
     assert "one image on the CPU with 1 thread: " in said
     assert said.endswith(program.read_text(encoding="utf-8"))
@@ -81,8 +90,13 @@ def test_the_command_writes_a_file_that_says_what_it_needs_and_answers_alike(
     assert json.loads(about["trained_on"])["run"] == "lauf ü"
     assert len(json.loads(about["weights"])[0]) == 64
     # Thresholds are those of the probabilities that the file gives: calibrated ones.
-    for point in json.loads(about["operating_points"]):
-        assert 0 <= point["threshold"] <= 1
+    validated = with_temperature(read_predictions(light / "val" / "predictions.csv"), predictor.temperature)
+    points = json.loads(about["operating_points"])
+    assert points
+    assert predictor.temperature != 1
+    for point in points:
+        column = validated.probabilities[:, validated.classes.index(point["name"])]
+        assert np.isclose(column, point["threshold"], rtol=0, atol=1e-12).any()
 
     done = subprocess.run(
         [sys.executable, str(program), str(files[0])], capture_output=True, encoding="utf-8", check=True,
@@ -106,6 +120,38 @@ def test_a_program_of_pytorchs_operators_answers_alike(light: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("block", ["medmamba", "notebook", "medmamba_v0"])
+def test_networks_of_every_block_leave_for_any_number_of_images(block: Block) -> None:
+    portable = PortableNetwork(small(0, block=block), temperature=0.7)
+    program = plain_program(portable, [portable.example()], [{0: "batch"}]).module()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 1), dtype=np.uint8)
+    predictor = Predictor(portable.network, device="cpu", temperature=0.7)
+    expected = np.stack([one.probabilities for one in predictor(pixels)])
+    for batch in (1, 3, 16):
+        with torch.no_grad():
+            found = program(torch.from_numpy(pixels[:batch])).numpy()
+        assert np.abs(found - expected[:batch]).max() <= 1e-5
+
+
+def test_a_file_holds_where_every_probability_and_every_call_does() -> None:
+    assert Parity(4, 1e-5, 1.0, 1.0, 1.0, 1).holds
+    assert not Parity(4, 2e-5, 1.0, 1.0, 1.0, 1).holds
+    assert not Parity(4, 0.0, 0.75, 1.0, 1.0, 1).holds
+
+
+def test_a_file_is_run_in_batches_of_1_3_and_16_and_one_that_gives_no_numbers_does_not_hold() -> None:
+    predictor, sizes = Predictor(small(0), device="cpu"), []
+
+    def nothing(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return np.full((len(images), 3), np.nan, dtype=np.float32)
+
+    parity = compare(predictor, nothing, np.zeros((21, 16, 16, 1), dtype=np.uint8))
+    assert sizes[:4] == [1, 3, 16, 1]
+    assert parity.difference == float("inf")
+    assert not parity.holds
+
+
 def test_a_file_that_would_answer_otherwise_is_not_left(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = PortableNetwork.forward
     monkeypatch.setattr(PortableNetwork, "forward", lambda self, image: forward(self, image).flip(1))
@@ -127,6 +173,10 @@ def test_the_program_prepares_pictures_as_training_does(resize: str, channels: i
         Image.fromarray(drawn.integers(0, 256, shape, dtype=np.uint8)).save(path)
         expected = load(path, how)[0].permute(1, 2, 0).numpy()
         assert np.array_equal(module["prepare"](path), expected)
+    turned, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6  # lies on its side, as phones store pictures
+    Image.fromarray(drawn.integers(0, 256, (40, 31, 3), dtype=np.uint8)).save(turned, exif=exif)
+    assert np.array_equal(module["prepare"](turned), load(turned, how)[0].permute(1, 2, 0).numpy())
 
 
 @needs_onnx
@@ -166,10 +216,8 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch:
         export_run(run, format="tflite")
 
     def missing() -> None:
-        raise ImportError("ONNX needs onnx, which is not installed")
+        raise ImportError("ONNX needs onnx, which is not installed; run pip install onnx")
 
     monkeypatch.setattr(python_api, "check_onnx", missing)
-    with pytest.raises(
-        ConfigError, match=r"--format is onnx, and ONNX needs onnx, .*; run pip install medmambase\[onnx\]"
-    ):
+    with pytest.raises(ConfigError, match=r"^--format is onnx, and ONNX needs onnx, .*; run pip install onnx$"):
         export_run(run)

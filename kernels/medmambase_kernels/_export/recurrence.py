@@ -17,6 +17,17 @@ and third line with the projection of delta and the four orders, the first witho
 ``chunked`` has no loop but over the steps of a chunk and over chunks, both unrolled: all chunks
 take a step at once, then what each began with is added. It needs PyTorch's operators alone, and a
 length that is known. Decays are multiplied and never divided by, so none can overflow.
+
+Chunks within a Scan, that is fewer steps on larger slabs (4, 8 or 16 chunks side by side, a second
+Scan over what each begins with, a correction), were measured too, in milliseconds of the processor:
+
+    length x channels                 1024 x 48   1024 x 96   256 x 96
+    Scan                                    7.4         9.8        2.6
+    chunks, corrected afterwards     8.5 to 9.5    13 to 15   3.5 to 4.4
+    chunks, passed through twice     9.6 to 10           15   3.8 to 4.1
+
+A step of Scan costs about 2 microseconds beside its arithmetic, and every chunked form costs at
+least four more operations on each element of the state: its few steps save less than these take.
 """
 
 import torch
