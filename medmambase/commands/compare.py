@@ -24,19 +24,20 @@ from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.comparison import Difference
 from medmambase.evaluation.predictions import Predictions, read_predictions
 from medmambase.evaluation.report.compare_page import Compared, p_value, write_compare_page
-from medmambase.evaluation.report.results import temperature_of
+from medmambase.evaluation.report.results import calibration_of
 from medmambase.files import write_json
 from medmambase.plural import count_of
 from medmambase.run_folder import PREDICTIONS, TEST
 
 SHOWN = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "macro/f1": "mean F1",
-    "macro/ap": "mean AP", "mcc": "MCC", "kappa": "kappa", "brier": "Brier score", "ece": "calibration error",
+    "macro/ap": "mean AP", "mcc": "MCC", "kappa": "kappa", "subset_accuracy": "subset accuracy",
+    "hamming_loss": "Hamming loss", "brier": "Brier score", "ece": "calibration error",
 }  # fmt: skip  # figures and their names
 # What the file of --json holds, in words.
 UNITS = {
     "figures": "from 0 to 1; mcc and kappa from -1 to 1, brier from 0 to 2 (of two classes half the sum, from 0 to "
-    "1); of brier and ece lower is better",
+    "1); of brier, ece and hamming_loss lower is better",
     "figures of a class": "0/auc is that of the first of the classes, 1/auc of the second",
     "difference": "second less first", "delong": "difference of AUC (second less first), its standard error, p",
     "mcnemar": "images that only one of the two calls right, p",
@@ -80,7 +81,7 @@ def _compare(options: argparse.Namespace) -> int:
     _print_figures(found)
     if max(len(firsts), len(seconds)) > 1:
         print(f"\nspread between {varied} (standard deviation):")
-        for name in ("accuracy", "balanced_accuracy", "auc"):
+        for name in ("subset_accuracy" if "subset_accuracy" in found else "accuracy", "balanced_accuracy", "auc"):
             one = found.get(name)
             sides = ["n/a", "n/a"] if one is None else [_spread(values) for values in (one.firsts, one.seconds)]
             print(f"  {SHOWN[name]:18} A {sides[0]}   B {sides[1]}")
@@ -126,13 +127,13 @@ def _by_patient(
     """Compare the runs counted in patients, print and return what was found; None where no patient
     has several images, or none has a class."""
     found = [
-        [of_patients(one, temperature_of(table_of(path))) for path, one in zip(*side, strict=True)]
+        [of_patients(one, calibration_of(table_of(path))) for path, one in zip(*side, strict=True)]
         for side in zip(sides, predictions, strict=True)
     ]
     one = found[0][0]
     if one is None:
         return None
-    left_out = f"{count_of(one.left_out, 'patient')} left out, with images of several classes"
+    left_out = f"{count_of(one.left_out, 'patient')} left out, whose images have different labels"
     if not one.predictions.names:
         print(f"\nno figures counted in patients: {left_out}")
         return None
@@ -176,7 +177,7 @@ def _tests(firsts: Sequence[Predictions], seconds: Sequence[Predictions], of: st
     patient."""
     told: list[dict[str, Any]] = []
     classes = firsts[0].classes
-    columns = [1] if len(classes) == 2 else range(len(classes))
+    columns = firsts[0].task.told_apart(len(classes))
     print(f"\neach pair of runs{'; these two tests treat every image as a separate patient' * (of == 'images')}:")
     for number, (one, other) in enumerate(zip(firsts, seconds, strict=False), start=1):
         called = comparison.mcnemar(one, other)

@@ -87,7 +87,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 def _of_table(options: argparse.Namespace) -> int:
     """Print the metrics of a table of predictions."""
     predictions = read_predictions(options.run)
-    metrics = evaluate_both(predictions, results.temperature_of(options.run))
+    metrics = evaluate_both(predictions, results.calibration_of(options.run))
     _tell(metrics, options.json, "" if any(predictions.patients) else NO_PATIENTS)
     say_next(("compare with another network", pasted("medmambase-compare", options.run, "other.csv")))
     return 0

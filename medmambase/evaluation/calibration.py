@@ -15,7 +15,7 @@ from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.metrics import BINS, confidence_bins
 from medmambase.evaluation.multilabel import probability_bins
 from medmambase.evaluation.predictions import MetricsError, Predictions
-from medmambase.model.task import HALF
+from medmambase.model.task import HALF, Floats
 from medmambase.validation import OBJECT, check
 
 SENSITIVITY = 0.95  # that an operating point keeps on val, where anything can be ruled out with it
@@ -61,13 +61,18 @@ class Calibration:
         have several classes. Raises MetricsError where they are of other classes."""
         if not predictions.task.multi_label:
             return predictions
-        if self.thresholds.keys() != {*predictions.classes}:
+        thresholds = self.thresholds_of(predictions.classes)
+        return replace(predictions, calls=predictions.task.called(predictions.probabilities, thresholds))
+
+    def thresholds_of(self, classes: Sequence[str]) -> Floats:
+        """Return the threshold of each class, (classes,). Raises MetricsError where they are of
+        other classes."""
+        if self.thresholds.keys() != {*classes}:
             raise MetricsError(
                 f"the thresholds are those of {', '.join(self.thresholds) or 'no class'}; wanted one for each of "
-                f"{', '.join(predictions.classes)}"
+                f"{', '.join(classes)}"
             )
-        thresholds = np.array([self.thresholds[name] for name in predictions.classes])
-        return replace(predictions, calls=predictions.task.called(predictions.probabilities, thresholds))
+        return np.array([self.thresholds[name] for name in classes])
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -81,15 +86,15 @@ def fit(validation: Predictions) -> Calibration | None:
     if not len(validation.labels):
         return None
     columns = validation.task.told_apart(len(validation.classes))
-    temperature = _temperature(validation)
-    patients = of_patients(validation, temperature)
-    images, means = (
-        tuple(point for column in columns for point in _points(one, column)) if one and one.names else ()
-        for one in (validation, patients and patients.predictions)
-    )
     names = enumerate(validation.classes) if validation.task.multi_label else ()
     thresholds = {name: _threshold(validation, column) for column, name in names}
-    return Calibration(temperature, images, by_patient=means, thresholds=thresholds)
+    images = tuple(point for column in columns for point in _points(validation, column))
+    learned = Calibration(_temperature(validation), images, thresholds=thresholds)
+    patients = of_patients(validation, learned)
+    if patients is None or not patients.predictions.names:
+        return learned
+    means = tuple(point for column in columns for point in _points(patients.predictions, column))
+    return replace(learned, by_patient=means)
 
 
 def point_at(validation: Predictions, wish: str) -> OperatingPoint:

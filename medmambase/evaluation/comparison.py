@@ -17,8 +17,9 @@ import scipy  # which imports its parts when they are first used: they are slow 
 
 from medmambase.evaluation import delong
 from medmambase.evaluation.intervals import CONFIDENCE, Draws, evaluate_with_intervals
-from medmambase.evaluation.metrics import Interval, weighted_figures
+from medmambase.evaluation.judged import weighted_figures
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.evaluation.recorded import Interval
 from medmambase.plural import count_of
 
 SEEDS = 3  # trainings a side that say something of the settings, and not of one network
@@ -46,7 +47,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """How many images only one of two networks calls right, and the probability of a share as
+    """How many images only one of two networks calls right, each class of them where they may have
+    several, and the probability of a share as
     uneven, or more, if neither were better."""
 
     only_first: int
@@ -64,10 +66,10 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     contradict each other about whose images are one patient's.
     """
     first = sides[0][0]
-    if any(one.task.multi_label for side in sides for one in side):
+    if len({one.task for side in sides for one in side}) > 1:
         raise MetricsError(
-            "a table is of images that may have several classes, and networks are compared on images with one class "
-            "each; compare their figures class by class in their reports"
+            "in one table an image may have several classes, and in another it has one; only networks that answer the "
+            "same question can be compared"
         )
     for name, count in (pair for side in sides for one in side for pair in Counter(one.names).items()):
         if count > 1:
@@ -138,7 +140,9 @@ def _agreeing(one: Predictions, other: Predictions) -> None:
 
 
 def _ties(predictions: Predictions) -> int:
-    """How many images have several highest probabilities."""
+    """How many images have several highest probabilities, of which one is called."""
+    if predictions.task.multi_label:
+        return 0
     p = predictions.probabilities
     return int(((p == p.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
 
@@ -148,11 +152,13 @@ def _in_order_of(first: Predictions, other: Predictions) -> Predictions:
     differs."""
     if other.classes != first.classes and sorted(other.classes) == sorted(first.classes):
         place = np.array([first.classes.index(name) for name in other.classes], dtype=np.int64)
+        columns, several = place.argsort(), other.task.multi_label
         other = replace(
             other,
             classes=first.classes,
-            labels=place[other.labels],
-            probabilities=other.probabilities[:, place.argsort()],
+            labels=other.labels[:, columns] if several else place[other.labels],
+            probabilities=other.probabilities[:, columns],
+            calls=other.calls[:, columns] if several else other.calls,
         )
     if other.names != first.names and sorted(other.names) == sorted(first.names):
         order, own = (sorted(range(len(one.names)), key=one.names.__getitem__) for one in (first, other))
@@ -181,8 +187,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
                 f"--split-seed, or with the --splits of one run"
             )
         if not np.array_equal(other.labels, first.labels):
-            row = int((other.labels != first.labels).argmax())
-            one, two = first.classes[first.labels[row]], first.classes[other.labels[row]]
+            row = int((other.labels != first.labels).reshape(len(first.names), -1).any(axis=1).argmax())
+            one, two = first.in_words(first.labels, row), first.in_words(other.labels, row)
             raise MetricsError(
                 f"the true class of {first.names[row]!r} is {one!r} in one table and {two!r} in another; correct the "
                 f"label that is wrong"
@@ -221,15 +227,15 @@ def conclusion(found: Mapping[str, Difference], of: str = "images") -> str:
 def compare(
     firsts: Sequence[Predictions], seconds: Sequence[Predictions], between: str = "seeds"
 ) -> dict[str, Difference]:
-    """Compare every figure, as ``Metrics.flat`` names it, that both sides have. ``between``: what
+    """Compare every figure, as ``flat`` names it, that both sides have. ``between``: what
     the runs of a side vary in. Raises MetricsError where the images are not the same."""
     same_images([firsts, seconds])
     sides, clusters = (firsts, seconds), firsts[0].clusters
     ones = np.ones((1, len(clusters)))
-    plain = [[_figures(one, ones) for one in side] for side in sides]
+    plain = [[weighted_figures(one, ones) for one in side] for side in sides]
     replicates: dict[str, list[np.ndarray]] = {name: [] for name in plain[0][0]}
     for weights in Draws(clusters):
-        first, second = ([_figures(one, weights) for one in side] for side in sides)
+        first, second = ([weighted_figures(one, weights) for one in side] for side in sides)
         for name, found in replicates.items():
             found.append(np.mean([one[name] for one in second], axis=0) - np.mean([one[name] for one in first], axis=0))
     differences = {}
@@ -248,7 +254,7 @@ def compare(
 def mcnemar(first: Predictions, second: Predictions) -> McNemar:
     """Run McNemar's exact test. Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
-    right, other = first.predicted == first.labels, second.predicted == second.labels
+    right, other = first.right, second.right
     only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
     both = only_first + only_second
     return McNemar(only_first, only_second, float(scipy.stats.binomtest(only_first, both).pvalue) if both else 1.0)
@@ -258,7 +264,7 @@ def delong_test(first: Predictions, second: Predictions, column: int) -> tuple[f
     """Compare the AUC of one class: second minus first, its standard error and p; see
     ``delong.paired``. Raises MetricsError where the images are not the same."""
     same_images([[first], [second]])
-    return delong.paired(first.labels == column, first.probabilities[:, column], second.probabilities[:, column])
+    return delong.paired(first.is_of(column), first.probabilities[:, column], second.probabilities[:, column])
 
 
 def mean_accuracy(runs: Sequence[Predictions]) -> tuple[float, Interval | None]:
@@ -267,7 +273,7 @@ def mean_accuracy(runs: Sequence[Predictions]) -> tuple[float, Interval | None]:
     that call alike, it is that of ``evaluate_with_intervals``. Raises MetricsError where the images
     are not the same."""
     same_images([runs])
-    clusters, right = runs[0].clusters, np.array([one.predicted == one.labels for one in runs], dtype=np.float64)
+    clusters, right = runs[0].clusters, np.array([one.right for one in runs], dtype=np.float64)
     accuracy = float(right.mean())
     if len(runs) > 1:
         drawn = np.concatenate([weights @ right.mean(axis=0) / weights.sum(axis=1) for weights in Draws(clusters)])
@@ -276,10 +282,6 @@ def mean_accuracy(runs: Sequence[Predictions]) -> tuple[float, Interval | None]:
             method = "bootstrap, and the variance between seeds"  # there are no sides
             return accuracy, replace(found, low=max(0.0, found.low), high=min(1.0, found.high), method=method)
     return accuracy, evaluate_with_intervals(runs[0]).intervals.get("accuracy")
-
-
-def _figures(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    return weighted_figures(predictions.labels, predictions.probabilities, weights)
 
 
 def _surely(

@@ -35,8 +35,9 @@ import scipy  # which imports its parts when they are first used: they are slow 
 
 from medmambase.evaluation import delong
 from medmambase.evaluation.judged import AnyMetrics, brier, calibration_gaps, evaluate, weighted_figures
-from medmambase.evaluation.metrics import Interval, confusions, range_of, shares
+from medmambase.evaluation.metrics import confusions, shares
 from medmambase.evaluation.predictions import Predictions
+from medmambase.evaluation.recorded import Interval, range_of
 
 CONFIDENCE = 0.95
 REPLICATES = 2000

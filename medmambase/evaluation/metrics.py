@@ -5,63 +5,29 @@ give the figure itself, and the weights of a bootstrap its replicates, so that t
 in what they mean.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, StrictFloat, StrictInt, with_config
+from pydantic import Field, StrictFloat, with_config
 
 from medmambase.evaluation.predictions import MetricsError, checked
+from medmambase.evaluation.recorded import MOST, ONE_CLASS, ClassMetrics, Count, Figures, Interval, Share
 from medmambase.model.task import SINGLE_LABEL
-from medmambase.validation import OBJECT, check
+from medmambase.validation import OBJECT
 
-ONE_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "ap")
 OVERALL = ("accuracy", "balanced_accuracy", "auc", "mcc", "kappa", "brier", "ece")
-LEAST = {"mcc": -1.0, "kappa": -1.0}  # the others begin at 0
-MOST = {"brier": 2.0}  # the others end at 1
 _CACHED = 100_000  # weights that are looked at together: less than a processor's cache
 BINS = 15  # of confidence, equally wide, for the calibration error
 
-Count = Annotated[StrictInt, Field(ge=0)]
-Share = Annotated[StrictFloat, Field(ge=0, le=1)] | None
 Correlation = Annotated[StrictFloat, Field(ge=-1, le=1)] | None
 Distance = Annotated[StrictFloat, Field(ge=0, le=2)] | None
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % confidence interval, and the method that gave it."""
-
-    low: StrictFloat
-    high: StrictFloat
-    method: str
-
-
-@dataclass(frozen=True)
-class ClassMetrics:
-    """One class against all others, every figure in 0..1; None where it is undefined.
-
-    ``support``: images whose truth is this class. ``sensitivity`` needs one of them,
-    ``specificity`` one of another class, ``auc`` both and ``ap`` (average precision) one of it;
-    ``ppv`` an image that was called this class, ``npv`` one that was not, ``f1`` one that is or was
-    called it.
-    """
-
-    name: str
-    support: Count
-    sensitivity: Share
-    specificity: Share
-    ppv: Share
-    npv: Share
-    f1: Share
-    auc: Share
-    ap: Share
-
-
 @with_config(OBJECT)
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(Figures):
     """What a set of predictions is worth; None where a figure is undefined.
 
     ``balanced_accuracy``: mean sensitivity of the classes that occur. ``auc``: mean one-vs-rest AUC
@@ -78,7 +44,7 @@ class Metrics:
     have a duplicate, or images of their patient, in train or val; None where none has.
     ``by_patient``: the same counted in patients, whose number is then its ``images``; None where no
     patient has several images. ``patients_left_out``: how many are not counted there, because their
-    images are of several classes, where that is some.
+    images have different labels, where that is some.
     """
 
     accuracy: Share
@@ -99,20 +65,13 @@ class Metrics:
     by_patient: "Metrics | None" = None
     patients_left_out: Count | None = None
 
+    overall: ClassVar[tuple[str, ...]] = OVERALL
+    most: ClassVar[Mapping[str, float]] = MOST
+
     @property
     def images(self) -> int:
         """The number of images."""
         return sum(map(sum, self.confusion))
-
-    @property
-    def clean(self) -> "Metrics":
-        """The figures without leaked images, which come first in the report."""
-        return self if self.without_leaked is None else self.without_leaked
-
-    @property
-    def counted(self) -> str:
-        """What the intervals count: "patients", where any is known, or "images"."""
-        return "patients" if self.patients or self.patient_known else "images"
 
     @property
     def only_called(self) -> str | None:
@@ -120,42 +79,8 @@ class Metrics:
         called = [index for index, column in enumerate(zip(*self.confusion, strict=True)) if any(column)]
         return self.per_class[called[0]].name if len(called) == 1 else None
 
-    def flat(self) -> dict[str, float | None]:
-        """Return every figure under a name of its own: "accuracy", "macro/f1", and of class 0
-        "0/auc"."""
-        of_classes = {
-            f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS
-        }
-        means = {f"{mean}/{name}": getattr(self, mean)[name] for mean in ("macro", "weighted") for name in ONE_CLASS}
-        return {name: getattr(self, name) for name in OVERALL} | means | of_classes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-ready values; undefined stays None and NaN cannot occur. Of the last
-        six fields, those that are empty are left out."""
-        counts, inner = ("patients", "patient_known", "patients_left_out"), ("by_patient", "without_leaked")
-        optional = ("intervals", *counts, *inner)
-        values = {name: value for name, value in asdict(self).items() if name not in optional}
-        values |= {
-            "per_class": [asdict(one) for one in self.per_class],
-            "confusion": [list(row) for row in self.confusion],
-        }
-        if self.intervals:
-            values["intervals"] = {name: asdict(one) for name, one in self.intervals.items()}
-        values |= {name: value for name in counts if (value := getattr(self, name)) is not None}
-        return values | {name: one.to_dict() for name in inner if (one := getattr(self, name)) is not None}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``. Raises MetricsError for any other shape."""
-        metrics: Self = check("metrics", values, cls, MetricsError)
-        metrics._check_whole()
-        return metrics
-
-    def _check_whole(self) -> None:
-        """Raises MetricsError where one part does not fit another."""
+    def _check_confusion(self) -> None:
         classes = len(self.per_class)
-        if any(mean.keys() != {*ONE_CLASS} for mean in (self.macro, self.weighted)):
-            raise MetricsError(f"macro or weighted has other figures than {', '.join(ONE_CLASS)}")
         if (
             not classes
             or {len(row) for row in self.confusion} != {classes}
@@ -165,19 +90,6 @@ class Metrics:
                 f"the confusion matrix does not fit {classes} classes and their support; wanted a row a class that "
                 f"sums to it"
             )
-        for name, interval in self.intervals.items():
-            least, most = range_of(name)
-            for end in (interval.low, interval.high):
-                if not least <= end <= most:
-                    raise MetricsError(f"intervals.{name} ends at {end!r}; wanted a number from {least:g} to {most:g}")
-        for inner in (self.by_patient, self.without_leaked):
-            if inner is not None:
-                inner._check_whole()
-
-
-def range_of(name: str) -> tuple[float, float]:
-    """Return the least and the greatest value that a figure can have."""
-    return LEAST.get(name, 0.0), MOST.get(name, 1.0)
 
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Metrics:

@@ -6,26 +6,16 @@ once.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import with_config
 
-from medmambase.evaluation.metrics import (
-    BINS,
-    ONE_CLASS,
-    ClassMetrics,
-    Count,
-    Interval,
-    Share,
-    areas,
-    confusions,
-    mean_over_classes,
-    shares,
-)
+from medmambase.evaluation.metrics import BINS, areas, confusions, mean_over_classes, shares
 from medmambase.evaluation.predictions import MetricsError, Predictions
-from medmambase.validation import OBJECT, check
+from medmambase.evaluation.recorded import ONE_CLASS, ClassMetrics, Count, Figures, Interval, Share
+from medmambase.validation import OBJECT
 
 OVERALL = ("auc", "ap", "f1", "balanced_accuracy", "subset_accuracy", "hamming_loss", "brier", "ece")
 
@@ -34,7 +24,7 @@ Table = tuple[tuple[Count, Count], tuple[Count, Count]]
 
 @with_config(OBJECT)
 @dataclass(frozen=True)
-class MultiLabelMetrics:
+class MultiLabelMetrics(Figures):
     """What a set of predictions of several classes an image is worth; None where a figure is
     undefined.
 
@@ -46,8 +36,7 @@ class MultiLabelMetrics:
     probabilities from the truth, and ``ece``: mean distance between a probability and how often it
     came true in 15 equal bins, both over images and classes.
     ``confusion``: of each class ((true negatives, false positives), (false negatives, true
-    positives)). ``macro``, ``weighted``, ``intervals``, ``patients``, ``patient_known`` and
-    ``without_leaked``: as of ``Metrics``.
+    positives)). All others: as of ``Metrics``.
     """
 
     images: Count
@@ -67,72 +56,28 @@ class MultiLabelMetrics:
     patients: Count | None = None
     without_leaked: "MultiLabelMetrics | None" = None
     patient_known: Count | None = None
+    by_patient: "MultiLabelMetrics | None" = None
+    patients_left_out: Count | None = None
     task: Literal["multi-label"] = "multi-label"
+    overall: ClassVar[tuple[str, ...]] = OVERALL
 
     @property
     def accuracy(self) -> float | None:
         """The subset accuracy, as of images with one class the accuracy."""
         return self.subset_accuracy
 
-    @property
-    def by_patient(self) -> None:
-        """None: the images of a patient show different classes as a rule."""
-
-    @property
-    def patients_left_out(self) -> None:
-        """None, as ``by_patient``."""
-
-    @property
-    def clean(self) -> "MultiLabelMetrics":
-        """The figures without leaked images, which come first in the report."""
-        return self if self.without_leaked is None else self.without_leaked
-
-    @property
-    def counted(self) -> str:
-        """What the intervals count: "patients", where any is known, or "images"."""
-        return "patients" if self.patients or self.patient_known else "images"
-
-    def flat(self) -> dict[str, float | None]:
-        """Return every figure under a name of its own, as ``Metrics.flat`` does."""
-        of_classes = {
-            f"{index}/{name}": getattr(one, name) for index, one in enumerate(self.per_class) for name in ONE_CLASS
-        }
-        means = {f"{mean}/{name}": getattr(self, mean)[name] for mean in ("macro", "weighted") for name in ONE_CLASS}
-        return {name: getattr(self, name) for name in OVERALL} | means | of_classes
-
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-ready values; what is empty is left out."""
-        optional = ("intervals", "patients", "patient_known", "without_leaked")
-        values = {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
-        values["per_class"] = [asdict(one) for one in self.per_class]
-        values["confusion"] = [[list(row) for row in one] for one in self.confusion]
-        if not self.intervals:
-            del values["intervals"]
-        return values | ({} if self.without_leaked is None else {"without_leaked": self.without_leaked.to_dict()})
+        """Return plain JSON-ready values, as ``Metrics`` does; ``task`` comes last."""
+        values = super().to_dict()
+        return {name: value for name, value in values.items() if name != "task"} | {"task": self.task}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``to_dict``. Raises MetricsError for any other shape."""
-        metrics: Self = check("metrics", values, cls, MetricsError)
-        metrics._check_whole()
-        return metrics
-
-    def _check_whole(self) -> None:
-        """Raises MetricsError where one part does not fit another."""
-        if any(mean.keys() != {*ONE_CLASS} for mean in (self.macro, self.weighted)):
-            raise MetricsError(f"macro or weighted has other figures than {', '.join(ONE_CLASS)}")
+    def _check_confusion(self) -> None:
         sums = [(sum(there), sum(absent) + sum(there)) for absent, there in self.confusion]
         if not sums or sums != [(one.support, self.images) for one in self.per_class]:
             raise MetricsError(
                 f"the confusion matrices do not fit {len(self.per_class)} classes and their support in {self.images} "
                 f"images; wanted one a class that sums to them"
             )
-        for name, interval in self.intervals.items():
-            for end in (interval.low, interval.high):
-                if not 0 <= end <= 1:
-                    raise MetricsError(f"intervals.{name} ends at {end!r}; wanted a number from 0 to 1")
-        if self.without_leaked is not None:
-            self.without_leaked._check_whole()
 
 
 def evaluate(predictions: Predictions) -> MultiLabelMetrics:

@@ -86,6 +86,12 @@ class Predictions:
         """(n,) bool: the images that are called a class."""
         return self.task.is_of(self.predicted, column)
 
+    @property
+    def right(self) -> np.ndarray:
+        """(n,) bool: the images of which everything is called right."""
+        right: np.ndarray = (self.predicted == self.labels).reshape(len(self.labels), -1).all(axis=1)
+        return right
+
     def in_words(self, rows: np.ndarray, row: int) -> str:
         """What an image has, of ``labels`` or of ``predicted``."""
         return in_words(self.classes, tuple(rows[row].tolist()) if rows.ndim == 2 else int(rows[row]))

@@ -52,7 +52,7 @@ def test_patients_of_several_classes_are_told_of(tmp_path: Path, capsys: pytest.
         write_predictions(tmp_path / f"{name}.csv", one)
     assert evaluate.main([str(tmp_path / "a.csv")]) == 0
     assert compare.main([str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--json", str(tmp_path / "x.json")]) == 0
-    told = "no figures counted in patients: 2 patients left out, with images of several classes"
+    told = "no figures counted in patients: 2 patients left out, whose images have different labels"
     assert capsys.readouterr().out.count(told) == 2
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["by_patient"] is None
 

@@ -19,6 +19,7 @@ from medmambase.evaluation.report import results
 from medmambase.run_folder import BY_PATIENT, PREDICTIONS, TEST
 
 PATIENTS = Population(classes=3, images=5, alike=0.6)
+WARM = calibration.Calibration(1.7, ())
 
 
 def by_hand(table: Path, temperature: float, leaked: bool = True) -> dict[str, float]:
@@ -66,7 +67,7 @@ def drawn(seed: int = 3) -> Predictions:
 
 def test_figures_of_patients_equal_those_computed_by_hand_from_the_table(tmp_path: Path) -> None:
     predictions = drawn()
-    learned = calibration.Calibration(1.7, ())
+    learned = WARM
     metrics = results.write(tmp_path / TEST, predictions, learned, published=False)
     images = evaluate_with_intervals(predictions)
     plain = replace(metrics, by_patient=None, patients_left_out=None, without_leaked=images.without_leaked)
@@ -80,17 +81,17 @@ def test_figures_of_patients_equal_those_computed_by_hand_from_the_table(tmp_pat
     assert Metrics.from_dict(metrics.to_dict()) == metrics
     again = read_predictions(tmp_path / TEST / BY_PATIENT / PREDICTIONS)
     assert metrics.by_patient and evaluate_both(again).confusion == metrics.by_patient.confusion
-    assert again.names == again.patients and results.temperature_of(tmp_path / TEST / PREDICTIONS) is None
+    assert again.names == again.patients and results.calibration_of(tmp_path / TEST / PREDICTIONS) is None
     calibration_file = tmp_path / "calibration.json"
     results.write_json(calibration_file, learned.to_dict())
-    assert results.temperature_of(tmp_path / TEST / PREDICTIONS) == 1.7
-    assert results.temperature_of(tmp_path / "evaluations" / "x" / PREDICTIONS) == 1.7
-    assert results.temperature_of(tmp_path / PREDICTIONS) is None
+    assert results.calibration_of(tmp_path / TEST / PREDICTIONS) == learned
+    assert results.calibration_of(tmp_path / "evaluations" / "x" / PREDICTIONS) == learned
+    assert results.calibration_of(tmp_path / PREDICTIONS) is None
 
 
 def test_intervals_of_patients_are_those_of_as_many_rows_that_stand_alone() -> None:
     predictions = drawn()
-    found, metrics = of_patients(predictions, 1.7), evaluate_both(predictions, 1.7)
+    found, metrics = of_patients(predictions, WARM), evaluate_both(predictions, WARM)
     assert found and metrics.by_patient
     alone = evaluate_with_intervals(replace(found.predictions, leaked=()))
     ends = {name: (one.low, one.high) for name, one in metrics.by_patient.intervals.items()}
@@ -132,15 +133,15 @@ def test_pseudonyms_change_no_figure_and_no_interval() -> None:
     predictions = drawn()
     numbers = [int(one.split()[1]) for one in predictions.patients]
     hashed = tuple(f"p-{number * 0x9E3779B97F4A7C15 % 2**64:016x}" for number in numbers)
-    other = evaluate_both(replace(predictions, patients=hashed), 1.3)
-    assert other.by_patient == evaluate_both(predictions, 1.3).by_patient
+    other = evaluate_both(replace(predictions, patients=hashed), WARM)
+    assert other.by_patient == evaluate_both(predictions, WARM).by_patient
 
 
 def test_operating_points_of_patients_are_chosen_on_patients_and_counted_in_them() -> None:
     val, test = drawn(8), drawn(9)
     learned = calibration.fit(val)
     assert learned and learned.by_patient and calibration.Calibration.from_dict(learned.to_dict()) == learned
-    patients = of_patients(val, learned.temperature)
+    patients = of_patients(val, learned)
     assert patients
     for point in learned.by_patient:
         column = val.classes.index(point.name)
@@ -148,8 +149,8 @@ def test_operating_points_of_patients_are_chosen_on_patients_and_counted_in_them
         assert point.threshold in scores
         assert point.sensitivity == pytest.approx(np.mean(scores[own] >= point.threshold), abs=1e-12)
         assert point.specificity == pytest.approx(np.mean(scores[~own] < point.threshold), abs=1e-12)
-    told = results.on_test(test, evaluate_both(test, learned.temperature), learned)
-    on = of_patients(test, learned.temperature)
+    told = results.on_test(test, evaluate_both(test, learned), learned)
+    on = of_patients(test, learned)
     assert on
     for point, one in zip(learned.by_patient, told["by_patient"], strict=True):
         column = test.classes.index(point.name)

@@ -6,7 +6,7 @@ import pytest
 from html_page import Page
 
 from medmambase.evaluation.comparison import Difference
-from medmambase.evaluation.metrics import Interval
+from medmambase.evaluation.recorded import Interval
 from medmambase.evaluation.report.compare_page import Compared, p_value, write_compare_page
 
 SHOWN = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "mcc": "MCC"}
@@ -44,7 +44,7 @@ def test_the_page_has_the_same_counted_in_patients(tmp_path: Path) -> None:
     patients = Compared(5, 2, figures, [test], "It is chance.")
     page = Page(write_compare_page(tmp_path / "page.html", [["a"], ["b"]], 7, [], images, patients, SHOWN))
     for words in (
-        "Counted in patients It is chance. 5 patients", "Left out: 2 patients whose images are of several classes.",
+        "Counted in patients It is chance. 5 patients", "Left out: 2 patients whose images have different labels.",
         "0.6000.700+0.100-0.200 to +0.4000.5000", "only in A: 1; only in B: 2", "0.6250", "B is better.", "0.0574",
     ):  # fmt: skip  # a list
         assert words in page.text, words

@@ -10,8 +10,8 @@ from scipy import stats
 from interval_coverage import Population
 from medmambase.evaluation import delong
 from medmambase.evaluation.comparison import Difference, compare, conclusion, delong_test, matched, mcnemar
-from medmambase.evaluation.metrics import Interval
 from medmambase.evaluation.predictions import MetricsError, Predictions
+from medmambase.evaluation.recorded import Interval
 
 
 def calls(first: list[int], second: list[int]) -> tuple[Predictions, Predictions]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medmambase.evaluation.metrics import Interval, Metrics, evaluate
+from medmambase.evaluation.metrics import Metrics, evaluate
+from medmambase.evaluation.recorded import Interval
 from medmambase.evaluation.report.headline import headline
 
 LABELS = np.repeat([0, 1], [6, 4])

@@ -20,9 +20,10 @@ from medmambase.evaluation.intervals import (
     confidence_with_intervals,
     evaluate_with_intervals,
 )
-from medmambase.evaluation.metrics import Metrics, evaluate, range_of
+from medmambase.evaluation.metrics import Metrics, evaluate
 from medmambase.evaluation.metrics import areas as weighted_areas
 from medmambase.evaluation.predictions import Predictions
+from medmambase.evaluation.recorded import range_of
 
 
 def test_the_quantile_of_95_percent_is_the_one_of_scipy() -> None:

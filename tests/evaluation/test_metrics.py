@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from medmambase.evaluation.medmnist import as_medmnist
-from medmambase.evaluation.metrics import ONE_CLASS, Metrics, evaluate, weighted_figures
+from medmambase.evaluation.metrics import Metrics, evaluate, weighted_figures
 from medmambase.evaluation.predictions import MetricsError
+from medmambase.evaluation.recorded import ONE_CLASS
 
 SCORES = {"sensitivity": sk.recall_score, "ppv": sk.precision_score, "f1": sk.f1_score}
 

@@ -10,12 +10,11 @@ from sklearn import metrics as sk
 
 from medmambase.evaluation import calibration, judged, multilabel
 from medmambase.evaluation.calibration import Calibration, reliability
-from medmambase.evaluation.comparison import matched
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.medmnist import as_medmnist
-from medmambase.evaluation.metrics import ONE_CLASS
 from medmambase.evaluation.multilabel import OVERALL, MultiLabelMetrics
 from medmambase.evaluation.predictions import MetricsError, Predictions, read_predictions, write_predictions
+from medmambase.evaluation.recorded import ONE_CLASS
 from medmambase.evaluation.report.headline import headline
 from medmambase.evaluation.report.summary import summary
 
@@ -221,8 +220,6 @@ def test_calls_that_no_threshold_makes_and_parts_that_do_not_fit_are_refused(tmp
         replace(p, labels=p.labels * 2)
     with pytest.raises(MetricsError, match="a sigmoid for each class"):
         replace(p, probabilities=p.probabilities + 1)
-    with pytest.raises(MetricsError, match="networks are compared on images with one class"):
-        matched([[p], [p]])
 
 
 def test_the_first_words_are_of_the_macro_auc_beside_guessing() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medmambase.evaluation.calibration import Calibration
 from medmambase.evaluation.comparison import compare, mean_accuracy
 from medmambase.evaluation.intervals import evaluate_with_intervals
 from medmambase.evaluation.predictions import MetricsError, Predictions
@@ -19,7 +20,7 @@ IMAGES = 60
 def predictions(right: float, seed: int) -> Predictions:
     """Sixty images of thirty patients, of which about so large a share is called right."""
     rng = np.random.default_rng(seed)
-    labels = np.arange(IMAGES) % 2
+    labels = np.arange(IMAGES) // 2 % 2
     called = np.where(rng.random(IMAGES) < right, labels, 1 - labels)
     names = tuple(f"{row}.png" for row in range(IMAGES))
     return Predictions(names, labels, 0.1 + 0.8 * np.eye(2)[called], ("a", "b"), tuple(f"p{n // 2}" for n in range(60)))
@@ -27,7 +28,7 @@ def predictions(right: float, seed: int) -> Predictions:
 
 def entry(name: str, right: float, seed: int, runs: int = 2) -> Entry:
     test = tuple(predictions(right, seed + run) for run in range(runs))
-    return Entry(name, 1_234_567, tuple(0.9 + 0.02 * run for run in range(runs)), test, test)
+    return Entry(name, 1_234_567, tuple(0.9 + 0.02 * run for run in range(runs)), test, test, (None,) * runs)
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +79,19 @@ def test_the_last_network_is_compared_with_each_of_the_others(rows: list[Row]) -
 def test_the_table_is_written_as_markdown_latex_and_csv(rows: list[Row]) -> None:
     marked = as_markdown(rows)
     lines = marked.splitlines()
-    assert lines[0] == "| network | parameters | train | val | test | medmambase - network | p |"
+    assert lines[0] == "| network | parameters | train | val | test | test, by patient | medmambase - network | p |"
     assert lines[2].startswith(f"| swin_tiny | 1.23 M | 0.910 (0.783-1.000) | {rows[0].test.value:.3f} (")
     assert lines[4].endswith(" |  |  |") and "over patients and over 2 seeds" in marked
-    compared = "p: paired, by a bootstrap over patients, with the variance between 2 seeds, adjusted for 2 comparisons"
-    assert f"{compared} by Holm's method" in marked and "Holm" not in as_markdown(rows[-1:])
+    compared = "p: of test, paired, by a bootstrap over patients, with the variance between 2 seeds, adjusted for 2"
+    assert f"{compared} comparisons by Holm's method" in marked and "Holm" not in as_markdown(rows[-1:])
     assert as_markdown(rows, ["included: 1 leaked image"]) == f"{marked}Included: 1 leaked image.\n"
     assert "\n% Included: 1 leaked image.\n" in as_latex(rows, ["included: 1 leaked image"])
     latex = as_latex(rows)
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 4 and all(line.count(" & ") == 6 for line in body)
+    assert len(body) == 4 and all(line.count(" & ") == 7 for line in body)
     assert body[1].startswith(r"swin\_tiny & 1.23 M & 0.910 (0.783--1.000) & ")
     assert "_tiny" not in latex.replace(r"\_", "")
-    assert latex.count(r"\hline") == 3 and r"\begin{tabular}{lrrrrrr}" in latex
+    assert latex.count(r"\hline") == 3 and r"\begin{tabular}{lrrrrrrr}" in latex
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert [row["network"] for row in read] == [row.name for row in rows]
     for row, shown in zip(rows, read, strict=True):
@@ -98,6 +99,34 @@ def test_the_table_is_written_as_markdown_latex_and_csv(rows: list[Row]) -> None
         ends = row.test.interval
         assert ends is not None and (float(shown["test_low"]), float(shown["test_high"])) == (ends.low, ends.high)
     assert read[2]["difference"] == read[2]["p"] == "" and float(read[0]["p"]) == rows[0].p
+
+
+def test_patients_count_once_each_by_the_mean_of_calibrated_probabilities() -> None:
+    first, warm = entry("nano", 0.7, 3), Calibration(3.0, ())
+    labels = first.test[0].labels.copy()
+    labels[:2] = 0, 1
+    sure = np.where(np.arange(IMAGES)[:, None] % 2, 0.999, 0.6)
+    test = tuple(
+        replace(one, labels=labels, probabilities=np.where(np.eye(2)[one.predicted] == 1, sure, 1 - sure))
+        for one in first.test
+    )
+    (row,), _ = rows_of([replace(first, test=test, learned=(warm, None))])
+    shares = []
+    for one, temperature in zip(test, (3.0, 1.0), strict=True):
+        odds = one.probabilities ** (1 / temperature)
+        means = (odds / odds.sum(1, keepdims=True)).reshape(30, 2, 2).mean(axis=1)[1:]
+        shares.append((means.argmax(1) == labels[2::2]).mean())
+    assert row.of_patients is not None and row.of_patients.value == pytest.approx(np.mean(shares), abs=1e-12)
+    assert row.of_patients.interval is not None and (row.patients, row.left_out) == (29, 1)
+    cell = f"{row.of_patients.value:.3f} ({row.of_patients.interval.low:.3f}-{row.of_patients.interval.high:.3f})"
+    marked, (read,) = as_markdown([row]), csv.DictReader(io.StringIO(as_csv([row])))
+    assert f"| {cell} |" in marked and cell.replace("-", "--") in as_latex([row])
+    assert "test, by patient: 29 patients, without 1 patient whose images have different labels, each by" in marked
+    assert float(read["test_by_patient"]) == row.of_patients.value
+    assert float(read["test_by_patient_low"]) == row.of_patients.interval.low
+    (unknown,), _ = rows_of([replace(first, test=tuple(replace(one, patients=()) for one in test))])
+    assert unknown.of_patients is None and "by patient" not in as_markdown([unknown]) + as_latex([unknown])
+    assert next(csv.DictReader(io.StringIO(as_csv([unknown]))))["test_by_patient"] == ""
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -15,7 +15,7 @@ from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.reading import images as reading
 from medmambase.evaluation.by_patient import of_patients
-from medmambase.evaluation.calibration import point_at
+from medmambase.evaluation.calibration import Calibration, point_at
 from medmambase.evaluation.predictions import Predictions, read_predictions, write_predictions
 
 CLASSES = ("cyst", "solid", "keine")
@@ -126,7 +126,7 @@ def test_rows_of_frames_of_files_and_of_patients_agree(run: Path, clips: Path, t
 def test_a_threshold_of_patients_is_found_on_patients(run: Path, clips: Path, tmp_path: Path, calibrated: bool) -> None:
     words = ["--by-patient", "mean", "--at", "solid:sensitivity=0.9", *["--calibrated"] * calibrated]
     assert predict.main([str(run), str(clips), "-o", str(tmp_path / "x.csv"), *words]) == 0
-    val = of_patients(read_predictions(run / "val" / "predictions.csv"), 2.0 if calibrated else None)
+    val = of_patients(read_predictions(run / "val" / "predictions.csv"), Calibration(2.0, ()) if calibrated else None)
     assert val
     threshold = point_at(val.predictions, "solid:sensitivity=0.9").threshold
     for row in rows(tmp_path / "x.csv"):

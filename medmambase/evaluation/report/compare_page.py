@@ -13,8 +13,8 @@ from medmambase.files import write_text
 
 @dataclass(frozen=True)
 class Compared:
-    """What was found of ``counted`` images, or patients; patients ``left_out`` have images of
-    several classes. ``pairs``: for each pair of runs "mcnemar" and "delong", as the JSON of
+    """What was found of ``counted`` images, or patients; patients ``left_out`` have images
+    with different labels. ``pairs``: for each pair of runs "mcnemar" and "delong", as the JSON of
     medmambase-compare has them."""
 
     counted: int

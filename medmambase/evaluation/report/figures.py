@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from medmambase.evaluation.drawing import FigureError, labels_of, sheet
-from medmambase.evaluation.metrics import Metrics
+from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.multilabel import MultiLabelMetrics
 
 MOST_DUPLICATES = 8  # pairs on one sheet
@@ -77,9 +77,13 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def confusion(metrics: Metrics, png: Path, of: str = "images") -> None:
+def confusion(metrics: AnyMetrics, png: Path, of: str = "images") -> None:
     """Draw the confusion matrix: in each cell the count and the share of its row, which is also its
-    colour; ``of``: what is counted. 1 to about 30 classes."""
+    colour; ``of``: what is counted. 1 to about 30 classes. Where an image may have several classes,
+    a matrix for each: images without and with it."""
+    if isinstance(metrics, MultiLabelMetrics):
+        _confusions(metrics, png)
+        return
     counts = np.array(metrics.confusion)
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -121,9 +125,7 @@ def confusion(metrics: Metrics, png: Path, of: str = "images") -> None:
         bar.set_label("share of the true class")
 
 
-def confusions(metrics: MultiLabelMetrics, png: Path) -> None:
-    """Draw a confusion matrix a class, of images without and with it: in each cell the count and
-    the share of its row, which is also its colour."""
+def _confusions(metrics: MultiLabelMetrics, png: Path) -> None:
     total = len(metrics.per_class)
     columns = min(4, total)
     rows = -(-total // columns)

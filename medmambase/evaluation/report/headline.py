@@ -7,8 +7,8 @@ class drawn at random, or always the most frequent class.
 from dataclasses import dataclass
 
 from medmambase.evaluation.judged import AnyMetrics
-from medmambase.evaluation.metrics import Interval
 from medmambase.evaluation.multilabel import MultiLabelMetrics
+from medmambase.evaluation.recorded import Interval
 from medmambase.evaluation.report.summary import figure
 
 

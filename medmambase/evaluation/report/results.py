@@ -17,9 +17,8 @@ from medmambase.evaluation.calibration import Calibration, OperatingPoint, apply
 from medmambase.evaluation.intervals import Draws, calls_with_intervals, confidence_with_intervals
 from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.medmnist import as_medmnist
-from medmambase.evaluation.metrics import Interval, Metrics
-from medmambase.evaluation.multilabel import MultiLabelMetrics
 from medmambase.evaluation.predictions import MetricsError, Predictions, write_predictions
+from medmambase.evaluation.recorded import Interval
 from medmambase.evaluation.report import figures, performance_figures
 from medmambase.files import read_json, write_bytes, write_json
 from medmambase.run_folder import (
@@ -58,28 +57,25 @@ def write_figures(
 ) -> AnyMetrics:
     """Write all but the predictions themselves."""
     draws = Draws(predictions.clusters)
-    temperature = calibration.temperature if calibration else None
-    metrics = evaluate_both(predictions, temperature, draws)
+    metrics = evaluate_both(predictions, calibration, draws)
     write_json(folder / METRICS, metrics.to_dict())
     if calibration is not None:
         write_json(folder / CALIBRATED, on_test(predictions, metrics, calibration, draws))
     if published:
         write_json(folder / MEDMNIST, as_medmnist(predictions.labels, predictions.probabilities))
-    if isinstance(metrics, MultiLabelMetrics):
-        figures.confusions(metrics, folder / CONFUSION)
-    else:
-        figures.confusion(metrics, folder / CONFUSION)
+    figures.confusion(metrics, folder / CONFUSION)
     if len(predictions.labels):
         performance_figures.roc(predictions, metrics, folder / ROC)
         performance_figures.pr(predictions, metrics, folder / PR)
+        temperature = calibration.temperature if calibration else None
         performance_figures.calibration(predictions, temperature, folder / RELIABILITY)
-    patients = of_patients(predictions, temperature)
+    patients = of_patients(predictions, calibration)
     if patients is not None and metrics.by_patient is not None:
         _write_patients(folder / BY_PATIENT, patients.predictions, metrics.by_patient)
     return metrics
 
 
-def _write_patients(folder: Path, patients: Predictions, metrics: Metrics) -> None:
+def _write_patients(folder: Path, patients: Predictions, metrics: AnyMetrics) -> None:
     """Write a table with a row for each patient, and the pictures of their figures."""
     folder.mkdir(exist_ok=True)
     write_predictions(folder / PREDICTIONS, replace(patients, patients=patients.names))
@@ -103,7 +99,7 @@ def on_test(
         "after": {name: ends(*one) for name, one in after.items()},
         "points": _points_on(predictions, calibration.points, draws),
     } | ({"thresholds": calibration.thresholds} if calibration.thresholds else {})
-    patients = of_patients(predictions, calibration.temperature) if calibration.by_patient else None
+    patients = of_patients(predictions, calibration) if calibration.by_patient else None
     if patients is not None and patients.predictions.names:
         own = Draws(patients.predictions.clusters)
         found["by_patient"] = _points_on(patients.predictions, calibration.by_patient, own)
@@ -138,16 +134,15 @@ def read_calibration(run: Path) -> Calibration | None:
         raise MetricsError(f"{path}: {error}; medmambase-evaluate writes it again from {VAL}/{PREDICTIONS}") from error
 
 
-def temperature_of(table: Path) -> float | None:
-    """Return the temperature of the run whose test predictions, or those of an evaluation of it,
-    the file ``table`` holds; None where there is none: as of another program, or of a
-    cross-validation, which are taken as they are. Raises MetricsError."""
+def calibration_of(table: Path) -> Calibration | None:
+    """Read what the run has learned whose test predictions, or those of an evaluation of it, the
+    file ``table`` holds; None where there is none: as of another program, or of a cross-validation,
+    which are taken as they are. Raises MetricsError."""
     folder = table.resolve().parent
     run = folder.parent.parent if folder.parent.name == EVALUATIONS else folder.parent
     if table.name != PREDICTIONS or (folder.name != TEST and folder.parent.name != EVALUATIONS):
         return None
-    found = read_calibration(run)
-    return None if found is None else found.temperature
+    return read_calibration(run)
 
 
 def note_access(run: Path, data: str, images: int, command: str) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medmambase.evaluation.judged import AnyMetrics
-from medmambase.evaluation.metrics import Interval
 from medmambase.evaluation.multilabel import MultiLabelMetrics
+from medmambase.evaluation.recorded import Interval
 from medmambase.plural import count_of
 
 OF_A_CLASS = {
@@ -51,7 +51,7 @@ def summary(metrics: AnyMetrics, of: str = "test") -> str:
 def by_patient(metrics: AnyMetrics) -> str:
     """Show the figures counted in patients, and how many are left out; "" where there are none."""
     left_out = metrics.patients_left_out
-    told = f"{count_of(left_out, 'patient')} left out, with images of several classes" if left_out else ""
+    told = f"{count_of(left_out, 'patient')} left out, whose images have different labels" if left_out else ""
     if metrics.by_patient is None:
         return told and f"no figures counted in patients: {told}"
     area = "AUC" if len(metrics.per_class) == 2 else "macro AUC"

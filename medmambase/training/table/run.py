@@ -14,6 +14,7 @@ from medmambase.data.manifest.multi_label import refuse
 from medmambase.data.manifest.sources import read_images
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import run_files
+from medmambase.evaluation.report.results import read_calibration
 from medmambase.evaluation.report.run_files import ReportError
 from medmambase.evaluation.report.table import Entry, Row, as_csv, as_latex, as_markdown, rows_of
 from medmambase.model import opponents
@@ -112,7 +113,8 @@ def _entry(name: str, runs: Sequence[Path]) -> Entry:
     validated = [path for run in runs if (path := run / run_folder.VAL / run_folder.PREDICTIONS).is_file()]
     val = map(read_predictions, validated if len(validated) == len(runs) else ())
     test = (read_predictions(run / run_folder.TEST / run_folder.PREDICTIONS) for run in runs)
-    return Entry(name, configs[0].parameters, tuple(train), tuple(val), tuple(test))
+    learned = map(read_calibration, runs)
+    return Entry(name, configs[0].parameters, tuple(train), tuple(val), tuple(test), tuple(learned))
 
 
 def _train_accuracy(run: Path, best_epoch: int | None) -> float:
