@@ -61,7 +61,7 @@ def test_the_brier_score_of_two_classes_is_that_of_the_second() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), count=st.integers(1, 30), classes=st.integers(2, 4))
 def test_every_figure_equals_scikit_learn_whatever_the_weights(data: st.DataObject, count: int, classes: int) -> None:
     labels = data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1)))

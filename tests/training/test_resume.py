@@ -1,16 +1,13 @@
 """``medmambase-train`` from end to end: files of settings, other kinds of data, leaks, and runs
 that were interrupted."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, SMALL, interrupt_at
+from conftest import SMALL, interrupt_at, leave_out_pictures
 from PIL import Image
 
 import medmambase
@@ -36,6 +33,17 @@ RESULTS = (
 def same(first: Path, second: Path) -> list[str]:
     """The results that differ between two runs."""
     return [name for name in RESULTS if (first / name).read_bytes() != (second / name).read_bytes()]
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with the flags of ``small``, trained in one go; never changed."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "small.toml").write_text(SMALL, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        assert train.main([str(images), "--config", str(place / "small.toml"), "--runs", str(place)]) == 0
+    return next(place.glob("*-001"))
 
 
 @pytest.mark.slow
@@ -66,11 +74,11 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
     step: int,
     images: Path,
     small: list[str],
+    whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train.main([str(images), *small, "--name", "whole"]) == 0
     with monkeypatch.context() as patch:
         interrupt_at(step, patch)
         assert train.main([str(images), *small, "--name", "cut"]) == 130
@@ -87,16 +95,20 @@ def test_after_ctrl_c_a_run_goes_on_to_the_same_bytes(
     assert "resuming from epoch" in said and ("epoch   1  train" in said) == (
         step == 1
     )  # what was done is not done again
-    assert same(tmp_path / "whole-001", run) == []
+    assert same(whole, run) == []
     assert (run / "command.txt").read_text(encoding="utf-8").splitlines()[1].startswith("medmambase-train --resume")
     assert (run / "report.html").exists()
 
 
 @pytest.mark.slow
 def test_the_same_command_with_resume_auto_goes_on_by_itself(
-    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    small: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train.main([str(images), *small, "--name", "whole"]) == 0
     command = [str(images), *small, "--name", "cut", "--resume", "auto"]
     with monkeypatch.context() as patch:
         interrupt_at(4, patch)
@@ -107,7 +119,7 @@ def test_the_same_command_with_resume_auto_goes_on_by_itself(
     said = capsys.readouterr().out
     assert "cut-001/last has no" not in said.replace("\\", "/") and "resuming from epoch 2" in said
     assert sorted(path.name for path in tmp_path.glob("cut-*")) == ["cut-001", "cut-002", "cut-003"]
-    assert same(tmp_path / "whole-001", tmp_path / "cut-001") == ["config.json"]  # which tells of --save-every
+    assert same(whole, tmp_path / "cut-001") == ["config.json"]  # which tells of --save-every
     before = (tmp_path / "cut-001" / "test_access_log.csv").read_bytes()
     assert train.main(command) == 0
     assert "cut-001 is finished: nothing is left to do" in capsys.readouterr().out
@@ -136,9 +148,8 @@ def test_resume_auto_stands_beside_a_file_of_settings_and_a_folder_does_not(
 
 @pytest.mark.slow
 def test_a_run_that_never_came_to_a_checkpoint_begins_again(
-    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, small: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train.main([str(images), *small, "--name", "whole"]) == 0
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -147,7 +158,7 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_again(
         patch.setattr(session, "take_in", killed)
         assert train.main([str(images), *small, "--name", "cut"]) == 130
     assert train.main(["--resume", str(tmp_path / "cut-001")]) == 0
-    assert same(tmp_path / "whole-001", tmp_path / "cut-001") == []
+    assert same(whole, tmp_path / "cut-001") == []
 
 
 @pytest.mark.slow
@@ -222,35 +233,6 @@ def test_a_run_does_not_go_on_with_other_data_or_settings(
     assert len(commands) == 2 and "--save-every 1" in commands[1]  # those that were refused did not go on with it
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform == "win32",
-    reason="torchrun's meeting place needs a PyTorch built with libuv, which not every Windows wheel is",
-)
-def test_two_processes_make_one_run(images: Path, small: list[str], tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
-        "OMP_NUM_THREADS": "1",
-    }
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "medmambase.commands.train",
-    ]
-    command = [*torchrun, str(images), *small, "--name", "two", "--epochs", "1"]
-    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["two-001"]
-    assert done.stdout.count("epoch   1") == done.stdout.count("test: accuracy") == done.stdout.count("report: ") == 1
-    assert "and 1 more" in (tmp_path / "two-001" / "train.log").read_text(encoding="utf-8")
-
-
 def test_a_run_that_another_process_holds_is_left_alone(
     images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,9 +245,13 @@ def test_a_run_that_another_process_holds_is_left_alone(
 
 @pytest.mark.slow
 def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
-    images: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    small: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train.main([str(images), *small, "--name", "whole"]) == 0
     shutil.copytree(images, tmp_path / "data")
     original = history.line
 
@@ -283,4 +269,4 @@ def test_data_that_vanishes_in_the_middle_costs_no_finished_epoch(
     assert f"data: the data of {run} was not found; give its new place" in capsys.readouterr().err
     (tmp_path / "away").rename(tmp_path / "data")
     assert train.main(["--resume", str(run)]) == 0
-    assert (run / "metrics.csv").read_bytes() == (tmp_path / "whole-001" / "metrics.csv").read_bytes()
+    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
