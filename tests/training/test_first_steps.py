@@ -11,6 +11,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "first_steps.ipynb"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_the_notebook_trains_evaluates_and_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
