@@ -1,5 +1,6 @@
 """How the tests under Wine are chosen, run and counted."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,21 +72,16 @@ def test_one_failed_test_fails_the_step(
     }
     monkeypatch.setattr(run_tests, "_tested", lambda wine, copy, path, words: reports[path.name])
     monkeypatch.setattr(run_tests, "_collected", lambda *_: 6)
-    arguments = (
-        Wine(tmp_path),
-        tmp_path,
-        Path("python"),
-        run_tests.choose_files(tmp_path, ["test_*.py"], False),
-        2,
-        [],
-    )
-    assert run_tests.run_files(*arguments)
-    assert "5 passed, 1 skipped, 0 failed on Windows; Linux collects 6" in capsys.readouterr().out
-    reports["test_b.py"] = Report("test_b.py", 2, (), ("test_b.py::x",), 1.0, "the traceback")
-    assert not run_tests.run_files(*arguments)
-    assert "the traceback" in capsys.readouterr().out
-    reports.update({name: Report(name, 0, (), (), 1.0, "") for name in reports})
-    assert not run_tests.run_files(*arguments), "no test is no proof"
+    files = run_tests.choose_files(tmp_path, ["test_*.py"], False)
+    with ThreadPoolExecutor(2) as pool:
+        arguments = (Wine(tmp_path), tmp_path, Path("python"), files, pool, [])
+        assert run_tests.run_files(*arguments)
+        assert "5 passed, 1 skipped, 0 failed on Windows; Linux collects 6" in capsys.readouterr().out
+        reports["test_b.py"] = Report("test_b.py", 2, (), ("test_b.py::x",), 1.0, "the traceback")
+        assert not run_tests.run_files(*arguments)
+        assert "the traceback" in capsys.readouterr().out
+        reports.update({name: Report(name, 0, (), (), 1.0, "") for name in reports})
+        assert not run_tests.run_files(*arguments), "no test is no proof"
 
 
 def test_the_quick_way_runs_the_files_that_it_names_and_all_of_them_are_there() -> None:

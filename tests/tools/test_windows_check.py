@@ -49,3 +49,22 @@ def test_the_quick_way_leaves_out_the_slow_tests(
     monkeypatch.setattr(windows_check, "run_files", hears)
     assert windows_check.main(["--folder", str(tmp_path / "w"), "--only", "tests", *flags, "--", "-k", "scan"]) == 0
     assert heard == [words]
+
+
+@pytest.mark.parametrize("failing", ["_kernels", "_doctor", "_training"])
+def test_one_program_that_fails_fails_the_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, failing: str
+) -> None:
+    monkeypatch.setattr("environment.prepare", lambda folder, test: Path("python"))
+    monkeypatch.setattr(Wine, "set_up", lambda self, uv: None)
+    monkeypatch.setattr(Wine, "stop", lambda self: None)
+    monkeypatch.setattr(windows_check, "_copy", lambda wine: tmp_path)
+    monkeypatch.setattr(windows_check, "_install", lambda wine, copy, uv: None)
+    for name in ("_kernels", "_doctor", "_training"):
+        monkeypatch.setattr(windows_check, name, lambda *_, fine=name != failing: fine)
+    words = ["--folder", str(tmp_path / "w"), "--only", "kernels", "doctor", "training"]
+    assert windows_check.main(words) == 1
+    told = dict(line.split()[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("== windows "))
+    assert {f"_{name}": said for name, said in told.items()} == {
+        name: "FAILED" if name == failing else "passed" for name in ("_kernels", "_doctor", "_training")
+    }

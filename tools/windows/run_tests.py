@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,18 +40,21 @@ def choose_files(copy: Path, patterns: Sequence[str], quick: bool) -> list[Path]
     return [path for path in found if not quick or path.stem.removeprefix("test_") in OWN_WAYS]
 
 
-def run_files(wine: Wine, copy: Path, python: Path, files: Sequence[Path], jobs: int, words: Sequence[str]) -> bool:
-    """Run each file in a process of its own, so that one that crashes costs no other, and print the
-    counts beside Linux's. Returns whether tests ran and none failed."""
-    with ThreadPoolExecutor(jobs) as pool:
-        reports = list(pool.map(lambda path: _tested(wine, copy, path, words), files))
+def run_files(
+    wine: Wine, copy: Path, python: Path, files: Sequence[Path], pool: Executor, words: Sequence[str]
+) -> bool:
+    """Run each file in a process of its own, as many at a time as ``pool`` has threads, so that one
+    that crashes costs no other, and print the counts beside Linux's. Returns whether tests ran and
+    none failed."""
+    linux = pool.submit(_collected, python, [path.relative_to(copy).as_posix() for path in files], words)
+    reports = list(pool.map(lambda path: _tested(wine, copy, path, words), files))
     failed = [line for report in reports for line in report.failed]
     skipped = Counter(reason for report in reports for reason in report.skipped)
     passed = sum(report.passed for report in reports)
     for report in reports:
         if report.failed:
             print(report.output)
-    here = _collected(python, [path.relative_to(copy).as_posix() for path in files], words)
+    here = linux.result()
     print(f"\n{passed} passed, {skipped.total()} skipped, {len(failed)} failed on Windows; Linux collects {here}")
     for reason, count in skipped.most_common():
         print(f"  {count:4} skipped: {reason}")

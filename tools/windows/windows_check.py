@@ -3,8 +3,8 @@
 Sets Wine up with a Windows Python and the Windows wheels (wine.py), and installs the project's own
 two wheels there. In a folder with a blank, an accent and a Chinese character it then runs every
 test, compiles every Triton kernel with the assembler in triton-windows, and trains for one epoch
-through the console program. What Wine cannot show: a GPU and its driver, the display's watchdog, a
-missing C++ runtime, virus scanners, the limit of 260 characters.
+through the console program, all beside one another. What Wine cannot show: a GPU and its driver,
+the display's watchdog, a missing C++ runtime, virus scanners, the limit of 260 characters.
 
 Exit code: 0 everything passed, 1 something failed, 2 Wine is not installed and cannot be.
 """
@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, where environment.py lies
@@ -29,7 +30,7 @@ from wine import WHEELS, Done, NoWineError, Wine, WineError  # found by the line
 STEPS = ("semantics", "kernels", "doctor", "training", "tests")
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 PLACE = "dépôt 肺"  # of the copy that is tested
-QUICK_KERNELS = ("--arch", "90", "--dtype", "float32")
+QUICK_KERNELS = ("--arch", "90", "--dtype", "float32", "--jobs", "1")
 
 # What must be as on Windows for the other steps to mean anything; each line fails on Linux.
 SEMANTICS = r"""
@@ -97,7 +98,10 @@ def main(arguments: Sequence[str]) -> int:
         help="run only the tests of what is Windows' own, leave out those marked slow and most compilations of kernels",
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="files of tests to run at a time (default: %(default)s)"
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="programs and files of tests to run at a time (default: %(default)s)",
     )
     parser.add_argument(
         "--folder",
@@ -120,16 +124,21 @@ def main(arguments: Sequence[str]) -> int:
         copy = _copy(wine)
         _install(wine, copy, uv)
         say(f"Windows is set up in {wine.folder}, {time.monotonic() - began:.0f} s")
-        steps = {
-            "semantics": lambda: _told("Windows' ways", wine.call("-c", SEMANTICS, cwd=copy)),
+        results = {}
+        if "semantics" in chosen.only:
+            results["semantics"] = _told("Windows' ways", wine.call("-c", SEMANTICS, cwd=copy))
+        # Most programs keep one core busy; the first of these take longest.
+        programs: dict[str, Callable[[], bool]] = {
+            "training": lambda: _training(wine, copy),
             "kernels": lambda: _kernels(wine, copy, chosen.quick),
             "doctor": lambda: _doctor(wine, copy),
-            "training": lambda: _training(wine, copy),
-            "tests": lambda: run_files(
-                wine, copy, python, choose_files(copy, chosen.files, chosen.quick), chosen.jobs, words
-            ),
         }
-        results = {name: steps[name]() for name in chosen.only}
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            running = {name: pool.submit(program) for name, program in programs.items() if name in chosen.only}
+            if "tests" in chosen.only:
+                files = choose_files(copy, chosen.files, chosen.quick)
+                results["tests"] = run_files(wine, copy, python, files, pool, words)
+            results |= {name: future.result() for name, future in running.items()}
     except NoWineError as error:
         say(f"NOT TESTED ON WINDOWS: {error}")
         return environment.NO_WINE
@@ -180,8 +189,8 @@ def _install(wine: Wine, copy: Path, uv: Sequence[str]) -> None:
 
 def _kernels(wine: Wine, copy: Path, quick: bool) -> bool:
     """Compile the kernels with triton-windows and its ptxas.exe; no compiler is on the path."""
-    chosen = QUICK_KERNELS if quick else ("--arch", *ARCHITECTURES)
-    done = wine.call("tools/kernels/compile_kernels.py", "--quick", "--jobs", "2", *chosen, cwd=copy, timeout=1500)
+    chosen = QUICK_KERNELS if quick else ("--arch", *ARCHITECTURES, "--jobs", "2")
+    done = wine.call("tools/kernels/compile_kernels.py", "--quick", *chosen, cwd=copy, timeout=1500)
     return _told("kernels", done, lines=8)
 
 

@@ -199,7 +199,7 @@ class Wine:
             "KMP_AFFINITY": "disabled",  # Intel's OpenMP asks for what Wine lacks, and aborts
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
             # AMX needs a permission that Windows has given and Wine does not ask Linux for
-            "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(variables or {}),
+            "OMP_NUM_THREADS": "1", **(variables or {}),
         }  # fmt: skip  # a table
         other = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"] if _root() else []
         child = subprocess.Popen(
