@@ -15,7 +15,7 @@ from medmambase.config import ConfigError, ModelConfig, Preprocessing
 from medmambase.data.decoded.image_set import Progress
 from medmambase.data.drawn_ahead import Drawing, processes
 from medmambase.data.manifest.folders import DataError
-from medmambase.data.phantom.scenes import SCENES, STRUCTURES
+from medmambase.data.phantom.scenes import SCENES, SMALLEST, STRUCTURES
 from medmambase.evaluation.report import pretraining_figures
 from medmambase.evaluation.report.pretraining_page import write_pretraining_page
 from medmambase.inference.probabilities import choose_precision
@@ -86,6 +86,10 @@ def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | 
         raise DataError(
             f"{settings.data}: the images of {resumed} were not found; give their new place: medmambase-pretrain "
             f"IMAGES --resume {resumed}"
+        )
+    if settings.drawn and (smallest := min(settings.image_size)) < SMALLEST:
+        raise ConfigError(
+            f"--image-size has {smallest}; drawn pictures have at least {SMALLEST} pixels, since less shows nothing"
         )
     dtype, why = choose_precision(settings.precision, device)
     start: Start | None = None
