@@ -203,27 +203,32 @@ def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, 
             f"according to the image files (see {run / run_folder.DATA_REPORT}), so test results would be too good; "
             f"split by patient in a CSV (path,label,patient,split), or continue with --allow-leak"
         )
-    if seen := intake.audit.seen:
-        advice = (
-            f"divide the images as they were divided then (--splits), pretrain without them (medmambase-pretrain DATA "
-            f"--splits {run / run_folder.SPLITS})"
-        )
-        if (run / run_folder.SPLITS_OF_FOLD).is_file():  # what one fold may learn from another is tested on
-            advice = (
-                "for a cross-validation pretrain on drawn pictures (medmambase-pretrain --drawn) or on other images"
-            )
-        named = f"{', '.join(seen[:_MOST_NAMES])}{', ...' if len(seen) > _MOST_NAMES else ''}"
-        raise DataError(
-            f"{manifest.root}: the weights of --start have learned from "
-            f"{count_of(len(seen), 'image', 'images')} of val or test ({named}), so results would be too good; "
-            f"{advice}, or start from other weights"
-        )
+    of_fold = (run / run_folder.SPLITS_OF_FOLD).is_file()
+    refuse_seen(intake.audit.seen, manifest.root, None if of_fold else run / run_folder.SPLITS)
     counts = intake.counts(manifest.classes).get("train", {})
     unread = [name for name in manifest.classes if not counts.get(name)]
     if unread:
         raise DataError(
             f"{manifest.root}: no training image of {', '.join(unread)} can be read; see {run / run_folder.DATA_REPORT}"
         )
+
+
+def refuse_seen(seen: Sequence[str], root: Path, splits: Path | None) -> None:
+    """Raise DataError where the weights to start from have ``seen`` images of val or test.
+    ``splits``: how these are divided; None in a cross-validation, which tests what others learn."""
+    if not seen:
+        return
+    advice = "for a cross-validation pretrain on drawn pictures (medmambase-pretrain --drawn) or on other images"
+    if splits:
+        advice = (
+            f"divide the images as they were divided then (--splits), pretrain without them (medmambase-pretrain DATA "
+            f"--splits {splits})"
+        )
+    named = f"{', '.join(seen[:_MOST_NAMES])}{', ...' if len(seen) > _MOST_NAMES else ''}"
+    raise DataError(
+        f"{root}: the weights of --start have learned from {count_of(len(seen), 'image')} of val or test ({named}), "
+        f"so results would be too good; {advice}, or start from other weights"
+    )
 
 
 def start(path: Path, config: TrainConfig) -> tuple[Start, ModelConfig]:

@@ -15,16 +15,18 @@ from conftest import rows
 from small_crossval import PATIENTS, here, write_scans, write_start
 
 import medmambase
-from medmambase import run_folder
+from medmambase import MedMambaSE, run_folder
 from medmambase.commands import crossval, evaluate
 from medmambase.commands.crossval_flags import parse
-from medmambase.config import ConfigError
+from medmambase.config import ConfigError, ModelConfig, Preprocessing
 from medmambase.data.manifest.folders import DataError, Manifest, Sample
 from medmambase.data.manifest.splits import complete
 from medmambase.data.pseudonyms import PSEUDONYM
+from medmambase.data.reading.images import load
 from medmambase.evaluation.pooling import Division, calibrated, of_fold
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import of_a_crossval
+from medmambase.model import starting
 from medmambase.run_folder import RunFolderError
 from medmambase.settings import Settings, of_crossval, resolve
 from medmambase.training.crossval import run as crossvals
@@ -143,6 +145,23 @@ def test_what_cannot_be_cross_validated_is_one_line(
         with pytest.raises(ConfigError, match=message):
             medmambase.crossval(scans, **given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.toml"]
+
+
+def test_weights_that_have_learned_from_an_image_are_refused_before_the_first_fold(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = load(scans / "solid" / "12_1.png", Preprocessing(16, 1))[1].digest
+    config = ModelConfig(dims=(4, 8), depths=(1, 1), in_chans=1, state=2)
+    start, network = tmp_path / "start.safetensors", MedMambaSE(config, features_only=True)
+    starting.write(start, network.state_dict(), config, [], [digest])
+    words = ["--start", str(start), "--runs", str(tmp_path / "runs"), "--folds", "2", "--batch-size", "4"]
+    words += ["--image-size", "16", "--device", "cpu", "--backend", "torch"]
+    assert crossval.main([str(scans), *words]) == 3
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and not (tmp_path / "runs").exists()
+    assert (
+        "have learned from 1 image of val or test (solid/12_1.png), so results would be too good; for a cross" in error
+    )
 
 
 def test_a_call_without_folds_takes_those_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ from medmambase.training import session
 from medmambase.training.crossval.distil import measured, prepare, settings_of
 from medmambase.training.crossval.processes import places, train_folds
 from medmambase.training.loop import TrainingError
-from medmambase.training.plan import Say, locked
-from medmambase.training.run import duplicates_of, make_plan, name_of
+from medmambase.training.plan import Plan, Say, locked
+from medmambase.training.run import CACHE, duplicates_of, make_plan, name_of
 from medmambase_kernels import use_backend
 
 COLUMNS = ("path", "label", "patient", "fold")
@@ -81,7 +81,8 @@ def started(settings: Settings, resumed: Path | None, progress: Progress = no_pr
     ]  # fmt: skip  # one sentence
     with use_backend(settings.backend or "auto", "--backend"):
         for fold in begins[:1]:  # what is wrong with the settings is wrong with those of any fold
-            make_plan(replace(settings, fold=fold), device, ALONE, None, progress, cut[fold])
+            plan = make_plan(replace(settings, fold=fold), device, ALONE, None, progress, cut[fold])
+            _refuse_seen(plan, cut[fold], progress)
     with locked(resumed, settings.runs, lambda: name_of(settings)) as folder:
         yield Crossval(settings, folder, cut, device, resumes=resumed is not None)
 
@@ -199,6 +200,18 @@ def _cut(settings: Settings, progress: Progress) -> tuple[Manifest, ...]:
         )
         for fold in range(settings.folds)
     )  # fmt: skip  # one argument list
+
+
+def _refuse_seen(plan: Plan[Settings], found: Manifest, progress: Progress) -> None:
+    """Raise DataError where the weights to start from have learned from any of the images: each is
+    of val or test in some fold."""
+    if plan.start and (seen := plan.start.origin.seen):
+        settings, every = plan.settings, tuple(replace(sample, split="test") for sample in found.samples)
+        intake = session.take_in(
+            replace(found, samples=every), settings.training, settings.in_chans, Path(settings.runs) / CACHE, progress,
+            Pseudonyms(None), seen,
+        )  # fmt: skip  # by idea
+        session.refuse_seen(intake.audit.seen, found.root, None)
 
 
 def _settle(begun: Crossval) -> Pseudonyms:
