@@ -2,7 +2,7 @@
 training twice."""
 
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ _OF_FILES = ("runs", "name", "plain_patients", *CHANGE_NO_RESULT)  # no result d
 def table_of(path: Path) -> Path:
     """Return the table of predictions of a run; of a table, itself."""
     return path if path.is_file() else path / TEST / PREDICTIONS
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of a run, also of its table; of any other table the folder above its own."""
+    return table_of(path).resolve().parent.parent
 
 
 def name_of(path: Path) -> str:
@@ -107,13 +112,20 @@ def same_training(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequenc
 
 def same_across(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[Predictions]]) -> list[str]:
     """Return a note for each run of the first side that is one training, or one network, with a
-    run of the second; the arguments are those of ``same_training``."""
+    run of the second, or one of the networks of a cross-validation there; the arguments are those
+    of ``same_training``."""
     notes = []
     firsts, seconds = (
         list(zip(paths, tables, map(_settings, paths), strict=True))
         for paths, tables in zip(sides, predictions, strict=True)
     )
     for (path, table, settings), (other, again, others) in product(firsts, seconds):
+        for (one, side), (fold, of) in permutations(((path, "A"), (other, "B"))):
+            if _run_of(one) == _run_of(fold).parent and (_run_of(one) / CROSSVAL).is_file():
+                notes.append(
+                    f"{name_of(fold)} of {of} is part of the cross-validation {name_of(one)} of {side}: what is found "
+                    f"is how its network differs from all of them together, not from others"
+                )
         both = f"{name_of(path)} of A and {name_of(other)} of B have the same"
         if settings and settings == others:
             notes.append(f"{both} seed and settings: they are one training, and are compared with each other")
@@ -125,7 +137,7 @@ def same_across(sides: Sequence[Sequence[Path]], predictions: Sequence[Sequence[
 def calibrated_alone(sides: Sequence[Sequence[Path]]) -> list[str]:
     """Return a note where only some of what is compared are cross-validations, whose predictions
     are calibrated, fold by fold."""
-    whole = [path for side in sides for path in side if (table_of(path).resolve().parents[1] / CROSSVAL).is_file()]
+    whole = [path for side in sides for path in side if (_run_of(path) / CROSSVAL).is_file()]
     if len(whole) in (0, sum(map(len, sides))):
         return []
     return [
@@ -141,8 +153,7 @@ def _seed_of_splits(settings: dict[str, Any]) -> object:
 def _settings(path: Path) -> dict[str, Any] | None:
     """The settings of a run, or of the run whose table this is, that its network depends on; None
     where they cannot be read."""
-    table = table_of(path).resolve()
-    run = table.parent.parent
+    table, run = table_of(path).resolve(), _run_of(path)
     file = next((name for name in (CONFIG, CROSSVAL) if (run / name).is_file()), None)
     if file is None or table != run / TEST / PREDICTIONS:
         return None

@@ -66,16 +66,18 @@ def matched(sides: Sequence[Sequence[Predictions]]) -> tuple[list[list[Predictio
     contradict each other about whose images are one patient's.
     """
     first = sides[0][0]
-    if len({one.task for side in sides for one in side}) > 1:
-        raise MetricsError(
-            "in one table an image may have several classes, and in another it has one; only networks that answer the "
-            "same question can be compared"
-        )
-    for name, count in (pair for side in sides for one in side for pair in Counter(one.names).items()):
+    for one in (one for side in sides for one in side):
+        if one.task != first.task:
+            several, single = (one, first) if one.task.multi_label else (first, one)
+            raise MetricsError(
+                f"in {several.source or 'one table'} an image may have several classes, and in "
+                f"{single.source or 'another'} it has one; only networks that answer the same question can be compared"
+            )
+        name, count = max(Counter(one.names).items(), key=lambda pair: pair[1], default=("", 0))
         if count > 1:
             raise MetricsError(
-                f"{count} rows of one table have the path {name!r}, so it is not known which of them is which image of "
-                f"another table; give each image a path of its own"
+                f"{count} rows of {one.source or 'one table'} have the path {name!r}, so it is not known which of them "
+                f"is which image of another table; give each image a path of its own"
             )
     ties = sum(_ties(one) for side in sides for one in side if one.classes != first.classes)
     found = [[_in_order_of(first, one) for one in side] for side in sides]
@@ -133,9 +135,9 @@ def _agreeing(one: Predictions, other: Predictions) -> None:
             met = first.setdefault((table, patient), row)
             if met[1:] != row[1:]:
                 raise MetricsError(
-                    f"the tables contradict each other about patients: {image!r} is of {patients[0]!r} in one and of "
-                    f"{patients[1]!r} in another, and {met[0]!r} of {met[1]!r} and {met[2]!r}; correct the table that "
-                    f"is wrong, or leave its patients out"
+                    f"the tables contradict each other about patients: {image!r} is of {patients[0]!r} in "
+                    f"{one.source or 'one'} and of {patients[1]!r} in {other.source or 'another'}, and {met[0]!r} of "
+                    f"{met[1]!r} and {met[2]!r}; correct the table that is wrong, or leave its patients out"
                 )
 
 
@@ -173,15 +175,22 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
     same order."""
     first = sides[0][0]
     for other in (one for side in sides for one in side):
+        here, there = first.source or "one table", other.source or "another"
         if other.classes != first.classes:
             raise MetricsError(
-                f"one network knows the classes {', '.join(map(repr, first.classes))}, another one "
-                f"{', '.join(map(repr, other.classes))}; only networks with the same classes can be compared"
+                f"the classes are {', '.join(map(repr, first.classes))} in {here}, and "
+                f"{', '.join(map(repr, other.classes))} in {there}; only networks with the same classes can be compared"
             )
         if other.names != first.names:
-            only = sorted(set(other.names) ^ set(first.names))
-            more = f" and {len(only) - 1} more are" if len(only) > 1 else " is"
-            told = f"{only[0]!r}{more} in one of them only" if only else "they are in another order"
+            parts = ((here, {*first.names} - {*other.names}), (there, {*other.names} - {*first.names}))
+            told = (
+                " and ".join(
+                    f"{min(only)!r}{f' and {len(only) - 1} more are' if len(only) > 1 else ' is'} in {table} only"
+                    for table, only in parts
+                    if only
+                )
+                or f"{there} has them in another order than {here}"
+            )
             raise MetricsError(
                 f"the test images differ: {told}; networks are compared on the same test images: train with the same "
                 f"--split-seed, or with the --splits of one run"
@@ -190,7 +199,7 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
             row = int((other.labels != first.labels).reshape(len(first.names), -1).any(axis=1).argmax())
             one, two = first.in_words(first.labels, row), first.in_words(other.labels, row)
             raise MetricsError(
-                f"the true class of {first.names[row]!r} is {one!r} in one table and {two!r} in another; correct the "
+                f"the true class of {first.names[row]!r} is {one!r} in {here} and {two!r} in {there}; correct the "
                 f"label that is wrong"
             )
     if not first.names:
@@ -199,7 +208,8 @@ def same_images(sides: Sequence[Sequence[Predictions]]) -> None:
 
 def conclusion(found: Mapping[str, Difference], of: str = "images") -> str:
     """Say whether B is better than A on these images, or ``of`` these patients, by the balanced
-    accuracy, and which side was trained with one seed only."""
+    accuracy, and which side is one set of predictions only: of a run, or of a cross-validation's
+    networks, or in a table of which nobody knows how many trainings there were."""
     one = found.get("balanced_accuracy")
     if one is None or one.interval is None:
         return (
@@ -219,9 +229,11 @@ def conclusion(found: Mapping[str, Difference], of: str = "images") -> str:
         )
     if not once:
         return said
-    # A side may be a cross-validation, of several networks.
-    about = "Each was trained with one seed" if len(once) > 1 else f"{once[0]} was trained with one seed"
-    return f"{said} {about} only, and another may change the result; compare {SEEDS} seeds of each."
+    about = "Each side" if len(once) > 1 else once[0]
+    return (
+        f"{said} {about} is one set of predictions only, and another training may change the result; compare {SEEDS} "
+        f"seeds of each."
+    )
 
 
 def compare(

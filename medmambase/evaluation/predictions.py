@@ -33,7 +33,7 @@ class Predictions:
 
     ``patients``: whose each image is, "" where nobody knows. ``leaked`` (n,) bool: images that have
     a duplicate, or images of their patient, in train or val.
-    Both may be left out.
+    Both may be left out. ``source``: the file that they were read from, "" where there is none.
     Where an image may have several classes, ``labels`` are (n, classes) of 0 and 1, and so are
     ``calls``, what the network says at the thresholds of the classes: without them at a half.
     Raises MetricsError where the parts do not fit each other.
@@ -46,6 +46,7 @@ class Predictions:
     patients: tuple[str, ...] = ()
     leaked: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     calls: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         labels, probabilities = checked(self.labels, self.probabilities, self.classes)
@@ -167,7 +168,7 @@ def read_predictions(path: Path) -> Predictions:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             if any(column.startswith(TRUE) for column in header) and COLUMNS[1] not in header:
-                return _of_several(reader, header)
+                return replace(_of_several(reader, header), source=str(path))
             known, classes = _columns(header)
             number = {name: index for index, name in enumerate(classes)}
             for cells in reader:
@@ -201,6 +202,7 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(
             tuple(names), np.array(labels, dtype=np.int64), np.array(rows, dtype=np.float64).reshape(-1, len(classes)),
             tuple(classes), tuple(about["patient"]), np.array([cell == "yes" for cell in about["leaked"]], dtype=bool),
+            source=str(path),
         )  # fmt: skip  # one part a line would say no more
     except (OSError, UnicodeDecodeError, csv.Error, MetricsError) as error:
         raise MetricsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

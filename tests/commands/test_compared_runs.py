@@ -1,5 +1,6 @@
 """Compared runs: in which settings the sides differ, and what is one training twice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,38 @@ def test_one_training_on_both_sides_is_told(tmp_path: Path) -> None:
     (told,) = same_across([runs[:1], runs[2:]], [[predicted(0)], [predicted(0)]])
     assert told == "a of A and c of B have the same predictions, to the last digit: they seem to be one network"
     assert same_across([runs[:1], runs[2:]], [[predicted(0)], [predicted(1)]]) == []
+
+
+def test_a_fold_beside_its_cross_validation_is_told_of_and_a_run_beside_it_is_none(tmp_path: Path) -> None:
+    whole, fold = run_of(tmp_path / "c", folds=3), run_of(tmp_path / "c" / "fold-0", data="scans")
+    other = run_of(tmp_path / "a", data="scans", seed=1)
+    for sides, told in (
+        (([whole], [fold / "test" / "predictions.csv"]), "fold-0 of B is part of the cross-validation c of A: what is"),
+        (([fold], [other, whole]), "fold-0 of A is part of the cross-validation c of B: what is found"),
+    ):
+        (note,) = same_across(sides, [[predicted(0)], [predicted(1)] * len(sides[1])])
+        assert note.startswith(told)
+    assert same_across(([fold], [other]), [[predicted(0)], [predicted(1)]]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"names": ("x", "z")}, "the test images differ: 'y' is in {one} only and 'z' is in {other} only;"),
+        ({"names": ("x", "x")}, "2 rows of {other} have the path 'x', so it is not known"),
+        ({"labels": np.array([0, 0])}, "the true class of 'y' is 'b' in {one} and 'a' in {other};"),
+        ({"classes": ("a", "c")}, "the classes are 'a', 'b' in {one}, and 'a', 'c' in {other}; only"),
+        ({"patients": ("p", "q")}, "'y' is of 'r' in {one} and of 'q' in {other}, and 'x' of 'r' and 'p'"),
+        ({"labels": np.eye(2, dtype=np.int64)}, "in {other} an image may have several classes, and in {one} it has one;"),
+    ],
+)
+def test_an_error_of_two_tables_names_both(
+    change: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    whole = replace(predicted(0), patients=("r", "r"))
+    write_predictions(one, whole)
+    write_predictions(other, replace(whole, **change))
+    assert compare.main([str(one), str(other)]) == 3
+    error = capsys.readouterr().err
+    assert said.format(one=one, other=other) in error and len(error.splitlines()) == 1

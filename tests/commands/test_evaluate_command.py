@@ -123,7 +123,7 @@ def test_runs_are_compared_one_with_one_and_seeds_with_a_pattern(
         == [True] * 2
         and "\nA and B differ in: se off / on\n" in alone
         and "the intervals do not include the variation between seeds" in alone
-        and "Each was trained with one seed only, and another may change the result" in alone
+        and "Each side is one set of predictions only, and another training may change the result" in alone
         and "McNemar: correct only in A" in alone
     )
     written = ["--json", str(tmp_path / "c.json"), "-o", str(tmp_path / "c.html")]

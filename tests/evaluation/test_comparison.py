@@ -91,11 +91,11 @@ def test_the_conclusion_is_one_sentence(difference: float, low: float, high: flo
         assert conclusion(nothing).startswith("It cannot be said whether A or B is better")
 
 
-def test_of_one_training_a_side_the_conclusion_says_that_another_seed_may_change_it() -> None:
-    ends = " was trained with one seed only, and another may change the result; compare 3 seeds of each."
+def test_of_one_training_a_side_the_conclusion_says_that_another_may_change_it() -> None:
+    ends = " is one set of predictions only, and another training may change the result; compare 3 seeds of each."
     for low, firsts, seconds, about in (
-        (0.01, (0.5,), (0.6,), " Each"),
-        (-0.01, (0.5,), (0.6,), " Each"),
+        (0.01, (0.5,), (0.6,), " Each side"),
+        (-0.01, (0.5,), (0.6,), " Each side"),
         (0.01, (0.5, 0.5), (0.6,), " B"),
         (0.01, (0.5,), (0.6, 0.6), " A"),
     ):
@@ -142,9 +142,12 @@ def test_seeds_that_differ_among_themselves_make_a_difference_less_sure() -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": ("x", "y")}, "one network knows the classes 'a', 'b', another one 'x', 'y'"),
-        ({"names": tuple("abcd")}, "the test images differ: '0' and 7 more are in one of them only"),
-        ({"names": ("3", "2", "1", "0")}, "in another order"),
+        ({"classes": ("x", "y")}, "the classes are 'a', 'b' in one table, and 'x', 'y' in another; only networks"),
+        (
+            {"names": tuple("abcd")},
+            "the test images differ: '0' and 3 more are in one table only and 'a' and 3 more are in another only",
+        ),
+        ({"names": ("3", "2", "1", "0")}, "another has them in another order than one table"),
         ({"labels": np.array([0, 0, 1, 0])}, "the true class of '2' is 'a' in one table and 'b' in another"),
     ],
 )
