@@ -114,6 +114,8 @@ FAULTS = (  # a rule, a file, and a text for it that breaks the rule
     (packages_import_quietly, "medmambase/__init__.py", "print('hello')"),
     (packages_import_quietly, "kernels/medmambase_kernels/__init__.py", "import sys; sys.modules['sklearn'] = sys"),
     (files_are_short_and_about_something, "tools/long.py", "pass\n" * 351),
+    (files_are_short_and_about_something, "docs/long.md", "line\n" * 351),
+    (files_are_short_and_about_something, "medmambase/commands/long.html.jinja", "<p>\n" * 351),
     (files_are_short_and_about_something, "medmambase/data/utils.py", ""),
     (files_are_short_and_about_something, "medmambase/helpers/text.py", ""),
     (text_names_its_encoding, "tools/x.py", "open('a')"),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from medmambase.evaluation.report.glossary import entries_for
 from medmambase.evaluation.report.summary import figure
@@ -12,15 +12,18 @@ from medmambase.plural import count_of
 
 
 def template(name: str, filters: Mapping[str, Callable[..., object]] | None = None, *, html: bool = True) -> Template:
-    """Return the template in the file ``name``, with the filters that all have, and these.
+    """Return the template in the file ``name``, with the filters that all have, and these. It may
+    include other files from beside it.
 
     With ``html`` nothing that is filled in can be a tag. A name that is not filled in is an error
     of jinja2.
     """
-    environment = Environment(autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(text), autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     own = {"figure": figure, "times": count_of, "setting": _setting, "marked": _marked}
     environment.filters |= {**own, **(filters or {})}
-    return environment.from_string(text(name))
+    return environment.get_template(name)
 
 
 def with_glossary(page: Template, values: Mapping[str, object]) -> str:
