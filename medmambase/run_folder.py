@@ -33,7 +33,7 @@ COMMAND = "command.txt"
 START = "start.json"  # which weights the network started from, and what those had learned from
 ENVIRONMENT = "env.json"
 DATA_REPORT = "data_report.json"
-SPLITS = "splits.csv"
+SPLITS, LOOKS = "splits.csv", "looks.csv"  # every image; how those of train and val look
 DUPLICATES = "duplicates.png"  # in AUDIT
 DUPLICATES_BEFORE = "twins.png"  # its name in version 0.1.0: there the report shows it
 

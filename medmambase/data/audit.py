@@ -262,7 +262,7 @@ def _compared(facts: Sequence[Facts]) -> tuple[list[list[int]], list[tuple[int, 
     for row, one in enumerate(facts):
         rows_of[one.digest].append(row)
     contents = list(rows_of.values())
-    return contents, list(_alike(_details([facts[rows[0]].thumbnail for rows in contents])))
+    return contents, list(_alike(details([facts[rows[0]].thumbnail for rows in contents])))
 
 
 def _rows_of(contents: Sequence[Sequence[int]], links: Iterable[tuple[int, int, float]]) -> list[list[int]]:
@@ -270,9 +270,9 @@ def _rows_of(contents: Sequence[Sequence[int]], links: Iterable[tuple[int, int, 
     return [sorted(row for content in group for row in contents[content]) for group in _groups(len(contents), links)]
 
 
-def _details(thumbnails: list[bytes]) -> Tensor:
-    """torch.float32 (n, 32 * 32): of each picture what its surroundings do not tell, with length 1;
-    zeros where there is nothing."""
+def details(thumbnails: list[bytes]) -> Tensor:
+    """Return what the surroundings of each pixel of a thumbnail do not tell, torch.float32 (n, 32 *
+    32), each of length 1; zeros where there is nothing."""
     found = []
     for place in range(0, len(thumbnails), _BLOCK):
         small = torch.from_numpy(of_thumbnails(thumbnails[place : place + _BLOCK]))[:, None]

@@ -6,6 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medmambase.data import looks
 from medmambase.data.audit import seen_otherwise
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, modalities
 from medmambase.data.manifest.class_names import advice
@@ -17,14 +18,17 @@ from medmambase.files import as_written
 from medmambase.model.classifier import Classifier
 from medmambase.model.starting import lost_origin, read_origin
 from medmambase.plural import count_of
-from medmambase.run_folder import IMAGES, LAST, PRIVATE, SPLITS, START, folds_of, setting_of
+from medmambase.run_folder import IMAGES, LAST, LOOKS, PRIVATE, SPLITS, START, folds_of, setting_of
 from medmambase.tables import of_cell
+
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
 class Examination:
     """Images to test on, the names of those that a network, or the weights it started from, was
-    trained or selected on (or whose patient was), unreadable files, and notes of one line each."""
+    trained or selected on (or whose patient was, or a near duplicate), unreadable files, and notes
+    of one line each."""
 
     images: ImageSet
     seen: frozenset[str]
@@ -94,6 +98,12 @@ def examine(
     seen |= seen_otherwise(
         images, network.preprocessing, at_start, lambda results, total: progress(results, total, "comparing")
     )
+    known = looks_of(runs)
+    alike = {
+        images.samples[row].name: path
+        for row, path in looks.nearest(images.facts, known or {}).items()
+        if images.samples[row].name not in seen
+    }
     notes = [
         f"tested on {which}: {count_of(len(images.labels), 'image')}",
         *found.notes,
@@ -102,8 +112,11 @@ def examine(
     ]
     if which == "all images" and pixels:
         notes.append(
-            "an image that the run has learned from is known by its pixels alone: one that was resized, or saved "
-            "again with losses, counts as new"
+            f"there is no {LOOKS}, so an image that the run has learned from is known by its pixels alone: one that "
+            f"was resized, or saved again with losses, counts as new"
+            if known is None
+            else "an image that the run has learned from is also known where it was resized, made brighter or saved "
+            "again; one that was mirrored, turned or cut counts as new"
         )
     if kept is None:
         notes.append(
@@ -130,7 +143,14 @@ def examine(
             f"{count_of(len(seen), 'of these images has', 'of these images have')} the same pixels, or the same "
             f"patient, as an image in train or val{also}: results are given with and without such images"
         )
-    return Examination(images, seen, (*found.unlisted, *bad), tuple(notes))
+    if alike:
+        named = "; ".join(f"{name} like {path}" for name, path in sorted(alike.items())[:_MOST_NAMES])
+        notes.append(
+            f"{count_of(len(alike), 'of these images looks', 'of these images look')} like an image in train or val, "
+            f"as after resizing, brightening or saving again ({named}{'; ...' if len(alike) > _MOST_NAMES else ''}): "
+            f"results are given with and without such images"
+        )
+    return Examination(images, seen.union(alike), (*found.unlisted, *bad), tuple(notes))
 
 
 def _in_order_of(network: Classifier, found: Manifest) -> Manifest:
@@ -173,6 +193,14 @@ def learned_from(run: Path) -> tuple[set[str], set[str]]:
     )
     origin = read_origin(run)
     return (pixels - {""}).union(origin.seen if origin else ()), patients - {""}
+
+
+def looks_of(runs: Sequence[Path]) -> dict[str, str] | None:
+    """Return look -> path of all images in train and val of these runs; None where one has lost, or
+    never had, the list of them. Raises DataError for a damaged file."""
+    if not all((run / LOOKS).is_file() for run in runs):
+        return None
+    return {look: path for run in runs for look, path in looks.read(run / LOOKS).items()}
 
 
 def rows_of(path: Path, column: str, where: dict[str, str]) -> set[str]:

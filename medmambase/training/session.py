@@ -20,6 +20,7 @@ from medmambase.config import (
     TrainConfig,
     network_config,
 )
+from medmambase.data import looks
 from medmambase.data.audit import Audit, audit, duplicate_groups, seen_otherwise
 from medmambase.data.decoded.disk_cache import Cache
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, lost, modalities
@@ -172,8 +173,8 @@ def skipped(bad: Iterable[ImageError], root: Path) -> list[dict[str, str]]:
 
 
 def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
-    """Write ``data_report.json``, and ``splits.csv``, a manifest of the images that could be
-    read."""
+    """Write ``data_report.json``, ``splits.csv``, a manifest of the images that could be read, and
+    ``looks.csv``."""
     run_folder.write_json(
         run / run_folder.DATA_REPORT,
         {
@@ -184,6 +185,7 @@ def write_intake(intake: Intake, manifest: Manifest, run: Path) -> None:
         },
     )  # fmt: skip  # the file's content
     write_splits(run / run_folder.SPLITS, replace(manifest, samples=intake.images.samples))
+    looks.write(run / run_folder.LOOKS, intake.images)
 
 
 def check_intake(intake: Intake, manifest: Manifest, run: Path, skip_bad: bool, allow_leak: bool) -> None:

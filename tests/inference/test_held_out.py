@@ -11,15 +11,16 @@ from fuzz_crossval import LEARNED, whole_crossval
 from fuzz_run import GREY
 from medmambase import MedMambaSE, ModelConfig
 from medmambase.config import Preprocessing
-from medmambase.data.decoded.image_set import no_progress
-from medmambase.data.manifest.folders import DataError
+from medmambase.data import looks
+from medmambase.data.decoded.image_set import decode, no_progress
+from medmambase.data.manifest.folders import DataError, Sample
 from medmambase.data.manifest.sources import read_images
 from medmambase.data.reading.images import load
 from medmambase.inference.held_out import Examination, examine
 from medmambase.inference.loading import load_ensemble
 from medmambase.model import starting
 from medmambase.model.starting import Origin, write_origin
-from medmambase.run_folder import folds_of
+from medmambase.run_folder import LOOKS, folds_of
 
 
 def examined(folder: Path) -> Examination:
@@ -98,6 +99,29 @@ def test_an_image_that_the_start_has_seen_is_known_however_its_16_bits_were_read
     assert not first.seen and examine(tmp_path / "run", small(), read_images(tmp_path / "data"), no_progress).seen == {
         "a/x.png"
     }
+
+
+def test_a_near_duplicate_of_a_training_image_is_told_of_and_set_apart(tmp_path: Path) -> None:
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    pictures = {
+        name: Image.fromarray(rng.integers(0, 200, (64, 64), dtype=np.uint8)) for name in ("a/x.png", "b/x.png")
+    }
+    for name, picture in pictures.items():
+        (data / name).parent.mkdir(parents=True)
+        picture.save(data / name)
+    learned = Sample(data / "a" / "x.png", 0, "train", "long ago/1.png")
+    run = tmp_path / "run"
+    looks.write(run / LOOKS, decode([learned], Preprocessing(8, 1), keep=False)[0])
+    pictures["a/x.png"].point(lambda level: level * 1.2).save(data / "a" / "x.png")
+    found = examine(run, small(), read_images(data), no_progress)
+    assert found.seen == {"a/x.png"}
+    assert found.notes[-1] == (
+        "1 of these images looks like an image in train or val, as after resizing, brightening or saving again "
+        "(a/x.png like long ago/1.png): results are given with and without such images"
+    )
+    (run / LOOKS).write_bytes(b"path,split,look\n\xff\n")
+    with pytest.raises(DataError, match=r"looks\.csv: cannot be read"):
+        examine(run, small(), read_images(data), no_progress)
 
 
 @pytest.mark.parametrize("name", ["splits.csv", "last/images.csv"])
