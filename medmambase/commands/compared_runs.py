@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medmambase.config import CHANGE_NO_RESULT, ConfigError
+from medmambase.data.manifest.folders import DataError
 from medmambase.evaluation.predictions import Predictions
+from medmambase.inference.held_out import rows_of
 from medmambase.privacy import last_name, names_folders
-from medmambase.run_folder import CONFIG, CROSSVAL, PREDICTIONS, PRIVATE, TEST, RunFolderError, setting_of
+from medmambase.run_folder import CONFIG, CROSSVAL, IMAGES, LAST, PREDICTIONS, PRIVATE, TEST, RunFolderError, setting_of
 from medmambase.settings import TYPES, resolve
 
+_DATA = ("data", "demo")  # where images come from, which is no difference where they are the same
 _PATHS = ("data", "splits", "start", "soft_labels")  # which a folder that was passed on may not tell
 _OF_FILES = ("runs", "name", "plain_patients", *CHANGE_NO_RESULT)  # no result depends on them
 
@@ -47,7 +50,7 @@ def refuse_twice(sides: Sequence[Sequence[Path]]) -> None:
 
 def differences(sides: Sequence[Sequence[Path]]) -> dict[str, tuple[list[str], list[str]]] | None:
     """Return each setting in which the sides differ, with its values on either; None where the
-    settings of a run are not known."""
+    settings of a run are not known. Where the data lie is none if the images are the same."""
     known = [[_settings(path) for path in side] for side in sides]
     told = [[one and {name: _shown(name, value) for name, value in one.items()} for one in side] for side in known]
     found = {}
@@ -62,7 +65,22 @@ def differences(sides: Sequence[Sequence[Path]]) -> dict[str, tuple[list[str], l
             continue  # one side names the seed of its splits, and the other has it for all
         if values[0] != values[1] and not unknown:
             found[name] = (values[0], values[1])
+    if found.keys() & {*_DATA} and _learned_from_the_same(sides):
+        found = {name: values for name, values in found.items() if name not in _DATA}
     return found
+
+
+def _learned_from_the_same(sides: Sequence[Sequence[Path]]) -> bool:
+    """Whether the pixels of train and val, by their hashes, are the same in all runs, wherever the
+    images lay: in a folder, or drawn for the run."""
+    runs = [_run_of(path) for side in sides for path in side]
+    try:
+        found = [
+            [rows_of(run / LAST / IMAGES, "pixels", {"split": split}) for split in ("train", "val")] for run in runs
+        ]
+    except DataError:  # a damaged list: it is not known
+        return False
+    return all(found[0]) and all(one == found[0] for one in found)
 
 
 def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:

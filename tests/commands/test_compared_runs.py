@@ -73,6 +73,20 @@ def test_no_folder_above_the_data_is_told_and_weights_that_a_run_keeps_apart_are
     assert found is not None and not {"data", "start", "model"} & found.keys()
 
 
+def test_images_that_were_drawn_and_the_same_in_a_folder_are_no_difference(tmp_path: Path) -> None:
+    drawn, folder = run_of(tmp_path / "a", demo=True), run_of(tmp_path / "b", data="phantom", lr=0.001)
+    before = differences(([drawn], [folder]))
+    assert before is not None and before["demo"] == (["yes"], ["no"])
+    for run in (drawn, folder):
+        (run / "last").mkdir()
+        (run / "last" / "images.csv").write_text("split,name,label,pixels\ntrain,x,0,ab\nval,y,1,cd\n", "utf-8")
+    rest = {name: values for name, values in before.items() if name not in ("data", "demo")}
+    assert differences(([drawn], [folder])) == rest and "lr" in rest
+    for text in ("split,name,label,pixels\ntrain,x,0,ab\nval,y,1,ce\n", "split,name,label,pixels\n", "split\n\udcff"):
+        (folder / "last" / "images.csv").write_text(text, "utf-8", "surrogateescape")
+        assert differences(([drawn], [folder])) == before
+
+
 def test_runs_of_a_side_vary_in_their_seeds_only_where_no_two_have_the_same(tmp_path: Path) -> None:
     zero, one = (run_of(tmp_path / f"s{seed}", data="scans", seed=seed) for seed in (0, 1))
     other = run_of(tmp_path / "o", data="scans", seed=0, lr=0.001)
