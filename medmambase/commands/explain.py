@@ -64,6 +64,7 @@ def _explain(options: argparse.Namespace) -> int:
         f"{chance['insertion']:.3f} in random order (higher is better)"
     )
     print(found["verdict"])
+    print(f"report: {(folder / run_folder.REPORT).resolve()}")
     say_next(("see the probabilities of these images", pasted("medmambase-predict", run, source)))
     return 0
 

@@ -163,7 +163,10 @@ def test_a_fold_beside_its_cross_validation_is_told_of_and_a_run_beside_it_is_no
         ({"labels": np.array([0, 0])}, "the true class of 'y' is 'b' in {one} and 'a' in {other};"),
         ({"classes": ("a", "c")}, "the classes are 'a', 'b' in {one}, and 'a', 'c' in {other}; only"),
         ({"patients": ("p", "q")}, "'y' is of 'r' in {one} and of 'q' in {other}, and 'x' of 'r' and 'p'"),
-        ({"labels": np.eye(2, dtype=np.int64)}, "in {other} an image may have several classes, and in {one} it has one;"),
+        (
+            {"labels": np.eye(2, dtype=np.int64)},
+            "in {other} an image may have several classes, and in {one} it has one;",
+        ),
     ],
 )
 def test_an_error_of_two_tables_names_both(

@@ -5,10 +5,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -180,6 +182,26 @@ def test_the_folder_holds_a_sheet_for_six_images_and_gates_where_there_are_gates
             assert np.asarray(picture.convert("L")).std() > 5
 
 
+def test_the_page_shows_each_image_with_its_map_and_what_it_is_called(tmp_path: Path) -> None:
+    network = MedMambaSE(TINY, classes=("ä", "<b>肺</b>"), preprocessing=Preprocessing(size=SIZE, channels=1))
+    pictures, _ = marked(2, 0)
+    paths = tuple(str(tmp_path / name) for name in ("1 # ü.png", "2 & 100 %.png"))
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture[0].numpy()).save(path)
+    images, subjects = normalise(pictures, network.preprocessing), explanations.Subjects(pictures, paths, (1, 0))
+    explanations.write(tmp_path / "e", network, network.classes, images, subjects, network.preprocessing)
+    page = Page(tmp_path / "e" / "report.html")
+    shown = [unquote(one["src"] or "") for one in page.all("img")]
+    assert {path.name for path in (tmp_path / "e").glob("*.png")} == set(shown) and len(shown) == len(set(shown))
+    with torch.no_grad():
+        sure = network.eval()(images).softmax(1)
+    for number, truth in ((0, "<b>肺</b>"), (1, "ä")):
+        called = network.classes[int(sure[number].argmax())]
+        assert f"{number + 1}. {Path(paths[number]).name}" in page.text
+        assert f"Called {called}, with probability {sure[number].max():.3f}; is {truth}." in page.text
+    assert not page.all("b") and str(tmp_path) not in page.text
+
+
 @pytest.mark.slow
 def test_the_command_explains_a_folder_and_leaves_what_the_training_explained(
     shortcut: MedMambaSE, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -215,6 +237,7 @@ def test_the_command_explains_a_folder_and_leaves_what_the_training_explained(
     assert said.splitlines()[-1].startswith("  medmambase-predict ")
     assert all(path.read_bytes() == content for path, content in kept.items())
     folder = run / "explanations" / "Bilder ü-001"
+    assert f"report: {(folder / 'report.html').resolve()}\n" in said
     assert (folder / "sheet_03.png").is_file() and len(list(folder.glob("overlay_*.png"))) == 13
     (wide,) = folder.glob("overlay_*_wide.png")
     with Image.open(wide) as picture:

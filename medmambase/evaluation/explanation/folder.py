@@ -17,6 +17,7 @@ from medmambase.data.manifest.folders import DataError, image_files
 from medmambase.data.reading.images import ImageError, load
 from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.evaluation.explanation.overlays import write_overlays
+from medmambase.evaluation.explanation.page import Explained, write_page
 from medmambase.files import write_json
 from medmambase.model.classifier import Classifier
 from medmambase.model.task import SINGLE_LABEL
@@ -81,8 +82,8 @@ def write(
 ) -> dict[str, Any]:
     """Draw every picture and return what ``faithfulness.json`` holds. images (n, c, h, w),
     normalised, on the network's device. ``overlaid``: how they were prepared, where the names of
-    the subjects are files and each is to be drawn with its map over it. ``progress(items, total,
-    description)`` may wrap what takes long, as tqdm does. Raises OSError.
+    the subjects are files and each is to be drawn with its map over it, on a page.
+    ``progress(items, total, description)`` may wrap what takes long, as tqdm does. Raises OSError.
 
     Each image is explained for the class it is called, not the one it is: that is what a person
     sees. Sheets of earlier images are removed.
@@ -100,8 +101,7 @@ def write(
             for part, target in zip(progress(parts, len(parts), "computing maps"), called.split(_BATCH), strict=True)
         ]
     )
-    if overlaid:
-        write_overlays(folder, subjects.names, cams.cpu(), overlaid, progress)
+    overlays = write_overlays(folder, subjects.names, cams.cpu(), overlaid, progress) if overlaid else []
     scans = torch.cat([maps.deltas(network, part) for part in images[: len(shown)].split(_BATCH)])
     starts = shown[::ON_A_SHEET]
     for number, start in enumerate(progress(starts, len(starts), "drawing sheets"), start=1):
@@ -125,6 +125,14 @@ def write(
     }
     found = told | {"images": len(marked.deletion), "verdict": faithfulness.verdict(marked, chance)}
     write_json(folder / FAITHFULNESS, found)
+    if overlaid:
+        write_page(folder, [
+            Explained(
+                Path(subjects.names[row]).name, path.name, classes[int(called[row])],
+                float(probabilities[row, called[row]]), classes[subjects.truths[row]] if subjects.truths else "",
+            )
+            for row, path in enumerate(overlays)
+        ], found)  # fmt: skip  # one a picture
     return found
 
 
