@@ -82,6 +82,14 @@ class Limits:
         of_one = max(one.thresholds.promised for one in self.detectors)
         return of_one if len(self.detectors) == 1 else min(2 * of_one, 1.0)
 
+    @property
+    def coverage(self) -> float | None:
+        """The least share of images like the validation images whose sets hold the true class."""
+        if not self.sets:
+            return None
+        of_one = min(one.bound.level for one in self.sets)
+        return of_one if len(self.sets) == 1 else max(2 * of_one - 1, 0)
+
     def told(self) -> tuple[str, ...]:
         """Say in sentences what is promised of images like the validation images, and what is
         missing."""
@@ -100,12 +108,11 @@ class Limits:
                 f"nothing tells which images are unlike the training images: no {UNLIKE} (an earlier version trained "
                 f"it, or it had too few images)"
             )
-        if self.sets:
-            level = min(one.bound.level for one in self.sets)
-            level = level if len(self.sets) == 1 else max(2 * level - 1, 0)
+        if self.coverage is not None:
             short = self.sets[0].bound.falls_short(self.sets[0].wanted)
             of_sets = (
-                f"set: holds the true class of at least {level:.1%} of images like the validation images{_why(short)}"
+                f"set: holds the true class of at least {self.coverage:.1%} of images like the validation images"
+                f"{_why(short)}"
             )
         else:
             of_sets = (

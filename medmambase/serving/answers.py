@@ -45,14 +45,17 @@ class Answers:
         self.points = list(self._points(run, at))
         self.chosen = at is not None
         network = None if folds else load_network(run)
-        self.explained = network.to(device).requires_grad_(False) if isinstance(network, MedMambaSE) else None
+        explained = isinstance(network, MedMambaSE) and not network.task.multi_label  # as medmambase-explain has it
+        self.explained = network.to(device).requires_grad_(False) if explained else None
 
     def facts(self) -> dict[str, Any]:
         """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
         whether probabilities are ``calibrated``, whether an image may have several classes, from
         which probability on each is then called (``thresholds``, else None), whether
         there are ``maps``, and the operating ``points``, of which that of ``at`` comes first; in
-        each ``of_patients`` is the same of the means of patients, or None."""
+        each ``of_patients`` is the same of the means of patients, or None. Of images like the
+        validation images ``false_alarms`` is the largest share that is called unlike these, and
+        ``coverage`` the least whose sets hold the true class; None where that is not known."""
         return {
             "name": self.name,
             "classes": list(self.predictor.classes),
@@ -60,6 +63,8 @@ class Answers:
             "multi_label": self.predictor.network.task.multi_label,
             "thresholds": None if self.predictor.thresholds is None else self.predictor.thresholds.tolist(),
             "maps": self.explained is not None,
+            "false_alarms": self.predictor.limits.false_alarms,
+            "coverage": self.predictor.limits.coverage,
             "points": [
                 asdict(of_images) | {"of_patients": None if of_means is None else asdict(of_means)}
                 for of_images, of_means in self.points
@@ -70,9 +75,9 @@ class Answers:
         """Return what is said of a file that holds ``content``, ready for JSON.
 
         ``problem``: one line where it cannot be used, and then nothing else; else None. Of an
-        image ``probabilities`` in the order of the classes, ``patient`` and ``note`` as a
-        ``Prediction`` has them, ``picture`` and, where there are maps, ``map`` to be laid over it,
-        as data URIs.
+        image ``probabilities`` in the order of the classes, ``patient``, ``note``, ``unlike`` and
+        ``set`` (its ``conformal_set``) as a ``Prediction`` has them, ``picture`` and, where there
+        are maps, ``map`` to be laid over it, as data URIs.
         """
         try:
             return self._said(decode(content, self.predictor.network.preprocessing.high_depth))
@@ -93,6 +98,8 @@ class Answers:
             "probabilities": found.probabilities.tolist(),
             "patient": found.patient,
             "note": found.note,
+            "unlike": found.unlike,
+            "set": None if found.conformal_set is None else list(found.conformal_set),
             "picture": _picture(decoded.pixels),
             "map": self._map(decoded, int(found.probabilities.argmax())),
         }

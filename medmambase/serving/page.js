@@ -23,6 +23,12 @@ const called = (probabilities, chosen) => {
   return probabilities[facts.classes.indexOf(chosen.name)] >= chosen.threshold ? chosen.name : `not ${chosen.name}`;
 };
 const percent = (number) => `${(100 * number).toFixed(1)} %`;
+const UNLIKE = "Unlike what the network has learned from: nothing should be read into its class, probabilities or call.";
+function mayBe(names) {
+  if (names.length === 1) return `It may be ${names[0]} alone.`;
+  if (names.length === facts.classes.length) return "It may be of any class: the network does not know.";
+  return `It may be ${names.slice(0, -1).join(", ")} or ${names.at(-1)}.`;
+}
 
 function pattern() {
   try {
@@ -50,11 +56,12 @@ function patients() {
     const name = patientOf(image, expression);
     image.card.querySelector("input").placeholder = patientTold(image, expression);
     if (!name || (!image.answer && !image.problem)) continue;
-    if (!found.has(name)) found.set(name, { name, images: [], unread: 0, noted: 0 });
+    if (!found.has(name)) found.set(name, { name, images: [], unread: 0, noted: 0, unlike: 0 });
     const one = found.get(name);
     if (image.problem) one.unread += 1;
     else one.images.push(image.answer.probabilities);
     if (image.answer?.note) one.noted += 1;
+    if (image.answer?.unlike) one.unlike += 1;
   }
   for (const one of found.values()) {
     if (!one.images.length) continue;
@@ -80,11 +87,13 @@ const said = (probabilities) =>
 
 function showImage(image) {
   const { card, answer, problem } = image;
-  card.className = answer ? "" : problem ? "failed" : "waiting";
+  card.className = answer ? (answer.unlike ? "strange" : "") : problem ? "failed" : "waiting";
+  put(card, ".unlike", answer?.unlike ? UNLIKE : "");
   put(card, ".answer", answer ? said(answer.probabilities) : problem ? "could not be used" : "waiting");
   put(card, ".missing", problem ?? answer?.note ?? "");
   const chosen = answer ? called(answer.probabilities, point()) : "";
   put(card, ".call", chosen && `called ${chosen}`);
+  put(card, ".set", answer?.set && !answer.unlike ? mayBe(answer.set) : "");
   if (!answer || card.querySelector(".view.seen")) return;
   card.querySelector(".view").classList.add("seen");
   card.querySelector(".picture").src = answer.picture;
@@ -111,7 +120,7 @@ function showPatients() {
     const name = make("th", "", one.name);
     name.scope = "row";
     const same = one.images.filter((probabilities) => predicted(probabilities) === one.predicted).length;
-    const notes = [one.noted && `${one.noted} with a note`, one.unread && `${one.unread} could not be used`];
+    const notes = [one.unlike && `${one.unlike} unlike what was learned from`, one.noted && `${one.noted} with a note`, one.unread && `${one.unread} could not be used`];
     row.append(name);
     for (const [label, text, className] of [
       ["images", one.images.length, "number"],
@@ -265,6 +274,9 @@ function cell(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
+// A column that is there where something is known.
+const onlyIf = (known, value) => (known === null ? [] : [value]);
+
 function save(name, rows) {
   const link = make("a", "");
   link.href = URL.createObjectURL(new Blob([rows.map((row) => `${row.map(cell).join(",")}\n`).join("")], { type: "text/csv" }));
@@ -277,11 +289,14 @@ at("save").addEventListener("click", () => {
   const chosen = point();
   const expression = pattern();
   const header = ["path", "predicted", "probability", ...facts.classes.map((name) => `prob_${name}`), "error", "patient", "note"];
+  header.push(...onlyIf(facts.false_alarms, "unlike"), ...onlyIf(facts.coverage, "set"));
   const rows = images.filter((image) => image.answer || image.problem).map((image) => {
     const known = image.answer?.probabilities;
     return [
       image.name, known ? predicted(known) : "", known ? Math.max(...known) : "",
       ...(known ?? facts.classes.map(() => "")), image.problem ?? "", patientOf(image, expression), image.answer?.note ?? "",
+      ...onlyIf(facts.false_alarms, known ? (image.answer.unlike ? "yes" : "no") : ""),
+      ...onlyIf(facts.coverage, image.answer?.set?.join("|") ?? ""),
       ...(chosen ? [known ? called(known, chosen) : "", known ? chosen.threshold : ""] : []),
     ];
   });
@@ -289,10 +304,10 @@ at("save").addEventListener("click", () => {
 });
 at("save-patients").addEventListener("click", () => {
   const chosen = point()?.of_patients;
-  const header = ["patient", "predicted", "probability", ...facts.classes.map((name) => `prob_${name}`), "images", "unread", "noted"];
+  const header = ["patient", "predicted", "probability", ...facts.classes.map((name) => `prob_${name}`), "images", "unread", "noted", ...onlyIf(facts.false_alarms, "unlike")];
   save("patients", [chosen ? [...header, "called", "threshold"] : header, ...patients().map((one) => [
     one.name, one.predicted ?? "", one.probabilities ? Math.max(...one.probabilities) : "",
-    ...(one.probabilities ?? facts.classes.map(() => "")), one.images.length, one.unread, one.noted,
+    ...(one.probabilities ?? facts.classes.map(() => "")), one.images.length, one.unread, one.noted, ...onlyIf(facts.false_alarms, one.unlike),
     ...(chosen ? [one.probabilities ? called(one.probabilities, chosen) : "", one.probabilities ? chosen.threshold : ""] : []),
   ])]);
 });

@@ -98,6 +98,10 @@ def test_where_patients_are_too_few_thresholds_lie_beyond_all_that_was_met() -> 
         alarms.append((new > found.threshold).mean())
         of_largest.append((new > met.threshold).mean())
     assert 0.01 < np.mean(alarms) < 0.03 and np.mean(of_largest) > 0.08
+    largest = np.exp(np.arange(8.0))  # mean 3.5, standard deviation 6 ** 0.5
+    limit = np.exp(3.5 + 2.364624 * (6 * 9 / 8) ** 0.5)  # Student's t at 0.975 with 7 degrees of freedom
+    pairs, of_each = np.concatenate([largest, largest / 9]), tuple(f"p{row}" for row in range(8)) * 2
+    assert bound_of(pairs, of_each, wanted).threshold == pytest.approx(limit, rel=1e-5)
     one = np.array([1.0, 3.0])
     assert bound_of(one, ("a", "a"), wanted).threshold == 3  # of one patient nobody knows how much they differ
     many = np.exp(rng.normal(0, 1, 400))

@@ -16,7 +16,8 @@ from medmambase.serving import server  # after it is known to be there
 from medmambase.serving.application import KIND  # the same
 
 MOST = 1  # MB of an image
-FACTS = {"name": "läuf", "classes": ["cyst", "<b>solid</script>"], "calibrated": True, "maps": True, "points": []}
+FACTS = {"name": "läuf", "classes": ["cyst", "<b>solid</script>"], "calibrated": True, "maps": True, "points": [],
+         "multi_label": False, "false_alarms": 0.05, "coverage": None}  # fmt: skip  # one line would be too long
 PATIENCE = 60.0  # seconds, on a machine that is busy
 
 

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 import sys
+from importlib.resources import files as files_of
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,30 @@ from medmambase.evaluation.calibration import point_at, with_temperature
 from medmambase.evaluation.explanation.maps import grad_cam
 from medmambase.evaluation.predictions import Predictions, read_predictions, write_predictions
 from medmambase.inference.appearance import Appearance
+from medmambase.inference.limits import learn
+from medmambase.inference.watch import Seen, Watch
 from medmambase.serving.answers import Answers
 from write_dicom import dicom_file
 
 CLASSES = ("cyst", "solid", "keine")
 CPU = torch.device("cpu")
+
+
+def know(folder: Path, network: MedMambaSE) -> None:
+    """Write what a network knows of its limits, learned from grey pictures."""
+    pictures = torch.from_numpy(np.random.default_rng(4).integers(90, 110, (90, 1, 16, 16), dtype=np.uint8))
+    with Watch(network) as watch, torch.no_grad():
+        network(normalise(pictures, network.preprocessing))
+    seen = watch.take()
+    first, rest = (Seen(seen.pictures[a:b], (seen.features[0][a:b],), ()) for a, b in ((0, 45), (45, 90)))
+    labels, patients = np.random.default_rng(5).integers(0, 3, 45), ("",) * 45
+    probabilities = np.random.default_rng(6).dirichlet(np.ones(3), 45)
+    found = learn(
+        first, rest, probabilities, labels if not network.task.multi_label else np.eye(3)[labels], patients, 2.5
+    )
+    (folder / "unlike.safetensors").write_bytes(found.detectors[0].to_bytes())
+    for sets in found.sets:
+        (folder / "conformal.json").write_text(json.dumps(sets.to_dict()), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stream = folder / "grey.png"
     grey.save(stream)
     facts = load(stream, network.preprocessing)[1]
+    know(folder, network)
     (folder / "appearance.json").write_text(json.dumps(Appearance.of([facts] * 12).to_dict()), encoding="utf-8")
     return folder
 
@@ -85,7 +107,29 @@ def test_an_answer_is_the_calibrated_prediction_of_the_file_and_a_broken_one_is_
             continue
         assert np.abs(np.array(found["probabilities"]) - right.probabilities).max() < 1e-9
         assert (found["note"], found["patient"]) == (right.note, "")
+        assert found["unlike"] is right.unlike is True and tuple(found["set"]) == right.conformal_set != ()
     assert "more colour" in answers.answer(paths[1].read_bytes())["note"]
+
+
+def test_an_image_like_the_training_images_is_not_unlike(run: Path, answers: Answers, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(7).integers(90, 110, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found, facts = answers.answer((tmp_path / "a.png").read_bytes()), answers.facts()
+    assert found["unlike"] is False and found["set"]
+    assert facts["false_alarms"] == pytest.approx(0.05) and facts["coverage"] == 0.95
+
+
+def test_of_several_classes_an_image_there_are_neither_sets_nor_maps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(dims=(8, 16), depths=(1, 1), in_chans=1, num_classes=3, multi_label=True)
+    network = MedMambaSE(config, classes=CLASSES, preprocessing=Preprocessing(size=16, channels=1)).eval()
+    network.save(tmp_path / "best")
+    know(tmp_path, network)
+    found = Answers(tmp_path, CPU)
+    facts, said = found.facts(), found.answer(files(tmp_path)[0].read_bytes())
+    assert facts["multi_label"] and not facts["maps"] and said["map"] is None  # medmambase-explain refuses it, too
+    assert facts["coverage"] is None and said["set"] is None
+    assert facts["false_alarms"] == pytest.approx(0.05) and said["unlike"] is True
 
 
 def test_a_dicom_file_tells_its_patient(answers: Answers) -> None:
@@ -135,6 +179,8 @@ def test_operating_points_are_of_calibrated_probabilities_and_that_of_at_comes_f
     }
     facts = found.facts()
     assert json.loads(json.dumps(facts)) == facts
+    script = (files_of("medmambase.serving") / "page.js").read_text(encoding="utf-8")
+    assert set(re.findall(r"facts\.(\w+)", script)) <= {*facts, "most"}
     assert facts["name"] == run.name and facts["classes"] == list(CLASSES) and facts["maps"] and facts["calibrated"]
     with pytest.raises(ConfigError, match="wanted CLASS:sensitivity"):
         Answers(run, CPU, "solid")
@@ -144,6 +190,7 @@ def test_a_network_alone_has_neither_points_nor_calibration(run: Path, tmp_path:
     MedMambaSE.load(run / "best").save(tmp_path / "alone")
     facts = Answers(tmp_path / "alone", CPU).facts()
     assert (facts["name"], facts["points"], facts["calibrated"]) == ("alone", [], False)
+    assert facts["false_alarms"] is facts["coverage"] is None
     with pytest.raises(ConfigError, match=r"val.*predictions\.csv is missing"):
         Answers(tmp_path / "alone", CPU, "solid:sensitivity=0.9")
 
