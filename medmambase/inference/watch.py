@@ -19,6 +19,7 @@ from medmambase.model.classifier import Classifier
 LEVELS = 16
 BANDS = 4  # of a picture, from top to bottom
 DIRECTIONS = 8
+SIDE = 64  # pixels at most of a picture whose edges are looked at: as much, and so as fast, at any size
 NUMBERS = LEVELS + 4 + 2 * BANDS + DIRECTIONS  # that describe a picture
 Floats = npt.NDArray[np.float64]
 
@@ -97,7 +98,7 @@ def describe(images: Tensor) -> Tensor:
 
     The last 16 tell which way is up: how much neighbours differ across and down in each of four
     bands, from top to bottom, and the square roots of the shares that each of eight directions has
-    of all edges, by their strength."""
+    of all edges, by their strength, where the picture has 64 pixels a side."""
     grey = images.float().mean(1)
     places = (grey * LEVELS).long().clamp(0, LEVELS - 1).flatten(1)
     shares = torch.zeros(len(grey), LEVELS, device=grey.device)
@@ -107,12 +108,14 @@ def describe(images: Tensor) -> Tensor:
     texture = [one.abs().flatten(1).mean(1).log1p() for one in (across, down, level.diff(n=2, dim=1))]
     bands = [adaptive_avg_pool2d(one.abs()[:, None], (BANDS, 1)).flatten(1).log1p() for one in (across, down)]
     spread = level.flatten(1).std(1, correction=0)[:, None] / 64
-    edges = _directions(across[:, :-1], down[:, :, :-1])
-    return torch.cat([shares.sqrt(), spread, torch.stack(texture, 1), *bands, edges], 1)
+    return torch.cat([shares.sqrt(), spread, torch.stack(texture, 1), *bands, _directions(level)], 1)
 
 
-def _directions(across: Tensor, down: Tensor) -> Tensor:
-    """The square roots of the shares of each direction, from steps (b, h, w): (b, DIRECTIONS)."""
+def _directions(level: Tensor) -> Tensor:
+    """The square roots of the shares that directions have of the edges of (b, h, w): (b,
+    DIRECTIONS)."""
+    small = adaptive_avg_pool2d(level[:, None], [min(SIDE, side) for side in level.shape[1:]])[:, 0]
+    across, down = small.diff(dim=2)[:, :-1], small.diff(dim=1)[:, :, :-1]
     strength = torch.hypot(across, down)
     towards = (torch.atan2(down, across) * (DIRECTIONS / (2 * torch.pi))).round().long() % DIRECTIONS
     # Sums of a mask, not scatter_add_, whose order and so rounding changes on a GPU.

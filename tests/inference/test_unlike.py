@@ -196,6 +196,8 @@ def test_a_picture_is_described_by_which_way_is_up() -> None:
     assert found[0][20:24] == pytest.approx(np.zeros(4), abs=1e-4)
     assert found[0][24:28] == pytest.approx([np.log1p(steps[a:b].mean()) for a, b in bands], rel=1e-4)
     assert found[2][24:28] == pytest.approx(found[0][27:23:-1], rel=1e-4)  # upside down
+    large = torch.nn.functional.interpolate(down, (160, 160))
+    assert describe(large)[0, 28:].numpy() == pytest.approx(np.eye(8)[2], abs=1e-3)
     for turns, direction in ((0, 2), (1, 0), (2, 6), (3, 4)):  # of eight, from the right on
         assert found[turns][28:] == pytest.approx(np.eye(8)[direction], abs=1e-5)
 
