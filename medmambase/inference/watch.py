@@ -114,7 +114,8 @@ def describe(images: Tensor) -> Tensor:
 def _directions(level: Tensor) -> Tensor:
     """The square roots of the shares that directions have of the edges of (b, h, w): (b,
     DIRECTIONS)."""
-    small = adaptive_avg_pool2d(level[:, None], [min(SIDE, side) for side in level.shape[1:]])[:, 0]
+    size = min(SIDE, level.shape[1]), min(SIDE, level.shape[2])
+    small = adaptive_avg_pool2d(level[:, None], size)[:, 0]
     across, down = small.diff(dim=2)[:, :-1], small.diff(dim=1)[:, :, :-1]
     strength = torch.hypot(across, down)
     towards = (torch.atan2(down, across) * (DIRECTIONS / (2 * torch.pi))).round().long() % DIRECTIONS

@@ -45,8 +45,9 @@ class Answers:
         self.points = list(self._points(run, at))
         self.chosen = at is not None
         network = None if folds else load_network(run)
-        explained = isinstance(network, MedMambaSE) and not network.task.multi_label  # as medmambase-explain has it
-        self.explained = network.to(device).requires_grad_(False) if explained else None
+        self.explained: MedMambaSE | None = None
+        if isinstance(network, MedMambaSE) and not network.task.multi_label:  # as medmambase-explain has it
+            self.explained = network.to(device).requires_grad_(False)
 
     def facts(self) -> dict[str, Any]:
         """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
