@@ -11,9 +11,10 @@ from medmambase.commands import console, explain_flags
 from medmambase.commands.next_steps import pasted, say_next
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
+from medmambase.data.reading.frames import file_and_frame
 from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import folder as explanations
-from medmambase.inference.loading import load_network
+from medmambase.inference.loading import frames_of, load_network
 from medmambase.model.network import MedMambaSE
 from medmambase.plural import count_of
 
@@ -38,13 +39,16 @@ def _explain(options: argparse.Namespace) -> int:
             f"{run} calls several classes an image, and an explanation is of the one class that an image is called; "
             f"give the run of a network of one class an image"
         )
-    if not source.exists():
+    if not file_and_frame(source)[0].exists():
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
         )
-    subjects, bad = explanations.read_subjects(source, network, options.most)
+    subjects, bad = explanations.read_subjects(source, network, options.most, frames_of(run))
     for error in bad:
         print(f"skipped: {error}")
+    if frames := [name for name in subjects.names if file_and_frame(Path(name))[1] is not None]:
+        told = count_of(len(frames), "image is one frame of several", "images are one frame of several each")
+        print(f"note: {told}, such as {frames[0]}; give FILE#NUMBER for another frame of a file")
     folder = _folder(options)
     images = normalise(subjects.pictures.to(device), network.preprocessing)
     found = explanations.write(

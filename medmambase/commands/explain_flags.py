@@ -23,8 +23,8 @@ def parser() -> Parser:
         "images",
         type=Path,
         metavar="IMAGES",
-        help="an image, or a folder with images at any depth; images below a folder named after a class count as "
-        "images of that class",
+        help="an image, a frame of one (clip.gif#07), or a folder with images at any depth; images below a folder "
+        "named after a class count as images of that class",
     )
     found.add_argument(
         "-o",

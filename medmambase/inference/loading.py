@@ -1,12 +1,13 @@
 """Load what the folder of a run holds for prediction: its network, and what belongs to that; of a
 cross-validation the networks of all folds."""
 
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from medmambase.config import AboveZero, ConfigError
+from medmambase.config import AboveZero, ConfigError, Frames
 from medmambase.data.manifest.folders import DataError
 from medmambase.files import no_folder, read_json
 from medmambase.inference.ensemble import Ensemble
@@ -76,6 +77,19 @@ def temperature_of(folder: Path, calibrated: bool | None) -> float:
             f"calibrated; leave out calibrated (--calibrated)"
         )
     return found or 1.0
+
+
+def frames_of(folder: Path) -> str:
+    """Read which frames of files with several a run has learned from, as ``frames.chosen`` takes
+    it; "first" where nothing is known. Raises DataError for a damaged file."""
+    path = run_of(next(iter(folds_of(folder)), folder)) / CONFIG
+    if not path.is_file():
+        return "first"
+    try:
+        wish = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("frames", "first")
+        return str(check("frames", wish, Frames, ConfigError))
+    except (OSError, ValueError, RecursionError) as error:  # ConfigError is a ValueError
+        raise DataError(f"{path}: does not tell which frames were taken ({error}); restore it") from error
 
 
 def thresholds_of(folder: Path, network: Classifier) -> dict[str, float] | None:

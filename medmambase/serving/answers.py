@@ -2,9 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,26 @@ import torch
 from PIL import Image
 
 from medmambase.config import ConfigError
-from medmambase.data.reading.images import Decoded, ImageError, decode, load, normalise
+from medmambase.data.reading.frames import chosen
+from medmambase.data.reading.images import (
+    Decoded,
+    ImageError,
+    count_frames,
+    decode,
+    decode_frames,
+    load,
+    normalise,
+)
 from medmambase.evaluation.by_patient import of_patients
 from medmambase.evaluation.calibration import OperatingPoint, point_at, with_temperature
 from medmambase.evaluation.explanation.maps import grad_cam
 from medmambase.evaluation.explanation.overlays import in_colour, on_picture
 from medmambase.evaluation.predictions import read_predictions
-from medmambase.inference.loading import load_network, run_of
+from medmambase.inference.loading import frames_of, load_network, run_of
+from medmambase.inference.patients import by_patient
 from medmambase.inference.predictor import Predictor
 from medmambase.model.network import MedMambaSE
+from medmambase.plural import count_of
 from medmambase.run_folder import CALIBRATION, PREDICTIONS, VAL, folds_of
 
 LONGEST = 640  # pixels of the longer side of a picture on the page
@@ -42,12 +53,18 @@ class Answers:
         folds = folds_of(run)
         self.name = run_of(run).resolve().name
         self.calibrated = all((run_of(one) / CALIBRATION).is_file() for one in folds or (run,))
+        self.frames = frames_of(run)
         self.points = list(self._points(run, at))
         self.chosen = at is not None
         network = None if folds else load_network(run)
         self.explained: MedMambaSE | None = None
         if isinstance(network, MedMambaSE) and not network.task.multi_label:  # as medmambase-explain has it
             self.explained = network.to(device).requires_grad_(False)
+
+    @property
+    def depth(self) -> str:
+        """How pixels of more than 8 bits become 8."""
+        return self.predictor.network.preprocessing.high_depth
 
     def facts(self) -> dict[str, Any]:
         """Return what the page knows before the first image, ready for JSON: ``name``, ``classes``,
@@ -73,7 +90,10 @@ class Answers:
         }
 
     def answer(self, content: bytes) -> dict[str, Any]:
-        """Return what is said of a file that holds ``content``, ready for JSON.
+        """Return what is said of a file that holds ``content``, ready for JSON. Of a file with
+        several frames those are taken that the run has learned from: their mean is told, whether
+        most of them are ``unlike``, and no set, and the one in their middle is shown, which
+        ``note`` says.
 
         ``problem``: one line where it cannot be used, and then nothing else; else None. Of an
         image ``probabilities`` in the order of the classes, ``patient``, ``note``, ``unlike`` and
@@ -81,7 +101,10 @@ class Answers:
         are maps, ``map`` to be laid over it, as data URIs.
         """
         try:
-            return self._said(decode(content, self.predictor.network.preprocessing.high_depth))
+            count = 1 if self.frames == "first" else count_frames(content)
+            if count == 1:
+                return self._said(decode(content, self.depth))
+            return self._of_clip(content, chosen(self.frames, count), count)
         except ImageError as error:
             return {"problem": error.reason}
 
@@ -90,19 +113,40 @@ class Answers:
         compiled."""
         self._said(Decoded(np.zeros((8, 8), np.uint8), "L"))
 
-    def _said(self, decoded: Decoded) -> dict[str, Any]:
+    def _said(self, decoded: Decoded, frame: str = "") -> dict[str, Any]:
+        """What is said of a picture; ``frame``: which of a file it is."""
         (found,) = self.predictor([decoded])
         if found.probabilities is None:
             return {"problem": found.problem}
+        note = "; ".join(filter(None, (frame, found.note)))
+        return self._shown(decoded, found.probabilities, note, found.unlike, found.conformal_set)
+
+    def _of_clip(self, content: bytes, taken: Sequence[int], count: int) -> dict[str, Any]:
+        """What is said of the frames that are ``taken``, from 0, of ``count``; one at a time is in
+        memory. Raises ImageError where the one to be shown cannot be read."""
+        middle = taken[len(taken) // 2]
+        picture = replace(decode(content, self.depth, middle), frames=1)
+        if len(taken) == 1:
+            return self._said(picture, f"frame {middle + 1} of {count}")
+        every = decode_frames(content, self.depth, taken)
+        frames = (replace(one, frames=1) for one in every if isinstance(one, Decoded))
+        (found,) = by_patient(self.predictor(frames), "mean", lambda one: "", lambda one: "")
+        if found.probabilities is None:
+            return {"problem": "the network's outputs are no finite numbers"}
+        note = f"mean of {found.images} of {count} frames, shown is frame {middle + 1}"
+        noted = count_of(found.noted, "frame has a note", "frames have a note") if found.noted else ""
+        return self._shown(picture, found.probabilities, "; ".join(filter(None, (note, noted))))
+
+    def _shown(self, decoded: Decoded, probabilities: npt.NDArray[np.float64], note: str) -> dict[str, Any]:
         return {
             "problem": None,
-            "probabilities": found.probabilities.tolist(),
-            "patient": found.patient,
-            "note": found.note,
-            "unlike": found.unlike,
-            "set": None if found.conformal_set is None else list(found.conformal_set),
+            "probabilities": probabilities.tolist(),
+            "patient": decoded.patient,
+            "note": note,
+            "unlike": unlike,
+            "set": None if held is None else list(held),
             "picture": _picture(decoded.pixels),
-            "map": self._map(decoded, int(found.probabilities.argmax())),
+            "map": self._map(decoded, int(probabilities.argmax())),
         }
 
     def _map(self, decoded: Decoded, target: int) -> str | None:

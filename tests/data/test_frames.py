@@ -180,13 +180,28 @@ def test_names_below_no_folder_keep_their_number(tmp_path: Path) -> None:
 
 def test_a_table_of_files_divides_their_frames(tmp_path: Path) -> None:
     folder(tmp_path / "data")
-    rows = "path,split\na/clip ü.gif,train\na/two.tif,test\nb/stack.tiff#2,val\nb/one.png,train\n"
+    (tmp_path / "data" / "a" / "two.tif").rename(tmp_path / "data" / "a" / "two #1.tif")
+    rows = "path,split\na/clip ü.gif,train\na/two #1.tif,test\nb/stack.tiff#2,val\nb/one.png,train\n"
     (tmp_path / "s.csv").write_text(rows, encoding="utf-8")
     found = read_images(tmp_path / "data", frames="all", splits=tmp_path / "s.csv")
     assert [(sample.name[-2:], sample.split) for sample in found.samples if sample.split != "train"] == [
         ("#1", "test"), ("#2", "test"), ("#2", "val"),
     ]  # fmt: skip  # a pair a line
     assert any("4 images are not named" in note for note in found.notes)
+
+
+def test_frames_have_the_label_split_and_patient_that_the_table_gives_their_file(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "t.csv").write_text(
+        "path,label,split,patient\na/clip ü.gif,x,val,p1\na/two.tif,y,train,p2\nb/stack.tiff,x,test,\n"
+        "b/one.png,x,train,p3\n", encoding="utf-8",
+    )  # fmt: skip  # a table
+    found = read_manifest(tmp_path / "t.csv", seed=0, frames="all")
+    told = {sample.path.name: (found.classes[sample.label], sample.split, sample.patient) for sample in found.samples}
+    assert len(found.samples) == 20 and told == {
+        "clip ü.gif": ("x", "val", "p1"), "two.tif": ("y", "train", "p2"), "one.png": ("x", "train", "p3"),
+        "stack.tiff": ("x", "test", "b/stack.tiff"),
+    }  # fmt: skip  # a file a pair
 
 
 def test_the_note_on_frames_that_are_passed_over_is_for_those_who_chose_none(tmp_path: Path) -> None:

@@ -103,12 +103,12 @@ def read(
     return picture, f"DICOM {mode}", int(header.get("NumberOfFrames") or 1), _patient(header), kind
 
 
-def frames_of(path: Path) -> int:
-    """Count the frames as the header tells them. Raises nearly every type there is for what cannot
-    be read."""
+def frames_of(source: Path | bytes) -> int:
+    """Count the frames of a file, or of what a file holds, as the header tells them. Raises nearly
+    every type there is for what cannot be read."""
     from pydicom.filereader import dcmread
 
-    with _Bounded(path) as stream:
+    with io.BytesIO(source) if isinstance(source, bytes) else _Bounded(source) as stream:
         if _syntax(stream) == _DEFLATED:
             return 1
         return int(dcmread(stream, stop_before_pixels=True, specific_tags=["NumberOfFrames"]).NumberOfFrames)

@@ -3,7 +3,9 @@
 A frame is named by the file and its number, counted from 1 as viewers do: ``clip.gif#07``.
 """
 
+import re
 from contextlib import suppress
+from pathlib import Path
 
 from PIL import Image
 
@@ -26,6 +28,15 @@ def framed_name(name: str, frame: int, count: int) -> str:
     """Return the name of a frame, from 0, of the file ``name`` with ``count`` of them; by name they
     stand in their order."""
     return f"{name}#{frame + 1:0{len(str(count))}}"
+
+
+def file_and_frame(path: Path) -> tuple[Path, int | None]:
+    """Divide the path of a frame, as ``framed_name`` makes it, into the file and the frame, from 0;
+    any other path, and that of a file that is there, is given back with None."""
+    found = re.fullmatch(r"(.+)#0*([1-9][0-9]{0,4})", path.name, re.DOTALL)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), int(found[2]) - 1
 
 
 def number_of(image: Image.Image) -> int:

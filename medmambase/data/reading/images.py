@@ -223,17 +223,17 @@ def decode_frames(
         yield from (_error(path, error, frame) for frame in left)
 
 
-def count_frames(path: Path) -> int:
-    """Return how many frames of a file can be taken, 10,000 at most; 1 where it cannot be read,
-    which is said when it is decoded."""
+def count_frames(source: Path | bytes) -> int:
+    """Return how many frames of a file, or of what a file holds, can be taken, 10,000 at most; 1
+    where it cannot be read, which is said when it is decoded."""
     try:
-        with _silence, open_regular(path) as stream:
+        with _silence, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream:
             if not _begins_as_dicom(stream):
                 with Image.open(stream, formats=FORMATS) as image:
                     return min(number_of(image), MOST_FRAMES)
         from medmambase.data.reading import dicom
 
-        return max(1, min(dicom.frames_of(path), MOST_FRAMES))
+        return max(1, min(dicom.frames_of(source), MOST_FRAMES))
     except Exception:  # noqa: BLE001  # the same
         return 1
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from medmambase.config import Preprocessing
 from medmambase.data.decoded.image_set import Progress, no_progress
 from medmambase.data.manifest.folders import DataError, image_files
-from medmambase.data.reading.images import ImageError, load
+from medmambase.data.reading.frames import chosen, file_and_frame, framed_name
+from medmambase.data.reading.images import ImageError, count_frames, load
 from medmambase.evaluation.explanation import faithfulness, figures, maps
 from medmambase.evaluation.explanation.overlays import write_overlays
 from medmambase.evaluation.explanation.page import Explained, write_page
@@ -39,18 +40,27 @@ class Subjects:
     truths: tuple[int, ...] | None
 
 
-def read_subjects(source: Path, network: Classifier, most: int) -> tuple[Subjects, tuple[ImageError, ...]]:
-    """Read up to ``most`` images of a file or folder as the network takes them; and what could not
-    be read.
+def read_subjects(
+    source: Path, network: Classifier, most: int, frames: str = "first"
+) -> tuple[Subjects, tuple[ImageError, ...]]:
+    """Read up to ``most`` images of a file, of a frame (``clip.gif#07``) or of a folder as the
+    network takes them; and what could not be read. Of a file with several frames that in the middle
+    of those that ``frames`` chooses is taken, and named as a frame.
 
     Below a folder that has a class's name an image is taken to be of that class; truths are known
     where that says something of every image. Raises DataError where no image can be read.
     """
-    pictures, paths, bad = [], [], []
-    for path in islice(_in_turn(source), most):
+    pictures, paths, names, bad = [], [], [], []
+    file, asked = file_and_frame(source)
+    for path in islice(_in_turn(file), most):
+        count = 1 if frames == "first" or asked is not None else count_frames(path)
+        taken = chosen(frames, count)
+        frame = taken[len(taken) // 2] if asked is None else asked
         try:
-            pictures.append(load(path, network.preprocessing)[0])
+            picture, facts = load(path, network.preprocessing, frame=frame)
+            pictures.append(picture)
             paths.append(path)
+            names.append(framed_name(str(path), frame, facts.frames) if facts.frames > 1 else str(path))
         except ImageError as error:
             bad.append(error)
     if not pictures:
@@ -59,7 +69,7 @@ def read_subjects(source: Path, network: Classifier, most: int) -> tuple[Subject
     number = {name: index for index, name in enumerate(network.classes)}
     truths = [next((number[part] for part in reversed(path.parts[:-1]) if part in number), None) for path in paths]
     known = None if None in truths else tuple(label for label in truths if label is not None)
-    return Subjects(torch.stack(pictures), tuple(map(str, paths)), known), tuple(bad)
+    return Subjects(torch.stack(pictures), tuple(names), known), tuple(bad)
 
 
 def _in_turn(source: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from medmambase.config import Preprocessing
 from medmambase.data.decoded.image_set import Progress
 from medmambase.data.reading.fitted import place
+from medmambase.data.reading.frames import file_and_frame
 from medmambase.data.reading.images import read_image
 from medmambase.files import write_bytes
 from medmambase.run_folder import OVERLAYS, legal_name
@@ -23,8 +24,8 @@ _LONGEST_NAME = 80  # letters: some systems take no path of more than 260
 def write_overlays(
     folder: Path, paths: Sequence[str], cams: Tensor, preprocessing: Preprocessing, progress: Progress
 ) -> list[Path]:
-    """Write a PNG for each image and return their paths; those of earlier images are removed.
-    ``cams`` (n, s, s), 0 to 1, on the square that the network was given.
+    """Write a PNG for each image, or frame, and return their paths; those of earlier images are
+    removed. ``cams`` (n, s, s), 0 to 1, on the square that the network was given.
 
     Raises ImageError for a file that has gone, OSError where nothing can be written.
     """
@@ -34,7 +35,7 @@ def write_overlays(
     for number, path in enumerate(progress(paths, len(paths), "drawing overlays"), start=1):
         name = f"{number:03}_{legal_name(Path(path).stem)[:_LONGEST_NAME]}"
         png = folder / OVERLAYS.replace("*", name)
-        write_bytes(png, _overlay(Path(path), cams[number - 1], preprocessing))
+        write_bytes(png, _overlay(path, cams[number - 1], preprocessing))
         written.append(png)
     return written
 
@@ -54,9 +55,10 @@ def in_colour(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64],
     return np.asarray(colormaps["inferno"](values))[..., :3] * 255, np.clip(1.4 * values, 0, 0.65)[..., None]
 
 
-def _overlay(path: Path, cam: Tensor, preprocessing: Preprocessing) -> bytes:
+def _overlay(path: str, cam: Tensor, preprocessing: Preprocessing) -> bytes:
     """The image with its map in colour: where the map is 0 the image stays as it is."""
-    picture = Image.fromarray(read_image(path, 3, preprocessing.high_depth))
+    file, frame = file_and_frame(Path(path))
+    picture = Image.fromarray(read_image(file, 3, preprocessing.high_depth, frame=frame or 0))
     part = Image.fromarray(on_picture(cam, picture.height, picture.width, preprocessing.resize))
     picture.thumbnail((LONGEST, LONGEST))
     colours, alpha = in_colour(np.asarray(part.resize(picture.size, Image.Resampling.BILINEAR)).clip(0, 1))

@@ -2,10 +2,11 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from medmambase.evaluation.drawing import FigureError, labels_of, sheet
@@ -13,7 +14,8 @@ from medmambase.evaluation.judged import AnyMetrics
 from medmambase.evaluation.multilabel import MultiLabelMetrics
 
 MOST_DUPLICATES = 8  # pairs on one sheet
-PANELS = (
+Panel = tuple[str, float, dict[str, tuple[str, str]]]  # title, inches, column -> its words and colour
+PANELS: tuple[Panel, ...] = (
     ("loss", 2.6, {"train_loss": ("training", "C0"), "val_loss": ("validation", "C1")}),
     (
         "score",
@@ -29,6 +31,16 @@ PANELS = (
 )
 
 
+def panels_of(columns: Mapping[str, npt.NDArray[np.float64]]) -> list[Panel]:
+    """Return the panels that have something to draw, with the lines that do. A column that was
+    never measured (no validation split, say) would be a line of nothing with a legend entry."""
+    panels = [
+        (title, height, {key: line for key, line in lines.items() if np.isfinite(columns.get(key, np.nan)).any()})
+        for title, height, lines in PANELS
+    ]
+    return [panel for panel in panels if panel[2]]
+
+
 def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
     """Draw loss, scores and learning rate over the epochs of ``metrics.csv``; a dashed line marks
     ``best_epoch``.
@@ -40,13 +52,7 @@ def curves(metrics_csv: Path, png: Path, best_epoch: int | None = None) -> None:
 
     columns = columns_of(metrics_csv, "epoch")
     epochs = columns["epoch"]
-    # A column that was never measured (no validation split, say) would be a line of nothing with a
-    # legend entry.
-    panels = [
-        (title, height, {key: line for key, line in lines.items() if np.isfinite(columns.get(key, np.nan)).any()})
-        for title, height, lines in PANELS
-    ]
-    panels = [panel for panel in panels if panel[2]]
+    panels = panels_of(columns)
     if not panels:
         raise FigureError(
             f"{metrics_csv} has no column to draw; wanted some of "

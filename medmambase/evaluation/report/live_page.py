@@ -4,7 +4,6 @@ No test figure is on this page: there is none yet. The page draws the curves its
 thousandths of a second, where a picture takes some tenths.
 """
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from medmambase import run_folder
-from medmambase.evaluation.report.figures import PANELS
+from medmambase.evaluation.report.figures import panels_of
 from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
 
@@ -77,32 +79,26 @@ def write_live_page(
 
 def _panels(epochs: Sequence[Row]) -> list[Panel]:
     """The drawings that have a line."""
+    columns = {key: np.array([row[key] for row in epochs], dtype=np.float64) for key in (epochs[0] if epochs else ())}
     found = []
-    for title, inches, lines in PANELS:
-        values = {key: [_number(row.get(key)) for row in epochs] for key in lines}
-        known = [value for of in values.values() for value in of if math.isfinite(value)]
-        if known:
-            low, high = min(known), max(known)
-            if low == high:
-                low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-            height = inches * _INCH
-            drawn = tuple(
-                Line(name, _COLOURS[colour], [value for value in values[key] if math.isfinite(value)][-1], parts)
-                for key, (name, colour) in lines.items()
-                if (parts := tuple(_parts(values[key], low, high, height)))
-            )
-            found.append(Panel(title, height, low, high, drawn))
+    for title, inches, lines in panels_of(columns):
+        known = {key: columns[key][np.isfinite(columns[key])] for key in lines}
+        low, high = (float(end(np.concatenate([*known.values()]))) for end in (np.min, np.max))
+        if low == high:
+            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        height = inches * _INCH
+        drawn = tuple(
+            Line(name, _COLOURS[colour], float(known[key][-1]), tuple(_parts(columns[key], low, high, height)))
+            for key, (name, colour) in lines.items()
+        )
+        found.append(Panel(title, height, low, high, drawn))
     return found
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _parts(values: Sequence[float], low: float, high: float, height: float) -> Iterable[str]:
+def _parts(values: npt.NDArray[np.float64], low: float, high: float, height: float) -> Iterable[str]:
     """The points of each row of values without a gap."""
     across, down = _WIDE - _LEFT - _RIGHT, height - _ABOVE - _BELOW
-    for known, places in groupby(range(len(values)), lambda place: math.isfinite(values[place])):
+    for known, places in groupby(range(len(values)), lambda place: bool(np.isfinite(values[place]))):
         if known:
             points = [
                 f"{_LEFT + across * place / max(len(values) - 1, 1):.1f},"
