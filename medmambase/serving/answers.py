@@ -134,10 +134,19 @@ class Answers:
         if found.probabilities is None:
             return {"problem": "the network's outputs are no finite numbers"}
         note = f"mean of {found.images} of {count} frames, shown is frame {middle + 1}"
-        noted = count_of(found.noted, "frame has a note", "frames have a note") if found.noted else ""
-        return self._shown(picture, found.probabilities, "; ".join(filter(None, (note, noted))))
+        told = [count_of(found.noted, "frame has a note", "frames have a note")] * bool(found.noted)
+        told += [f"{count_of(found.unlike, 'frame is', 'frames are')} unlike the training images"] * bool(found.unlike)
+        unlike = 2 * found.unlike > found.images if self.predictor.limits.detectors else None
+        return self._shown(picture, found.probabilities, "; ".join((note, *told)), unlike, None)
 
-    def _shown(self, decoded: Decoded, probabilities: npt.NDArray[np.float64], note: str) -> dict[str, Any]:
+    def _shown(
+        self,
+        decoded: Decoded,
+        probabilities: npt.NDArray[np.float64],
+        note: str,
+        unlike: bool | None,
+        held: Sequence[str] | None,
+    ) -> dict[str, Any]:
         return {
             "problem": None,
             "probabilities": probabilities.tolist(),
