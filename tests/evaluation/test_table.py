@@ -103,25 +103,30 @@ def test_the_table_is_written_as_markdown_latex_and_csv(rows: list[Row]) -> None
 
 def test_patients_count_once_each_by_the_mean_of_calibrated_probabilities() -> None:
     first, warm = entry("nano", 0.7, 3), Calibration(3.0, ())
-    labels = first.test[0].labels.copy()
+    patients, labels = tuple(f"p{row // 3}" for row in range(IMAGES)), np.arange(IMAGES) // 3 % 2
     labels[:2] = 0, 1
-    sure = np.where(np.arange(IMAGES)[:, None] % 2, 0.999, 0.6)
+    sure = np.where(np.arange(IMAGES)[:, None] % 3, 0.8, 0.999)  # one sure image against two: temperature decides
     test = tuple(
-        replace(one, labels=labels, probabilities=np.where(np.eye(2)[one.predicted] == 1, sure, 1 - sure))
+        replace(
+            one, labels=labels, patients=patients,
+            probabilities=np.where(np.eye(2)[one.predicted] == 1, sure, 1 - sure),
+        )
         for one in first.test
-    )
+    )  # fmt: skip  # one table each
     (row,), _ = rows_of([replace(first, test=test, learned=(warm, None))])
     shares = []
     for one, temperature in zip(test, (3.0, 1.0), strict=True):
         odds = one.probabilities ** (1 / temperature)
-        means = (odds / odds.sum(1, keepdims=True)).reshape(30, 2, 2).mean(axis=1)[1:]
-        shares.append((means.argmax(1) == labels[2::2]).mean())
+        means = (odds / odds.sum(1, keepdims=True)).reshape(20, 3, 2).mean(axis=1)[1:]
+        shares.append((means.argmax(1) == labels[3::3]).mean())
+    cold = rows_of([replace(first, test=test)])[0][0].of_patients
+    assert cold is not None and row.of_patients != cold
     assert row.of_patients is not None and row.of_patients.value == pytest.approx(np.mean(shares), abs=1e-12)
-    assert row.of_patients.interval is not None and (row.patients, row.left_out) == (29, 1)
+    assert row.of_patients.interval is not None and (row.patients, row.left_out) == (19, 1)
     cell = f"{row.of_patients.value:.3f} ({row.of_patients.interval.low:.3f}-{row.of_patients.interval.high:.3f})"
     marked, (read,) = as_markdown([row]), csv.DictReader(io.StringIO(as_csv([row])))
     assert f"| {cell} |" in marked and cell.replace("-", "--") in as_latex([row])
-    assert "test, by patient: 29 patients, without 1 patient whose images have different labels, each by" in marked
+    assert "test, by patient: 19 patients, without 1 patient whose images have different labels, each by" in marked
     assert float(read["test_by_patient"]) == row.of_patients.value
     assert float(read["test_by_patient_low"]) == row.of_patients.interval.low
     (unknown,), _ = rows_of([replace(first, test=tuple(replace(one, patients=()) for one in test))])
