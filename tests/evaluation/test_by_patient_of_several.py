@@ -28,12 +28,12 @@ LEARNED = Calibration(1.7, (), thresholds={"a": 0.5, "b": 0.35, "c d": 0.62})
 
 def drawn(seed: int = 0, patients: int = 50, sharp: float = 1.2) -> Predictions:
     """Patients of one to four images with the same labels, but for the third, one of whose images
-    has others; every ninth image is leaked, and the last five are of nobody known."""
+    has others; every ninth image is leaked, and five are of nobody known."""
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
     owner = np.concatenate([owner, np.full(3, 2)])
     labels = (rng.random((patients, 3)) < (0.5, 0.3, 0.2)).astype(np.int64)[owner]
-    labels[-1] = 1 - labels[-1]
+    labels[-1, 0] = 1 - labels[-1, 0]
     logits = 2 * sharp * (labels - 0.5) + rng.normal(size=(patients, 3))[owner] + rng.normal(size=labels.shape)
     probabilities, count = 1 / (1 + np.exp(-logits)), len(owner)
     names = tuple(f"{row:03}.png" for row in rng.permutation(count))
