@@ -145,7 +145,9 @@ class _Call:
             self.good += one.problem is None
             self.bad += one.problem is not None
             unlike = UNLIKE if one.unlike else ""
-            for found, what in ((self.problems, one.problem), (self.unlike, unlike), (self.notes, one.note)):
+            # All duplicates have the same note, though each is one of another image.
+            note = one.note.removesuffix(f": {one.duplicate.name}") if one.duplicate else one.note
+            for found, what in ((self.problems, one.problem), (self.unlike, unlike), (self.notes, note)):
                 if what:
                     _count(found, what, self._name(one))
             yield one

@@ -6,9 +6,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medmambase.data import looks
 from medmambase.data.audit import seen_otherwise
 from medmambase.data.decoded.image_set import ImageSet, Progress, clips, decode, modalities
+from medmambase.data.looks import Known
 from medmambase.data.manifest.class_names import advice
 from medmambase.data.manifest.folders import DataError, Manifest
 from medmambase.data.manifest.labels import classes_in, in_words
@@ -22,6 +22,7 @@ from medmambase.run_folder import IMAGES, LAST, LOOKS, PRIVATE, SPLITS, START, f
 from medmambase.tables import of_cell
 
 _MOST_NAMES = 5
+ALIKE = "nearly the same as"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def examine(
     known = looks_of(runs)
     alike = {
         images.samples[row].name: path
-        for row, path in looks.nearest(images.facts, known or {}).items()
+        for row, (_, path) in (known.nearest(images.facts) if known else {}).items()
         if images.samples[row].name not in seen
     }
     notes = [
@@ -144,10 +145,10 @@ def examine(
             f"patient, as an image in train or val{also}: results are given with and without such images"
         )
     if alike:
-        named = "; ".join(f"{name} like {path}" for name, path in sorted(alike.items())[:_MOST_NAMES])
+        named = "; ".join(f"{name}: {path}" for name, path in sorted(alike.items())[:_MOST_NAMES])
         notes.append(
-            f"{count_of(len(alike), 'of these images looks', 'of these images look')} like an image in train or val, "
-            f"as after resizing, brightening or saving again ({named}{'; ...' if len(alike) > _MOST_NAMES else ''}): "
+            f"{count_of(len(alike), 'of these images is', 'of these images are')} {ALIKE} an image in train or val, as "
+            f"after resizing, brightening or saving again ({named}{'; ...' if len(alike) > _MOST_NAMES else ''}): "
             f"results are given with and without such images"
         )
     return Examination(images, seen.union(alike), (*found.unlisted, *bad), tuple(notes))
@@ -195,26 +196,27 @@ def learned_from(run: Path) -> tuple[set[str], set[str]]:
     return (pixels - {""}).union(origin.seen if origin else ()), patients - {""}
 
 
-def looks_of(runs: Sequence[Path]) -> dict[str, str] | None:
-    """Return look -> path of all images in train and val of these runs; None where one has lost, or
-    never had, the list of them. Raises DataError for a damaged file."""
-    if not all((run / LOOKS).is_file() for run in runs):
-        return None
-    return {look: path for run in runs for look, path in looks.read(run / LOOKS).items()}
+def looks_of(runs: Sequence[Path]) -> Known | None:
+    """Return how all images in train and val of these runs look; None where one has lost, or never
+    had, the list of them. Raises DataError for a damaged file."""
+    files = [run / LOOKS for run in runs]
+    return Known.read(files) if all(file.is_file() for file in files) else None
 
 
 def rows_of(path: Path, column: str, where: dict[str, str]) -> set[str]:
     """Return the values of a column in a CSV file of a run, for rows that match; an empty set
     without that file. Raises DataError where it is damaged."""
+    return {value for value, *others in columns_of(path, (column, *where)) if others == [*where.values()]}
+
+
+def columns_of(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return columns of a CSV file of a run, row by row, "" where there is nothing; no rows without
+    that file. Raises DataError where it is damaged."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return {
-                of_cell(row.get(column) or "")
-                for row in csv.DictReader(file)
-                if all(row.get(name) == value for name, value in where.items())
-            }
+            return [tuple(of_cell(row.get(name) or "") for name in columns) for row in csv.DictReader(file)]
     except FileNotFoundError:
-        return set()
+        return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); restore it: it tells which images the network was trained on"

@@ -30,6 +30,7 @@ from medmambase.inference.parts import Part, parts
 from medmambase.inference.probabilities import choose_precision
 from medmambase.inference.probable import Probable
 from medmambase.inference.stream import predict_stream
+from medmambase.inference.training_images import Duplicate, TrainingImages
 from medmambase.inference.watch import Watch
 from medmambase.machine import choose_device
 from medmambase.model.classifier import Trainable
@@ -55,8 +56,9 @@ class Prediction(Probable):
     ``classes``; both None where the image cannot be used: then ``problem`` says why, in one line.
     ``patient``: DICOM's PatientID, else "".
     ``note`` says, in one line, how the image looks unlike those that the network was chosen on
-    (``appearance.py``; of its grey levels where no ``distance`` is known), and of a file with
-    several frames that only the first is predicted; else "".
+    (``appearance.py``; of its grey levels where no ``distance`` is known), of a file with several
+    frames that only the first is predicted, and last of which training or validation image it is a
+    ``duplicate`` (``training_images.py``); else "".
 
     ``distance``: how far the image is from those that the network was trained on; above 1 it is
     ``unlike`` them (``unlike.py``), and its probabilities say nothing. ``conformal_set``: the
@@ -78,6 +80,7 @@ class Prediction(Probable):
     thresholds: npt.NDArray[np.float64] | None = None
     frame: int | None = None
     frames: int = 1
+    duplicate: Duplicate | None = None
 
     @property
     def unlike(self) -> bool | None:
@@ -94,6 +97,7 @@ class Predictor:
     runs here. ``precision`` of matrix products: "auto", "float32" or "bfloat16". ``appearance``:
     that of the images that the network was chosen on, from which predictions get their notes.
     ``limits``: from which they know what is unlike, and which classes are possible.
+    ``training_images``: by which they know duplicates of these.
     ``thresholds``: of a multi-label network, from which probability on, before the temperature,
     each class is called; None: a half.
 
@@ -117,11 +121,13 @@ class Predictor:
         appearance: Appearance | None = None,
         limits: Limits | None = None,
         thresholds: dict[str, float] | None = None,
+        training_images: TrainingImages | None = None,
     ) -> None:
         given: tuple[tuple[str, object, tuple[type, ...]], ...] = (
             ("network", network, (Trainable, Ensemble)),
             ("appearance", appearance, (Appearance, type(None))),
             ("limits", limits, (Limits, type(None))),
+            ("training_images", training_images, (TrainingImages, type(None))),
         )
         for name, value, kinds in given:
             if not isinstance(value, kinds):
@@ -150,7 +156,7 @@ class Predictor:
         self.dtype, _ = choose_precision(precision, self.device)
         with use_backend(self.backend, "the backend argument"):
             describe_backend(self.device, self.dtype)  # raises where the backend cannot run there
-        self.appearance, self.limits = appearance, limits or Limits()
+        self.appearance, self.limits, self.training_images = appearance, limits or Limits(), training_images
         self.limits.check(Watch(network).widths)
         self.network = deepcopy(network).to(self.device).for_prediction()
         self.thresholds: npt.NDArray[np.float64] | None = None
@@ -192,10 +198,11 @@ class Predictor:
         else:
             network, temperature = load_network(folder), temperature_of(folder, calibrated)
             thresholds = thresholds_of(folder, network)
-        appearance = Appearance.read(run_of(folder) / APPEARANCE)
+        own = run_of(folder)
         return cls(
             network, device=device, temperature=temperature, backend=backend, precision=precision,
-            appearance=appearance, limits=Limits.read(run_of(folder)), thresholds=thresholds,
+            appearance=Appearance.read(own / APPEARANCE), limits=Limits.read(own), thresholds=thresholds,
+            training_images=TrainingImages.read(own),
         )  # fmt: skip  # one argument list
 
     @property
@@ -259,10 +266,11 @@ class Predictor:
                 empty = Prediction(part.index, path, self.classes, None, problem, facts.patient)
                 yield replace(empty, frame=clip[0], frames=clip[1])
             else:
+                duplicate = self.training_images.duplicate(facts) if self.training_images else None
                 yield Prediction(
                     part.index, path, self.classes, self._calibrated(result.probabilities), None, facts.patient,
-                    self._note(facts, part.clip is not None), result.distance, self._set(result.in_set),
-                    self.thresholds, *clip,
+                    self._note(facts, part.clip is not None, duplicate), result.distance, self._set(result.in_set),
+                    self.thresholds, clip[0], clip[1], duplicate,
                 )  # fmt: skip  # one argument list
 
     def _calibrated(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -272,14 +280,11 @@ class Predictor:
     def _set(self, held: npt.NDArray[np.bool_] | None) -> tuple[str, ...] | None:
         return None if held is None else tuple(name for name, one in zip(self.classes, held, strict=True) if one)
 
-    def _note(self, facts: Facts, chosen: bool) -> str:
+    def _note(self, facts: Facts, chosen: bool, duplicate: Duplicate | None) -> str:
         frames = f"frame 1 of {facts.frames}" if facts.frames > 1 and not chosen else ""
-        return "; ".join(filter(None, (frames, self._looks(facts))))
-
-    def _looks(self, facts: Facts) -> str:
-        """How an image looks unlike others; what is unlike in its grey levels tells its distance,
-        where that is known."""
-        return self.appearance.note(facts, grey=not self.limits.detectors) if self.appearance else ""
+        # What is unlike in its grey levels tells its distance, where that is known.
+        unlike = self.appearance.note(facts, grey=not self.limits.detectors) if self.appearance else ""
+        return "; ".join(filter(None, (frames, unlike, duplicate and ": ".join(duplicate))))
 
     def _read(self, part: Part[OneImage]) -> tuple[Tensor, Facts] | str:
         preprocessing, image = self.network.preprocessing, part.item

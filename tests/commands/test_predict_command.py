@@ -21,6 +21,7 @@ from medmambase.evaluation.predictions import read_predictions
 from medmambase.inference import predictor
 from medmambase.inference.limits import Limits
 from medmambase.inference.predictor import Prediction, Predictor
+from medmambase.inference.training_images import Duplicate
 
 
 def test_predictions_of_a_folder_are_those_of_the_network_and_bad_files_are_rows(
@@ -194,7 +195,11 @@ def test_the_first_file_of_each_reason_and_of_each_note_is_named(capsys: pytest.
     call.root, call.good, call.bad, call.problems, call.notes, call.unlike = Path(), 0, 0, {}, {}, {}
     of = [("a\n.png", "empty", ""), ("b.png", "no picture", ""), ("c.png", "empty", ""), ("d.png", None, "modality CT")]
     of += [(f"{number}.png", f"reason {number}", "") for number in range(predict.MOST)]
-    list(call._counted(Prediction(0, Path(name), ("x",), None, why, note=note) for name, why, note in of))
+    found = [Prediction(0, Path(name), ("x",), None, why, note=note) for name, why, note in of]
+    for name in ("e.png", "f.png"):
+        same = Duplicate("nearly the same as a training image", f"a/{name}")
+        found.append(Prediction(0, Path(name), ("x",), None, None, note=": ".join(same), duplicate=same))
+    list(call._counted(iter(found)))
     call._tell()
     assert capsys.readouterr().out.splitlines() == [
         "2 files could not be read: empty (the first: a .png)",
@@ -202,6 +207,7 @@ def test_the_first_file_of_each_reason_and_of_each_note_is_named(capsys: pytest.
         *(f"1 file could not be read: reason {number} ({number}.png)" for number in range(predict.MOST - 2)),
         "2 more files could not be read, for other reasons",
         "1 image has a note: modality CT (d.png)",
+        "2 images have a note: nearly the same as a training image (the first: e.png)",
     ]
 
 

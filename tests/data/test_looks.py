@@ -38,23 +38,25 @@ def changed(picture: Image.Image, kind: str) -> Image.Image:
 def test_a_changed_copy_is_known_by_its_look_and_no_other_picture_is(tmp_path: Path) -> None:
     images = decoded(phantom.write_phantom(tmp_path / "data", images_per_class=20, seed=1))
     looks.write(tmp_path / "looks.csv", images)
-    known = looks.read(tmp_path / "looks.csv")
+    known = looks.Known.read([tmp_path / "looks.csv"])
     tested = [row for row, sample in enumerate(images.samples) if sample.split == "test"]
     learned = [row for row, sample in enumerate(images.samples) if sample.split != "test"]
-    assert sorted(known.values()) == sorted(images.samples[row].name for row in learned)
-    assert looks.nearest(images.rows(tested).facts, known) == {}
+    assert sorted(known.whose) == sorted((images.samples[row].split, images.samples[row].name) for row in learned)
+    assert known.nearest(images.rows(tested).facts) == {}
     for row, kind in zip(learned, ("smaller", "larger", "bright", "gamma", "jpeg") * 3, strict=False):
         sample = images.samples[row]
         to = tmp_path / kind / str(row) / "a" / "x.png"
         to.parent.mkdir(parents=True)
         changed(Image.open(sample.path).convert("L"), kind).save(to)
-        assert looks.nearest(decode_one(to).facts, known) == {0: sample.name}, kind
+        assert known.nearest(decode_one(to).facts) == {0: (sample.split, sample.name)}, kind
 
 
 def test_a_picture_with_nothing_in_it_has_no_look(tmp_path: Path) -> None:
     Image.new("L", (40, 40), 90).save(tmp_path / "even.png")
     images = decode_one(tmp_path / "even.png")
-    assert looks.looks(images.facts) == [""] and looks.nearest(images.facts, {"0" * 64: "a.png"}) == {}
+    (tmp_path / "looks.csv").write_text(f"path,split,look\na.png,train,{'0' * 64}\n", encoding="utf-8")
+    known = looks.Known.read([tmp_path / "looks.csv"])
+    assert looks.looks(images.facts) == [""] and known.whose and known.nearest(images.facts) == {}
 
 
 def test_a_look_is_the_same_for_ever(tmp_path: Path) -> None:
@@ -67,8 +69,16 @@ def test_a_look_is_the_same_for_ever(tmp_path: Path) -> None:
     assert bin(int(found, 16) ^ int(then, 16)).count("1") <= 2  # a processor may round a sum at a plane otherwise
 
 
-@pytest.mark.parametrize("text", ["path,split,look\nx,train,12\n", "path,split\nx,train\n", "path,split,look\nx\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,split,look\nx,train,12\n",
+        "path,split\nx,train\n",
+        "path,split,look\nx\n",
+        f"path,split,look\nx,tset,{'0' * 64}\n",
+    ],
+)
 def test_a_damaged_list_of_looks_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "looks.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"looks\.csv: cannot be read .* restore it: it tells how the images looked"):
-        looks.read(tmp_path / "looks.csv")
+        looks.Known.read([tmp_path / "looks.csv"])

@@ -116,8 +116,8 @@ def test_a_near_duplicate_of_a_training_image_is_told_of_and_set_apart(tmp_path:
     found = examine(run, small(), read_images(data), no_progress)
     assert found.seen == {"a/x.png"}
     assert found.notes[-1] == (
-        "1 of these images looks like an image in train or val, as after resizing, brightening or saving again "
-        "(a/x.png like long ago/1.png): results are given with and without such images"
+        "1 of these images is nearly the same as an image in train or val, as after resizing, brightening or saving "
+        "again (a/x.png: long ago/1.png): results are given with and without such images"
     )
     (run / LOOKS).write_bytes(b"path,split,look\n\xff\n")
     with pytest.raises(DataError, match=r"looks\.csv: cannot be read"):
