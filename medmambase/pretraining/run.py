@@ -28,7 +28,7 @@ from medmambase.pretraining import loop, unlabelled
 from medmambase.pretraining.loop import Outcome, Round
 from medmambase.pretraining.network import Pretrained
 from medmambase.pretraining.settings import PretrainSettings, is_run_of
-from medmambase.pretraining.tasks import DrawnPictures, HiddenParts, Task
+from medmambase.pretraining.tasks import CELL, DrawnPictures, HiddenParts, Task
 from medmambase.privacy import without_paths
 from medmambase.training import session
 from medmambase.training.checkpoint import CheckpointError
@@ -87,9 +87,15 @@ def make_plan(settings: PretrainSettings, device: torch.device, resumed: Path | 
             f"{settings.data}: the images of {resumed} were not found; give their new place: medmambase-pretrain "
             f"IMAGES --resume {resumed}"
         )
-    if settings.drawn and (smallest := min(settings.image_size)) < SMALLEST:
+    smallest = min(settings.image_size)
+    if settings.drawn and smallest < SMALLEST:
         raise ConfigError(
             f"--image-size has {smallest}; drawn pictures have at least {SMALLEST} pixels, since less shows nothing"
+        )
+    if smallest < 2 * CELL:
+        raise ConfigError(
+            f"--image-size has {smallest}; images have at least {2 * CELL} pixels, since squares of {CELL} are hidden, "
+            f"and of one alone nothing is left to restore it from"
         )
     dtype, why = choose_precision(settings.precision, device)
     start: Start | None = None

@@ -99,6 +99,11 @@ def test_a_new_network_to_compare_with_has_the_shape_of_the_weights(
         ([], 2, "give a folder of images, or --drawn"),
         (["--drawn", "--scenes", "hart"], 2, "--scenes has 'hart'; the nearest is 'heart'"),
         (["--drawn", "--image-size", "64,31"], 2, "--image-size has 31; drawn pictures have at least 32 pixels"),
+        (
+            ["scans", "--image-size", "96,15"],
+            2,
+            "--image-size has 15; images have at least 16 pixels, since squares of 8",
+        ),
         (["absent"], 3, "absent: there is no such file or folder"),
         (["--drawn", "--start", "notes.pth"], 3, "notes.pth: there is no such file or folder"),
     ],
