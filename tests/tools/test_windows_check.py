@@ -59,6 +59,7 @@ def test_one_program_that_fails_fails_the_whole(
     monkeypatch.setattr(Wine, "set_up", lambda self, uv: None)
     monkeypatch.setattr(Wine, "stop", lambda self: None)
     monkeypatch.setattr(windows_check, "_copy", lambda wine: tmp_path)
+    monkeypatch.setattr(windows_check, "_draw", lambda pictures, python: None)
     monkeypatch.setattr(windows_check, "_install", lambda wine, copy, uv: None)
     for name in ("_kernels", "_doctor", "_training"):
         monkeypatch.setattr(windows_check, name, lambda *_, fine=name != failing: fine)
