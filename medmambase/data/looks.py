@@ -90,7 +90,10 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
     """Look, split and path of each row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(row["look"], row["split"], of_cell(row["path"])) for row in csv.DictReader(file)]
+            found = csv.DictReader(file)
+            if not {*COLUMNS} <= {*(found.fieldnames or ())}:
+                raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+            rows = [(row["look"] or "", row["split"] or "", of_cell(row["path"] or "")) for row in found]
         for look, split, _ in rows:
             if not _LOOK.fullmatch(look):
                 raise ValueError(f"{look!r} is not {BITS // 4} hex digits")
@@ -98,7 +101,7 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
                 raise ValueError(f"split is {split!r}; it must be train or val")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:  # what is no UTF-8 is a ValueError
+    except (OSError, ValueError, csv.Error) as error:  # what is no UTF-8 is a ValueError
         raise DataError(
             f"{path}: cannot be read ({error}); restore it: it tells how the images looked that the network was "
             f"trained on"

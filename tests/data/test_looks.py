@@ -70,15 +70,17 @@ def test_a_look_is_the_same_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        "path,split,look\nx,train,12\n",
-        "path,split\nx,train\n",
-        "path,split,look\nx\n",
-        f"path,split,look\nx,tset,{'0' * 64}\n",
+        ("path,split,look\nx,train,12\n", "'12' is not 64 hex digits"),
+        ("path,split\nx,train\n", "its columns are not path, split, look"),
+        ("", "its columns are not path, split, look"),
+        ("path,split,look\nx\n", "'' is not 64 hex digits"),
+        (f"path,split,look\nx,tset,{'0' * 64}\n", "split is 'tset'; it must be train or val"),
     ],
 )
-def test_a_damaged_list_of_looks_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_damaged_list_of_looks_is_refused(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "looks.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"looks\.csv: cannot be read .* restore it: it tells how the images looked"):
+    wanted = rf"looks\.csv: cannot be read \({why}\); restore it: it tells how the images looked"
+    with pytest.raises(DataError, match=wanted):
         looks.Known.read([tmp_path / "looks.csv"])

@@ -21,6 +21,7 @@ from fuzz_tensor_files import of_safetensors
 from kill_test import image_set
 from medmambase import MedMambaSE, run_folder, settings
 from medmambase.config import Preprocessing
+from medmambase.data import looks
 from medmambase.data.manifest.sources import read_manifest
 from medmambase.data.pseudonyms import Pseudonyms
 from medmambase.data.reading.dicom import patient_of
@@ -29,7 +30,10 @@ from medmambase.evaluation import metrics
 from medmambase.evaluation.predictions import read_predictions
 from medmambase.evaluation.report import figures, report, results
 from medmambase.inference import held_out
+from medmambase.inference.conformal import Bound
 from medmambase.inference.predictor import Predictor
+from medmambase.inference.unlike import Detector, Gaussian, Thresholds
+from medmambase.inference.watch import NUMBERS
 from medmambase.training import loop, session
 from medmambase.training.history import Epoch
 from write_dicom import dicom_file
@@ -95,6 +99,9 @@ def _tables(folder: Path) -> list[Case]:
     made.append(Case(run / run_folder.ACCESS_LOG, of_text, lambda: f"{len(results.accesses(run)) > 0} lines"))
     for path in (run / run_folder.SPLITS, run / run_folder.LAST / run_folder.IMAGES):
         made.append(Case(path, of_text, partial(_learned_from, run)))
+    known = [(f"{i}.png", ("train", "val")[i % 2], f"{i:064x}") for i in range(8)]
+    run_folder.write_rows(run / run_folder.LOOKS, looks.COLUMNS, known)
+    made.append(Case(run / run_folder.LOOKS, of_text, partial(_predict, run)))
     return made
 
 
@@ -151,16 +158,7 @@ def _json(folder: Path) -> list[Case]:
     run = whole_run(folder)
     described = run / run_folder.BEST / run_folder.DESCRIPTION
     of_run, learned = run / run_folder.DESCRIPTION, run / run_folder.CALIBRATION
-    picture = np.zeros((8, 8), dtype=np.uint8)
-
-    def predict() -> str:
-        predictor = Predictor.load(run, device="cpu", backend="torch")
-        if predictor.network.preprocessing.size > 1000:
-            return "a network of large images, which takes its time"
-        (one,) = predictor(picture)
-        return (
-            "a prediction" if one.problem is None and math.isclose(sum(one.by_class.values()), 1) else f"{one.problem}"
-        )
+    predict = partial(_predict, run)
 
     def learn() -> str:
         predict()
@@ -185,8 +183,24 @@ def _json(folder: Path) -> list[Case]:
     ]
 
 
+def _predict(run: Path) -> str:
+    predictor = Predictor.load(run, device="cpu", backend="torch")
+    if predictor.network.preprocessing.size > 1000:
+        return "a network of large images, which takes its time"
+    (one,) = predictor(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
+    if one.distance is not None and math.isnan(one.distance):
+        raise AssertionError("a distance that is no number")
+    if "\n" in one.note:
+        raise AssertionError(f"a note of several lines: {one.note!r}")
+    return "a prediction" if one.problem is None and math.isclose(sum(one.by_class.values()), 1) else f"{one.problem}"
+
+
 def _tensors(folder: Path) -> list[Case]:
     run = whole_run(folder)
+    features, picture = (Gaussian(torch.eye(wide), torch.zeros(wide)) for wide in (SMALL.dims[-1], NUMBERS))
+    bound = Bound(40.0, 0.9, 12, "images")
+    detector = Detector(features, picture, Thresholds(0.05, 12, bound, bound))
+    (run / run_folder.UNLIKE).write_bytes(detector.to_bytes())
     weights = run / run_folder.BEST / run_folder.WEIGHTS
     upstream, last = folder / "upstream.safetensors", folder / "training" / run_folder.LAST / run_folder.STATE
     from safetensors.torch import save
@@ -196,6 +210,7 @@ def _tensors(folder: Path) -> list[Case]:
     whole = partial(_train, folder / "training")
     whole(1)
     return [
+        Case(run / run_folder.UNLIKE, of_safetensors, partial(_predict, run)),
         Case(weights, of_safetensors, lambda: f"{len(MedMambaSE.load(run / run_folder.BEST).classes)} classes"),
         Case(upstream, of_safetensors, partial(_start, upstream)),
         Case(last, of_safetensors, partial(whole, 2)),
