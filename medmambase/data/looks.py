@@ -36,7 +36,6 @@ COLUMNS = ("path", "split", "look")
 BITS = 256
 MOST = 32  # bits in which near duplicates differ
 _LOOK = re.compile(f"[0-9a-f]{{{BITS // 4}}}")
-_ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)  # of each byte
 
 
 def looks(facts: Sequence[Facts]) -> list[str]:
@@ -56,10 +55,10 @@ def write(path: Path, images: ImageSet) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """How pictures look that are known: ``bits``, uint8 (n, BITS / 8), and ``whose``: the split and
-    the path of each."""
+    """How pictures look that are known: ``bits``, uint16 (n, BITS / 16), and ``whose``: the split
+    and the path of each."""
 
-    bits: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.uint16]
     whose: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -73,14 +72,14 @@ class Known:
 
     def nearest(self, facts: Sequence[Facts]) -> dict[int, tuple[str, str]]:
         """Return the rows of pictures that are near duplicates of what is known, and of which:
-        split and path of the one that looks most like it. With 10,000 known, a picture takes less
-        than a millisecond."""
+        split and path of the one that looks most like it. With 10,000 known, a picture takes a
+        millisecond."""
         if not self.whose:
             return {}
         found: dict[int, tuple[str, str]] = {}
         for row, look in enumerate(looks(facts)):
             if look:
-                differ = _ONES[self.bits ^ _packed([look])].sum(axis=1)
+                differ = _ones()[self.bits ^ _packed([look])].sum(axis=1, dtype=np.uint16)
                 if differ[at := int(differ.argmin())] <= MOST:
                     found[row] = self.whose[at]
         return found
@@ -117,6 +116,12 @@ def _planes() -> Tensor:
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
 
 
-def _packed(found: Collection[str]) -> npt.NDArray[np.uint8]:
-    """uint8 (n, BITS / 8): the bits of looks."""
-    return np.frombuffer(bytes.fromhex("".join(found)), np.uint8).reshape(len(found), BITS // 8)
+@cache
+def _ones() -> npt.NDArray[np.uint8]:
+    """(65536,): how many bits of each number are set."""
+    return np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)
+
+
+def _packed(found: Collection[str]) -> npt.NDArray[np.uint16]:
+    """uint16 (n, BITS / 16): the bits of looks."""
+    return np.frombuffer(bytes.fromhex("".join(found)), np.uint16).reshape(len(found), BITS // 16)
