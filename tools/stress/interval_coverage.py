@@ -120,7 +120,7 @@ def coverage(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the coverage of every figure in each situation. Returns 0."""
     parser = argparse.ArgumentParser(
-        description="Count how often intervals at 95 %% hold what they should.", allow_abbrev=False
+        description="Count how often intervals at 95 % hold what they should.", allow_abbrev=False
     )
     parser.add_argument(
         "--sets", type=int, default=2000, help="test sets of each kind (%(default)s: figures are then good to 1 %%)"
