@@ -48,8 +48,7 @@ class Difference:
 @dataclass(frozen=True)
 class McNemar:
     """How many images only one of two networks calls right, each class of them where they may have
-    several, and the probability of a share as
-    uneven, or more, if neither were better."""
+    several, and the probability of a share as uneven, or more, if neither were better."""
 
     only_first: int
     only_second: int
