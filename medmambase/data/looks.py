@@ -102,8 +102,8 @@ def _rows(path: Path) -> list[tuple[str, str, str]]:
         raise
     except (OSError, ValueError, csv.Error) as error:  # what is no UTF-8 is a ValueError
         raise DataError(
-            f"{path}: cannot be read ({error}); restore it: it tells how the images looked that the network was "
-            f"trained on"
+            f"{path}: cannot be read ({error}); restore it, or delete it: then near duplicates of the images that the "
+            f"network was trained on are not noticed"
         ) from error
     return rows
 

@@ -81,6 +81,6 @@ def test_a_look_is_the_same_for_ever(tmp_path: Path) -> None:
 )
 def test_a_damaged_list_of_looks_is_refused(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "looks.csv").write_text(text, encoding="utf-8")
-    wanted = rf"looks\.csv: cannot be read \({why}\); restore it: it tells how the images looked"
+    wanted = rf"looks\.csv: cannot be read \({why}\); restore it, or delete it: then near"
     with pytest.raises(DataError, match=wanted):
         looks.Known.read([tmp_path / "looks.csv"])
