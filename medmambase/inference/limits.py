@@ -105,8 +105,8 @@ class Limits:
                 )
         else:
             of_flag = (
-                f"nothing tells which images are unlike the training images: no {UNLIKE} (an earlier version trained "
-                f"it, or it had too few images)"
+                f"nothing tells which images are unlike the training images: no {UNLIKE} of this version (it had too "
+                f"few images, or an earlier version trained it: then train again)"
             )
         if self.coverage is not None:
             short = self.sets[0].bound.falls_short(self.sets[0].wanted)

@@ -126,7 +126,8 @@ class Detector:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Return what ``to_bytes`` gave; None where there is no such file. Raises DataError."""
+        """Return what ``to_bytes`` gave; None where there is no such file, or one of a version that
+        describes a picture by other numbers. Raises DataError."""
         from safetensors import SafetensorError
 
         try:
@@ -142,12 +143,7 @@ class Detector:
                 f"{path}: cannot be read ({error}); restore it, or delete it: then nothing is said of images that are "
                 f"unlike the training images"
             ) from error
-        if len(found[1].mean) != NUMBERS:
-            raise DataError(
-                f"{path}: has {len(found[1].mean)} numbers of a picture, and this version looks at {NUMBERS}; train "
-                f"again, or delete it: then nothing is said of images that are unlike the training images"
-            )
-        return cls(found[0], found[1], thresholds)
+        return cls(found[0], found[1], thresholds) if len(found[1].mean) == NUMBERS else None
 
 
 def bound_of(distances: Floats, patients: tuple[str, ...], wanted: float) -> Bound:

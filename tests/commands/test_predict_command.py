@@ -84,7 +84,7 @@ def test_an_image_unlike_the_training_images_is_told_of_and_a_run_without_limits
     assert predict.main([str(old), str(source), "-o", str(tmp_path / "out.csv")]) == 0
     said = capsys.readouterr().out
     assert not {"unlike", "set"} & set(rows(tmp_path / "out.csv")[0])
-    assert "no unlike.safetensors (an earlier version trained it" in said and "no conformal.json" in said
+    assert "no unlike.safetensors of this version (it had too few images" in said and "no conformal.json" in said
 
 
 def test_a_temperature_makes_a_prediction_less_or_more_sure_and_calls_it_the_same(
