@@ -98,7 +98,7 @@ class Answers:
         ``problem``: one line where it cannot be used, and then nothing else; else None. Of an
         image ``probabilities`` in the order of the classes, ``patient``, ``note``, ``unlike`` and
         ``set`` (its ``conformal_set``) as a ``Prediction`` has them, ``picture`` and, where there
-        are maps, ``map`` to be laid over it, as data URIs.
+        are maps and it is not unlike the training images, ``map`` to be laid over it, as data URIs.
         """
         try:
             count = 1 if self.frames == "first" else count_frames(content)
@@ -111,7 +111,9 @@ class Answers:
     def warm_up(self) -> None:
         """Answer for a black picture, so that the first image need not wait for kernels to be
         compiled."""
-        self._said(Decoded(np.zeros((8, 8), np.uint8), "L"))
+        black = Decoded(np.zeros((8, 8), np.uint8), "L")
+        self._said(black)
+        self._map(black, 0)  # it has none where black is unlike the training images
 
     def _said(self, decoded: Decoded, frame: str = "") -> dict[str, Any]:
         """What is said of a picture; ``frame``: which of a file it is."""
@@ -155,7 +157,7 @@ class Answers:
             "unlike": unlike,
             "set": None if held is None else list(held),
             "picture": _picture(decoded.pixels),
-            "map": self._map(decoded, int(probabilities.argmax())),
+            "map": None if unlike else self._map(decoded, int(probabilities.argmax())),
         }
 
     def _map(self, decoded: Decoded, target: int) -> str | None:

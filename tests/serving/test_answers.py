@@ -20,7 +20,7 @@ from medmambase.evaluation.calibration import point_at, with_temperature
 from medmambase.evaluation.explanation.maps import grad_cam
 from medmambase.evaluation.predictions import Predictions, read_predictions, write_predictions
 from medmambase.inference.appearance import Appearance
-from medmambase.inference.limits import learn
+from medmambase.inference.limits import Limits, learn
 from medmambase.inference.watch import Seen, Watch
 from medmambase.serving.answers import Answers
 from write_dicom import dicom_file
@@ -108,6 +108,7 @@ def test_an_answer_is_the_calibrated_prediction_of_the_file_and_a_broken_one_is_
         assert np.abs(np.array(found["probabilities"]) - right.probabilities).max() < 1e-9
         assert (found["note"], found["patient"]) == (right.note, "")
         assert found["unlike"] is right.unlike is True and tuple(found["set"]) == right.conformal_set != ()
+        assert found["map"] is None  # of what nothing should be believed
     assert "more colour" in answers.answer(paths[1].read_bytes())["note"]
 
 
@@ -140,8 +141,9 @@ def test_a_dicom_file_tells_its_patient(answers: Answers) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (900, 1300), (1, 9)])
 def test_picture_and_map_are_of_the_same_shape_and_the_map_shows_the_evidence(
-    height: int, width: int, run: Path, answers: Answers, tmp_path: Path
+    height: int, width: int, run: Path, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(answers.predictor, "limits", Limits())  # nothing is unlike
     pixels = np.random.default_rng(2).integers(0, 256, (height, width), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     found = answers.answer((tmp_path / "a.png").read_bytes())
