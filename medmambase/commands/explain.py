@@ -39,7 +39,8 @@ def _explain(options: argparse.Namespace) -> int:
             f"{run} calls several classes an image, and an explanation is of the one class that an image is called; "
             f"give the run of a network of one class an image"
         )
-    if not file_and_frame(source)[0].exists():
+    file, _ = file_and_frame(source)
+    if not file.exists():
         raise DataError(
             f"{source}: there is no such file or folder; give an image, or a folder with images at any depth"
         )
@@ -69,7 +70,7 @@ def _explain(options: argparse.Namespace) -> int:
     )
     print(found["verdict"])
     print(f"report: {(folder / run_folder.REPORT).resolve()}")
-    say_next(("see the probabilities of these images", pasted("medmambase-predict", run, source)))
+    say_next(("see the probabilities of these images", pasted("medmambase-predict", run, file)))
     return 0
 
 
@@ -80,6 +81,11 @@ def _folder(options: argparse.Namespace) -> Path:
     output: Path = options.output
     if output.exists() and not output.is_dir():
         raise ConfigError(f"-o {output} is a file; give the name of a folder for the pictures")
+    if (output / run_folder.REPORT).exists() and not (output / run_folder.FAITHFULNESS).exists():
+        raise ConfigError(
+            f"-o {output} holds a {run_folder.REPORT} of something else, such as a training; give another folder for "
+            f"the pictures"
+        )
     return output
 
 

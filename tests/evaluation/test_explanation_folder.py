@@ -2,10 +2,11 @@
 chance is called that."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from medmambase.data.reading.images import normalise
 from medmambase.evaluation.explanation import faithfulness
 from medmambase.evaluation.explanation import folder as explanations
 from medmambase.evaluation.explanation.maps import deltas, grad_cam
+from medmambase.evaluation.explanation.page import Explained, write_page
 from medmambase.model import layers
 from medmambase.model.network import MedMambaSE
 
@@ -200,6 +202,25 @@ def test_the_page_shows_each_image_with_its_map_and_what_it_is_called(tmp_path: 
         assert f"{number + 1}. {Path(paths[number]).name}" in page.text
         assert f"Called {called}, with probability {sure[number].max():.3f}; is {truth}." in page.text
     assert not page.all("b") and str(tmp_path) not in page.text
+
+
+def test_the_page_shows_a_picture_whose_name_is_no_valid_unicode(tmp_path: Path) -> None:
+    means = {"deletion": 0.5, "insertion": 0.5}
+    found = {"verdict": "Nothing can be said.", "cam": means, "random": means}
+    one = Explained("\udcfc.png", "overlay_001_\udcfc.png", "a", 0.5, "")
+    page = Page(write_page(tmp_path, [one], found))
+    assert "1. \\udcfc.png" in page.text
+    assert [os.fsdecode(unquote_to_bytes(shown["src"] or "")) for shown in page.all("img")][1] == one.picture
+
+
+def test_the_report_of_a_training_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, image = tmp_path / "run", tmp_path / "a.png"
+    MedMambaSE(TINY, classes=("a", "b"), preprocessing=Preprocessing(size=SIZE, channels=1)).save(run / "best")
+    (run / "report.html").write_bytes(b"its page")
+    Image.new("L", (SIZE, SIZE), 9).save(image)
+    assert command.main([str(run), str(image), "-o", str(run)]) == 2
+    assert "holds a report.html of something else" in capsys.readouterr().err
+    assert {path.name for path in run.iterdir()} == {"best", "report.html"}
 
 
 @pytest.mark.slow

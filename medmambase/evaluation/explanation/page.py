@@ -1,9 +1,11 @@
 """Write the page of ``medmambase-explain``: each image with its map, and what it is called."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from medmambase.evaluation.report.template import template, text
 from medmambase.files import write_text
@@ -26,7 +28,8 @@ def write_page(folder: Path, explained: Sequence[Explained], found: Mapping[str,
     """Write ``folder/report.html``, which shows the pictures that lie beside it, and return its
     path. ``found``: the content of ``faithfulness.json``. Raises OSError."""
     details = [path.name for pattern in (SHEETS, GATES, SE_STAGES) for path in sorted(folder.glob(pattern))]
-    page = template("explain.html.jinja").render(
+    # A name that is no valid Unicode is an address all the same.
+    page = template("explain.html.jinja", {"address": lambda name: quote(os.fsencode(name))}).render(
         style=text("report.css"), explained=explained, found=found, curves=FAITHFULNESS_CURVES, details=details
     )
     path = folder / REPORT
