@@ -109,7 +109,7 @@ def test_where_patients_are_too_few_thresholds_lie_beyond_all_that_was_met() -> 
 
 
 def test_with_a_detector_of_an_earlier_version_a_run_predicts_and_says_that_nothing_is_known(tmp_path: Path) -> None:
-    seen, network = seen_of(np.random.default_rng(0).normal(0, 1, (30, 4))), network_of(0)
+    seen, network = seen_of(np.random.default_rng(0).normal(0, 1, (30, 16))), network_of(0)
     found = Detector.of(seen, seen, ("",) * 30)
     assert found is not None and len(found.picture.mean) < NUMBERS
     network.save(tmp_path / "best")
