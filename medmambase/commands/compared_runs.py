@@ -80,7 +80,7 @@ def _learned_from_the_same(sides: Sequence[Sequence[Path]]) -> bool:
         ]
     except DataError:  # a damaged list: it is not known
         return False
-    return all(found[0]) and all(one == found[0] for one in found)
+    return bool(found[0][0]) and all(one == found[0] for one in found)  # a run may have no val
 
 
 def in_words(found: dict[str, tuple[list[str], list[str]]] | None) -> str:

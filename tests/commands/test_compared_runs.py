@@ -85,6 +85,9 @@ def test_images_that_were_drawn_and_the_same_in_a_folder_are_no_difference(tmp_p
     for text in ("split,name,label,pixels\ntrain,x,0,ab\nval,y,1,ce\n", "split,name,label,pixels\n", "split\n\udcff"):
         (folder / "last" / "images.csv").write_text(text, "utf-8", "surrogateescape")
         assert differences(([drawn], [folder])) == before
+    for run in (drawn, folder):  # without validation images
+        (run / "last" / "images.csv").write_text("split,name,label,pixels\ntrain,x,0,ab\n", "utf-8")
+    assert differences(([drawn], [folder])) == rest
 
 
 def test_runs_of_a_side_vary_in_their_seeds_only_where_no_two_have_the_same(tmp_path: Path) -> None:
