@@ -70,8 +70,8 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything_that_its_report_promises(finished: Path) -> None:
     files = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     promised = {
-        "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "data_report.json", "metrics.csv",
-        "do_not_share.toml", "appearance.json", "unlike.safetensors", "conformal.json", "start.json",
+        "config.json", "config.toml", "command.txt", "env.json", "splits.csv", "looks.csv", "data_report.json",
+        "metrics.csv", "do_not_share.toml", "appearance.json", "unlike.safetensors", "conformal.json", "start.json",
         "train.log", "curves.png", "report.html", "best/model.safetensors", "best/config.json",
         "last/model.safetensors", "last/config.json", "last/state.safetensors", "last/images.csv", "MODEL_CARD.md",
         "test_access_log.csv", "calibration.json", "val/predictions.csv", "test/predictions.csv", "test/metrics.json",
