@@ -84,4 +84,5 @@ def test_the_report_and_the_model_card_say_it(predictions: Predictions, tmp_path
     page, card = report.write_report(run).read_text(encoding="utf-8"), (run / "MODEL_CARD.md").read_text("utf-8")
     for text in (page, card):
         assert "0.167 (" in text and "Unlike the training images" in text  # 5 of 30
+    assert "A larger share than that" not in page  # than what: nothing is promised
     assert 'id="word-unlike"' in page and 'id="word-set"' in page
