@@ -141,7 +141,7 @@ def test_a_predictor_refuses_what_it_cannot_predict_with(places: dict[str, Path]
     values: dict[str, list[Any]] = {
         "network": [3, None, "runs/data-001", SMALL], "device": ["nonsense", 1.5],
         "temperature": ["1", 0, -1, None, True], "precision": ["half", 3, None], "appearance": [3, "grey"],
-        "limits": [3, "none"], "thresholds": [3, {"0": 0.5}],
+        "limits": [3, "none"], "thresholds": [3, {"0": 0.5}], "training_images": [3, "looks.csv"],
     }  # fmt: skip  # a table
     assert values.keys() | {"backend"} == inspect.signature(Predictor).parameters.keys()
     refused(lambda **given: Predictor(**{"network": network} | given), values, places)

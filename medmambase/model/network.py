@@ -129,8 +129,9 @@ class MedMambaSE(Trainable):
         ``source``: "nano-drawn", weights that come with this package and have learned from drawn
         pictures alone (a file of that name: "./nano-drawn"); the folder or file that
         ``medmambase-pretrain`` wrote, a network's own folder (``runs/x-001/best``), or a checkpoint
-        of MedMamba or of the MedMambaSE notebook. Weights of a pretraining have no head: give
-        ``num_classes``, for a new one, or ``features_only``.
+        of MedMamba or of the MedMambaSE notebook. Weights of a pretraining have no head: with
+        ``num_classes`` the network gets a new one, and without it has none and returns the maps of
+        its stages, as with ``features_only``.
         ``in_chans`` 1 (grey) or 3 (RGB), whatever the weights were learned with; None: the same.
         ``say`` gets the account of matched, skipped and new keys.
 
@@ -143,6 +144,8 @@ class MedMambaSE(Trainable):
             for note in packaged.notes(source):
                 say(note)
         start = starting.read(path)
+        if num_classes is None and not any(key.startswith("head.") for key in start.tensors):
+            features_only = True
         network = cls.start_from(
             start.tensors, start.config, num_classes=num_classes, in_chans=in_chans, say=say, source=str(path),
             features_only=features_only,
