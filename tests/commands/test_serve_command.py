@@ -112,6 +112,7 @@ def test_a_port_is_a_number(port: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no Ctrl-C to one process alone")
+@pytest.mark.usefixtures("ctrl_c")  # or a process that inherits SIGINT ignored would go on for ever
 def test_ctrl_c_ends_the_process_quietly(run: Path) -> None:
     words = [sys.executable, "-m", "medmambase.commands.serve", str(run), "--device", "cpu", "--port", "0"]
     process = subprocess.Popen(
@@ -126,7 +127,10 @@ def test_ctrl_c_ends_the_process_quietly(run: Path) -> None:
         connection.request("GET", "/")
         assert connection.getresponse().read()  # it is kept open, as a browser does
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            connection.close()
         assert process.stdout.read() == "stopped\n"
-        connection.close()
         assert process.stderr.read() == ""
