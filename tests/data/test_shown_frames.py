@@ -11,8 +11,9 @@ import pytest
 import torch
 from dicom_files import write
 from PIL import Image
+from small_networks import sharp_network
 
-from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
+from medmambase import MedMambaSE, Predictor
 from medmambase.commands import explain
 from medmambase.data.manifest.folders import DataError
 from medmambase.data.reading.frames import chosen, file_and_frame, framed_name
@@ -28,11 +29,7 @@ FRAMES = 11
 
 def run_of(folder: Path, frames: str | None) -> Path:
     """A run's folder with a network and a temperature, that learned from these ``frames``."""
-    torch.manual_seed(0)
-    config = ModelConfig(dims=(8, 16), depths=(1, 1), in_chans=1, num_classes=2)
-    network = MedMambaSE(config, classes=CLASSES, preprocessing=Preprocessing(size=16, channels=1)).eval()
-    with torch.no_grad():
-        network.head.weight.mul_(30)  # so that an image matters
+    network = sharp_network(CLASSES)
     network.save(folder / "best")
     (folder / "calibration.json").write_text(json.dumps({"temperature": 2.0, "points": []}), encoding="utf-8")
     settings = 'data = "x"\n' + (f'frames = "{frames}"\n' if frames else "")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import rows
 from PIL import Image
+from small_networks import sharp_network
 
-from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
+from medmambase import MedMambaSE, Predictor
 from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.reading import images as reading
@@ -23,12 +23,7 @@ CLASSES = ("cyst", "solid", "keine")
 
 @pytest.fixture(scope="module")
 def network() -> MedMambaSE:
-    torch.manual_seed(0)
-    config = ModelConfig(dims=(8, 16), depths=(1, 1), in_chans=1, num_classes=3)
-    found = MedMambaSE(config, classes=CLASSES, preprocessing=Preprocessing(size=16, channels=1)).eval()
-    with torch.no_grad():
-        found.head.weight.mul_(30)  # so that an image matters
-    return found
+    return sharp_network(CLASSES)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_networks import sharp_network, small_network
 
-from medmambase import MedMambaSE, ModelConfig, Predictor, Preprocessing
+from medmambase import MedMambaSE, Predictor
 from medmambase.commands import predict
 from medmambase.config import ConfigError
 from medmambase.data.manifest.folders import DataError
@@ -23,23 +24,13 @@ from medmambase.model.task import SINGLE_LABEL
 from medmambase.model.weights import WeightsError
 from medmambase_kernels import BackendError
 
+CLASSES = ("cyst", "solid", "keine")
 TEMPERATURE = 2.5
-
-
-def small_network(channels: int = 1) -> MedMambaSE:
-    config = ModelConfig(dims=(8, 16), depths=(1, 1), in_chans=channels, num_classes=3)
-    return MedMambaSE(
-        config, classes=("cyst", "solid", "keine"), preprocessing=Preprocessing(size=16, channels=channels)
-    )
 
 
 @pytest.fixture(scope="module")
 def network() -> MedMambaSE:
-    torch.manual_seed(0)
-    found = small_network().eval()
-    with torch.no_grad():
-        found.head.weight.mul_(30)  # so that an image matters
-    return found
+    return sharp_network(CLASSES)
 
 
 @pytest.fixture
@@ -173,7 +164,7 @@ def test_a_picture_of_16_bits_and_one_that_lies_on_its_side_are_read_as_their_fi
 
 def test_an_array_of_colour_images_is_a_stream_of_them() -> None:
     torch.manual_seed(1)
-    network = small_network(channels=3).eval()
+    network = small_network(CLASSES, channels=3)
     stack = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     predictor = Predictor(network, device="cpu")
     together, apart = list(predictor(stack, batch_size=2)), list(predictor(list(stack), batch_size=1))
@@ -299,7 +290,7 @@ def test_the_backend_asked_for_computes(network: MedMambaSE, images: Path, monke
 
 
 def test_outputs_that_are_no_numbers_are_a_problem(images: Path) -> None:
-    spoiled = small_network().eval()
+    spoiled = small_network(CLASSES)
     with torch.no_grad():
         spoiled.head.bias.fill_(float("nan"))
     (found,) = Predictor(spoiled, device="cpu")(images / "0.png")
